@@ -1,0 +1,258 @@
+"""A network as data: a directed acyclic graph of records, grouped in blocks, from which everything else is read.
+
+Values are numbered the same way at both levels. In a block, values 0 … n_inputs−1 are the block's inputs and value
+n_inputs + i is the output of node i; the last node's output is the block's. In a blueprint, value 0 is the image and
+value i is the output of block i−1; the last block's output is the logits. Shapes are without the batch: (C, H, W) or (F,).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from jointnas.errors import BlueprintError, suggest
+
+Shape = tuple[int, ...]
+Attribute = int | float | str | bool
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation: its name, the values it reads and its attributes (sorted by name)."""
+
+    operation: str
+    inputs: tuple[int, ...]
+    attributes: tuple[tuple[str, Attribute], ...] = ()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return an attribute, or `default` where the node does not carry it."""
+        for key, value in self.attributes:
+            if key == name:
+                return value
+        return default
+
+
+@dataclass(frozen=True)
+class Block:
+    """A named group of nodes with `n_inputs` inputs and one output. Hashed once, so costs can be memoised by block."""
+
+    name: str
+    nodes: tuple[Node, ...]
+    n_inputs: int = 1
+
+    def __hash__(self) -> int:
+        cached: int | None = self.__dict__.get("_hash")
+        if cached is None:
+            cached = hash((self.name, self.nodes, self.n_inputs))
+            object.__setattr__(self, "_hash", cached)
+        return cached
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A whole network: what goes in, its blocks, and which values each block reads."""
+
+    input_shape: Shape
+    blocks: tuple[Block, ...]
+    wiring: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def chain(cls, input_shape: Shape, blocks: Sequence[Block]) -> Blueprint:
+        """Return the network in which every block reads the one before it."""
+        return cls(tuple(input_shape), tuple(blocks), tuple((i,) for i in range(len(blocks))))
+
+    def shapes(self) -> tuple[Shape, ...]:
+        """Return the shape of every value: the image's first, then each block's output. Raises `BlueprintError`."""
+        shapes: list[Shape] = [self.input_shape]
+        for block, inputs in zip(self.blocks, self.wiring, strict=True):
+            shapes.append(block_shapes(block, tuple(shapes[i] for i in inputs))[-1])
+        return tuple(shapes)
+
+    def digest(self) -> str:
+        """Return a hash that two equal networks share, on every machine and in every process."""
+        return hashlib.sha256(repr((self.input_shape, self.blocks, self.wiring)).encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the network as JSON types; `from_json` gives an equal blueprint back."""
+        return {
+            "format": FORMAT,
+            "input_shape": list(self.input_shape),
+            "blocks": [
+                {
+                    "name": block.name,
+                    "inputs": list(inputs),
+                    "nodes": [
+                        {"operation": n.operation, "inputs": list(n.inputs), **dict(n.attributes)} for n in block.nodes
+                    ],
+                }
+                for block, inputs in zip(self.blocks, self.wiring, strict=True)
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Blueprint:
+        """Return the blueprint that `to_json` wrote, checked: nothing in it is executed. Raises `BlueprintError`."""
+        try:
+            if data["format"] != FORMAT:
+                raise BlueprintError(
+                    f"a blueprint has format {FORMAT}, got {data['format']!r}: install the version that wrote it"
+                )
+            blocks, wiring = [], []
+            for block in data["blocks"]:
+                nodes = tuple(
+                    make_node(n["operation"], n["inputs"], {k: v for k, v in n.items() if k not in _NODE_KEYS})
+                    for n in block["nodes"]
+                )
+                blocks.append(Block(str(block["name"]), nodes, len(block["inputs"])))
+                wiring.append(tuple(int(i) for i in block["inputs"]))
+            blueprint = cls(tuple(int(d) for d in data["input_shape"]), tuple(blocks), tuple(wiring))
+            blueprint.shapes()
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise BlueprintError(f"a blueprint needs input_shape and blocks of nodes, got {error!r}: export it again") from error
+        return blueprint
+
+
+_NODE_KEYS = ("operation", "inputs")
+
+
+def make_node(operation: str, inputs: Sequence[int], attributes: Mapping[str, Attribute]) -> Node:
+    """Return a checked node with its attributes in order. Raises `BlueprintError` for an unknown operation."""
+    if operation not in SHAPES:
+        raise BlueprintError(f"no operation is called {operation!r}: {suggest(operation, SHAPES)}")
+    for name, value in attributes.items():
+        if not isinstance(value, int | float | str):
+            raise BlueprintError(f"an attribute is a number, word or truth value, got {name}={value!r} in {operation}")
+    return Node(operation, tuple(int(i) for i in inputs), tuple(sorted(attributes.items())))
+
+
+class BlockBuilder:
+    """Writes a block node by node; `add` returns the number of the value it made."""
+
+    def __init__(self, name: str, n_inputs: int = 1) -> None:
+        self.name, self.n_inputs = name, n_inputs
+        self.nodes: list[Node] = []
+
+    def add(self, operation: str, *inputs: int, **attributes: Attribute) -> int:
+        """Append a node that reads `inputs` (the newest value when none is given) and return its value number."""
+        newest = self.n_inputs + len(self.nodes) - 1
+        self.nodes.append(make_node(operation, inputs or (newest,), attributes))
+        return newest + 1
+
+    def conv(self, *inputs: int, channels: int, kernel: int = 3, stride: int = 1, bias: bool = False) -> int:
+        """Append a convolution that keeps the size at stride 1 (odd kernels, zero padding)."""
+        return self.add(
+            "conv", *inputs, channels=channels, kernel=kernel, stride=stride, padding=kernel // 2, groups=1, bias=bias
+        )
+
+    def build(self) -> Block:
+        """Return the finished block."""
+        return Block(self.name, tuple(self.nodes), self.n_inputs)
+
+
+# ---------------------------------------------------------------------------------------------------------- shapes
+
+
+def _image(node: Node, shape: Shape) -> tuple[int, int, int]:
+    if len(shape) != 3:
+        raise BlueprintError(f"{node.operation} reads an image (C, H, W), got shape {shape}")
+    return shape[0], shape[1], shape[2]
+
+
+def _window(node: Node, size: int) -> int:
+    out = (size + 2 * int(node.get("padding", 0)) - int(node.get("kernel"))) // int(node.get("stride")) + 1
+    if out < 1:
+        raise BlueprintError(f"{node.operation} with kernel {node.get('kernel')} does not fit an image side of {size}")
+    return out
+
+
+def _conv(node: Node, shapes: Sequence[Shape]) -> Shape:
+    c, h, w = _image(node, shapes[0])
+    channels, groups = int(node.get("channels")), int(node.get("groups", 1))
+    if channels < 1 or c % groups or channels % groups:
+        raise BlueprintError(f"a convolution needs channels that its groups divide, got {c} to {channels} in {groups}")
+    return (channels, _window(node, h), _window(node, w))
+
+
+def _pool(node: Node, shapes: Sequence[Shape]) -> Shape:
+    c, h, w = _image(node, shapes[0])
+    return (c, _window(node, h), _window(node, w))
+
+
+def _whiten(node: Node, shapes: Sequence[Shape]) -> Shape:
+    c, h, w = _image(node, shapes[0])
+    return (c * int(node.get("kernel")) ** 2, h, w)
+
+
+def _global_pool(node: Node, shapes: Sequence[Shape]) -> Shape:
+    return (_image(node, shapes[0])[0], 1, 1)
+
+
+def _resize(node: Node, shapes: Sequence[Shape]) -> Shape:
+    return (_image(node, shapes[0])[0], int(node.get("height")), int(node.get("width")))
+
+
+def _same(node: Node, shapes: Sequence[Shape]) -> Shape:
+    return shapes[0]
+
+
+def _add(node: Node, shapes: Sequence[Shape]) -> Shape:
+    if len(set(shapes)) != 1:
+        raise BlueprintError(f"add reads values of one shape, got {list(shapes)}")
+    return shapes[0]
+
+
+def _multiply(node: Node, shapes: Sequence[Shape]) -> Shape:
+    c, _, _ = _image(node, shapes[0])
+    if shapes[1] not in (shapes[0], (c, 1, 1)):
+        raise BlueprintError(f"multiply reads an image and a value per channel, got {list(shapes)}")
+    return shapes[0]
+
+
+def _flatten(node: Node, shapes: Sequence[Shape]) -> Shape:
+    size = 1
+    for d in shapes[0]:
+        size *= d
+    return (size,)
+
+
+def _linear(node: Node, shapes: Sequence[Shape]) -> Shape:
+    if len(shapes[0]) != 1:
+        raise BlueprintError(f"linear reads a vector, got shape {shapes[0]}: flatten it first")
+    return (int(node.get("features")),)
+
+
+SHAPES: Mapping[str, Callable[[Node, Sequence[Shape]], Shape]] = {
+    "conv": _conv,  # channels, kernel, stride, padding, groups, bias
+    "whiten": _whiten,  # kernel: fixed patch whitening, its filter taken from training patches
+    "linear": _linear,  # features, bias
+    "batch_norm": _same,  # scale: whether γ is trained or stays at 1
+    "relu": _same,
+    "celu": _same,  # alpha
+    "gelu": _same,
+    "silu": _same,
+    "sigmoid": _same,
+    "max_pool": _pool,  # kernel, stride
+    "global_max_pool": _global_pool,
+    "global_avg_pool": _global_pool,
+    "flatten": _flatten,
+    "resize": _resize,  # height, width
+    "scale": _same,  # factor
+    "add": _add,
+    "multiply": _multiply,
+}
+"""The operations that exist and the shape each gives; `cost` and `module` hold the same names."""
+
+
+@lru_cache(maxsize=200_000)
+def block_shapes(block: Block, inputs: tuple[Shape, ...]) -> tuple[Shape, ...]:
+    """Return the shape of every value in a block, its inputs first. Raises `BlueprintError` where nodes do not fit."""
+    shapes = list(inputs)
+    for node in block.nodes:
+        if not node.inputs or not all(0 <= i < len(shapes) for i in node.inputs):
+            raise BlueprintError(f"a node reads values made before it, got inputs {node.inputs} in block {block.name!r}")
+        shapes.append(SHAPES[node.operation](node, [shapes[i] for i in node.inputs]))
+    return tuple(shapes)

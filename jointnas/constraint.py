@@ -1,0 +1,89 @@
+"""Hard bounds on what a candidate may cost, such as `macs<40M` or `size<=4MB`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jointnas.cost import METRICS
+from jointnas.errors import ConstraintError, UnitError, suggest
+from jointnas.units import format_count, format_size, parse_count, parse_size
+
+SIZE_METRICS = ("size", "memory")
+_TEXT = re.compile(r"\s*([A-Za-z_]\w*)\s*(<=|>=|<|>)\s*(\S.*?)\s*")
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """`metric comparison bound`, the bound in single units (MACs, parameters, bytes)."""
+
+    metric: str
+    comparison: str
+    bound: float
+
+    @classmethod
+    def parse(cls, text: str, metrics: Iterable[str] = METRICS) -> Constraint:
+        """Return the constraint that `text` says, its metric one of `metrics`. Raises `ConstraintError`."""
+        known = tuple(metrics)
+        match = _TEXT.fullmatch(text)
+        if match is None:
+            word = re.match(r"\s*([A-Za-z_]\w*)", text)
+            name = word.group(1) if word else "macs"
+            raise ConstraintError(
+                f"a constraint is metric, comparison and bound, got {text!r}: quote it for the shell, as in '{name}<40M'"
+            )
+        metric, comparison, bound = match.groups()
+        if metric not in known:
+            raise ConstraintError(f"no metric is called {metric!r} in {text!r}: {suggest(metric, known)}")
+        try:
+            value = parse_size(bound) if metric in SIZE_METRICS else parse_count(bound)
+        except UnitError as error:
+            raise ConstraintError(f"the bound of {text!r} cannot be read: {error}") from error
+        return cls(metric, comparison, value)
+
+    @property
+    def is_upper(self) -> bool:
+        """Whether the metric is bounded from above."""
+        return self.comparison.startswith("<")
+
+    def violation(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return how far (n,) values of the metric lie beyond the bound, as a share of it; 0 where it holds.
+
+        A value at a bound that excludes it is a violation of the smallest positive size; NaN is an infinite one.
+        """
+        x = np.asarray(values, dtype=np.float64)
+        beyond = (x - self.bound if self.is_upper else self.bound - x) / max(abs(self.bound), 1e-12)
+        held = beyond <= 0 if self.comparison.endswith("=") else beyond < 0
+        excess = np.where(held, 0.0, np.maximum(beyond, np.finfo(np.float64).tiny))
+        return np.where(np.isnan(x), np.inf, excess)
+
+    def __str__(self) -> str:
+        return f"{self.metric}{self.comparison}{format_metric(self.metric, self.bound)}"
+
+
+def format_metric(metric: str, value: float) -> str:
+    """Return a metric's value for reading: bytes for sizes, counts for the rest."""
+    return format_size(value) if metric in SIZE_METRICS else format_count(value)
+
+
+def parse_all(constraints: Sequence[str | Constraint], metrics: Iterable[str]) -> tuple[Constraint, ...]:
+    """Return constraints from text or as they are, all on known metrics. Raises `ConstraintError`."""
+    known = tuple(metrics)
+    parsed = tuple(Constraint.parse(c, known) if isinstance(c, str) else c for c in constraints)
+    for constraint in parsed:
+        if constraint.metric not in known:
+            raise ConstraintError(f"no metric is called {constraint.metric!r}: {suggest(constraint.metric, known)}")
+    return parsed
+
+
+def violations(constraints: Sequence[Constraint], costs: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return (n, c) violations of c constraints by n candidates with these (n,) costs; all zero means feasible."""
+    if not constraints:
+        n = len(next(iter(costs.values()))) if costs else 0
+        return np.zeros((n, 0))
+    return cast(NDArray[np.float64], np.stack([c.violation(costs[c.metric]) for c in constraints], axis=1))

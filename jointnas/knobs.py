@@ -1,0 +1,416 @@
+"""One knob of a search space: its values, how they are sampled, encoded, changed and written down.
+
+Inside a space a value is a float *code*, so that a whole batch of candidates is one array: the index of the value for
+ordered, categorical and fixed knobs, the number itself for continuous ones; NaN where the knob is inactive.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jointnas.errors import CandidateError, SpaceError, suggest
+
+Value = bool | int | float | str
+Codes = NDArray[np.float64]
+Condition = tuple[tuple[str, tuple[Value, ...]], ...]
+
+NEIGHBOUR_STEP = 0.1  # of a continuous knob's (logarithmic) range
+MUTATION_SCALE = 0.15  # standard deviation of a small mutation, in the same unit
+LARGEST_GRID = 100_000
+
+
+@dataclass(frozen=True)
+class Knob(ABC):
+    """The contract: how one knob reads and writes codes. `when` lists the values of other knobs that switch it on."""
+
+    name: str
+    when: Condition
+
+    @property
+    @abstractmethod
+    def columns(self) -> int:
+        """How many columns its encoding has, without the activity flag."""
+
+    @abstractmethod
+    def value(self, code: float) -> Value:
+        """Return the value behind a code."""
+
+    @abstractmethod
+    def code(self, value: object) -> float:
+        """Return the code of a value. Raises `CandidateError` when the knob cannot take it."""
+
+    @abstractmethod
+    def from_unit(self, u: Codes) -> Codes:
+        """Return codes for points of [0, 1), equal shares of the interval meaning equal shares of the range."""
+
+    @abstractmethod
+    def encode(self, codes: Codes) -> Codes:
+        """Return (n, columns) features of n active codes."""
+
+    @abstractmethod
+    def decode(self, features: Codes) -> Codes:
+        """Return the codes nearest to (n, columns) features; the inverse of `encode`."""
+
+    @abstractmethod
+    def neighbours(self, code: float) -> list[float]:
+        """Return the codes one step away."""
+
+    @abstractmethod
+    def mutate(self, codes: Codes, rng: np.random.Generator) -> Codes:
+        """Return changed codes: a small step or a fresh draw, half of the time each; every code differs where it can."""
+
+    @abstractmethod
+    def to_toml(self) -> Any:
+        """Return what a space file says for this knob, `when` left out."""
+
+    @property
+    def default(self) -> float:
+        """The code in the middle of the range, which a knob takes when a neighbour switches it on."""
+        return float(self.from_unit(np.array([0.5]))[0])
+
+
+@dataclass(frozen=True)
+class Continuous(Knob):
+    """A real number between two bounds, uniform in itself or in its logarithm."""
+
+    low: float
+    high: float
+    log: bool
+
+    @property
+    def columns(self) -> int:
+        """One."""
+        return 1
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        return (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
+
+    def value(self, code: float) -> Value:
+        """Return the number."""
+        return float(code)
+
+    def code(self, value: object) -> float:
+        """Return the number, inside its bounds to one part in 10^9."""
+        slack = 1e-9 * max(abs(self.low), abs(self.high))
+        if isinstance(value, bool) or not isinstance(value, int | float) or not (
+            self.low - slack <= value <= self.high + slack
+        ):
+            raise CandidateError(f"the knob {self.name} lies in [{self.low:g}, {self.high:g}], got {value!r}: change it")
+        return min(max(float(value), self.low), self.high)
+
+    def from_unit(self, u: Codes) -> Codes:
+        """Return low + u·(high − low), in the logarithm where asked."""
+        low, high = self._ends
+        x = low + u * (high - low)
+        return np.clip(np.exp(x) if self.log else x, self.low, self.high)
+
+    def encode(self, codes: Codes) -> Codes:
+        """Return min–max features."""
+        low, high = self._ends
+        x = np.log(codes) if self.log else codes
+        return cast(Codes, ((x - low) / (high - low))[:, None])
+
+    def decode(self, features: Codes) -> Codes:
+        """Return the numbers."""
+        return self.from_unit(np.clip(features[:, 0], 0, 1))
+
+    def neighbours(self, code: float) -> list[float]:
+        """Return the numbers a tenth of the range below and above, clipped to it."""
+        u = float(self.encode(np.array([code]))[0, 0])
+        steps = (max(0.0, u - NEIGHBOUR_STEP), min(1.0, u + NEIGHBOUR_STEP))
+        found = self.from_unit(np.array([s for s in steps if abs(s - u) > 1e-6]))
+        return [float(c) for c in found]
+
+    def mutate(self, codes: Codes, rng: np.random.Generator) -> Codes:
+        """Return a Gaussian step reflected at the bounds, or a fresh draw."""
+        u = self.encode(codes)[:, 0]
+        step = np.abs(u + rng.normal(0, MUTATION_SCALE, len(u)))
+        step = np.where(step > 1, 2 - step, step).clip(0, 1)
+        return self.from_unit(np.where(rng.random(len(u)) < 0.5, step, rng.random(len(u))))
+
+    def to_toml(self) -> Any:
+        """Return the bounds."""
+        return {"low": self.low, "high": self.high, **({"log": True} if self.log else {})}
+
+
+@dataclass(frozen=True)
+class Ordered(Knob):
+    """Values in an order: listed ones at equal distances, or the numbers of a grid at their (logarithmic) distances."""
+
+    values: tuple[Value, ...]
+    grid: tuple[float, float, float, bool] | None = None  # low, high, step, log
+
+    @property
+    def columns(self) -> int:
+        """One."""
+        return 1
+
+    @cached_property
+    def positions(self) -> Codes:
+        """Where each value lies in [0, 1]."""
+        if len(self.values) == 1:
+            return np.zeros(1)
+        x = np.arange(len(self.values), dtype=np.float64)
+        if self.grid is not None:
+            x = np.array(self.values, dtype=np.float64)
+            x = np.log(x) if self.grid[3] else x
+        return cast(Codes, (x - x[0]) / (x[-1] - x[0]))
+
+    @cached_property
+    def _edges(self) -> Codes:
+        """The inner borders of the values' shares of [0, 1); a value's share is the width of its surroundings."""
+        gaps = np.diff(self.positions)
+        widths = (np.concatenate([gaps[:1], gaps]) + np.concatenate([gaps, gaps[-1:]])) / 2
+        return cast(Codes, np.cumsum(widths)[:-1] / widths.sum())
+
+    def value(self, code: float) -> Value:
+        """Return the value at the index."""
+        return self.values[int(code)]
+
+    def code(self, value: object) -> float:
+        """Return the index of the value; numbers match to one part in 10^9."""
+        index = _index_of(value, self.values)
+        if index is None:
+            if self.grid is not None:
+                low, high, step, _ = self.grid
+                rule = f"lies in [{low:g}, {high:g}] in steps of {step:g}"
+            else:
+                rule = f"is one of {', '.join(map(str, self.values))}"
+            raise CandidateError(f"the knob {self.name} {rule}, got {value!r}: change it")
+        return float(index)
+
+    def from_unit(self, u: Codes) -> Codes:
+        """Return the index whose share holds u."""
+        if len(self.values) == 1:
+            return np.zeros(len(u))
+        return np.searchsorted(self._edges, u, side="right").astype(np.float64)
+
+    def encode(self, codes: Codes) -> Codes:
+        """Return the values' positions in [0, 1]."""
+        return cast(Codes, self.positions[codes.astype(np.int64)][:, None])
+
+    def decode(self, features: Codes) -> Codes:
+        """Return the nearest index."""
+        x, p = features[:, 0], self.positions
+        right = np.searchsorted(p, x).clip(1, max(1, len(p) - 1)) if len(p) > 1 else np.zeros(len(x), dtype=np.int64)
+        left = np.maximum(right - 1, 0)
+        return np.where(np.abs(x - p[left]) <= np.abs(p[right] - x), left, right).astype(np.float64)
+
+    def neighbours(self, code: float) -> list[float]:
+        """Return the indices before and after."""
+        return [float(i) for i in (int(code) - 1, int(code) + 1) if 0 <= i < len(self.values)]
+
+    def mutate(self, codes: Codes, rng: np.random.Generator) -> Codes:
+        """Return an index a Gaussian step away (one at least), or a fresh draw of another."""
+        n, count = len(codes), len(self.values)
+        if count == 1:
+            return codes.copy()
+        step = rng.normal(0, max(1.0, MUTATION_SCALE * count), n)
+        near = codes + np.sign(step) * np.maximum(1, np.round(np.abs(step)))
+        near = np.where((near < 0) | (near >= count), codes - np.sign(near - codes), near)  # step back inside
+        return np.where(rng.random(n) < 0.5, near.clip(0, count - 1), _another(codes, count, rng))
+
+    def to_toml(self) -> Any:
+        """Return the grid, or the values."""
+        if self.grid is None:
+            return {"values": list(self.values)}
+        low, high, step, log = self.grid
+        return {"low": low, "high": high, "step": step, **({"log": True} if log else {})}
+
+
+@dataclass(frozen=True)
+class Choice(Knob):
+    """Categories without an order, one-hot encoded."""
+
+    choices: tuple[Value, ...]
+
+    @property
+    def columns(self) -> int:
+        """One a category."""
+        return len(self.choices)
+
+    def value(self, code: float) -> Value:
+        """Return the category at the index."""
+        return self.choices[int(code)]
+
+    def code(self, value: object) -> float:
+        """Return the index of the category."""
+        index = _index_of(value, self.choices)
+        if index is None:
+            raise CandidateError(f"the knob {self.name} has no choice {value!r}: {suggest(value, self.choices)}")
+        return float(index)
+
+    def from_unit(self, u: Codes) -> Codes:
+        """Return the index whose equal share holds u."""
+        return np.minimum(np.floor(u * len(self.choices)), len(self.choices) - 1)
+
+    def encode(self, codes: Codes) -> Codes:
+        """Return one-hot rows."""
+        return cast(Codes, np.eye(len(self.choices))[codes.astype(np.int64)])
+
+    def decode(self, features: Codes) -> Codes:
+        """Return the largest column."""
+        return cast(Codes, features.argmax(axis=1).astype(np.float64))
+
+    def neighbours(self, code: float) -> list[float]:
+        """Return every other category."""
+        return [float(i) for i in range(len(self.choices)) if i != int(code)]
+
+    def mutate(self, codes: Codes, rng: np.random.Generator) -> Codes:
+        """Return another category."""
+        return _another(codes, len(self.choices), rng) if len(self.choices) > 1 else codes.copy()
+
+    def to_toml(self) -> Any:
+        """Return the categories."""
+        return {"choices": list(self.choices)}
+
+
+@dataclass(frozen=True)
+class Fixed(Knob):
+    """One value that the search never changes; it takes no column."""
+
+    only: Value
+
+    @property
+    def columns(self) -> int:
+        """None."""
+        return 0
+
+    def value(self, code: float) -> Value:
+        """Return the value."""
+        return self.only
+
+    def code(self, value: object) -> float:
+        """Return 0 for the value itself."""
+        if _index_of(value, (self.only,)) is None:
+            raise CandidateError(f"the knob {self.name} is fixed at {self.only!r}, got {value!r}: change it")
+        return 0.0
+
+    def from_unit(self, u: Codes) -> Codes:
+        """Return zeros."""
+        return np.zeros(len(u))
+
+    def encode(self, codes: Codes) -> Codes:
+        """Return no column."""
+        return np.zeros((len(codes), 0))
+
+    def decode(self, features: Codes) -> Codes:
+        """Return zeros."""
+        return np.zeros(len(features))
+
+    def neighbours(self, code: float) -> list[float]:
+        """Return none."""
+        return []
+
+    def mutate(self, codes: Codes, rng: np.random.Generator) -> Codes:
+        """Return the codes as they are."""
+        return codes.copy()
+
+    def to_toml(self) -> Any:
+        """Return the value."""
+        return self.only
+
+
+def _another(codes: Codes, count: int, rng: np.random.Generator) -> Codes:
+    return np.mod(codes + rng.integers(1, count, len(codes)), count)
+
+
+def _index_of(value: object, values: Sequence[Value]) -> int | None:
+    """Return where `value` stands: truth values, words and numbers are never mixed; numbers match to 1e-9."""
+    for i, known in enumerate(values):
+        if isinstance(value, bool) or isinstance(known, bool) or isinstance(value, str) or isinstance(known, str):
+            if type(value) is type(known) and value == known:
+                return i
+        elif isinstance(value, int | float) and abs(value - known) <= 1e-9 * max(1.0, abs(known)):
+            return i
+    return None
+
+
+# ---------------------------------------------------------------------------------------------------------- parsing
+
+_KEYS = ("low", "high", "log", "step", "values", "choices", "when")
+
+
+def parse_knob(name: str, spec: Any) -> Knob:
+    """Return the knob of one line of a space file. Raises `SpaceError` that names the knob."""
+    if not isinstance(spec, Mapping):
+        spec = {"value": spec}
+    when = _parse_when(name, spec.get("when", {}))
+    keys = set(spec) - {"when"}
+    if keys == {"value"}:
+        return Fixed(name, when, _scalar(name, spec["value"]))
+    for key in keys:
+        if key not in _KEYS:
+            raise SpaceError(f"the knob {name} has no key {key!r}: {suggest(key, _KEYS)}")
+    if keys == {"values"}:
+        return Ordered(name, when, _several(name, "values", spec["values"]))
+    if keys == {"choices"}:
+        return Choice(name, when, _several(name, "choices", spec["choices"]))
+    if {"low", "high"} <= keys <= {"low", "high", "log", "step"}:
+        return _parse_number(name, when, spec)
+    raise SpaceError(
+        f"a knob is {{low, high}}, {{values}}, {{choices}}, {{value}} or a bare value, got {name} = {dict(spec)!r}: "
+        "give it one of these forms"
+    )
+
+
+def _parse_number(name: str, when: Condition, spec: Mapping[str, Any]) -> Knob:
+    low, high, log = spec["low"], spec["high"], spec.get("log", False)
+    numbers = {"low": low, "high": high, **({"step": spec["step"]} if "step" in spec else {})}
+    for key, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+            raise SpaceError(f"{key} of the knob {name} is a finite number, got {number!r}: change it")
+    if not isinstance(log, bool):
+        raise SpaceError(f"log of the knob {name} is true or false, got {log!r}: change it")
+    if low > high:
+        raise SpaceError(f"the knob {name} has low ≤ high, got low = {low!r} and high = {high!r}: swap them")
+    if log and low <= 0:
+        raise SpaceError(f"a logarithmic knob has low > 0, got low = {low!r} for {name}: raise low or drop log")
+    whole = isinstance(low, int) and isinstance(high, int)
+    if low == high:
+        return Ordered(name, when, (low,), (low, high, 1, log))
+    if "step" not in spec and not whole:
+        return Continuous(name, when, float(low), float(high), log)
+    step = spec.get("step", 1)
+    if step <= 0:
+        raise SpaceError(f"step of the knob {name} is above 0, got {step!r}: raise it")
+    count = math.floor((high - low) / step + 1e-9) + 1
+    if count > LARGEST_GRID:
+        raise SpaceError(f"a stepped knob has at most {LARGEST_GRID} values, got {count} for {name}: widen its step")
+    exact = whole and isinstance(step, int)
+    values = tuple(low + i * step if exact else round(low + i * step, 12) for i in range(count))
+    return Ordered(name, when, values, (low, high, step, log))
+
+
+def _scalar(name: str, value: Any) -> Value:
+    if not isinstance(value, bool | int | float | str):
+        raise SpaceError(f"a value of the knob {name} is a number, word or truth value, got {value!r}: change it")
+    return value
+
+
+def _several(name: str, key: str, values: Any) -> tuple[Value, ...]:
+    if not isinstance(values, list) or not values:
+        raise SpaceError(f"{key} of the knob {name} is a list of one or more, got {values!r}: fill it")
+    found = tuple(_scalar(name, v) for v in values)
+    for i, value in enumerate(found):
+        if _index_of(value, found) != i:
+            raise SpaceError(f"{key} of the knob {name} are different from each other, got {value!r} twice: drop one")
+    return found
+
+
+def _parse_when(name: str, when: Any) -> Condition:
+    if not isinstance(when, Mapping):
+        raise SpaceError(f"when of the knob {name} is {{other = value}}, got {when!r}: change it")
+    return tuple(
+        (str(other), tuple(_scalar(name, v) for v in (wanted if isinstance(wanted, list) else [wanted])))
+        for other, wanted in when.items()
+    )

@@ -1,0 +1,208 @@
+"""The `nn.Module` of a blueprint: built node by node, initialised from a generator that is passed in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from jointnas.blueprint import Block, Blueprint, Node, Shape, block_shapes
+
+WHITENING_EPSILON = 1e-2
+
+
+class ShiftBatchNorm(nn.BatchNorm2d):
+    """Batch norm whose scale γ stays at 1; only its shift β is a parameter."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.register_parameter("weight", None)
+
+
+class Whiten(nn.Module):
+    """A fixed convolution that whitens k×k patches; its filter (a buffer) comes from training patches.
+
+    Until `fit` is called it passes the patches through unchanged. Source: the ResNet-9 team's report, HAET 2021, §2.4.4.
+    """
+
+    weight: Tensor
+
+    def __init__(self, channels: int, kernel: int) -> None:
+        super().__init__()
+        features = channels * kernel**2
+        self.kernel = kernel
+        self.register_buffer("weight", torch.eye(features).reshape(features, channels, kernel, kernel))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (n, C·k², H, W) from (n, C, H, W)."""
+        return F.conv2d(x, self.weight, padding=self.kernel // 2)
+
+    @torch.no_grad()
+    def fit(self, images: Tensor) -> None:
+        """Set the filter to V / √(Λ + ε), the eigenvectors and eigenvalues of the patches' covariance.
+
+        images: (n, C, H, W), at the resolution this layer sees. Patches are taken inside the image, unpadded.
+        """
+        # Sides of the padded border, where the image is smaller than a patch, cannot be avoided; elsewhere they are left out.
+        padding = 0 if min(images.shape[-2:]) >= self.kernel else self.kernel // 2
+        patches = F.unfold(images.float(), self.kernel, padding=padding)  # (n, C·k², positions)
+        patches = patches.transpose(1, 2).reshape(-1, patches.shape[1])
+        covariance = torch.cov(patches.T.double(), correction=0)
+        values, vectors = torch.linalg.eigh(covariance.reshape(patches.shape[1], -1).cpu())
+        rows = (vectors / (values.clamp_min(0) + WHITENING_EPSILON).sqrt()).T.flip(0)  # largest variance first
+        self.weight.copy_(rows.reshape(self.weight.shape))
+
+
+class Lambda(nn.Module):
+    """An operation without weights."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Apply the operation."""
+        return self.function(*inputs)
+
+
+class Resize(nn.Module):
+    """Bilinear resizing with antialiasing, so that shrinking keeps what the image shows."""
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.size = (height, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (n, C, height, width)."""
+        return F.interpolate(x, size=self.size, mode="bilinear", antialias=True)
+
+
+class Scale(nn.Module):
+    """Multiplication by a constant."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `factor · x`."""
+        return x * self.factor
+
+
+def _conv(node: Node, shape: Shape) -> nn.Module:
+    conv: nn.Module = skip_init(
+        nn.Conv2d,
+        shape[0],
+        node.get("channels"),
+        node.get("kernel"),
+        stride=node.get("stride"),
+        padding=node.get("padding"),
+        groups=node.get("groups", 1),
+        bias=node.get("bias", False),
+    )
+    return conv
+
+
+def _linear(node: Node, shape: Shape) -> nn.Module:
+    linear: nn.Module = skip_init(nn.Linear, shape[0], node.get("features"), bias=node.get("bias", True))
+    return linear
+
+
+def _batch_norm(node: Node, shape: Shape) -> nn.Module:
+    return nn.BatchNorm2d(shape[0]) if node.get("scale", True) else ShiftBatchNorm(shape[0])
+
+
+MODULES: Mapping[str, Callable[[Node, Shape], nn.Module]] = {
+    "conv": _conv,
+    "whiten": lambda node, shape: Whiten(shape[0], node.get("kernel")),
+    "linear": _linear,
+    "batch_norm": _batch_norm,
+    "relu": lambda node, shape: nn.ReLU(),
+    "celu": lambda node, shape: nn.CELU(node.get("alpha", 1.0)),
+    "gelu": lambda node, shape: nn.GELU(),
+    "silu": lambda node, shape: nn.SiLU(),
+    "sigmoid": lambda node, shape: nn.Sigmoid(),
+    "max_pool": lambda node, shape: nn.MaxPool2d(node.get("kernel"), node.get("stride")),
+    "global_max_pool": lambda node, shape: nn.AdaptiveMaxPool2d(1),
+    "global_avg_pool": lambda node, shape: nn.AdaptiveAvgPool2d(1),
+    "flatten": lambda node, shape: nn.Flatten(),
+    "resize": lambda node, shape: Resize(node.get("height"), node.get("width")),
+    "scale": lambda node, shape: Scale(node.get("factor")),
+    "add": lambda node, shape: Lambda(_sum),
+    "multiply": lambda node, shape: Lambda(torch.mul),
+}
+
+
+def _sum(*inputs: Tensor) -> Tensor:
+    total = inputs[0]
+    for value in inputs[1:]:
+        total = total + value
+    return total
+
+
+class BlockModule(nn.Module):
+    """One block: its nodes in order, each value dropped after its last reader."""
+
+    def __init__(self, block: Block, inputs: tuple[Shape, ...]) -> None:
+        super().__init__()
+        shapes = block_shapes(block, inputs)
+        self.nodes = nn.ModuleList(MODULES[n.operation](n, shapes[n.inputs[0]]) for n in block.nodes)
+        self.reads = [n.inputs for n in block.nodes]
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return the output of the last node."""
+        values = list(inputs)
+        for module, reads in zip(self.nodes, self.reads, strict=True):
+            values.append(module(*[values[i] for i in reads]))
+        return values[-1]
+
+
+class Network(nn.Module):
+    """A blueprint as a trainable module: (n, C, H, W) normalised images in, (n, classes) logits out."""
+
+    def __init__(self, blueprint: Blueprint) -> None:
+        super().__init__()
+        self.blueprint = blueprint
+        shapes = blueprint.shapes()
+        self.blocks = nn.ModuleList(
+            BlockModule(block, tuple(shapes[i] for i in inputs))
+            for block, inputs in zip(blueprint.blocks, blueprint.wiring, strict=True)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits."""
+        values = [images]
+        for block, inputs in zip(self.blocks, self.blueprint.wiring, strict=True):
+            values.append(block(*[values[i] for i in inputs]))
+        return values[-1]
+
+    @torch.no_grad()
+    def fit_whitening(self, images: Tensor) -> None:
+        """Set every whitening filter that reads the image (resized or not) from `images`, (n, C, H, W) normalised."""
+        first = self.blocks[0]
+        assert isinstance(first, BlockModule)
+        values = [images]
+        for module, reads in zip(first.nodes, first.reads, strict=True):
+            if isinstance(module, Whiten):
+                module.fit(values[reads[0]])
+                return
+            if not isinstance(module, Resize):
+                return
+            values.append(module(values[reads[0]]))
+
+
+def build(blueprint: Blueprint, generator: torch.Generator | None = None) -> Network:
+    """Return the network of a blueprint with fresh weights.
+
+    Convolutions and linear layers start as He et al. 2015 with fan-in, biases at 0. Raises `BlueprintError`.
+    """
+    network = Network(blueprint)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return network

@@ -1,0 +1,67 @@
+"""Network families: functions from architecture knobs, input shape and class count to a blueprint.
+
+A family's keyword-only parameters are its knobs and their defaults; spaces and candidate files are checked against them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from jointnas.blueprint import Blueprint, Shape
+from jointnas.errors import BlueprintError, suggest
+from jointnas.networks.resnet9 import resnet9
+from jointnas.networks.senet import senet
+
+
+class Family(Protocol):
+    """What a network family is: knobs are keyword-only parameters with defaults. Raises `BlueprintError`."""
+
+    def __call__(self, input_shape: Shape, classes: int, /, **knobs: Any) -> Blueprint: ...
+
+
+FAMILIES: dict[str, Family] = {"resnet9": resnet9, "senet": senet}
+
+
+def register(name: str, family: Family) -> None:
+    """Add a family of your own under `name`; spaces may then say `network = "name"` in this process."""
+    if name in FAMILIES:
+        raise BlueprintError(f"a network is registered once, got {name!r} again: choose another name")
+    FAMILIES[name] = family
+
+
+def family(name: object) -> Family:
+    """Return the family called `name`. Raises `BlueprintError` that names the nearest known one."""
+    if name not in FAMILIES:
+        raise BlueprintError(f"no network is called {name!r}: {suggest(name, FAMILIES)}")
+    return FAMILIES[str(name)]
+
+
+def knobs(name: object) -> dict[str, Any]:
+    """Return the architecture knobs of a family with their defaults."""
+    parameters = inspect.signature(family(name)).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def blueprint(architecture: Mapping[str, Any], input_shape: Shape, classes: int) -> Blueprint:
+    """Return the blueprint of `{"network": family, knob: value, …}`; absent knobs take the family's defaults.
+
+    Raises `BlueprintError` for an unknown network or knob, or a network that does not fit the input.
+    """
+    values = dict(architecture)
+    if "network" not in values:
+        raise BlueprintError("an architecture names its network, got none: add network = \"resnet9\"")
+    name = values.pop("network")
+    make, known = family(name), knobs(name)
+    for knob in values:
+        if knob not in known:
+            raise BlueprintError(f"the network {name!r} has no knob {knob!r}: {suggest(knob, known)}")
+    if len(input_shape) != 3 or min(input_shape) < 1 or classes < 2:
+        raise BlueprintError(
+            f"a network needs an input (channels, height, width) and two classes or more, got {input_shape} and {classes}"
+        )
+    return make(tuple(input_shape), classes, **values)
+
+
+__all__ = ["FAMILIES", "Family", "blueprint", "family", "knobs", "register"]

@@ -1,0 +1,503 @@
+"""The search space: knobs in two groups, read from TOML, and everything that turns them into candidates.
+
+A candidate is `{"architecture": {…}, "recipe": {…}}` with inactive knobs absent. Inside, a batch of n candidates is one
+(n, knobs) float array of codes (see `knobs`), architecture first; dictionaries stand only at the border.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import tomli_w
+from numpy.typing import NDArray
+from scipy.stats import qmc
+
+from jointnas import networks
+from jointnas.blueprint import Blueprint, Shape
+from jointnas.cost import METRICS, cost
+from jointnas.errors import BlueprintError, CandidateError, RecipeError, SpaceError, suggest
+from jointnas.knobs import Choice, Codes, Continuous, Fixed, Knob, Ordered, Value, parse_knob
+from jointnas.recipe import Recipe, check_value
+from jointnas.resources import resource_folder
+
+FORMAT = 1
+GROUPS = ("architecture", "recipe")
+
+
+class Candidate(TypedDict):
+    """One point of a space: the knobs that are active in it."""
+
+    architecture: dict[str, Value]
+    recipe: dict[str, Value]
+
+
+CostFunction = Callable[[Candidate], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Space:
+    """A search space, bound to an input shape (C, H, W) and class count once it has to cost, pool or predict.
+
+    Without a `network` knob it is abstract: any knob names, costs from a function of the candidate.
+    """
+
+    name: str
+    description: str
+    knobs: tuple[Knob, ...]
+    n_architecture: int
+    input_shape: Shape | None = None
+    classes: int | None = None
+    cost_function: CostFunction | None = None
+    _costs: dict[bytes, tuple[float, ...]] = field(default_factory=dict, compare=False, repr=False)
+    _digests: dict[bytes, str] = field(default_factory=dict, compare=False, repr=False)
+
+    # ------------------------------------------------------------------------------------------------ making one
+
+    @classmethod
+    def load(cls, name: str | Path, input_shape: Sequence[int] | None = None, classes: int | None = None) -> Space:
+        """Return the built-in space `name`, or the one in a TOML file. Raises `SpaceError`."""
+        path = Path(name)
+        if path.suffix != ".toml":
+            path = resource_folder("spaces") / f"{name}.toml"
+            if not path.is_file():
+                raise SpaceError(f"no space is called {str(name)!r}: {suggest(name, built_in_spaces())}, or give a .toml file")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SpaceError(f"a space is a readable TOML file, got {str(path)!r} ({error}): check the path") from error
+        return cls.from_toml(text, input_shape, classes, name=path.stem)
+
+    @classmethod
+    def from_toml(
+        cls, text: str, input_shape: Sequence[int] | None = None, classes: int | None = None, name: str = "space"
+    ) -> Space:
+        """Return the space that TOML `text` describes. Raises `SpaceError`."""
+        try:
+            data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise SpaceError(f"a space is valid TOML, got an error in {name!r}: {error}") from error
+        known = ("format", "name", "description", *GROUPS)
+        for key in data:
+            if key not in known:
+                raise SpaceError(f"a space has no table {key!r}: {suggest(key, known)}")
+        if data.get("format") != FORMAT:
+            raise SpaceError(f"a space says format = {FORMAT}, got {data.get('format')!r} in {name!r}: write that line first")
+        groups: list[list[Knob]] = []
+        for group in GROUPS:
+            table = data.get(group, {})
+            if not isinstance(table, Mapping):
+                raise SpaceError(f"{group} is a table of knobs, got {table!r}: write [{group}]")
+            groups.append([parse_knob(knob, spec) for knob, spec in table.items()])
+        space = cls(str(data.get("name", name)), str(data.get("description", "")), (*groups[0], *groups[1]), len(groups[0]))
+        space._check()
+        return space if input_shape is None and classes is None else space.bind(input_shape, classes)
+
+    def to_toml(self) -> str:
+        """Return the space as TOML; `from_toml` gives an equal one back."""
+        data: dict[str, Any] = {"format": FORMAT, "name": self.name, "description": self.description}
+        for group, knobs in zip(GROUPS, self._by_group, strict=True):
+            data[group] = {}
+            for knob in knobs:
+                form = knob.to_toml()
+                if knob.when:
+                    form = form if isinstance(form, dict) else {"value": form}
+                    form = {**form, "when": {other: list(values) for other, values in knob.when}}
+                data[group][knob.name] = form
+        return tomli_w.dumps(data)
+
+    def bind(self, input_shape: Sequence[int] | None, classes: int | None) -> Space:
+        """Return the space for images of this shape (C, H, W) and this many classes. Raises `SpaceError`."""
+        if input_shape is None or classes is None:
+            raise SpaceError("a space is bound to an input shape and a class count, got one of them: give both")
+        bound = replace(self, input_shape=tuple(int(d) for d in input_shape), classes=int(classes), _costs={}, _digests={})
+        if not self.is_abstract:
+            bound._check_networks()
+        return bound
+
+    def with_cost(self, function: CostFunction | None) -> Space:
+        """Return the space with costs from `function(candidate) -> {metric: number}`; None leaves it as it is."""
+        if function is None:
+            return self
+        if not self.is_abstract:
+            raise SpaceError(f"only an abstract space takes a cost function, got one for {self.name!r}: drop it")
+        return replace(self, cost_function=function, _costs={})
+
+    def fix(self, values: Mapping[str, Value]) -> Space:
+        """Return the space with knobs held at one value each. Raises `SpaceError` or `CandidateError`."""
+        knobs = list(self.knobs)
+        for name, value in values.items():
+            index = self._index(name)
+            knobs[index] = Fixed(name, knobs[index].when, knobs[index].value(knobs[index].code(value)))
+        fixed = replace(self, knobs=tuple(knobs), _costs={}, _digests={})
+        fixed._check()
+        return fixed
+
+    # ------------------------------------------------------------------------------------------------- its structure
+
+    @property
+    def is_abstract(self) -> bool:
+        """Whether candidates are nothing but their knobs: no network, no recipe."""
+        return "network" not in self._names[: self.n_architecture]
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the input shape and class count are known (or not needed)."""
+        return self.is_abstract or self.input_shape is not None
+
+    @cached_property
+    def metrics(self) -> tuple[str, ...]:
+        """The names that constraints may use."""
+        if not self.is_abstract:
+            return METRICS
+        if self.cost_function is None:
+            return ()
+        middle = self.to_candidates(self._settle(np.full((1, len(self.knobs)), np.nan), self._defaults[None, :]))
+        return tuple(self.cost_function(middle[0]))
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(k.name for k in self.knobs)
+
+    @property
+    def _by_group(self) -> tuple[tuple[Knob, ...], tuple[Knob, ...]]:
+        return self.knobs[: self.n_architecture], self.knobs[self.n_architecture :]
+
+    @cached_property
+    def _defaults(self) -> Codes:
+        return np.array([k.default for k in self.knobs])
+
+    @cached_property
+    def _free(self) -> NDArray[np.bool_]:
+        return np.array([not isinstance(k, Fixed) for k in self.knobs], dtype=bool)
+
+    @cached_property
+    def _conditions(self) -> tuple[tuple[tuple[int, Codes], ...], ...]:
+        """For each knob: the knobs that switch it on, with the codes that do."""
+        return tuple(
+            tuple((self._index(o), np.array([self.knobs[self._index(o)].code(v) for v in vs])) for o, vs in knob.when)
+            for knob in self.knobs
+        )
+
+    @cached_property
+    def _order(self) -> tuple[int, ...]:
+        """Knob indices, each after the knobs that switch it on. Raises `SpaceError` for a circle."""
+        order: list[int] = []
+        while len(order) < len(self.knobs):
+            ready = [
+                i
+                for i in range(len(self.knobs))
+                if i not in order and all(p in order for p, _ in self._conditions[i])
+            ]
+            if not ready:
+                circle = [k.name for i, k in enumerate(self.knobs) if i not in order]
+                raise SpaceError(f"conditions lead from knob to knob without a circle, got one among {', '.join(circle)}")
+            order.extend(ready)
+        return tuple(order)
+
+    def _index(self, name: str) -> int:
+        if name not in self._names:
+            raise SpaceError(f"the space {self.name!r} has no knob {name!r}: {suggest(name, self._names)}")
+        return self._names.index(name)
+
+    def _check(self) -> None:
+        """Raise `SpaceError` unless names, conditions and values fit each other, the networks and the recipe."""
+        for name in self._names:
+            if self._names.count(name) > 1:
+                raise SpaceError(f"a knob stands once in a space, got {name!r} in both groups: rename one")
+        if not self.knobs:
+            raise SpaceError(f"a space has one knob or more, got none in {self.name!r}: add [architecture]")
+        for knob in self.knobs:
+            for other, values in knob.when:
+                if other not in self._names:
+                    raise SpaceError(
+                        f"a condition names a knob of the space, got {other!r} for {knob.name}: {suggest(other, self._names)}"
+                    )
+                parent = self.knobs[self._index(other)]
+                if isinstance(parent, Continuous):
+                    raise SpaceError(f"a condition rests on a knob with countable values, got {other!r}: give it a step")
+                for value in values:
+                    try:
+                        parent.code(value)
+                    except CandidateError as error:
+                        if not isinstance(parent, Fixed):
+                            raise SpaceError(f"the condition of {knob.name} can hold, got {other} = {value!r}: {error}") from error
+        _ = self._order
+        if self.is_abstract:
+            return
+        for knob in self._by_group[1]:
+            for value in _extremes(knob):
+                try:
+                    check_value(knob.name, value)
+                except RecipeError as error:
+                    raise SpaceError(str(error)) from error
+        self._check_architecture_knobs()
+
+    def _check_architecture_knobs(self) -> None:
+        network = self.knobs[self._index("network")]
+        if isinstance(network, Continuous) or network.when:
+            raise SpaceError("network is a name or a choice of names without a condition, got something else: change it")
+        try:
+            known = {str(name): networks.knobs(name) for name in _extremes(network)}
+        except BlueprintError as error:
+            raise SpaceError(str(error)) from error
+        for knob in self._by_group[0]:
+            if knob.name == "network":
+                continue
+            wanted = dict(knob.when).get("network", tuple(known))
+            for name in (n for n in known if n in wanted):
+                if knob.name not in known[name]:
+                    raise SpaceError(
+                        f"the network {name!r} has no knob {knob.name!r}: {suggest(knob.name, known[name])}"
+                    )
+
+    def _check_networks(self) -> None:
+        """Build the blueprint at every value of every architecture knob, the others in the middle."""
+        middle = self._settle(np.full((1, len(self.knobs)), np.nan), self._defaults[None, :])
+        for i, knob in enumerate(self._by_group[0]):
+            for value in _extremes(knob):
+                codes = middle.copy()
+                if not np.isnan(codes[0, i]):
+                    codes[0, i] = knob.code(value)
+                try:
+                    self._blueprint(self._settle(codes, self._defaults[None, :])[0])
+                except BlueprintError as error:
+                    raise SpaceError(f"every network of a space exists, got {knob.name} = {value!r}: {error}") from error
+
+    # ---------------------------------------------------------------------------------------------- drawing and moving
+
+    def sample(self, n: int, seed: int = 0) -> list[Candidate]:
+        """Return n candidates from a scrambled Sobol sequence. The same seed gives the same candidates."""
+        return self.to_candidates(next(self.stream(seed, chunk=max(1, n)))[:n])
+
+    def stream(self, seed: int, chunk: int = 8192) -> Any:
+        """Yield (chunk, knobs) arrays of codes, one unending scrambled Sobol sequence (chunk rounded up to a power of 2)."""
+        free = np.flatnonzero(self._free)
+        size = 1 << (chunk - 1).bit_length()
+        sobol = qmc.Sobol(max(1, len(free)), scramble=True, seed=np.random.default_rng(seed))
+        while True:
+            u = np.zeros((size, len(self.knobs)))
+            u[:, free] = sobol.random(size)[:, : len(free)]
+            yield self._settle(np.full(u.shape, np.nan), self._from_unit(u))
+
+    def _from_unit(self, u: Codes) -> Codes:
+        return np.stack([knob.from_unit(u[:, i]) for i, knob in enumerate(self.knobs)], axis=1)
+
+    def _settle(self, codes: Codes, fill: Codes) -> Codes:
+        """Return codes whose conditions hold: knobs switched off become NaN, knobs switched on take their `fill`."""
+        out = np.empty_like(codes)
+        for i in self._order:
+            active = np.ones(len(codes), dtype=bool)
+            for parent, wanted in self._conditions[i]:
+                active &= np.isin(out[:, parent], wanted)
+            out[:, i] = np.where(active, np.where(np.isnan(codes[:, i]), fill[:, i], codes[:, i]), np.nan)
+        return out
+
+    def mutate_codes(self, codes: Codes, rng: np.random.Generator) -> Codes:
+        """Return (n, knobs) codes in which each active knob changed with probability 1/(active knobs), one at least."""
+        movable = ~np.isnan(codes) & self._free
+        chosen = movable & (rng.random(codes.shape) < 1 / np.maximum(1, movable.sum(axis=1, keepdims=True)))
+        lottery = np.where(movable, rng.random(codes.shape), -1.0)
+        rows = np.flatnonzero(~chosen.any(axis=1) & movable.any(axis=1))
+        chosen[rows, lottery[rows].argmax(axis=1)] = True
+        out = codes.copy()
+        for i, knob in enumerate(self.knobs):
+            moved = chosen[:, i]
+            if moved.any():
+                out[moved, i] = knob.mutate(codes[moved, i], rng)
+        return self._settle(out, self._from_unit(rng.random(codes.shape)))
+
+    def cross_codes(self, a: Codes, b: Codes, rng: np.random.Generator) -> Codes:
+        """Return (n, knobs) children that take each knob from parent a or b with equal chance (uniform crossover)."""
+        mixed = np.where(rng.random(a.shape) < 0.5, a, b)
+        return self._settle(mixed, np.where(np.isnan(a), np.where(np.isnan(b), self._defaults, b), a))
+
+    def neighbour_codes(self, code: Codes) -> Codes:
+        """Return the (m, knobs) codes one step from one (knobs,) candidate, apart from knobs switched on or off."""
+        rows = []
+        for i in np.flatnonzero(~np.isnan(code) & self._free):
+            for step in self.knobs[i].neighbours(float(code[i])):
+                rows.append(code.copy())
+                rows[-1][i] = step
+        moved = np.array(rows).reshape(-1, len(self.knobs))
+        return self._settle(moved, np.broadcast_to(self._defaults, moved.shape))
+
+    def mutate(self, candidate: Candidate, rng: np.random.Generator) -> Candidate:
+        """Return a changed candidate. Raises `CandidateError`."""
+        return self.to_candidates(self.mutate_codes(self.to_codes([candidate]), rng))[0]
+
+    def neighbours(self, candidate: Candidate) -> list[Candidate]:
+        """Return every candidate one step away in one knob, apart from the knobs that it switches on or off."""
+        return self.to_candidates(self.neighbour_codes(self.to_codes([candidate])[0]))
+
+    # --------------------------------------------------------------------------------------------------- the border
+
+    def to_candidates(self, codes: Codes) -> list[Candidate]:
+        """Return the candidates behind (n, knobs) codes."""
+        return [{"architecture": self._values(row, 0), "recipe": self._values(row, 1)} for row in codes]
+
+    def _values(self, row: Codes, group: int) -> dict[str, Value]:
+        start = 0 if group == 0 else self.n_architecture
+        knobs = self._by_group[group]
+        return {k.name: k.value(c) for k, c in zip(knobs, row[start : start + len(knobs)].tolist(), strict=True) if c == c}
+
+    def to_codes(self, candidates: Sequence[Mapping[str, Any]]) -> Codes:
+        """Return the (n, knobs) codes of valid candidates. Raises `CandidateError` that names the knob."""
+        codes = np.full((len(candidates), len(self.knobs)), np.nan)
+        for row, candidate in zip(codes, candidates, strict=True):
+            self._check_groups(candidate)
+            start = 0
+            for group, knobs in zip(GROUPS, self._by_group, strict=True):
+                for i, knob in enumerate(knobs, start):
+                    if knob.name in candidate[group]:
+                        row[i] = knob.code(candidate[group][knob.name])
+                start += len(knobs)
+        settled = self._settle(codes, np.full_like(codes, np.inf))
+        wrong = np.argwhere(np.isinf(settled) | (np.isnan(settled) & ~np.isnan(codes)))
+        if len(wrong):
+            knob = self.knobs[wrong[0, 1]]
+            if np.isnan(codes[tuple(wrong[0])]):
+                raise CandidateError(f"a candidate of {self.name!r} has every active knob, got none for {knob.name}: add it")
+            when = " and ".join(f"{other} is one of {list(values)}" for other, values in knob.when)
+            raise CandidateError(f"the knob {knob.name} is there only when {when}, got it otherwise: drop it")
+        return codes
+
+    def _check_groups(self, candidate: Mapping[str, Any]) -> None:
+        if not isinstance(candidate, Mapping) or set(candidate) != set(GROUPS):
+            keys = sorted(candidate) if isinstance(candidate, Mapping) else candidate
+            raise CandidateError(f"a candidate has architecture and recipe, got {keys!r}: write both")
+        for group, knobs in zip(GROUPS, self._by_group, strict=True):
+            names = [k.name for k in knobs]
+            for name in candidate[group]:
+                if name not in names:
+                    raise CandidateError(f"the space {self.name!r} has no {group} knob {name!r}: {suggest(name, names)}")
+
+    def validate(self, candidate: Mapping[str, Any]) -> None:
+        """Raise `CandidateError` unless the candidate fits this space."""
+        self.to_codes([candidate])
+
+    # ------------------------------------------------------------------------------------------------------- encoding
+
+    def encode(self, candidates: Sequence[Mapping[str, Any]]) -> tuple[Codes, Codes]:
+        """Return two float arrays, (n, d_architecture) and (n, d_recipe); see `encode_codes`."""
+        return self.encode_codes(self.to_codes(candidates))
+
+    def decode(self, architecture: Codes, recipe: Codes) -> list[Candidate]:
+        """Return the candidates nearest to encoded arrays; the inverse of `encode`."""
+        columns = []
+        for features, knobs in zip((architecture, recipe), self._by_group, strict=True):
+            start = 0
+            for knob in knobs:
+                columns.append(knob.decode(features[:, start : start + knob.columns]))
+                start += knob.columns + (1 if knob.when else 0)
+        codes = np.stack(columns, axis=1)
+        return self.to_candidates(self._settle(codes, codes))
+
+    def encode_codes(self, codes: Codes) -> tuple[Codes, Codes]:
+        """Return the features of (n, knobs) codes by group: one-hot categories, numbers min–max in [0, 1].
+
+        A conditional knob brings one more column, 1 where it is active; where it is not, its features are neutral
+        (0.5 for numbers, 1/k for k categories).
+        """
+        groups: list[Codes] = []
+        start = 0
+        for knobs in self._by_group:
+            parts: list[Codes] = [np.zeros((len(codes), 0))]
+            for i, knob in enumerate(knobs, start):
+                active = ~np.isnan(codes[:, i])
+                features = np.full((len(codes), knob.columns), 0.5 if knob.columns == 1 else 1 / max(1, knob.columns))
+                features[active] = knob.encode(codes[active, i])
+                parts.append(features)
+                if knob.when:
+                    parts.append(active[:, None].astype(np.float64))
+            groups.append(np.concatenate(parts, axis=1))
+            start += len(knobs)
+        return groups[0], groups[1]
+
+    # ------------------------------------------------------------------------------------- what a candidate stands for
+
+    def _blueprint(self, row: Codes) -> Blueprint:
+        if self.input_shape is None or self.classes is None:
+            raise SpaceError(f"the space {self.name!r} is bound before it costs, got no input shape: use Space.bind")
+        return networks.blueprint(self._values(row, 0), self.input_shape, self.classes)
+
+    def blueprint(self, candidate: Mapping[str, Any]) -> Blueprint:
+        """Return the candidate's network. Raises `SpaceError` when the space is abstract or not bound."""
+        if self.is_abstract:
+            raise SpaceError(f"the space {self.name!r} has no network: its candidates have no blueprint")
+        return self._blueprint(self.to_codes([candidate])[0])
+
+    def recipe(self, candidate: Mapping[str, Any]) -> Recipe:
+        """Return the candidate's recipe."""
+        return Recipe.from_knobs(candidate["recipe"])
+
+    def costs(self, codes: Codes) -> dict[str, NDArray[np.float64]]:
+        """Return each metric's exact (n,) values for (n, knobs) codes; equal architectures are computed once."""
+        known = self._costs
+        width = len(self.knobs) if self.is_abstract else self.n_architecture
+        rows = np.ascontiguousarray(codes[:, :width])
+        table = np.empty((len(codes), len(self.metrics)))
+        for i, row in enumerate(rows):
+            key = row.tobytes()
+            found = known.get(key)
+            if found is None:
+                found = known[key] = self._cost(codes[i])
+            table[i] = found
+        return {metric: table[:, j] for j, metric in enumerate(self.metrics)}
+
+    def _cost(self, row: Codes) -> tuple[float, ...]:
+        if not self.is_abstract:
+            found: Mapping[str, float] = cost(self._blueprint(row))
+        elif self.cost_function is not None:
+            found = self.cost_function(self.to_candidates(row[None, :])[0])
+        else:
+            found = {}
+        return tuple(float(found[m]) for m in self.metrics)
+
+    def cost(self, candidate: Mapping[str, Any]) -> dict[str, float]:
+        """Return what the candidate costs: macs, params, activations, size and memory in bytes. Raises `SpaceError`."""
+        found = self.costs(self.to_codes([candidate]))
+        return {m: int(v[0]) if float(v[0]).is_integer() else float(v[0]) for m, v in found.items()}
+
+    def identities(self, codes: Codes) -> list[str]:
+        """Return a hash for each of (n, knobs) codes that equal networks trained by equal recipes share."""
+        return [self._identity(row) for row in codes]
+
+    def identity(self, candidate: Mapping[str, Any]) -> str:
+        """Return the candidate's hash; candidates with equal blueprint and effective recipe share it."""
+        return self._identity(self.to_codes([candidate])[0])
+
+    def _identity(self, row: Codes) -> str:
+        recipe = self._values(row, 1)
+        if self.is_abstract:
+            parts: list[Any] = [self._values(row, 0), recipe]
+        else:
+            key = row[: self.n_architecture].tobytes()
+            if key not in self._digests:
+                self._digests[key] = self._blueprint(row).digest()
+            parts = [self._digests[key], Recipe.from_knobs(recipe).effective()]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _extremes(knob: Knob) -> tuple[Value, ...]:
+    """Return every value of a countable knob, and the ends of a continuous one."""
+    if isinstance(knob, Continuous):
+        return knob.low, knob.high
+    if isinstance(knob, Ordered):
+        return knob.values
+    if isinstance(knob, Choice):
+        return knob.choices
+    assert isinstance(knob, Fixed)
+    return (knob.only,)
+
+
+def built_in_spaces() -> list[str]:
+    """Return the names of the spaces that travel with the package."""
+    return sorted(path.stem for path in resource_folder("spaces").glob("*.toml"))

@@ -1,0 +1,76 @@
+"""Numbers as people write them: durations `30s 10m 3h`, counts `600K 40M 1.2G`, sizes `4MB 64MiB`."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+from jointnas.errors import UnitError
+
+DURATIONS: Mapping[str, float] = {"": 1, "ms": 1e-3, "s": 1, "m": 60, "min": 60, "h": 3600}
+COUNTS: Mapping[str, float] = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+SIZES: Mapping[str, float] = {
+    "": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30,
+}  # fmt: skip
+
+_NUMBER = re.compile(r"\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z]*)\s*")
+
+
+def _parse(text: str, kind: str, units: Mapping[str, float], example: str) -> float:
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        raise UnitError(f"a {kind} is a number with a unit, got {text!r}: write it like {example}")
+    number, unit = match.groups()
+    spelled = {name.lower(): factor for name, factor in units.items()}
+    factor = units.get(unit, spelled.get(unit.lower()))
+    if factor is None:
+        known = ", ".join(name for name in units if name)
+        raise UnitError(f"a {kind} has one of the units {known}, got {unit!r} in {text!r}: write it like {example}")
+    value = float(number.replace("_", "")) * factor
+    if not math.isfinite(value) or value < 0:
+        raise UnitError(f"a {kind} is finite and not negative, got {text!r}: write it like {example}")
+    return value
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds in `text` such as `30s`, `10m` or `1.5h`; a bare number is seconds. Raises `UnitError`."""
+    return _parse(text, "duration", DURATIONS, "30s, 10m or 3h")
+
+
+def parse_count(text: str) -> float:
+    """Return the number in `text` such as `600K`, `40M` or `1.2G`. Raises `UnitError`."""
+    return _parse(text, "count", COUNTS, "600K, 40M or 1.2G")
+
+
+def parse_size(text: str) -> float:
+    """Return the bytes in `text` such as `4MB` (10^6 bytes each) or `64MiB` (2^20 bytes each). Raises `UnitError`."""
+    return _parse(text, "size", SIZES, "500KB, 4MB or 1GB")
+
+
+def _scaled(value: float, units: tuple[tuple[str, float], ...]) -> str:
+    for name, factor in units:
+        if abs(value) >= factor:
+            return f"{value / factor:.4g}{name}"
+    return f"{value:.4g}{units[-1][0]}"
+
+
+def format_count(value: float) -> str:
+    """Return `value` with four significant digits and a unit: 40_000_000 is `40M`."""
+    return _scaled(value, (("G", 1e9), ("M", 1e6), ("K", 1e3), ("", 1)))
+
+
+def format_size(value: float) -> str:
+    """Return bytes with four significant digits and a decimal unit: 4_000_000 is `4MB`."""
+    return _scaled(value, (("GB", 1e9), ("MB", 1e6), ("KB", 1e3), ("B", 1)))
+
+
+def format_duration(seconds: float) -> str:
+    """Return seconds for reading: `8s`, `1m 30s`, `2h 05m`."""
+    if seconds < 60:
+        return f"{seconds:.3g}s" if seconds < 10 else f"{seconds:.0f}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m {rest:02d}s" if rest else f"{minutes}m"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h {minutes:02d}m"
