@@ -112,7 +112,9 @@ class Blueprint:
             blueprint = cls(tuple(int(d) for d in data["input_shape"]), tuple(blocks), tuple(wiring))
             blueprint.shapes()
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise BlueprintError(f"a blueprint needs input_shape and blocks of nodes, got {error!r}: export it again") from error
+            raise BlueprintError(
+                f"a blueprint needs input_shape and blocks of nodes, got {error!r}: export it again"
+            ) from error
         return blueprint
 
 
@@ -253,6 +255,8 @@ def block_shapes(block: Block, inputs: tuple[Shape, ...]) -> tuple[Shape, ...]:
     shapes = list(inputs)
     for node in block.nodes:
         if not node.inputs or not all(0 <= i < len(shapes) for i in node.inputs):
-            raise BlueprintError(f"a node reads values made before it, got inputs {node.inputs} in block {block.name!r}")
+            raise BlueprintError(
+                f"a node reads values made before it, got inputs {node.inputs} in block {block.name!r}"
+            )
         shapes.append(SHAPES[node.operation](node, [shapes[i] for i in node.inputs]))
     return tuple(shapes)

@@ -101,10 +101,14 @@ class Continuous(Knob):
     def code(self, value: object) -> float:
         """Return the number, inside its bounds to one part in 10^9."""
         slack = 1e-9 * max(abs(self.low), abs(self.high))
-        if isinstance(value, bool) or not isinstance(value, int | float) or not (
-            self.low - slack <= value <= self.high + slack
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not (self.low - slack <= value <= self.high + slack)
         ):
-            raise CandidateError(f"the knob {self.name} lies in [{self.low:g}, {self.high:g}], got {value!r}: change it")
+            raise CandidateError(
+                f"the knob {self.name} lies in [{self.low:g}, {self.high:g}], got {value!r}: change it"
+            )
         return min(max(float(value), self.low), self.high)
 
     def from_unit(self, u: Codes) -> Codes:
@@ -117,7 +121,7 @@ class Continuous(Knob):
         """Return min–max features."""
         low, high = self._ends
         x = np.log(codes) if self.log else codes
-        return cast(Codes, ((x - low) / (high - low))[:, None])
+        return ((x - low) / (high - low))[:, None]
 
     def decode(self, features: Codes) -> Codes:
         """Return the numbers."""
@@ -259,7 +263,7 @@ class Choice(Knob):
 
     def decode(self, features: Codes) -> Codes:
         """Return the largest column."""
-        return cast(Codes, features.argmax(axis=1).astype(np.float64))
+        return features.argmax(axis=1).astype(np.float64)
 
     def neighbours(self, code: float) -> list[float]:
         """Return every other category."""

@@ -93,7 +93,7 @@ class Scale(nn.Module):
 
 
 def _conv(node: Node, shape: Shape) -> nn.Module:
-    conv: nn.Module = skip_init(
+    conv: nn.Module = skip_init(  # type: ignore[no-untyped-call]
         nn.Conv2d,
         shape[0],
         node.get("channels"),
@@ -107,7 +107,9 @@ def _conv(node: Node, shape: Shape) -> nn.Module:
 
 
 def _linear(node: Node, shape: Shape) -> nn.Module:
-    linear: nn.Module = skip_init(nn.Linear, shape[0], node.get("features"), bias=node.get("bias", True))
+    linear: nn.Module = skip_init(  # type: ignore[no-untyped-call]
+        nn.Linear, shape[0], node.get("features"), bias=node.get("bias", True)
+    )
     return linear
 
 

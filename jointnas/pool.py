@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jointnas.constraint import Constraint, format_metric, violations
 from jointnas.errors import ConstraintError
@@ -15,11 +16,11 @@ DRAWS_PER_CANDIDATE = 32  # Sobol points drawn at most for each candidate wanted
 SCOUTS = 512  # points from which a descent towards an unmet bound starts its choice
 
 
-def feasible(space: Space, constraints: Sequence[Constraint], codes: Codes) -> np.ndarray:
+def feasible(space: Space, constraints: Sequence[Constraint], codes: Codes) -> NDArray[np.bool_]:
     """Return (n,) truth values: which of (n, knobs) codes meet every constraint."""
     if not constraints:
         return np.ones(len(codes), dtype=bool)
-    held: np.ndarray = violations(constraints, space.costs(codes)).sum(axis=1) == 0
+    held: NDArray[np.bool_] = violations(constraints, space.costs(codes)).sum(axis=1) == 0
     return held
 
 
@@ -62,7 +63,7 @@ def _new(space: Space, codes: Codes, seen: set[str]) -> Codes:
 
 def _descend(space: Space, constraints: Sequence[Constraint], seed: int) -> Codes:
     """Return one candidate that meets the constraints, found by steepest descent on the sum of violations."""
-    start = next(space.stream(seed, chunk=SCOUTS))
+    start: Codes = next(space.stream(seed, chunk=SCOUTS))
     best = _descent(space, constraints, start)
     if feasible(space, constraints, best[None, :])[0]:
         return best[None, :]
@@ -77,13 +78,16 @@ def _descend(space: Space, constraints: Sequence[Constraint], seed: int) -> Code
                 f"{format_metric(constraint.metric, value)}{exact}: change the bound or the space"
             )
     asked = ", ".join(map(str, constraints))
-    raise ConstraintError(f"each of {asked} can be met in the space {space.name!r}, but no candidate meets all: loosen one")
+    raise ConstraintError(
+        f"each of {asked} can be met in the space {space.name!r}, but no candidate meets all: loosen one"
+    )
 
 
 def _descent(space: Space, constraints: Sequence[Constraint], start: Codes) -> Codes:
     """Return the (knobs,) code at which no neighbour violates the constraints less."""
     codes = start
-    best, least = codes[0], np.inf
+    best: Codes = codes[0]
+    least = np.inf
     while True:
         total = violations(constraints, space.costs(codes)).sum(axis=1)
         i = int(total.argmin())

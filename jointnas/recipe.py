@@ -43,7 +43,9 @@ class Recipe:
     ema: float = _number(0.0, 0, 0.9999, "decay a step of the averaged weights that are scored; 0 scores the last ones")
     crop: float = _number(0.125, 0, 0.5, "padding before a random crop, as a share of the side (4 pixels of 32)")
     flip: bool = _choice(True, (False, True), "horizontal flip with probability one half")
-    cutout: float = _number(0.0, 0, 1, "side of the square that is erased, as a share of the side; it may cross the border")
+    cutout: float = _number(
+        0.0, 0, 1, "side of the square that is erased, as a share of the side; it may cross the border"
+    )
 
     def __post_init__(self) -> None:
         for spec in fields(self):

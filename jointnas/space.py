@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -68,7 +68,9 @@ class Space:
         if path.suffix != ".toml":
             path = resource_folder("spaces") / f"{name}.toml"
             if not path.is_file():
-                raise SpaceError(f"no space is called {str(name)!r}: {suggest(name, built_in_spaces())}, or give a .toml file")
+                raise SpaceError(
+                    f"no space is called {str(name)!r}: {suggest(name, built_in_spaces())}, or give a .toml file"
+                )
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -89,14 +91,18 @@ class Space:
             if key not in known:
                 raise SpaceError(f"a space has no table {key!r}: {suggest(key, known)}")
         if data.get("format") != FORMAT:
-            raise SpaceError(f"a space says format = {FORMAT}, got {data.get('format')!r} in {name!r}: write that line first")
+            raise SpaceError(
+                f"a space says format = {FORMAT}, got {data.get('format')!r} in {name!r}: write that line first"
+            )
         groups: list[list[Knob]] = []
         for group in GROUPS:
             table = data.get(group, {})
             if not isinstance(table, Mapping):
                 raise SpaceError(f"{group} is a table of knobs, got {table!r}: write [{group}]")
             groups.append([parse_knob(knob, spec) for knob, spec in table.items()])
-        space = cls(str(data.get("name", name)), str(data.get("description", "")), (*groups[0], *groups[1]), len(groups[0]))
+        space = cls(
+            str(data.get("name", name)), str(data.get("description", "")), (*groups[0], *groups[1]), len(groups[0])
+        )
         space._check()
         return space if input_shape is None and classes is None else space.bind(input_shape, classes)
 
@@ -117,7 +123,9 @@ class Space:
         """Return the space for images of this shape (C, H, W) and this many classes. Raises `SpaceError`."""
         if input_shape is None or classes is None:
             raise SpaceError("a space is bound to an input shape and a class count, got one of them: give both")
-        bound = replace(self, input_shape=tuple(int(d) for d in input_shape), classes=int(classes), _costs={}, _digests={})
+        bound = replace(
+            self, input_shape=tuple(int(d) for d in input_shape), classes=int(classes), _costs={}, _digests={}
+        )
         if not self.is_abstract:
             bound._check_networks()
         return bound
@@ -192,13 +200,13 @@ class Space:
         order: list[int] = []
         while len(order) < len(self.knobs):
             ready = [
-                i
-                for i in range(len(self.knobs))
-                if i not in order and all(p in order for p, _ in self._conditions[i])
+                i for i in range(len(self.knobs)) if i not in order and all(p in order for p, _ in self._conditions[i])
             ]
             if not ready:
                 circle = [k.name for i, k in enumerate(self.knobs) if i not in order]
-                raise SpaceError(f"conditions lead from knob to knob without a circle, got one among {', '.join(circle)}")
+                raise SpaceError(
+                    f"conditions lead from knob to knob without a circle, got one among {', '.join(circle)}"
+                )
             order.extend(ready)
         return tuple(order)
 
@@ -222,13 +230,17 @@ class Space:
                     )
                 parent = self.knobs[self._index(other)]
                 if isinstance(parent, Continuous):
-                    raise SpaceError(f"a condition rests on a knob with countable values, got {other!r}: give it a step")
+                    raise SpaceError(
+                        f"a condition rests on a knob with countable values, got {other!r}: give it a step"
+                    )
                 for value in values:
                     try:
                         parent.code(value)
                     except CandidateError as error:
                         if not isinstance(parent, Fixed):
-                            raise SpaceError(f"the condition of {knob.name} can hold, got {other} = {value!r}: {error}") from error
+                            raise SpaceError(
+                                f"the condition of {knob.name} can hold, got {other} = {value!r}: {error}"
+                            ) from error
         _ = self._order
         if self.is_abstract:
             return
@@ -243,7 +255,9 @@ class Space:
     def _check_architecture_knobs(self) -> None:
         network = self.knobs[self._index("network")]
         if isinstance(network, Continuous) or network.when:
-            raise SpaceError("network is a name or a choice of names without a condition, got something else: change it")
+            raise SpaceError(
+                "network is a name or a choice of names without a condition, got something else: change it"
+            )
         try:
             known = {str(name): networks.knobs(name) for name in _extremes(network)}
         except BlueprintError as error:
@@ -269,7 +283,9 @@ class Space:
                 try:
                     self._blueprint(self._settle(codes, self._defaults[None, :])[0])
                 except BlueprintError as error:
-                    raise SpaceError(f"every network of a space exists, got {knob.name} = {value!r}: {error}") from error
+                    raise SpaceError(
+                        f"every network of a space exists, got {knob.name} = {value!r}: {error}"
+                    ) from error
 
     # ---------------------------------------------------------------------------------------------- drawing and moving
 
@@ -277,7 +293,7 @@ class Space:
         """Return n candidates from a scrambled Sobol sequence. The same seed gives the same candidates."""
         return self.to_candidates(next(self.stream(seed, chunk=max(1, n)))[:n])
 
-    def stream(self, seed: int, chunk: int = 8192) -> Any:
+    def stream(self, seed: int, chunk: int = 8192) -> Iterator[Codes]:
         """Yield (chunk, knobs) arrays of codes, one unending scrambled Sobol sequence (chunk rounded up to a power of 2)."""
         free = np.flatnonzero(self._free)
         size = 1 << (chunk - 1).bit_length()
@@ -346,7 +362,9 @@ class Space:
     def _values(self, row: Codes, group: int) -> dict[str, Value]:
         start = 0 if group == 0 else self.n_architecture
         knobs = self._by_group[group]
-        return {k.name: k.value(c) for k, c in zip(knobs, row[start : start + len(knobs)].tolist(), strict=True) if c == c}
+        return {
+            k.name: k.value(c) for k, c in zip(knobs, row[start : start + len(knobs)].tolist(), strict=True) if c == c
+        }
 
     def to_codes(self, candidates: Sequence[Mapping[str, Any]]) -> Codes:
         """Return the (n, knobs) codes of valid candidates. Raises `CandidateError` that names the knob."""
@@ -364,7 +382,9 @@ class Space:
         if len(wrong):
             knob = self.knobs[wrong[0, 1]]
             if np.isnan(codes[tuple(wrong[0])]):
-                raise CandidateError(f"a candidate of {self.name!r} has every active knob, got none for {knob.name}: add it")
+                raise CandidateError(
+                    f"a candidate of {self.name!r} has every active knob, got none for {knob.name}: add it"
+                )
             when = " and ".join(f"{other} is one of {list(values)}" for other, values in knob.when)
             raise CandidateError(f"the knob {knob.name} is there only when {when}, got it otherwise: drop it")
         return codes
@@ -377,7 +397,9 @@ class Space:
             names = [k.name for k in knobs]
             for name in candidate[group]:
                 if name not in names:
-                    raise CandidateError(f"the space {self.name!r} has no {group} knob {name!r}: {suggest(name, names)}")
+                    raise CandidateError(
+                        f"the space {self.name!r} has no {group} knob {name!r}: {suggest(name, names)}"
+                    )
 
     def validate(self, candidate: Mapping[str, Any]) -> None:
         """Raise `CandidateError` unless the candidate fits this space."""

@@ -6,19 +6,16 @@ A family's keyword-only parameters are its knobs and their defaults; spaces and 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from jointnas.blueprint import Blueprint, Shape
 from jointnas.errors import BlueprintError, suggest
 from jointnas.networks.resnet9 import resnet9
 from jointnas.networks.senet import senet
 
-
-class Family(Protocol):
-    """What a network family is: knobs are keyword-only parameters with defaults. Raises `BlueprintError`."""
-
-    def __call__(self, input_shape: Shape, classes: int, /, **knobs: Any) -> Blueprint: ...
+Family = Callable[..., Blueprint]
+"""`family(input_shape, classes, *, knob=default, …)`: returns a blueprint or raises `BlueprintError`."""
 
 
 FAMILIES: dict[str, Family] = {"resnet9": resnet9, "senet": senet}
@@ -51,7 +48,7 @@ def blueprint(architecture: Mapping[str, Any], input_shape: Shape, classes: int)
     """
     values = dict(architecture)
     if "network" not in values:
-        raise BlueprintError("an architecture names its network, got none: add network = \"resnet9\"")
+        raise BlueprintError('an architecture names its network, got none: add network = "resnet9"')
     name = values.pop("network")
     make, known = family(name), knobs(name)
     for knob in values:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 from jointnas.blueprint import Block, BlockBuilder, Blueprint, Shape
 from jointnas.errors import BlueprintError
@@ -46,7 +46,7 @@ def resnet9(
     return Blueprint.chain(input_shape, blocks)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _stem(input_shape: Shape, width: int, resolution: float, activation: str, whitening: bool) -> Block:
     block = open_block("stem", input_shape, resolution)
     if whitening:
@@ -59,7 +59,7 @@ def _stem(input_shape: Shape, width: int, resolution: float, activation: str, wh
     return block.build()
 
 
-@lru_cache(maxsize=None)
+@cache
 def _pooled(channels: int, activation: str, pool: bool) -> Block:
     block = BlockBuilder("pooled")
     block.conv(channels=channels)
@@ -70,7 +70,7 @@ def _pooled(channels: int, activation: str, pool: bool) -> Block:
     return block.build()
 
 
-@lru_cache(maxsize=None)
+@cache
 def _residual(channels: int, activation: str) -> Block:
     block = BlockBuilder("residual")
     for _ in range(2):
@@ -81,7 +81,7 @@ def _residual(channels: int, activation: str) -> Block:
     return block.build()
 
 
-@lru_cache(maxsize=None)
+@cache
 def _head(classes: int) -> Block:
     block = BlockBuilder("head")
     block.add("global_max_pool")

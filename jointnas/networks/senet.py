@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 from jointnas.blueprint import Block, BlockBuilder, Blueprint, Shape
 from jointnas.errors import BlueprintError
@@ -44,7 +44,7 @@ def senet(
     return Blueprint.chain(input_shape, blocks)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _stem(input_shape: Shape, channels: int, resolution: float) -> Block:
     block = open_block("stem", input_shape, resolution)
     block.conv(channels=channels)
@@ -53,7 +53,7 @@ def _stem(input_shape: Shape, channels: int, resolution: float) -> Block:
     return block.build()
 
 
-@lru_cache(maxsize=None)
+@cache
 def _pre_activation(previous: int, planes: int, stride: int) -> Block:
     block = BlockBuilder("pre_activation")
     block.add("batch_norm", scale=True)
@@ -73,7 +73,7 @@ def _pre_activation(previous: int, planes: int, stride: int) -> Block:
     return block.build()
 
 
-@lru_cache(maxsize=None)
+@cache
 def _head(classes: int) -> Block:
     block = BlockBuilder("head")
     block.add("global_avg_pool")
