@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -167,14 +167,14 @@ class Ordered(Knob):
         if self.grid is not None:
             x = np.array(self.values, dtype=np.float64)
             x = np.log(x) if self.grid[3] else x
-        return cast(Codes, (x - x[0]) / (x[-1] - x[0]))
+        return (x - x[0]) / (x[-1] - x[0])
 
     @cached_property
     def _edges(self) -> Codes:
         """The inner borders of the values' shares of [0, 1); a value's share is the width of its surroundings."""
         gaps = np.diff(self.positions)
         widths = (np.concatenate([gaps[:1], gaps]) + np.concatenate([gaps, gaps[-1:]])) / 2
-        return cast(Codes, np.cumsum(widths)[:-1] / widths.sum())
+        return np.cumsum(widths)[:-1] / widths.sum()
 
     def value(self, code: float) -> Value:
         """Return the value at the index."""
@@ -200,7 +200,7 @@ class Ordered(Knob):
 
     def encode(self, codes: Codes) -> Codes:
         """Return the values' positions in [0, 1]."""
-        return cast(Codes, self.positions[codes.astype(np.int64)][:, None])
+        return self.positions[codes.astype(np.int64)][:, None]
 
     def decode(self, features: Codes) -> Codes:
         """Return the nearest index."""
@@ -259,11 +259,11 @@ class Choice(Knob):
 
     def encode(self, codes: Codes) -> Codes:
         """Return one-hot rows."""
-        return cast(Codes, np.eye(len(self.choices))[codes.astype(np.int64)])
+        return np.eye(len(self.choices))[codes.astype(np.int64)]
 
     def decode(self, features: Codes) -> Codes:
         """Return the largest column."""
-        return features.argmax(axis=1).astype(np.float64)
+        return np.argmax(features, axis=1).astype(np.float64)
 
     def neighbours(self, code: float) -> list[float]:
         """Return every other category."""

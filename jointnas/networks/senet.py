@@ -28,10 +28,10 @@ def senet(
     the squeeze has channels // 16 units, one at least. resolution: multiplier of the data's size, or pixels.
     """
     positive("width", width)
-    count = int(round(BLOCKS_PER_STAGE * depth))
+    count = round(BLOCKS_PER_STAGE * depth)
     if count < 1:
         raise BlueprintError(f"depth leaves a block in every stage (0.3 or more), got {depth!r}: raise it")
-    channels = [int(round(c * width)) for c in STAGE_CHANNELS]
+    channels = [round(c * width) for c in STAGE_CHANNELS]
     if channels[0] < 1:
         raise BlueprintError(f"width leaves a channel in every stage (0.01 or more), got {width!r}: raise it")
     blocks = [_stem(input_shape, channels[0], resolution)]
