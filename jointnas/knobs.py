@@ -167,14 +167,16 @@ class Ordered(Knob):
         if self.grid is not None:
             x = np.array(self.values, dtype=np.float64)
             x = np.log(x) if self.grid[3] else x
-        return (x - x[0]) / (x[-1] - x[0])
+        positions: Codes = (x - x[0]) / (x[-1] - x[0])
+        return positions
 
     @cached_property
     def _edges(self) -> Codes:
         """The inner borders of the values' shares of [0, 1); a value's share is the width of its surroundings."""
         gaps = np.diff(self.positions)
         widths = (np.concatenate([gaps[:1], gaps]) + np.concatenate([gaps, gaps[-1:]])) / 2
-        return np.cumsum(widths)[:-1] / widths.sum()
+        edges: Codes = np.cumsum(widths)[:-1] / widths.sum()
+        return edges
 
     def value(self, code: float) -> Value:
         """Return the value at the index."""
@@ -200,7 +202,8 @@ class Ordered(Knob):
 
     def encode(self, codes: Codes) -> Codes:
         """Return the values' positions in [0, 1]."""
-        return self.positions[codes.astype(np.int64)][:, None]
+        features: Codes = self.positions[codes.astype(np.int64)][:, None]
+        return features
 
     def decode(self, features: Codes) -> Codes:
         """Return the nearest index."""
@@ -259,11 +262,13 @@ class Choice(Knob):
 
     def encode(self, codes: Codes) -> Codes:
         """Return one-hot rows."""
-        return np.eye(len(self.choices))[codes.astype(np.int64)]
+        features: Codes = np.eye(len(self.choices))[codes.astype(np.int64)]
+        return features
 
     def decode(self, features: Codes) -> Codes:
         """Return the largest column."""
-        return np.argmax(features, axis=1).astype(np.float64)
+        codes: Codes = np.argmax(features, axis=1).astype(np.float64)
+        return codes
 
     def neighbours(self, code: float) -> list[float]:
         """Return every other category."""

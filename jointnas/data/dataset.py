@@ -1,0 +1,151 @@
+"""A data set ready for training: three splits, stratified and drawn by seed, with the statistics that normalise them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from jointnas.data.pack import Pack, open_pack
+from jointnas.errors import DataError
+
+TEST_SHARE = 0.2  # split off where the source brings no test images
+VALIDATION_SHARE = 0.2  # of what then remains, where it brings no validation images
+LARGEST_VALIDATION = 5000
+TEST_SEED = 0  # one test split for every run on a source, whatever the run's seed
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Which images: a source's name or path, how many of them, and the seed that draws them."""
+
+    source: str = "digits"
+    train_images: int | None = None
+    val_images: int | None = None
+    image_size: int | None = None
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields; a path is made absolute, so that the data is found from any folder."""
+        path = Path(self.source).expanduser()
+        return {**asdict(self), "source": str(path.resolve()) if path.exists() else self.source}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Some images and their classes: (n, H, W, C) uint8 and (n,) int64, on the CPU."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set under training. The test split is read from the pack only when it is asked for."""
+
+    train: Split
+    val: Split
+    classes: tuple[str, ...]
+    fingerprint: str
+    mean: tuple[float, ...]  # by channel, of training pixels in [0, 1]
+    std: tuple[float, ...]
+    notes: tuple[str, ...]
+    _pack: Pack
+    _test: Indices
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """The images' shape as networks see it, (C, H, W)."""
+        _, height, width, channels = self.train.images.shape
+        return channels, height, width
+
+    @property
+    def test_images(self) -> int:
+        """How many test images there are."""
+        return len(self._test)
+
+    def test(self) -> Split:
+        """Return the test split. Only retraining a finished winner may call this."""
+        return _take(self._pack, self._test)
+
+
+def load_data(spec: DataSpec, cache: Path | None = None) -> Data:
+    """Return the data set of `spec`, decoding its source on first use. Raises `DataError`."""
+    for name in ("train_images", "val_images", "image_size"):
+        value = getattr(spec, name)
+        if value is not None and value < 1:
+            raise DataError(f"--{name.replace('_', '-')} is 1 or more, got {value}: raise it")
+    pack = open_pack(spec.source, spec.image_size, cache)
+    if len(pack.classes) < 2:
+        raise DataError(f"a data set has two classes or more, got {len(pack.classes)} in {spec.source!r}: add one")
+    notes: list[str] = []
+    rest = _range(pack, "train")
+    if "test" in pack.ranges:
+        test = _range(pack, "test")
+    else:
+        test, rest = _draw(pack, rest, _share(len(rest), TEST_SHARE), np.random.default_rng(TEST_SEED), "test")
+        notes.append(f"{spec.source} brings no test images: {len(test)} of its images were split off")
+    rng = np.random.default_rng([spec.seed, 1])
+    if "val" in pack.ranges:
+        known = _range(pack, "val")
+        val, _ = _draw(pack, known, spec.val_images or len(known), rng, "validation")
+    else:
+        wanted = spec.val_images or min(LARGEST_VALIDATION, _share(len(rest), VALIDATION_SHARE))
+        val, rest = _draw(pack, rest, wanted, rng, "validation")
+    train, _ = _draw(pack, rest, spec.train_images or len(rest), rng, "training")
+    split = _take(pack, train)
+    pixels = split.images.reshape(-1, split.images.shape[3]).double() / 255
+    key = json.dumps([pack.fingerprint, train.tolist(), val.tolist()])
+    return Data(
+        train=split,
+        val=_take(pack, val),
+        classes=pack.classes,
+        fingerprint=hashlib.sha256(key.encode()).hexdigest()[:16],
+        mean=tuple(pixels.mean(0).tolist()),
+        std=tuple(pixels.std(0, correction=0).clamp_min(1e-3).tolist()),
+        notes=tuple(notes),
+        _pack=pack,
+        _test=test,
+    )
+
+
+def _range(pack: Pack, split: str) -> Indices:
+    return np.arange(*pack.ranges[split], dtype=np.int64)
+
+
+def _share(n: int, share: float) -> int:
+    return max(1, round(n * share))
+
+
+def _draw(pack: Pack, rows: Indices, n: int, rng: np.random.Generator, what: str) -> tuple[Indices, Indices]:
+    """Return n of `rows` in shuffled order, each class by its share, and the rows that are left."""
+    if n > len(rows):
+        raise DataError(f"there are {len(rows)} images left for {what}, got a demand for {n}: ask for fewer")
+    present, counts = np.unique(pack.labels[rows], return_counts=True)
+    if n < len(present):
+        raise DataError(f"{what} needs an image of each of {len(present)} classes, got a demand for {n}: ask for more")
+    shares = counts * (n / len(rows))
+    quota = np.floor(shares).astype(np.int64)
+    quota[np.argsort(quota - shares, kind="stable")[: n - quota.sum()]] += 1  # the largest remainders
+    chosen = [rng.permutation(rows[pack.labels[rows] == c])[:q] for c, q in zip(present, quota, strict=True)]
+    taken = rng.permutation(np.concatenate(chosen))
+    return taken, np.setdiff1d(rows, taken)
+
+
+def _take(pack: Pack, rows: Indices) -> Split:
+    order = np.argsort(rows)  # read the file forwards, then undo the sorting
+    images = np.empty((len(rows), *pack.images.shape[1:]), dtype=np.uint8)
+    images[order] = pack.images[rows[order]]
+    return Split(torch.from_numpy(images), torch.from_numpy(pack.labels[rows]))

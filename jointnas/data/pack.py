@@ -1,0 +1,95 @@
+"""The packed cache: a source decoded once into one memory-mapped uint8 array, shared by all processes.
+
+A pack is a folder that appears whole (it is written beside and renamed) or not at all, and one process at a time writes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from jointnas.data.sources import SPLITS, Contents, find_source
+from jointnas.errors import DataError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A decoded source: (n, H, W, C) images and (n,) labels, the splits one after another."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    ranges: dict[str, tuple[int, int]]
+    classes: tuple[str, ...]
+    fingerprint: str
+
+
+def cache_folder() -> Path:
+    """Return where packs and downloads lie: `$JOINTNAS_CACHE`, or `jointnas` in the user's cache folder."""
+    own = os.environ.get("JOINTNAS_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jointnas"
+
+
+def open_pack(source_name: str, image_size: int | None, cache: Path | None = None) -> Pack:
+    """Return the pack of a source, decoding it first where this has not been done. Raises `DataError`."""
+    cache = cache or cache_folder()
+    source = find_source(source_name, image_size, cache / "downloads")
+    folder = cache / "packs" / hashlib.sha256(f"{FORMAT}|{source.key()}".encode()).hexdigest()[:20]
+    if not folder.is_dir():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder.with_suffix(".lock")):
+                if not folder.is_dir():
+                    with source.open() as contents:
+                        _write(folder, contents)
+        except (PermissionError, FileExistsError, NotADirectoryError) as error:
+            raise DataError(
+                f"decoded images are kept in a writable folder, got {str(cache)!r}: set JOINTNAS_CACHE"
+            ) from error
+    return _read(folder)
+
+
+def _write(folder: Path, contents: Contents) -> None:
+    for left in folder.parent.glob(f"{folder.name}.partial-*"):  # by processes that died while they held the lock
+        shutil.rmtree(left, ignore_errors=True)
+    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    partial.mkdir()
+    try:
+        present = [s for s in SPLITS if s in contents.labels]
+        labels = np.concatenate([contents.labels[s] for s in present])
+        shape = (len(labels), *contents.shape)
+        images = np.lib.format.open_memmap(partial / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+        contents.write(images)
+        images.flush()
+        np.save(partial / "labels.npy", labels)
+        ends = np.cumsum([len(contents.labels[s]) for s in present]).tolist()
+        about = {
+            "classes": contents.classes,
+            "ranges": {s: (end - len(contents.labels[s]), end) for s, end in zip(present, ends, strict=True)},
+            "fingerprint": hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()[:16],
+        }
+        (partial / "pack.json").write_text(json.dumps(about))
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _read(folder: Path) -> Pack:
+    about = json.loads((folder / "pack.json").read_text())
+    return Pack(
+        np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False),
+        np.load(folder / "labels.npy", allow_pickle=False),
+        {split: (start, end) for split, (start, end) in about["ranges"].items()},
+        tuple(about["classes"]),
+        about["fingerprint"],
+    )
