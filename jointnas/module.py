@@ -44,14 +44,15 @@ class Whiten(nn.Module):
     def fit(self, images: Tensor) -> None:
         """Set the filter to V / √(Λ + ε), the eigenvectors and eigenvalues of the patches' covariance.
 
-        images: (n, C, H, W), at the resolution this layer sees. Patches are taken inside the image, unpadded.
+        images: (n, C, H, W), at the resolution this layer sees. Patches are taken inside the image,
+        unless it is smaller than one.
         """
-        # Sides of the padded border, where the image is smaller than a patch, cannot be avoided; elsewhere they are left out.
         padding = 0 if min(images.shape[-2:]) >= self.kernel else self.kernel // 2
         patches = F.unfold(images.float(), self.kernel, padding=padding)  # (n, C·k², positions)
-        patches = patches.transpose(1, 2).reshape(-1, patches.shape[1])
-        covariance = torch.cov(patches.T.double(), correction=0)
-        values, vectors = torch.linalg.eigh(covariance.reshape(patches.shape[1], -1).cpu())
+        patches = patches - patches.mean(dim=(0, 2), keepdim=True)
+        count = patches.shape[0] * patches.shape[2]
+        covariance = torch.einsum("nfp,ngp->fg", patches, patches).double() / count
+        values, vectors = torch.linalg.eigh(covariance.cpu())
         rows = (vectors / (values.clamp_min(0) + WHITENING_EPSILON).sqrt()).T.flip(0)  # largest variance first
         self.weight.copy_(rows.reshape(self.weight.shape))
 

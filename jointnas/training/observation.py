@@ -1,0 +1,44 @@
+"""What a training tells the search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+
+class CurvePoint(NamedTuple):
+    """Validation accuracy on the way: at which fraction of the budget, after how many seconds and steps."""
+
+    fraction: float
+    seconds: float
+    steps: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Observation:
+    """The outcome of one training: accuracies in [0, 1] on the validation images, or the failure and no accuracy."""
+
+    accuracy: float | None
+    balanced_accuracy: float | None = None
+    fraction: float = 1.0  # of the budget that the training ran
+    seconds: float | None = None  # from the clock's start to the predictions
+    steps: int | None = None
+    images_per_second: float | None = None  # training images, over the whole budget
+    curve: tuple[CurvePoint, ...] = ()
+    failure: str | None = None
+
+    @classmethod
+    def failed(cls, reason: str) -> Observation:
+        """Return the observation of a training that gave no accuracy."""
+        return cls(accuracy=None, failure=reason)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON types; `from_json` gives an equal observation back."""
+        return {**asdict(self), "curve": [list(point) for point in self.curve]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Observation:
+        """Return what `to_json` wrote."""
+        return cls(**{**data, "curve": tuple(CurvePoint(*point) for point in data["curve"])})
