@@ -51,7 +51,7 @@ class Whiten(nn.Module):
         patches = F.unfold(images.float(), self.kernel, padding=padding)  # (n, C·k², positions)
         patches = patches - patches.mean(dim=(0, 2), keepdim=True)
         count = patches.shape[0] * patches.shape[2]
-        covariance = torch.einsum("nfp,ngp->fg", patches, patches).double() / count
+        covariance = torch.bmm(patches, patches.transpose(1, 2)).sum(0).double() / count
         values, vectors = torch.linalg.eigh(covariance.cpu())
         rows = (vectors / (values.clamp_min(0) + WHITENING_EPSILON).sqrt()).T.flip(0)  # largest variance first
         self.weight.copy_(rows.reshape(self.weight.shape))
