@@ -1,0 +1,21 @@
+"""Stage-two engines: optimisers over one problem, whose evaluation is the predictor or a real training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from jointnas.engines.evolution import evolve
+from jointnas.engines.problem import Engine, Evaluation, Problem
+from jointnas.errors import SearchError, suggest
+
+ENGINES: Mapping[str, Engine] = {"evolution": evolve}
+
+
+def find_engine(name: str) -> Engine:
+    """Return the engine called `name`. Raises `SearchError` that names the nearest."""
+    if name not in ENGINES:
+        raise SearchError(f"no engine is called {name!r}: {suggest(name, ENGINES)}")
+    return ENGINES[name]
+
+
+__all__ = ["ENGINES", "Engine", "Evaluation", "Problem", "find_engine"]

@@ -1,0 +1,249 @@
+"""The search: FBNetV3's algorithm 1 as ask-and-tell.
+
+Stage one draws a pool by quasi-Monte Carlo under the constraints, asks for batches of it by predicted score, and refits the
+predictor to what it is told. Stage two lets an engine search the predictor under the constraints and returns the best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jointnas.constraint import Constraint, parse_all
+from jointnas.engines import Evaluation, Problem, find_engine
+from jointnas.errors import ConstraintError, SearchError, SpaceError
+from jointnas.knobs import Codes
+from jointnas.pool import feasible, pool
+from jointnas.predictor import SMALLEST_FIT, Predictor
+from jointnas.space import Candidate, CostFunction, Space
+from jointnas.training.observation import Observation
+
+POOL = 20_000
+START_BEST, START_RANDOM = 60, 40  # p and q of algorithm 1
+STAGE_TWO_BUDGET = 20_000  # candidates an engine may score
+FILLING_POOL = 4096  # pool members a space-filling batch is chosen from
+
+
+@dataclass(frozen=True)
+class Winner:
+    """One of the best candidates; iterates as (candidate, mean, std)."""
+
+    candidate: Candidate
+    mean: float  # predicted accuracy
+    std: float  # standard deviation of the ensemble's predictions
+    accuracy: float | None  # measured by this search's own training, if it was trained
+    costs: dict[str, float]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.candidate, self.mean, self.std))
+
+
+class Search:
+    """Proposes candidates of a bound space that meet the constraints, learns from their accuracies, names the best.
+
+    pool: only these candidates are ever asked or returned. cost: for an abstract space, a function from a candidate to its
+    costs. predictor: a fitted one, whose examples count as told. No candidate is asked twice, and none that was told.
+    Raises `ConstraintError` when nothing meets the constraints, `SpaceError` when the space is not bound.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        constraints: Sequence[str | Constraint] = (),
+        seed: int = 0,
+        *,
+        pool: Sequence[Mapping[str, Any]] | None = None,
+        cost: CostFunction | None = None,
+        predictor: Predictor | None = None,
+        pool_size: int = POOL,
+    ) -> None:
+        if not space.is_bound:
+            raise SpaceError(f"a search needs a space bound to its data, got {space.name!r} unbound: use Space.bind")
+        self.space = space.with_cost(cost)
+        self.constraints = parse_all(constraints, self.space.metrics)
+        self.seed = seed
+        self.closed = pool is not None
+        self._pool = self._make_pool(pool, pool_size)
+        self._pool_identities = self.space.identities(self._pool)
+        self._seen: set[str] = set()  # identities asked or told
+        self._results: dict[str, Observation] = {}  # by identity
+        self._told: list[Candidate] = []
+        self._stale = False
+        self.predictor = predictor or Predictor(self.space, seed)
+        if predictor is not None:
+            self.tell(predictor.candidates, list(predictor.accuracies))
+            self._stale = False
+
+    def _make_pool(self, given: Sequence[Mapping[str, Any]] | None, size: int) -> Codes:
+        if given is None:
+            return pool(self.space, size, self.constraints, self.seed)
+        codes = self.space.to_codes(given)
+        codes = codes[feasible(self.space, self.constraints, codes)]
+        if not len(codes):
+            asked = ", ".join(map(str, self.constraints)) or "no constraint"
+            raise ConstraintError(
+                f"a pool holds a candidate that meets {asked}, got none in {len(given)}: widen the pool"
+            )
+        first = {identity: i for i, identity in reversed(list(enumerate(self.space.identities(codes))))}
+        return codes[sorted(first.values())]
+
+    # -------------------------------------------------------------------------------------------------- stage one
+
+    def ask(self, n: int = 1) -> list[Candidate]:
+        """Return n candidates of the pool to train next: fewer when the pool runs out, none twice.
+
+        Before two accuracies are known the batch fills the space. After that it is chosen by predicted score: the first
+        by the ensemble's mean, each further one by another member, so that a batch spreads over what the ensemble holds
+        possible. Raises `SearchError` when nothing is left to ask.
+        """
+        if n < 1:
+            raise SearchError(f"a batch has one candidate or more, got {n}: ask for more")
+        left = np.array(
+            [i for i, identity in enumerate(self._pool_identities) if identity not in self._seen], dtype=int
+        )
+        if not len(left):
+            raise SearchError(
+                f"all {len(self._pool)} candidates of the pool were asked: loosen the constraints or the space"
+            )
+        rows = left[self._choose(self._pool[left], min(n, len(left)))]
+        self._seen.update(self._pool_identities[i] for i in rows)
+        return self.space.to_candidates(self._pool[rows])
+
+    def _choose(self, codes: Codes, n: int) -> NDArray[np.int64]:
+        if self.trained < SMALLEST_FIT:
+            return space_filling(np.concatenate(self.space.encode_codes(codes[:FILLING_POOL]), axis=1), n)
+        members = self._refit().predict_codes(codes)  # (m, candidates)
+        rng = np.random.default_rng([self.seed, len(self._seen)])
+        opinions = [members.mean(axis=0), *members[rng.permutation(len(members))]]
+        chosen: list[int] = []
+        for i in range(n):
+            order = np.argsort(-opinions[i % len(opinions)], kind="stable")
+            chosen.append(next(int(j) for j in order if j not in chosen))
+        return np.array(chosen)
+
+    def predict(self, candidates: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]] | None:
+        """Return (mean, std) of each candidate's predicted accuracy, or None while there is nothing to predict from."""
+        if self.trained < SMALLEST_FIT:
+            return None
+        mean, std = self._refit().predict(candidates)
+        return list(zip(mean.tolist(), std.tolist(), strict=True))
+
+    def tell(self, candidates: Sequence[Mapping[str, Any]], results: Sequence[float | Observation | None]) -> None:
+        """Take the outcome of each candidate: an accuracy (larger is better), an `Observation`, or None for a failure.
+
+        Candidates need not have been asked. Raises `CandidateError` or `SearchError`, and then takes nothing.
+        """
+        if len(candidates) != len(results):
+            raise SearchError(
+                f"every candidate has one result, got {len(candidates)} and {len(results)}: give as many of each"
+            )
+        observations = []
+        for result in results:
+            found = result if isinstance(result, Observation) else _observe(result)
+            if found.accuracy is not None and not np.isfinite(found.accuracy):
+                raise SearchError(f"an accuracy is a finite number, got {found.accuracy}: tell a failure as None")
+            observations.append(found)
+        codes = self.space.to_codes(candidates)
+        identities = self.space.identities(codes)
+        for candidate, identity, observation in zip(
+            self.space.to_candidates(codes), identities, observations, strict=True
+        ):
+            if identity not in self._results:
+                self._told.append(candidate)
+            self._results[identity] = observation
+            self._seen.add(identity)
+        self._stale = True
+
+    @property
+    def trained(self) -> int:
+        """How many candidates have an accuracy."""
+        return sum(o.accuracy is not None for o in self._results.values())
+
+    @property
+    def rank_correlation(self) -> float | None:
+        """Kendall's τ of the predictor, cross-validated on all that was told; None before there is enough of it."""
+        return self._refit().rank_correlation if self.trained >= SMALLEST_FIT else None
+
+    def _refit(self) -> Predictor:
+        """Return the predictor, fitted to everything that was told."""
+        if self._stale:
+            self.predictor.fit(self._told, list(self._results.values()))
+            self._stale = False
+        return self.predictor
+
+    # -------------------------------------------------------------------------------------------------- stage two
+
+    def best(self, k: int = 5, engine: str = "evolution") -> list[Winner]:
+        """Return the k best candidates by predicted accuracy, none twice, all within the constraints.
+
+        The engine starts from the best of the pool and of what was told, and random ones of the pool; a closed pool is
+        ranked whole instead. Raises `SearchError` before two accuracies are known.
+        """
+        run = find_engine(engine)
+        if k < 1:
+            raise SearchError(f"a search returns one winner or more, got {k}: ask for more")
+        if self.trained < SMALLEST_FIT:
+            raise SearchError(f"winners are named from {SMALLEST_FIT} accuracies on, got {self.trained}: train more")
+        self._refit()
+        told = self.space.to_codes(self._told)
+        known = (
+            self._pool
+            if self.closed
+            else np.concatenate([told[feasible(self.space, self.constraints, told)], self._pool])
+        )
+        problem = Problem(self.space, self.constraints, self._score, known, len(known), self.seed)
+        if self.closed:
+            problem.evaluate(known)
+        else:
+            rng = np.random.default_rng([self.seed, 2])
+            order = np.argsort(self._score(known).objectives[:, 0], kind="stable")
+            spread = rng.permutation(len(known))[:START_RANDOM]
+            problem.start = known[np.concatenate([order[:START_BEST], spread])]
+            problem.budget = STAGE_TWO_BUDGET
+            run(problem)
+        return self._winners(problem, k)
+
+    def _score(self, codes: Codes) -> Evaluation:
+        objectives = -self.predictor.predict_codes(codes).mean(axis=0)[:, None]
+        failed = np.array([self._failed(identity) for identity in self.space.identities(codes)], dtype=bool)
+        return Evaluation(objectives, np.zeros((len(codes), 0)), failed)
+
+    def _failed(self, identity: str) -> bool:
+        return identity in self._results and self._results[identity].accuracy is None
+
+    def _winners(self, problem: Problem, k: int) -> list[Winner]:
+        codes, objectives = np.concatenate(problem.codes), np.concatenate(problem.objectives)[:, 0]
+        codes = codes[np.argsort(objectives, kind="stable")[:k]]
+        scores = self.predictor.predict_codes(codes)
+        identities = self.space.identities(codes)
+        return [
+            Winner(
+                candidate,
+                float(mean),
+                float(std),
+                self._results[identity].accuracy if identity in self._results else None,
+                self.space.cost(candidate),
+            )
+            for candidate, identity, mean, std in zip(
+                self.space.to_candidates(codes), identities, scores.mean(axis=0), scores.std(axis=0), strict=True
+            )
+        ]
+
+
+def _observe(result: float | None) -> Observation:
+    return Observation.failed("told as a failure") if result is None else Observation(accuracy=float(result))
+
+
+def space_filling(features: NDArray[np.float64], n: int) -> NDArray[np.int64]:
+    """Return n rows of (m, d) features that lie far from each other: the most central, then always the farthest."""
+    chosen = [int(((features - features.mean(axis=0)) ** 2).sum(axis=1).argmin())]
+    nearest = np.full(len(features), np.inf)
+    for _ in range(n - 1):
+        nearest = np.minimum(nearest, ((features - features[chosen[-1]]) ** 2).sum(axis=1))
+        nearest[chosen] = -1.0
+        chosen.append(int(nearest.argmax()))
+    return np.array(chosen)
