@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from jointnas.blueprint import Block, Blueprint, Node, Shape, block_shapes
+from jointnas.errors import ExportError
 
 WHITENING_EPSILON = 1e-2
 
@@ -208,4 +212,21 @@ def build(blueprint: Blueprint, generator: torch.Generator | None = None) -> Net
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+    return network
+
+
+def save_weights(network: Network, path: Path) -> None:
+    """Write a network's parameters and statistics as safetensors."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}, path)
+
+
+def load_weights(network: Network, path: Path) -> Network:
+    """Read what `save_weights` wrote into a network of the same blueprint. Raises `ExportError`; executes nothing."""
+    try:
+        network.load_state_dict(load_file(path))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ExportError(
+            f"weights fit their blueprint, got {str(path)!r} ({str(error).splitlines()[0]}): retrain it"
+        ) from error
     return network

@@ -1,0 +1,227 @@
+"""The executor: jobs go in, events come out; a worker that dies, hangs, exhausts memory or leaks is replaced."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, NamedTuple
+
+from jointnas.errors import SearchError
+from jointnas.execution.slots import Slot
+from jointnas.execution.worker import Prepare, work
+
+HANG_SECONDS = 180.0  # without a word from a job
+START_SECONDS = 600.0  # for a worker to load its data
+STARTS = 3  # failed starts in a row before the executor gives up
+LEAK_BYTES = 2 * 1024**3  # of growth after a worker's first job
+
+
+class Job(NamedTuple):
+    """One piece of work: a number of the caller's and a payload of JSON types."""
+
+    number: int
+    payload: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Event:
+    """News of a job. kind: started, progress, done (with `result`) or failed (with `reason`)."""
+
+    kind: str
+    number: int
+    fraction: float = 0.0
+    seconds: float = 0.0
+    result: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
+
+
+class Executor(ABC):
+    """The contract. Each submitted job ends in exactly one `done` or `failed` event, unless it is cancelled."""
+
+    @abstractmethod
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Queue jobs, to be started in their order."""
+
+    @abstractmethod
+    def poll(self, timeout: float) -> list[Event]:
+        """Return the events of the next `timeout` seconds at most, as soon as there is one."""
+
+    @abstractmethod
+    def cancel(self, number: int) -> None:
+        """Take a job back, queued or running; no further event names it."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End all workers."""
+
+    def results(self, jobs: Sequence[Job]) -> Iterator[Event]:
+        """Submit jobs and yield their events until each has ended."""
+        self.submit(jobs)
+        open_jobs = {job.number for job in jobs}
+        while open_jobs:
+            for event in self.poll(0.5):
+                if event.kind in ("done", "failed"):
+                    open_jobs.discard(event.number)
+                yield event
+
+
+@dataclass
+class _Worker:
+    """One slot's process and what it is doing."""
+
+    process: BaseProcess
+    connection: Connection
+    ready: bool = False
+    job: Job | None = None
+    heard: float = field(default_factory=time.monotonic)
+    first_memory: int | None = None
+
+
+class LocalExecutor(Executor):
+    """Workers on this machine, `slot.workers` of them with `slot.threads` threads each; use as a context manager.
+
+    prepare: called once in each worker, importable by name. hang_seconds: a job that says nothing for so long has failed.
+    """
+
+    def __init__(self, prepare: Prepare, slot: Slot, hang_seconds: float = HANG_SECONDS) -> None:
+        self._prepare, self._slot, self._hang_seconds = prepare, slot, hang_seconds
+        self._queue: deque[Job] = deque()
+        self._failed_starts = 0
+        self._workers = [self._start() for _ in range(slot.workers)]
+
+    def __enter__(self) -> LocalExecutor:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Queue jobs."""
+        self._queue.extend(jobs)
+
+    def cancel(self, number: int) -> None:
+        """Take a job back; the worker that runs it is replaced."""
+        self._queue = deque(job for job in self._queue if job.number != number)
+        for i, worker in enumerate(self._workers):
+            if worker.job and worker.job.number == number:
+                self._replace(i)
+
+    def close(self) -> None:
+        """End all workers, in the middle of what they do."""
+        for worker in self._workers:
+            _end(worker)
+        self._workers = []
+
+    def poll(self, timeout: float) -> list[Event]:
+        """Start what can be started, wait, and return the news."""
+        events = self._assign()
+        connections = {worker.connection: i for i, worker in enumerate(self._workers)}
+        for connection in [] if events else wait(list(connections), timeout):
+            assert isinstance(connection, Connection)
+            events += self._hear(connections[connection])
+        for i, worker in enumerate(self._workers):
+            patience = self._hang_seconds if worker.ready else START_SECONDS
+            if (worker.job or not worker.ready) and time.monotonic() - worker.heard > patience:
+                events += self._lose(i, f"it hung: nothing was heard of it for {patience:.0f} seconds")
+        return events
+
+    # ---------------------------------------------------------------------------------------------------- inside
+
+    def _start(self) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=work, args=(theirs, self._prepare, self._slot.threads), daemon=True)
+        with _environment(OMP_NUM_THREADS=str(self._slot.threads), MKL_NUM_THREADS=str(self._slot.threads)):
+            process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def _replace(self, i: int) -> None:
+        _end(self._workers[i])
+        self._workers[i] = self._start()
+
+    def _assign(self) -> list[Event]:
+        events = []
+        for worker in self._workers:
+            if worker.ready and worker.job is None and self._queue:
+                worker.job, worker.heard = self._queue.popleft(), time.monotonic()
+                with suppress(
+                    BrokenPipeError, ConnectionResetError
+                ):  # dead while idle: `_hear` tells the job as failed
+                    worker.connection.send((worker.job.number, worker.job.payload))
+                events.append(Event("started", worker.job.number))
+        return events
+
+    def _hear(self, i: int) -> list[Event]:
+        worker = self._workers[i]
+        try:
+            kind, number, content = worker.connection.recv()
+        except (EOFError, ConnectionResetError):
+            worker.process.join(5)
+            return self._lose(i, _death(worker.process.exitcode))
+        worker.heard = time.monotonic()
+        if kind == "ready":
+            worker.ready, self._failed_starts = True, 0
+            return []
+        if kind == "broken":
+            raise SearchError(f"a worker prepares itself before its first job, which failed: {content}")
+        if kind == "progress":
+            return [Event("progress", number, *content)]
+        worker.job = None
+        if kind == "done":
+            worker.first_memory = worker.first_memory or content["memory"]
+            if content["memory"] - worker.first_memory > LEAK_BYTES:
+                self._replace(i)
+            return [Event("done", number, result=content["result"])]
+        if kind == "exhausted":
+            self._replace(i)
+        return [Event("failed", number, reason=content)]
+
+    def _lose(self, i: int, reason: str) -> list[Event]:
+        """Replace a dead or silent worker, and tell its job as failed."""
+        worker = self._workers[i]
+        if not worker.ready:
+            self._failed_starts += 1
+            if self._failed_starts >= STARTS:
+                raise SearchError(f"a worker starts, got {STARTS} failures in a row: {reason}")
+        events = [Event("failed", worker.job.number, reason=f"the worker was lost: {reason}")] if worker.job else []
+        self._replace(i)
+        return events
+
+
+def _end(worker: _Worker) -> None:
+    worker.connection.close()
+    worker.process.kill()
+    worker.process.join(10)
+
+
+def _death(exitcode: int | None) -> str:
+    if exitcode is not None and exitcode < 0:
+        name = signal.Signals(-exitcode).name
+        memory = ", as when the system runs out of memory" if name == "SIGKILL" else ""
+        return f"it was killed by {name}{memory}"
+    return f"it ended with exit code {exitcode}"
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Set environment variables that a process started meanwhile inherits."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

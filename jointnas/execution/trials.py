@@ -1,0 +1,59 @@
+"""The job that a search sends to its workers: train one candidate; for a finished winner, also test and keep it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jointnas import networks
+from jointnas.data import Data, DataSpec, load_data
+from jointnas.execution.worker import Handler, Progress
+from jointnas.module import save_weights
+from jointnas.networks import blueprint
+from jointnas.recipe import Recipe
+from jointnas.training import StepClock, train_network
+from jointnas.training.batches import Normalise
+from jointnas.training.clock import clock_from_json
+from jointnas.training.trainer import accuracies, predict
+
+
+def prepare_trials(spec: dict[str, Any], device: str) -> Handler:
+    """Load the data and warm the libraries up, before any clock runs; return what trains the payload's candidate."""
+    data = load_data(DataSpec(**spec))
+    _warm_up(data, device)
+
+    def handle(payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        return train_payload(payload, data, device, progress)
+
+    return handle
+
+
+def train_payload(payload: dict[str, Any], data: Data, device: str, progress: Progress | None = None) -> dict[str, Any]:
+    """Train `payload["candidate"]` under `payload["clock"]` with `payload["seed"]` and return its observation as JSON.
+
+    With `weights`, the weights are kept in that file; with `test`, the test images are scored, after the clock.
+    """
+    candidate = payload["candidate"]
+    network = blueprint(candidate["architecture"], data.input_shape, len(data.classes))
+    recipe = Recipe.from_knobs(candidate["recipe"])
+    clock = clock_from_json(payload["clock"])
+    observation, model = train_network(
+        network, recipe, data, clock, seed=payload["seed"], device=device, progress=progress
+    )
+    result: dict[str, Any] = {"observation": observation.to_json()}
+    if payload.get("test"):
+        split = data.test()
+        logits = predict(model, split, Normalise(data.mean, data.std, torch.device(device)), torch.device(device))
+        result["test_accuracy"] = accuracies(logits, split.labels)[0]
+    if payload.get("weights"):
+        save_weights(model, Path(payload["weights"]))
+    return result
+
+
+def _warm_up(data: Data, device: str) -> None:
+    """Take one step with a tiny network, so that imports and first calls do not count against a budget."""
+    network = networks.blueprint({"network": "resnet9", "width": 4}, data.input_shape, len(data.classes))
+    recipe = Recipe(batch_size=min(32, len(data.train)), optimizer="adamw")
+    train_network(network, recipe, data, StepClock(1), device=device)

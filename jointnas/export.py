@@ -1,0 +1,210 @@
+"""Files that leave a run: candidates to train again, and winners with their weights. Reading them executes nothing."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+from torch import Tensor, nn
+
+from jointnas.blueprint import Blueprint
+from jointnas.cost import cost
+from jointnas.errors import ExportError, suggest
+from jointnas.module import Network, load_weights
+from jointnas.networks import blueprint as make_blueprint
+from jointnas.recipe import Recipe
+from jointnas.space import GROUPS, Candidate
+from jointnas.training.batches import Normalise
+
+FORMAT = 1
+WINNER_FILE = "winner.json"
+FORMATS = ("toml", "json")
+
+
+@dataclass(frozen=True)
+class CandidateFile:
+    """A candidate with what is known about it: its costs, its results, and how it was or would be trained.
+
+    training: `data` (a `DataSpec` in JSON), `clock`, `slot`, `input_shape`, `classes`; empty in a hand-written file.
+    """
+
+    candidate: Candidate
+    results: dict[str, Any] = field(default_factory=dict)
+    costs: dict[str, float] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def write(self, path: Path, kind: str) -> None:
+        """Write TOML, or JSON with the network's blueprint in it. Raises `ExportError`."""
+        if kind not in FORMATS:
+            raise ExportError(f"an export is {' or '.join(FORMATS)}, got {kind!r}: choose one")
+        data = {"format": FORMAT, **_without_none(asdict(self)["candidate"]), **_without_none(
+            {"results": self.results, "costs": self.costs, "training": self.training}
+        )}  # fmt: skip
+        if kind == "json" and self.training:
+            shape, classes = tuple(self.training["input_shape"]), self.training["classes"]
+            data["blueprint"] = make_blueprint(self.candidate["architecture"], shape, classes).to_json()
+        text = tomli_w.dumps(data) if kind == "toml" else json.dumps(data, indent=1)
+        _write(path, text)
+
+    @classmethod
+    def read(cls, path: Path) -> CandidateFile:
+        """Return the candidate in a TOML or JSON file, its network and recipe checked. Raises `ExportError`."""
+        data = _read_data(path)
+        known = ("format", *GROUPS, "results", "costs", "training", "blueprint")
+        for key in data:
+            if key not in known:
+                raise ExportError(f"a candidate file has no table {key!r}, in {path.name}: {suggest(key, known)}")
+        if data.get("format", FORMAT) != FORMAT:
+            raise ExportError(
+                f"a candidate file has format {FORMAT}, got {data['format']!r} in {path.name}: upgrade jointnas"
+            )
+        for key in (*GROUPS, "results", "costs", "training"):
+            if not isinstance(data.setdefault(key, {}), dict):
+                raise ExportError(f"{key} is a table, got {data[key]!r} in {path.name}: write [{key}]")
+        candidate: Candidate = {"architecture": data["architecture"], "recipe": data["recipe"]}
+        make_blueprint(candidate["architecture"], (3, 32, 32), 10)
+        Recipe.from_knobs(candidate["recipe"])
+        return cls(candidate, data["results"], data["costs"], data["training"])
+
+
+def _read_data(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExportError(
+            f"a candidate is a readable TOML or JSON file, got {str(path)!r} ({error}): check the path"
+        ) from error
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        raise ExportError(f"a candidate file is valid TOML or JSON, got an error in {path.name}: {error}") from error
+    if not isinstance(data, dict):
+        raise ExportError(f"a candidate file is a table, got {type(data).__name__} in {path.name}: export it again")
+    return data
+
+
+def _without_none(value: Any) -> Any:
+    """Return nested dictionaries without their None values, which TOML cannot say."""
+    if isinstance(value, Mapping):
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    return value
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ExportError(
+            f"an export goes to a writable folder, got {str(path)!r} ({error.strerror}): choose another --to"
+        ) from error
+
+
+# ---------------------------------------------------------------------------------------------------------- winners
+
+
+@dataclass(frozen=True)
+class Member:
+    """One trained network: its blueprint, the file of its weights, and what its input is normalised by."""
+
+    blueprint: Blueprint
+    weights: str  # a safetensors file beside winner.json
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class WinnerFile:
+    """A folder with `winner.json`: the members to use, the candidate they came from, its results by seed."""
+
+    members: tuple[Member, ...]
+    classes: tuple[str, ...]
+    candidate: Candidate
+    results: dict[str, Any]
+
+    @property
+    def costs(self) -> dict[str, int]:
+        """The members' costs added up."""
+        parts = [cost(member.blueprint) for member in self.members]
+        return {metric: sum(part[metric] for part in parts) for metric in parts[0]}
+
+    def write(self, folder: Path) -> None:
+        """Write `winner.json` beside the weights. Raises `ExportError`."""
+        data = {
+            "format": FORMAT,
+            "classes": list(self.classes),
+            "members": [
+                {"weights": m.weights, "mean": m.mean, "std": m.std, "blueprint": m.blueprint.to_json()}
+                for m in self.members
+            ],
+            "candidate": self.candidate,
+            "results": self.results,
+        }
+        _write(folder / WINNER_FILE, json.dumps(data, indent=1))
+
+    @classmethod
+    def read(cls, folder: Path) -> WinnerFile:
+        """Return what `write` wrote; the weights stay on the disk. Raises `ExportError` or `BlueprintError`."""
+        path = folder / WINNER_FILE
+        if not path.is_file():
+            inner = sorted(p.parent.name for p in folder.glob(f"*/{WINNER_FILE}"))
+            remedy = f"say {str(folder / inner[0])!r}" if inner else "retrain a winner first"
+            raise ExportError(f"a winner is a folder with {WINNER_FILE}, got {str(folder)!r}: {remedy}")
+        data = _read_data(path)
+        try:
+            if data["format"] != FORMAT:
+                raise ExportError(
+                    f"a winner has format {FORMAT}, got {data['format']!r} in {str(folder)!r}: upgrade jointnas"
+                )
+            members = tuple(
+                Member(
+                    Blueprint.from_json(m["blueprint"]),
+                    Path(str(m["weights"])).name,  # never a path out of the folder
+                    tuple(float(x) for x in m["mean"]),
+                    tuple(float(x) for x in m["std"]),
+                )
+                for m in data["members"]
+            )
+            return cls(members, tuple(str(c) for c in data["classes"]), data["candidate"], data["results"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ExportError(
+                f"{WINNER_FILE} has members, classes and results, got {error!r} in {str(folder)!r}: retrain it"
+            ) from error
+
+
+class Model(nn.Module):
+    """One or more trained networks with their normalisation: uint8 images in, class probabilities out."""
+
+    def __init__(self, networks: Sequence[Network], members: Sequence[Member], classes: Sequence[str]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+        self.classes = tuple(classes)
+        self.input_shape = members[0].blueprint.input_shape
+        self._members = tuple(members)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (n, classes) probabilities, the members' mean, of (n, C, H, W) uint8 images."""
+        if images.ndim != 4 or tuple(images.shape[1:]) != self.input_shape or images.dtype != torch.uint8:
+            shape = "×".join(map(str, self.input_shape))
+            raise ExportError(
+                f"images are uint8 of shape (n, {shape}), got {images.dtype} of {tuple(images.shape)}: convert them"
+            )
+        pixels = images.permute(0, 2, 3, 1)
+        votes = []
+        for network, member in zip(self.networks, self._members, strict=True):
+            normalised = Normalise(member.mean, member.std, images.device)(pixels)
+            votes.append(network(normalised).softmax(dim=1))
+        return torch.stack(votes).mean(dim=0)
+
+
+def load(folder: Path | str) -> Model:
+    """Return the trained model in a winner's folder, in evaluation mode. Raises `ExportError`; executes nothing."""
+    folder = Path(folder)
+    winner = WinnerFile.read(folder)
+    networks = [load_weights(Network(member.blueprint), folder / member.weights) for member in winner.members]
+    return Model(networks, winner.members, winner.classes).eval()

@@ -1,0 +1,112 @@
+"""Training winners again, with several seeds, and scoring the test images: the only place that sees them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jointnas.data import Data
+from jointnas.errors import ExportError
+from jointnas.execution import Event, Executor, Job
+from jointnas.export import CandidateFile, Member, WinnerFile
+from jointnas.networks import blueprint
+from jointnas.training import Clock, Observation
+
+Watch = Callable[[Event, int, int], None]
+"""Called with every event, the number of trainings that ended, and how many there are."""
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """A winner's outcome over several seeds; failed trainings are told by their reason and leave the others standing."""
+
+    rank: int
+    file: CandidateFile
+    folder: Path
+    val_accuracies: tuple[float, ...]
+    test_accuracies: tuple[float, ...]
+    failures: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row that `retrain --json` prints."""
+        return {
+            "rank": self.rank,
+            **self.file.candidate,
+            "predicted_accuracy": self.file.results.get("predicted_accuracy"),
+            "test_accuracy": spread(self.test_accuracies),
+            "val_accuracy": spread(self.val_accuracies),
+            "failures": list(self.failures),
+            "folder": str(self.folder),
+            **self.file.costs,
+        }
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Return mean, sample standard deviation (0 for one value) and the values; None where there is none."""
+    return {
+        "mean": statistics.fmean(values) if values else None,
+        "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+        "seeds": list(values),
+    }
+
+
+def retrain(
+    files: Sequence[CandidateFile], seeds: int, data: Data, clock: Clock, executor: Executor, to: Path, watch: Watch
+) -> list[Retrained]:
+    """Train each candidate with seeds 0 … seeds−1, score the test images once each, and keep the weights.
+
+    A winner's folder holds `winner.json` and the weights of every seed; the network it names is the first seed's, not the
+    best one's. Raises `ExportError` when the folder cannot be written or nothing could be trained.
+    """
+    jobs, where = [], {}
+    for rank, file in enumerate(files, 1):
+        for seed in range(seeds):
+            number = len(jobs) + 1
+            weights = to / f"winner-{rank}" / f"seed-{seed}.safetensors"
+            payload = {
+                "candidate": file.candidate,
+                "clock": clock.to_json(),
+                "seed": seed,
+                "test": True,
+                "weights": str(weights),
+            }
+            jobs.append(Job(number, payload))
+            where[number] = (rank, seed)
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+        (to / ".writable").touch()
+        (to / ".writable").unlink()
+    except OSError as error:
+        raise ExportError(
+            f"weights go to a writable folder, got {str(to)!r} ({error.strerror}): choose another --to"
+        ) from error
+    ended: dict[tuple[int, int], Event] = {}
+    for event in executor.results(jobs):
+        if event.kind in ("done", "failed"):
+            ended[where[event.number]] = event
+        watch(event, len(ended), len(jobs))
+    return [_collect(rank, file, seeds, ended, data, to / f"winner-{rank}") for rank, file in enumerate(files, 1)]
+
+
+def _collect(
+    rank: int, file: CandidateFile, seeds: int, ended: dict[tuple[int, int], Event], data: Data, folder: Path
+) -> Retrained:
+    events = [(seed, ended[rank, seed]) for seed in range(seeds)]
+    good = [(seed, event.result) for seed, event in events if event.kind == "done"]
+    observations = [Observation.from_json(result["observation"]) for _, result in good]
+    retrained = Retrained(
+        rank,
+        file,
+        folder,
+        tuple(o.accuracy for o in observations if o.accuracy is not None),
+        tuple(result["test_accuracy"] for _, result in good),
+        tuple(f"seed {seed}: {event.reason}" for seed, event in events if event.kind == "failed"),
+    )
+    if good:
+        network = blueprint(file.candidate["architecture"], data.input_shape, len(data.classes))
+        member = Member(network, f"seed-{good[0][0]}.safetensors", data.mean, data.std)
+        WinnerFile((member,), data.classes, file.candidate, retrained.to_json()).write(folder)
+    return retrained

@@ -1,0 +1,299 @@
+"""The run store: a folder with one SQLite file, committed trial by trial, so that `kill -9` loses only what is in flight."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from jointnas.errors import RunError, suggest
+from jointnas.search import Winner
+from jointnas.space import Candidate
+from jointnas.training.observation import CurvePoint, Observation
+
+DATABASE = "run.sqlite"
+LOCK = ".lock"
+RUNS = Path("runs")
+
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE specification (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+    CREATE TABLE trials (
+        number INTEGER PRIMARY KEY, round INTEGER NOT NULL, identity TEXT NOT NULL UNIQUE, candidate TEXT NOT NULL,
+        seed INTEGER NOT NULL, predicted REAL, std REAL, asked_at REAL NOT NULL, ended_at REAL,
+        accuracy REAL, balanced_accuracy REAL, fraction REAL, seconds REAL, steps INTEGER, images_per_second REAL,
+        failure TEXT
+    );
+    CREATE TABLE curves (
+        trial INTEGER NOT NULL REFERENCES trials (number), fraction REAL NOT NULL, seconds REAL NOT NULL,
+        steps INTEGER NOT NULL, accuracy REAL NOT NULL
+    );
+    CREATE INDEX curves_by_trial ON curves (trial);
+    CREATE TABLE rounds (number INTEGER PRIMARY KEY, trials INTEGER NOT NULL, rank_correlation REAL, ended_at REAL NOT NULL);
+    CREATE TABLE queries (
+        number INTEGER PRIMARY KEY, constraints TEXT NOT NULL, engine TEXT NOT NULL, seed INTEGER NOT NULL, at REAL NOT NULL
+    );
+    CREATE TABLE winners (
+        query INTEGER NOT NULL REFERENCES queries (number), rank INTEGER NOT NULL, candidate TEXT NOT NULL,
+        predicted REAL NOT NULL, std REAL NOT NULL, accuracy REAL, costs TEXT NOT NULL, PRIMARY KEY (query, rank)
+    );
+    """,
+)
+"""Numbered by position; a database that has seen n of them has user_version n."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate that a search asked for, and what came of it; None while it waits or runs."""
+
+    number: int
+    round: int
+    candidate: Candidate
+    seed: int
+    predicted: float | None = None
+    std: float | None = None
+    observation: Observation | None = None
+
+
+class Run:
+    """An open run folder. Close it, or use it as a context manager."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, lock: FileLock | None) -> None:
+        self.path, self._db, self._lock = path, connection, lock
+
+    # ------------------------------------------------------------------------------------------------------ opening
+
+    @classmethod
+    def create(cls, path: Path, specification: Mapping[str, Any]) -> Run:
+        """Return a new run, locked for writing. Raises `RunError` when the folder exists or cannot be written."""
+        try:
+            path.mkdir(parents=True, exist_ok=False)
+        except FileExistsError as error:
+            remedy = "say --resume to go on with it, or --out for another folder"
+            raise RunError(f"a new run makes its own folder, got {str(path)!r}, which exists: {remedy}") from error
+        except OSError as error:
+            raise RunError(
+                f"a run folder is made in a writable place, got {str(path)!r} ({error.strerror}): choose another --out"
+            ) from error
+        run = cls._open(path, _locked(path), new=True)
+        with run._transaction():
+            rows = [(key, json.dumps(value)) for key, value in specification.items()]
+            run._db.executemany("INSERT INTO specification VALUES (?, ?)", rows)
+        return run
+
+    @classmethod
+    def open(cls, path: Path, *, write: bool = False) -> Run:
+        """Return an existing run; with `write` it is locked. Raises `RunError` when it is missing, in use or newer."""
+        if not (path / DATABASE).is_file():
+            known = [p.name for p in list_runs(path.parent)] if path.parent.is_dir() else []
+            raise RunError(f"a run is a folder with {DATABASE}, got {str(path)!r}: {suggest(path.name, known)}")
+        return cls._open(path, _locked(path) if write else None)
+
+    @classmethod
+    def _open(cls, path: Path, lock: FileLock | None, new: bool = False) -> Run:
+        try:
+            db = sqlite3.connect(path / DATABASE, isolation_level=None)
+            db.row_factory = sqlite3.Row
+            run = cls(path, db, lock)
+            run._migrate(new)
+        except sqlite3.DatabaseError as error:
+            raise RunError(
+                f"{DATABASE} of a run is a whole database in a writable folder, got {str(path)!r} ({error}): repair it"
+            ) from error
+        except BaseException:
+            if lock:
+                lock.release()
+            raise
+        return run
+
+    def _migrate(self, new: bool) -> None:
+        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+        if version > len(MIGRATIONS):
+            raise RunError(
+                f"this version reads runs up to format {len(MIGRATIONS)}, got format {version} in {str(self.path)!r}: upgrade jointnas"
+            )
+        if version == 0 and not new:
+            raise RunError(f"a run says its format, got none in {str(self.path)!r}: start a new run")
+        if version < len(MIGRATIONS):
+            self._db.execute("PRAGMA journal_mode = WAL")
+        for number, script in enumerate(MIGRATIONS[version:], version + 1):
+            self._db.executescript(f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close the database and release the lock."""
+        self._db.close()
+        if self._lock:
+            self._lock.release()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------------------------------- specification, trials
+
+    @property
+    def specification(self) -> dict[str, Any]:
+        """What the run was started with: space, data, clock, slot, constraints, seed, rounds, batch …"""
+        return {row["key"]: json.loads(row["value"]) for row in self._db.execute("SELECT * FROM specification")}
+
+    def add_trials(self, trials: Sequence[Trial], identities: Sequence[str]) -> None:
+        """Record a batch that was asked for, all or none of it."""
+        with self._transaction():
+            for trial, identity in zip(trials, identities, strict=True):
+                self._db.execute(
+                    "INSERT INTO trials (number, round, identity, candidate, seed, predicted, std, asked_at) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        trial.number,
+                        trial.round,
+                        identity,
+                        json.dumps(trial.candidate),
+                        trial.seed,
+                        trial.predicted,
+                        trial.std,
+                        time.time(),
+                    ),
+                )
+
+    def end_trial(self, number: int, observation: Observation) -> None:
+        """Record what came of a trial, with its learning curve."""
+        o = observation
+        with self._transaction():
+            self._db.execute(
+                "UPDATE trials SET ended_at = ?, accuracy = ?, balanced_accuracy = ?, fraction = ?, seconds = ?, steps = ?, "
+                "images_per_second = ?, failure = ? WHERE number = ?",
+                (
+                    time.time(),
+                    o.accuracy,
+                    o.balanced_accuracy,
+                    o.fraction,
+                    o.seconds,
+                    o.steps,
+                    o.images_per_second,
+                    o.failure,
+                    number,
+                ),
+            )
+            self._db.execute("DELETE FROM curves WHERE trial = ?", (number,))
+            self._db.executemany("INSERT INTO curves VALUES (?, ?, ?, ?, ?)", [(number, *point) for point in o.curve])
+
+    def trials(self) -> list[Trial]:
+        """Return all trials in the order they were asked for."""
+        curves: dict[int, list[CurvePoint]] = {}
+        for row in self._db.execute("SELECT * FROM curves ORDER BY trial, fraction"):
+            curves.setdefault(row["trial"], []).append(
+                CurvePoint(row["fraction"], row["seconds"], row["steps"], row["accuracy"])
+            )
+        found = []
+        for row in self._db.execute("SELECT * FROM trials ORDER BY number"):
+            trial = Trial(
+                row["number"], row["round"], json.loads(row["candidate"]), row["seed"], row["predicted"], row["std"]
+            )
+            if row["ended_at"] is not None:
+                names = (
+                    "accuracy",
+                    "balanced_accuracy",
+                    "fraction",
+                    "seconds",
+                    "steps",
+                    "images_per_second",
+                    "failure",
+                )
+                observation = Observation(**{n: row[n] for n in names}, curve=tuple(curves.get(row["number"], ())))
+                trial = replace(trial, observation=observation)
+            found.append(trial)
+        return found
+
+    # ------------------------------------------------------------------------------------------------ rounds, queries
+
+    def end_round(self, number: int, trials: int, rank_correlation: float | None) -> None:
+        """Record that a round's trials ended and how well the predictor, refitted, ranks."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT OR REPLACE INTO rounds VALUES (?, ?, ?, ?)", (number, trials, rank_correlation, time.time())
+            )
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """Return the ended rounds: number, trials told so far, rank_correlation, ended_at."""
+        return [dict(row) for row in self._db.execute("SELECT * FROM rounds ORDER BY number")]
+
+    def add_query(self, constraints: Sequence[str], engine: str, seed: int, winners: Sequence[Winner]) -> int:
+        """Record a question to the predictor and its winners; return the query's number, from 1 on."""
+        with self._transaction():
+            cursor = self._db.execute(
+                "INSERT INTO queries (constraints, engine, seed, at) VALUES (?, ?, ?, ?)",
+                (json.dumps(list(constraints)), engine, seed, time.time()),
+            )
+            number = int(cursor.lastrowid or 0)
+            for rank, w in enumerate(winners, 1):
+                self._db.execute(
+                    "INSERT INTO winners VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (number, rank, json.dumps(w.candidate), w.mean, w.std, w.accuracy, json.dumps(w.costs)),
+                )
+        return number
+
+    def queries(self) -> list[dict[str, Any]]:
+        """Return the queries: number, constraints, engine, seed, at."""
+        rows = self._db.execute("SELECT * FROM queries ORDER BY number")
+        return [{**dict(row), "constraints": json.loads(row["constraints"])} for row in rows]
+
+    def winners(self, query: int | None = None) -> list[Winner]:
+        """Return the winners of a query, best first; of the latest when none is named. Raises `RunError`."""
+        numbers = [q["number"] for q in self.queries()]
+        if not numbers:
+            raise RunError(
+                f"a run has winners once its search has ended, got none in {str(self.path)!r}: say search --resume"
+            )
+        query = numbers[-1] if query is None else query
+        if query not in numbers:
+            raise RunError(f"a query is one of {', '.join(map(str, numbers))}, got {query}: choose one of them")
+        rows = self._db.execute("SELECT * FROM winners WHERE query = ? ORDER BY rank", (query,))
+        return [
+            Winner(json.loads(r["candidate"]), r["predicted"], r["std"], r["accuracy"], json.loads(r["costs"]))
+            for r in rows
+        ]
+
+
+def list_runs(folder: Path = RUNS) -> list[Path]:
+    """Return the run folders below `folder`, oldest first."""
+    found = [path.parent for path in folder.glob(f"*/{DATABASE}")]
+    return sorted(found, key=lambda path: (path / DATABASE).stat().st_ctime)
+
+
+def find_run(name: str) -> Path:
+    """Return the folder of a run named by its path, or by its name in `runs/`."""
+    path = Path(name)
+    return path if (path / DATABASE).is_file() or not (RUNS / name / DATABASE).is_file() else RUNS / name
+
+
+def _locked(path: Path) -> FileLock:
+    if not os.access(path, os.W_OK):
+        raise RunError(f"a run folder is writable, got {str(path)!r}: change its permissions or choose another")
+    lock = FileLock(path / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(
+            f"a run has one writer at a time, got {str(path)!r}, which is in use: wait for it or choose another --out"
+        ) from error
+    return lock
