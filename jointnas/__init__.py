@@ -1,3 +1,54 @@
 """Joint architecture–recipe search for image classifiers under a training budget and hard cost constraints."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from jointnas.api import build, train
+    from jointnas.errors import JointNASError
+    from jointnas.export import load
+    from jointnas.networks import register
+    from jointnas.predictor import Predictor
+    from jointnas.search import Search, Winner
+    from jointnas.space import Space
+    from jointnas.training.observation import Observation
+
+_HOMES = {
+    "JointNASError": "errors",
+    "Observation": "training.observation",
+    "Predictor": "predictor",
+    "Search": "search",
+    "Space": "space",
+    "Winner": "search",
+    "build": "api",
+    "load": "export",
+    "register": "networks",
+    "train": "api",
+}
+__all__ = [
+    "JointNASError",
+    "Observation",
+    "Predictor",
+    "Search",
+    "Space",
+    "Winner",
+    "build",
+    "load",
+    "register",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `jointnas --help` does not wait for PyTorch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'jointnas' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"jointnas.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -115,10 +115,8 @@ class Campaign:
             self.status.running[event.number] = (event.fraction, event.seconds)
             self._show("")
             return
-        if event.kind == "done":
-            observation = Observation.from_json(event.result["observation"])
-        else:
-            observation = Observation.failed(event.reason)
+        done = event.kind == "done"
+        observation = Observation.from_json(event.result["observation"]) if done else Observation.failed(event.reason)
         self.status.running.pop(event.number, None)
         old = self.status.trials[event.number]
         self.run.end_trial(event.number, observation)

@@ -3,6 +3,7 @@
 An encoder reads the architecture. Its proxy head is trained first, on thousands of candidates that cost nothing, to give
 their statistics (MACs, parameters …); the accuracy head then reads [embedding ‖ statistics ‖ recipe] and is fitted to real
 trainings, first with the encoder at rest, then together at a lower rate (FBNetV3, §3.2; Dai et al., CVPR 2021).
+Each input of the accuracy head passes a learned gate under an L1 penalty, so that the head learns which inputs matter.
 
 Every layer carries a leading dimension of members, so an ensemble of m networks is one batched matrix product, and so are
 the networks that are fitted to the folds of a cross-validation, which differ by the weights of their examples alone.
@@ -39,8 +40,10 @@ HEAD = (128, 64)
 FREE_SAMPLES = 4096
 PRETRAINING_EPOCHS = 20
 PRETRAINING_BATCH = 128
-FROZEN_STEPS = 150
-JOINT_STEPS = 150
+FROZEN_STEPS, FROZEN_RATE = 150, 1e-2
+JOINT_STEPS, JOINT_RATE = 150, 1.5e-3
+WEIGHT_DECAY = 1.0
+GATE_PENALTY = 1e-2
 FIT_BATCH = 32
 SMALLEST_FIT = 2
 SCORING_CHUNK = 4096
@@ -78,7 +81,9 @@ class _Ensemble(nn.Module):
         self.members = members
         self.encoder = _mlp(members, (d_architecture, *ENCODER), generator)
         self.proxy_head = _mlp(members, (ENCODER[-1], proxies), generator)
-        self.accuracy_head = _mlp(members, (ENCODER[-1] + proxies + d_recipe, *HEAD, 1), generator)
+        inputs = ENCODER[-1] + proxies + d_recipe
+        self.gates = nn.Parameter(torch.ones(members, 1, inputs))
+        self.accuracy_head = _mlp(members, (inputs, *HEAD, 1), generator)
 
     def proxies(self, architecture: Tensor) -> Tensor:
         """Return (m, n, proxies) standardised statistics from (m, n, d_architecture)."""
@@ -88,7 +93,7 @@ class _Ensemble(nn.Module):
     def forward(self, architecture: Tensor, statistics: Tensor, recipe: Tensor) -> Tensor:
         """Return (m, n) standardised accuracies from features with the same leading (m, n)."""
         embedding = F.silu(self.encoder(architecture))
-        out: Tensor = self.accuracy_head(torch.cat([embedding, statistics, recipe], dim=2))
+        out: Tensor = self.accuracy_head(self.gates * torch.cat([embedding, statistics, recipe], dim=2))
         return out.squeeze(2)
 
 
@@ -205,17 +210,22 @@ class Predictor:
             pretrained = getattr(self._pretrained, part).state_dict()
             getattr(ensemble, part).load_state_dict({k: v[:members] for k, v in pretrained.items()})
         wide = [f.expand(members, -1, -1) for f in features]
-        for steps, rate, parts in (
-            (FROZEN_STEPS, 3e-3, [ensemble.accuracy_head]),
-            (JOINT_STEPS, 5e-4, [ensemble.accuracy_head, ensemble.encoder]),
+        head = list(ensemble.accuracy_head.parameters())
+        for steps, rate, weights_trained in (
+            (FROZEN_STEPS, FROZEN_RATE, head),
+            (JOINT_STEPS, JOINT_RATE, [*head, *ensemble.encoder.parameters()]),
         ):
-            optimizer = torch.optim.AdamW([p for part in parts for p in part.parameters()], lr=rate, weight_decay=1e-2)
+            groups = [
+                {"params": weights_trained, "weight_decay": WEIGHT_DECAY},
+                {"params": [ensemble.gates], "weight_decay": 0.0},
+            ]
+            optimizer = torch.optim.AdamW(groups, lr=rate)
             for _ in range(steps):
                 rows = torch.randperm(n, generator=generator)[:FIT_BATCH]
                 losses = F.huber_loss(
                     ensemble(*[w[:, rows] for w in wide]), targets[rows].expand(members, -1), reduction="none"
                 )
-                loss = (losses * weights[:, rows]).sum() / len(rows)
+                loss = (losses * weights[:, rows]).sum() / len(rows) + GATE_PENALTY * ensemble.gates.abs().sum()
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -271,7 +281,7 @@ class Predictor:
         tensors |= {
             f"pretrained.{k}": v.contiguous()
             for k, v in self._pretrained.state_dict().items()
-            if not k.startswith("accuracy_head")
+            if k.startswith(("encoder", "proxy_head"))
         }
         about = {
             "format": FORMAT,

@@ -61,7 +61,8 @@ def retrain(
     A winner's folder holds `winner.json` and the weights of every seed; the network it names is the first seed's, not the
     best one's. Raises `ExportError` when the folder cannot be written or nothing could be trained.
     """
-    jobs, where = [], {}
+    jobs: list[Job] = []
+    where: dict[int, tuple[int, int]] = {}
     for rank, file in enumerate(files, 1):
         for seed in range(seeds):
             number = len(jobs) + 1

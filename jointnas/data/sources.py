@@ -338,6 +338,14 @@ class ImageZip(_ImageTree):
             yield archive.read
 
 
+def decode_file(path: Path, shape: tuple[int, ...]) -> Images:
+    """Return one image file as (H, W, C) uint8 of a network's input shape (C, H, W). Raises `DataError`."""
+    channels, height, width = shape
+    if not path.is_file():
+        raise DataError(f"an image is a file, got {str(path)!r}: check the path")
+    return _decode(str(path), lambda name: Path(name).read_bytes(), channels, (width, height))
+
+
 def _is_image(name: str) -> bool:
     path = PurePosixPath(name)
     hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)

@@ -1,0 +1,108 @@
+"""What commands share: options, output, and the clock they ask for."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from jointnas.errors import BudgetError, CandidateError, JointNASError
+from jointnas.units import parse_duration
+
+DEFAULT_TRAIN_TIME = "10m"
+INTERRUPTED = 130
+
+DataOption = Annotated[
+    str | None, typer.Option("--data", help="digits, cifar10, …, an image folder, a zip of one, or an .npz.")
+]
+TrainImages = Annotated[int | None, typer.Option(help="Training images, drawn by class and seed (default: all).")]
+ValImages = Annotated[int | None, typer.Option(help="Validation images (default: a fifth, at most 5000).")]
+ImageSize = Annotated[int | None, typer.Option(help="Side in pixels that images of mixed sizes are brought to.")]
+TrainTime = Annotated[
+    str | None, typer.Option(help=f"Budget of each training: 30s, 10m, 3h (default {DEFAULT_TRAIN_TIME}).")
+]
+TrainSteps = Annotated[
+    int | None, typer.Option(help="Budget in steps instead of time: reproducible to the bit on a CPU.")
+]
+Workers = Annotated[int, typer.Option(help="Trainings side by side; the cores are shared out between them.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+messages = Console(stderr=True, highlight=False)
+output = Console(highlight=False)
+
+
+def print_json(data: Any) -> None:
+    """Print one JSON object on stdout."""
+    sys.stdout.write(json.dumps(data, indent=2) + "\n")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on stdout: drawn on a terminal, tab-separated off it."""
+    if not output.is_terminal:
+        for row in (columns, *rows):
+            sys.stdout.write("\t".join(row) + "\n")
+        return
+    table = Table(title=title or None, title_justify="left", header_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    output.print(table)
+
+
+def clock_json(
+    train_time: str | None, train_steps: int | None, default: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the clock that two options ask for, as JSON; the default where neither is given. Raises `BudgetError`."""
+    if train_time is not None and train_steps is not None:
+        raise BudgetError(
+            f"a budget is a time or steps, got --train-time {train_time} and --train-steps {train_steps}: drop one"
+        )
+    if train_steps is not None:
+        if train_steps < 1:
+            raise BudgetError(f"a training has one step or more, got --train-steps {train_steps}: raise it")
+        return {"train_steps": train_steps}
+    if train_time is None and default is not None:
+        return default
+    seconds = parse_duration(train_time or DEFAULT_TRAIN_TIME)
+    if seconds <= 0:
+        raise BudgetError(f"a training time is above 0 seconds, got --train-time {train_time}: raise it")
+    return {"train_seconds": seconds}
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """Return {knob: value} from `knob=value` texts; values are read as TOML, or else as words. Raises `CandidateError`."""
+    import tomllib
+
+    found: dict[str, Any] = {}
+    for text in assignments:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not (name and equals and value):
+            raise CandidateError(f"--fix is knob=value, got {text!r}: write it like --fix optimizer=sgd")
+        try:
+            found[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[name] = value
+    return found
+
+
+@contextmanager
+def interruptible(advice: str) -> Iterator[None]:
+    """Turn Ctrl-C into exit 130 and one line of advice."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        messages.print(f"interrupted: {advice}")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def unwritable(error: OSError, path: object) -> JointNASError:
+    """Return the user's error for a file that cannot be written."""
+    return JointNASError(f"output goes to a writable folder, got {str(path)!r} ({error.strerror}): choose another")

@@ -1,0 +1,180 @@
+"""`jointnas runs` and `jointnas spaces`: what there is, one of them, and whether a file is right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jointnas.cli.common import Json, print_json, print_table
+
+runs_app = typer.Typer(help="List runs, or show one.", rich_markup_mode=None)
+spaces_app = typer.Typer(help="List search spaces, show one, or check files.", rich_markup_mode=None)
+
+
+@runs_app.callback(invoke_without_command=True)
+def runs(context: typer.Context, as_json: Json = False) -> None:
+    """List the runs in runs/, oldest first.
+
+    \b
+    Examples:
+      jointnas runs
+      jointnas runs show digits-resnet9-1
+    """
+    if context.invoked_subcommand is None:
+        runs_list(as_json)
+
+
+@runs_app.command("list")
+def runs_list(as_json: Json = False) -> None:
+    """List the runs in runs/, oldest first.
+
+    \b
+    Examples:
+      jointnas runs list --json
+    """
+    from jointnas.run import Run, list_runs
+
+    rows = []
+    for path in list_runs():
+        with Run.open(path) as run:
+            trials, spec = run.trials(), run.specification
+            accuracies = [
+                t.observation.accuracy for t in trials if t.observation and t.observation.accuracy is not None
+            ]
+            rows.append(
+                {
+                    "run": str(path),
+                    "trials": len(trials),
+                    "ended": sum(t.observation is not None for t in trials),
+                    "best": max(accuracies, default=None),
+                    "constraints": spec["constraints"],
+                    "data": spec["data"]["source"],
+                    "queries": len(run.queries()),
+                }
+            )
+    if as_json:
+        print_json({"runs": rows})
+        return
+    print_table(
+        "",
+        ("run", "trials", "best", "constraints", "queries", "data"),
+        [
+            (
+                r["run"],
+                f"{r['ended']}/{r['trials']}",
+                "" if r["best"] is None else f"{r['best']:.4f}",
+                ", ".join(r["constraints"]),
+                str(r["queries"]),
+                r["data"],
+            )
+            for r in rows
+        ],
+    )
+
+
+@runs_app.command("show")
+def runs_show(
+    name: Annotated[str, typer.Argument(help="A run's folder, or its name in runs/.")], as_json: Json = False
+) -> None:
+    """Show a run's trials in the order they were asked for.
+
+    \b
+    Examples:
+      jointnas runs show digits-resnet9-1 --json
+    """
+    from jointnas.cli.search import knob_text
+    from jointnas.run import Run, find_run
+
+    with Run.open(find_run(name)) as run:
+        spec, trials, rounds, queries = run.specification, run.trials(), run.rounds(), run.queries()
+    rows = [
+        {
+            "number": t.number,
+            "round": t.round,
+            **t.candidate,
+            "predicted_accuracy": t.predicted,
+            "std": t.std,
+            "observation": t.observation.to_json() if t.observation else None,
+        }
+        for t in trials
+    ]
+    if as_json:
+        print_json({"run": name, "specification": spec, "rounds": rounds, "queries": queries, "trials": rows})
+        return
+    shown = []
+    for t in trials:
+        outcome = "waiting"
+        if t.observation:
+            outcome = (
+                f"{t.observation.accuracy:.4f}"
+                if t.observation.accuracy is not None
+                else f"failed: {t.observation.failure}"
+            )
+        predicted = "" if t.predicted is None else f"{t.predicted:.4f}"
+        architecture, recipe = knob_text(t.candidate["architecture"]), knob_text(t.candidate["recipe"])
+        shown.append((str(t.number), str(t.round), outcome, predicted, architecture, recipe))
+    print_table(name, ("trial", "round", "accuracy", "predicted", "architecture", "recipe"), shown)
+
+
+@spaces_app.callback(invoke_without_command=True)
+def spaces(context: typer.Context, as_json: Json = False) -> None:
+    """List the built-in search spaces.
+
+    \b
+    Examples:
+      jointnas spaces
+      jointnas spaces show resnet9 > mine.toml
+      jointnas spaces check mine.toml
+    """
+    if context.invoked_subcommand is None:
+        spaces_list(as_json)
+
+
+@spaces_app.command("list")
+def spaces_list(as_json: Json = False) -> None:
+    """List the built-in search spaces.
+
+    \b
+    Examples:
+      jointnas spaces list --json
+    """
+    from jointnas.space import Space, built_in_spaces
+
+    found = [Space.load(name) for name in built_in_spaces()]
+    if as_json:
+        print_json({"spaces": [{"name": s.name, "knobs": len(s.knobs), "description": s.description} for s in found]})
+        return
+    print_table("", ("space", "knobs", "description"), [(s.name, str(len(s.knobs)), s.description) for s in found])
+
+
+@spaces_app.command("show")
+def spaces_show(name: Annotated[str, typer.Argument(help="A built-in space.")]) -> None:
+    """Print a built-in space's TOML file, to copy and edit.
+
+    \b
+    Examples:
+      jointnas spaces show resnet9 > mine.toml
+    """
+    from jointnas.resources import resource_folder
+    from jointnas.space import Space
+
+    Space.load(name)
+    path = Path(name) if name.endswith(".toml") else resource_folder("spaces") / f"{name}.toml"
+    typer.echo(path.read_text(encoding="utf-8"), nl=False)
+
+
+@spaces_app.command("check")
+def spaces_check(files: Annotated[list[Path], typer.Argument(help="Space files.")]) -> None:
+    """Check space files; the first that is wrong ends the check with its error.
+
+    \b
+    Examples:
+      jointnas spaces check mine.toml
+    """
+    from jointnas.space import Space
+
+    for file in files:
+        space = Space.load(file if file.suffix == ".toml" else Path(f"{file}.toml"))
+        typer.echo(f"{file}: {len(space.knobs)} knobs, right")

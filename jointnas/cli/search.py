@@ -1,0 +1,351 @@
+"""`jointnas search`: the campaign, its resumption, and questions to a campaign that has ended."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jointnas.cli.common import (
+    DataOption,
+    Device,
+    ImageSize,
+    Json,
+    TrainImages,
+    TrainSteps,
+    TrainTime,
+    ValImages,
+    Workers,
+    clock_json,
+    interruptible,
+    messages,
+    parse_assignments,
+    print_json,
+    print_table,
+)
+
+CHANGEABLE = ("rounds", "batch", "top", "engine")
+
+
+def search(
+    constraint: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--constraint",
+            "-c",
+            help="A bound on macs, params, activations, size or memory, as in 'macs<40M'; repeatable.",
+        ),
+    ] = None,
+    space: Annotated[str, typer.Option(help="A built-in space (see `jointnas spaces`) or a TOML file.")] = "resnet9",
+    data: DataOption = None,
+    train_images: TrainImages = None,
+    val_images: ValImages = None,
+    image_size: ImageSize = None,
+    train_time: TrainTime = None,
+    train_steps: TrainSteps = None,
+    rounds: Annotated[int, typer.Option(help="Batches that are trained, the predictor refitted after each.")] = 4,
+    batch: Annotated[int, typer.Option(help="Candidates in a batch.")] = 8,
+    total_time: Annotated[str | None, typer.Option(help="Time of all trainings together; sets the batch.")] = None,
+    engine: Annotated[str, typer.Option(help="What searches the predictor in stage two: evolution.")] = "evolution",
+    top: Annotated[int, typer.Option(help="Winners to return.")] = 5,
+    workers: Workers = 1,
+    device: Device = "auto",
+    fix: Annotated[
+        list[str] | None, typer.Option(help="Hold a knob at a value, as in optimizer=sgd; repeatable.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the data's split, the pool, the trainings and the predictor.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="The run's folder (default: a new one in runs/).")] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with a run; --rounds, --batch, --top and --engine may differ from before."
+        ),
+    ] = False,
+    from_: Annotated[
+        str | None, typer.Option("--from", help="Ask an ended run or a saved predictor instead of training: seconds.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be trained and how long it would take.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Search a space for the most accurate architecture and recipe under cost constraints.
+
+    \b
+    Examples:
+      jointnas search --constraint 'macs<2M' --train-time 5s --rounds 3 --batch 6
+      jointnas search -c 'macs<40M' -c 'size<4MB' --data photos/ --workers 2 --out runs/photos
+      jointnas search --from runs/photos --constraint 'macs<10M'
+    """
+    from jointnas.engines import find_engine
+    from jointnas.errors import SearchError
+
+    find_engine(engine)
+    for name, value in (("--rounds", rounds), ("--batch", batch), ("--top", top)):
+        if value < 1:
+            raise SearchError(f"{name} is 1 or more, got {value}: raise it")
+    if from_ is not None:
+        _ask_again(from_, constraint or [], engine, top, seed, as_json)
+        return
+    clock = clock_json(train_time, train_steps)
+    if total_time is not None:
+        batch = _batch_for(total_time, clock, rounds, workers)
+    spec = {
+        "data": {
+            "source": data or "digits",
+            "train_images": train_images,
+            "val_images": val_images,
+            "image_size": image_size,
+        },
+        "clock": clock,
+        "seed": seed,
+        "rounds": rounds,
+        "batch": batch,
+        "top": top,
+        "engine": engine,
+    }
+    _campaign(
+        spec, space, constraint or [], parse_assignments(fix or []), workers, device, out, resume, dry_run, as_json
+    )
+
+
+def _batch_for(total_time: str, clock: dict[str, Any], rounds: int, workers: int) -> int:
+    from jointnas.errors import BudgetError
+    from jointnas.units import format_duration, parse_duration
+
+    if "train_seconds" not in clock:
+        raise BudgetError("--total-time needs a training time, got --train-steps: say --train-time or --batch")
+    waves = int(parse_duration(total_time) / (rounds * clock["train_seconds"]))
+    if waves < 1:
+        least = format_duration(rounds * clock["train_seconds"])
+        raise BudgetError(
+            f"--total-time holds one training a round, got {total_time} for {rounds} rounds: say {least} or more"
+        )
+    return waves * workers
+
+
+def _campaign(
+    spec: dict[str, Any],
+    space_name: str,
+    constraints: list[str],
+    fixed: dict[str, Any],
+    workers: int,
+    device: str,
+    out: Path | None,
+    resume: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    from jointnas.campaign import Campaign, local_executor
+    from jointnas.cli.display import Display
+    from jointnas.data import DataSpec, load_data
+    from jointnas.execution import share_slots
+    from jointnas.run import Run
+    from jointnas.search import Search
+    from jointnas.space import Space
+    from jointnas.training.clock import clock_from_json
+
+    slot = share_slots(workers, device)
+    data_spec = DataSpec(**spec["data"], seed=spec["seed"])
+    unbound = Space.load(space_name).fix(fixed)  # before the data: a wrong name costs no decoding
+    data = load_data(data_spec)
+    for note in data.notes:
+        messages.print(note)
+    space = unbound.bind(data.input_shape, len(data.classes))
+    search = Search(space, constraints, seed=spec["seed"])
+    specification = {
+        **spec,
+        "data": data_spec.to_json(),
+        "fingerprint": data.fingerprint,
+        "input_shape": list(data.input_shape),
+        "classes": list(data.classes),
+        "space": space.to_toml(),
+        "constraints": [str(c) for c in search.constraints],
+        "slot": slot.to_json(),
+    }
+    if dry_run:
+        _describe(specification, search, data, as_json)
+        return
+    folder = _choose_folder(out, specification, space.name, resume)
+    if resume:
+        run = Run.open(folder, write=True)
+        _check_same(run, specification)
+    else:
+        run = Run.create(folder, specification)
+    with run, interruptible(f"go on with the same command, --resume and --out {run.path}"):
+        with (
+            local_executor(specification["data"], slot) as executor,
+            Display(spec["batch"], workers, spec["clock"]) as display,
+        ):
+            clock = clock_from_json(spec["clock"])
+            Campaign(search, run, executor, clock, spec["rounds"], spec["batch"], spec["seed"], display).conduct()
+        search.predictor.context = {
+            key: specification[key] for key in ("data", "fingerprint", "clock", "slot", "classes")
+        }
+        winners = search.best(spec["top"], spec["engine"])
+        search.predictor.save(run.path / "predictor")
+        run.add_query(specification["constraints"], spec["engine"], spec["seed"], winners)
+        trials = run.trials()
+        failed = sum(t.observation is not None and t.observation.accuracy is None for t in trials)
+        _print_winners(
+            run.path, len(trials), failed, search.rank_correlation, winners, specification["constraints"], as_json
+        )
+
+
+def _choose_folder(out: Path | None, specification: dict[str, Any], space_name: str, resume: bool) -> Path:
+    """Return the run's folder: the one named; else, to resume, the latest run of the same kind, or a new one in runs/."""
+    from jointnas.errors import RunError
+    from jointnas.run import RUNS, Run, find_run, list_runs
+
+    if out is not None:
+        return find_run(str(out)) if resume else out
+    if resume:
+        for path in reversed(list_runs()):
+            with Run.open(path) as run:
+                if not _differences(run.specification, specification):
+                    return path
+        raise RunError(f"--resume goes on with a run of the same kind, got none in {str(RUNS)!r}: name it with --out")
+    source = Path(specification["data"]["source"]).stem
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{source}-{space_name}").strip("-")
+    number = 1
+    while (RUNS / f"{stem}-{number}").exists():
+        number += 1
+    return RUNS / f"{stem}-{number}"
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return [key for key in now if key not in CHANGEABLE and before.get(key) != now[key]]
+
+
+def _check_same(run: Any, specification: dict[str, Any]) -> None:
+    from jointnas.errors import RunError
+
+    before = run.specification
+    for key in _differences(before, specification):
+        run.close()
+        shown = (
+            "" if key in ("space", "fingerprint") else f", {before.get(key)!r} before and {specification[key]!r} now"
+        )
+        raise RunError(
+            f"a run is resumed with the command that started it, got another {key}{shown}: repeat the first command"
+        )
+
+
+def _describe(specification: dict[str, Any], search: Any, data: Any, as_json: bool) -> None:
+    """Print what a search would train and how long it would take."""
+    from jointnas.training.clock import clock_from_json
+    from jointnas.units import format_duration
+
+    clock, rounds, batch = specification["clock"], specification["rounds"], specification["batch"]
+    workers = specification["slot"]["workers"]
+    waves = rounds * math.ceil(batch / workers)
+    seconds = waves * clock["train_seconds"] if "train_seconds" in clock else None
+    plan = {
+        "trainings": rounds * batch,
+        "rounds": rounds,
+        "batch": batch,
+        "workers": workers,
+        "threads_each": specification["slot"]["threads"],
+        "device": specification["slot"]["device"],
+        "train_images": len(data.train),
+        "val_images": len(data.val),
+        "test_images": data.test_images,
+        "pool": len(search._pool),
+        "constraints": specification["constraints"],
+        "train_seconds": seconds,
+    }
+    if as_json:
+        print_json(plan)
+        return
+    time = "" if seconds is None else f", {format_duration(seconds)} in all"
+    budget = clock_from_json(clock)
+    print_table(
+        "",
+        ("what", "value"),
+        [
+            ("trainings", f"{rounds} rounds of {batch}, {budget} each, {workers} at a time{time}"),
+            ("slot", f"{plan['device']}, {plan['threads_each']} threads each"),
+            ("images", f"{plan['train_images']} training, {plan['val_images']} validation, {plan['test_images']} test"),
+            ("pool", f"{plan['pool']} candidates meet {', '.join(plan['constraints']) or 'no constraint'}"),
+        ],
+    )
+
+
+def _ask_again(name: str, constraints: list[str], engine: str, top: int, seed: int, as_json: bool) -> None:
+    """Answer constraints from a run's predictor, or a saved one, without training anything."""
+    from jointnas.predictor import Predictor
+    from jointnas.run import DATABASE, Run, find_run
+    from jointnas.search import Search
+
+    path = find_run(name)
+    run = Run.open(path) if (path / DATABASE).is_file() or not (path / "predictor.json").is_file() else None
+    folder = path / "predictor" if run else path
+    predictor = Predictor.load(folder)
+    search = Search(predictor.space, constraints, seed, predictor=predictor)
+    winners = search.best(top, engine)
+    texts = [str(c) for c in search.constraints]
+    if run:
+        with run:
+            number = run.add_query(texts, engine, seed, winners)
+            messages.print(f"query {number} of {run.path}")
+    _print_winners(path, 0, 0, predictor.rank_correlation, winners, texts, as_json)
+
+
+def winner_rows(winners: Any) -> list[dict[str, Any]]:
+    """Return winners as the rows that `search --json` prints."""
+    return [
+        {
+            "rank": rank,
+            **winner.candidate,
+            "predicted_accuracy": winner.mean,
+            "std": winner.std,
+            "accuracy": winner.accuracy,
+            **winner.costs,
+        }
+        for rank, winner in enumerate(winners, 1)
+    ]
+
+
+def _print_winners(
+    path: Path, trials: int, failed: int, correlation: float | None, winners: Any, constraints: list[str], as_json: bool
+) -> None:
+    rows = winner_rows(winners)
+    if as_json:
+        print_json(
+            {
+                "run": str(path),
+                "trials": trials,
+                "failed": failed,
+                "predictor": {"rank_correlation": correlation},
+                "winners": rows,
+            }
+        )
+        return
+    from jointnas.constraint import format_metric
+
+    under = f" under {', '.join(constraints)}" if constraints else ""
+    print_table(
+        f"winners of {path}{under}",
+        ("rank", "predicted", "trained", "macs", "params", "architecture", "recipe"),
+        [
+            (
+                str(row["rank"]),
+                f"{row['predicted_accuracy']:.4f} ± {row['std']:.4f}",
+                "" if row["accuracy"] is None else f"{row['accuracy']:.4f}",
+                format_metric("macs", row["macs"]),
+                format_metric("params", row["params"]),
+                knob_text(row["architecture"]),
+                knob_text(row["recipe"]),
+            )
+            for row in rows
+        ],
+    )
+    messages.print(f"next: jointnas export {path}, or jointnas retrain {path} --seeds 3")
+
+
+def knob_text(knobs: dict[str, Any]) -> str:
+    """Return knobs in one line: `network resnet9, width 12, …`."""
+    return ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {str(v).lower()}" for k, v in knobs.items())

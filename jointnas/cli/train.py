@@ -1,0 +1,240 @@
+"""`jointnas train`, `retrain` and `predict`: single candidates, finished winners, and what they say of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jointnas.cli.common import (
+    DataOption,
+    Device,
+    ImageSize,
+    Json,
+    TrainImages,
+    TrainSteps,
+    TrainTime,
+    ValImages,
+    clock_json,
+    interruptible,
+    messages,
+    print_json,
+    print_table,
+    unwritable,
+)
+
+
+def train(
+    candidate: Annotated[Path, typer.Argument(help="A candidate file, TOML or JSON.")],
+    data: DataOption = None,
+    train_images: TrainImages = None,
+    val_images: ValImages = None,
+    image_size: ImageSize = None,
+    train_time: TrainTime = None,
+    train_steps: TrainSteps = None,
+    seed: Annotated[int, typer.Option(help="Seed of the weights and of the order of images.")] = 0,
+    device: Device = "auto",
+    to: Annotated[Path | None, typer.Option(help="Folder to keep the trained network in.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train one candidate once and score it on the validation images.
+
+    Data, image counts and budget are those of the file where it was exported from a run and no option says otherwise.
+
+    \b
+    Examples:
+      jointnas train mine.toml --train-time 30s
+      jointnas train mine.toml --data photos/ --train-time 10m --to trained/
+    """
+    from jointnas.campaign import local_executor
+    from jointnas.data import load_data
+    from jointnas.errors import JointNASError
+    from jointnas.execution import Job, share_slots
+    from jointnas.export import CandidateFile, Member, WinnerFile
+    from jointnas.networks import blueprint
+    from jointnas.training import Observation
+
+    file = CandidateFile.read(candidate)
+    spec = _data_spec(file.training, data, train_images, val_images, image_size)
+    loaded = load_data(spec)
+    clock = clock_json(train_time, train_steps, file.training.get("clock"))
+    network = blueprint(file.candidate["architecture"], loaded.input_shape, len(loaded.classes))
+    payload: dict[str, Any] = {"candidate": file.candidate, "clock": clock, "seed": seed}
+    if to is not None:
+        try:
+            to.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(error, to) from error
+        payload["weights"] = str(to / f"seed-{seed}.safetensors")
+    observation = Observation.failed("nothing was heard of it")
+    with interruptible("nothing was kept"), local_executor(spec.to_json(), share_slots(1, device)) as executor:
+        for event in executor.results([Job(1, payload)]):
+            if event.kind == "failed":
+                raise JointNASError(f"the training failed: {event.reason}")
+            if event.kind == "done":
+                observation = Observation.from_json(event.result["observation"])
+    found = {**observation.to_json(), "folder": str(to) if to else None}
+    if to is not None:
+        member = Member(network, f"seed-{seed}.safetensors", loaded.mean, loaded.std)
+        WinnerFile((member,), loaded.classes, file.candidate, found).write(to)
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        "",
+        ("accuracy", "balanced", "steps", "images/s", "seconds"),
+        [
+            (
+                f"{observation.accuracy:.4f}",
+                f"{observation.balanced_accuracy:.4f}",
+                str(observation.steps),
+                f"{observation.images_per_second:.0f}",
+                f"{observation.seconds:.2f}",
+            )
+        ],
+    )
+
+
+def _data_spec(
+    training: dict[str, Any],
+    data: str | None,
+    train_images: int | None,
+    val_images: int | None,
+    image_size: int | None,
+) -> Any:
+    """Return the data that options ask for, over the data that a file was exported with."""
+    from jointnas.data import DataSpec
+    from jointnas.errors import ExportError
+
+    asked = {"source": data, "train_images": train_images, "val_images": val_images, "image_size": image_size}
+    own = training.get("data", {}) if data is None else {}
+    try:
+        return DataSpec(**{**own, **{k: v for k, v in asked.items() if v is not None}})
+    except TypeError as error:
+        raise ExportError(
+            f"training.data has source, train_images, val_images, image_size and seed, got {error}: drop it"
+        ) from error
+
+
+def retrain_winners(
+    source: Annotated[str, typer.Argument(help="A run (folder, or name in runs/), or an exported candidate file.")],
+    query: Annotated[int | None, typer.Option(help="Whose winners: a query's number (default: the latest).")] = None,
+    top: Annotated[int, typer.Option(help="How many winners.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Trainings of each winner.")] = 5,
+    train_time: TrainTime = None,
+    train_steps: TrainSteps = None,
+    to: Annotated[Path | None, typer.Option(help="Folder for the networks (default: RUN/retrained).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train winners again with several seeds, in the run's own kind of slot, and score the test images once for each.
+
+    \b
+    Examples:
+      jointnas retrain runs/digits-resnet9-1 --top 3 --seeds 3
+      jointnas retrain winner-1.toml --seeds 5 --train-time 10m --to final/
+    """
+    from jointnas.campaign import local_executor
+    from jointnas.cli.export import winner_files
+    from jointnas.data import load_data
+    from jointnas.errors import ExportError
+    from jointnas.execution import share_slots
+    from jointnas.export import CandidateFile
+    from jointnas.retrain import retrain
+    from jointnas.run import find_run
+    from jointnas.training.clock import clock_from_json
+
+    if seeds < 1:
+        raise ExportError(f"--seeds is 1 or more, got {seeds}: raise it")
+    is_file = Path(source).suffix in (".toml", ".json")
+    files = [CandidateFile.read(Path(source))] if is_file else winner_files(source, query, top)
+    training = files[0].training
+    if "data" not in training:
+        raise ExportError(
+            f"retrain needs a file that a run exported, got {source!r} without [training]: use jointnas train"
+        )
+    spec = _data_spec(training, None, None, None, None)
+    clock = clock_json(train_time, train_steps, training.get("clock"))
+    slot = share_slots(int(training["slot"]["workers"]), str(training["slot"]["device"]))
+    if slot.to_json() != training["slot"]:
+        messages.print(f"this machine's slots are not the run's: {slot.to_json()} instead of {training['slot']}")
+    data = load_data(spec)
+    to = to or (Path(source).with_suffix("") if is_file else find_run(source) / "retrained")
+
+    def watch(event: Any, ended: int, total: int) -> None:
+        if event.kind in ("done", "failed"):
+            what = (
+                f"test accuracy {event.result['test_accuracy']:.4f}"
+                if event.kind == "done"
+                else f"failed: {event.reason}"
+            )
+            messages.print(f"training {ended} of {total}  {what}", highlight=False)
+
+    with interruptible("say the command again"), local_executor(spec.to_json(), slot) as executor:
+        found = retrain(files, seeds, data, clock_from_json(clock), executor, to, watch)
+    if as_json:
+        print_json({"winners": [one.to_json() for one in found]})
+    else:
+        _print_retrained(found, data.test_images, seeds)
+    if not any(one.test_accuracies for one in found):
+        raise ExportError(
+            f"a winner is retrained by one training that succeeds, got {len(found) * seeds} failures: see above"
+        )
+
+
+def _print_retrained(found: Any, test_images: int, seeds: int) -> None:
+    from jointnas.constraint import format_metric
+
+    rows = []
+    for one in found:
+        row = one.to_json()
+        test, val = row["test_accuracy"], row["val_accuracy"]
+        rows.append(
+            (
+                str(one.rank),
+                _spread_text(test),
+                _spread_text(val),
+                "" if row["predicted_accuracy"] is None else f"{row['predicted_accuracy']:.4f}",
+                format_metric("macs", row["macs"]) if "macs" in row else "",
+                str(one.folder),
+            )
+        )
+        for failure in one.failures:
+            messages.print(f"winner {one.rank}: {failure}")
+    title = f"{seeds} seeds each, {test_images} test images"
+    print_table(title, ("rank", "test accuracy", "validation", "predicted", "macs", "folder"), rows)
+
+
+def _spread_text(values: dict[str, Any]) -> str:
+    return "" if values["mean"] is None else f"{values['mean']:.4f} ± {values['std']:.4f}"
+
+
+def predict(
+    folder: Annotated[Path, typer.Argument(help="A winner's folder, as `retrain` or `train --to` wrote it.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    as_json: Json = False,
+) -> None:
+    """Classify images with a trained winner.
+
+    \b
+    Examples:
+      jointnas predict runs/digits-resnet9-1/retrained/winner-1 seven.png
+    """
+    import torch
+
+    from jointnas.data.sources import decode_file
+    from jointnas.export import load
+
+    model = load(folder)
+    pixels = torch.stack([torch.tensor(decode_file(path, model.input_shape)) for path in images])
+    with torch.inference_mode():
+        probabilities = model(pixels.permute(0, 3, 1, 2))
+    best = probabilities.max(dim=1)
+    rows = [
+        (str(path), model.classes[int(i)], float(p))
+        for path, p, i in zip(images, best.values, best.indices, strict=True)
+    ]
+    if as_json:
+        print_json({"predictions": [{"image": image, "class": label, "probability": p} for image, label, p in rows]})
+    else:
+        print_table("", ("image", "class", "probability"), [(image, label, f"{p:.4f}") for image, label, p in rows])

@@ -1,0 +1,187 @@
+"""The module of a blueprint: shapes, fresh weights, and whitening."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from jointnas.blueprint import SHAPES, Block, BlockBuilder, Blueprint, make_node
+from jointnas.cost import cost
+from jointnas.module import MODULES, WHITENING_EPSILON, Whiten, build
+from jointnas.networks import blueprint
+from jointnas.space import Space
+
+IMAGE = (4, 9, 7)
+OPERATIONS = {
+    "conv": {"channels": 6, "kernel": 3, "stride": 2, "padding": 1, "groups": 2, "bias": True},
+    "whiten": {"kernel": 3},
+    "batch_norm": {"scale": False},
+    "relu": {},
+    "celu": {"alpha": 0.3},
+    "gelu": {},
+    "silu": {},
+    "sigmoid": {},
+    "max_pool": {"kernel": 2, "stride": 2},
+    "global_max_pool": {},
+    "global_avg_pool": {},
+    "flatten": {},
+    "resize": {"height": 5, "width": 11},
+    "scale": {"factor": 0.125},
+    "add": {},
+    "multiply": {},
+    "linear": {"features": 3, "bias": False},
+}
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images(n: int, channels: int, side: int, seed: int = 0) -> torch.Tensor:
+    """Return smooth random images, whose neighbouring pixels are alike as in photos."""
+    coarse = torch.randn(n, channels, side // 2, side // 2, generator=seeded(seed))
+    return F.interpolate(coarse, size=(side, side), mode="bilinear") + 0.3
+
+
+def test_every_operation_with_a_shape_has_a_module() -> None:
+    assert set(MODULES) == set(SHAPES) == set(OPERATIONS)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_an_operation_gives_the_shape_that_is_foretold(operation: str) -> None:
+    shape = (20,) if operation == "linear" else IMAGE
+    inputs = [0, 0] if operation in ("add", "multiply") else [0]
+    network = Blueprint.chain(shape, [Block("block", (make_node(operation, inputs, OPERATIONS[operation]),))])
+    assert build(network)(torch.randn(2, *shape)).shape == (2, *network.shapes()[-1])
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 28, 28), (3, 40, 32)])
+@pytest.mark.parametrize("name", ["resnet9", "senet"])
+def test_a_network_classifies_images_of_the_datas_own_size(name: str, shape: tuple[int, int, int]) -> None:
+    for candidate in Space.load(name).fix({"width": 8 if name == "resnet9" else 0.05}).sample(2):
+        network = build(blueprint(candidate["architecture"], shape, 7))
+        assert network(torch.randn(2, *shape)).shape == (2, 7)
+
+
+def test_the_same_generator_seed_gives_the_same_weights() -> None:
+    network = blueprint({"network": "senet", "width": 0.1}, (3, 16, 16), 10)
+    one, two, other = (build(network, seeded(s)).state_dict() for s in (5, 5, 6))
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    assert not torch.equal(one["blocks.0.nodes.0.weight"], other["blocks.0.nodes.0.weight"])
+
+
+def test_a_passed_generator_leaves_the_global_one_alone() -> None:
+    before = torch.get_rng_state()
+    build(blueprint({"network": "resnet9", "width": 4}, (3, 16, 16), 10), seeded(0))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_weights_start_as_he_et_al_with_fan_in_and_biases_at_zero() -> None:
+    block = BlockBuilder("block")
+    block.conv(channels=400, kernel=3, bias=True)
+    block.add("global_avg_pool")
+    block.add("flatten")
+    block.add("linear", features=300, bias=True)
+    network = build(Blueprint.chain((16, 4, 4), [block.build()]), seeded(0))
+    for layer, fan_in in zip(network.blocks[0].nodes[::3], (16 * 9, 400), strict=True):
+        assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / fan_in), rel=0.02)
+        assert layer.weight.mean().item() == pytest.approx(0, abs=1e-3)
+        assert not layer.bias.any()
+
+
+def test_a_skip_adds_and_an_excitation_multiplies() -> None:
+    block = BlockBuilder("block")
+    block.add("relu", 0)
+    block.add("add", 0, 1)
+    block.add("global_max_pool", 2)
+    block.add("multiply", 2, 3)
+    x = torch.randn(2, *IMAGE)
+    total = x + x.relu()
+    expected = total * total.amax(dim=(2, 3), keepdim=True)
+    assert torch.equal(build(Blueprint.chain(IMAGE, [block.build()]))(x), expected)
+
+
+def test_blocks_read_what_the_wiring_says() -> None:
+    double = Block("double", (make_node("scale", [0], {"factor": 2.0}),))
+    total = Block("sum", (make_node("add", [0, 1], {}),), n_inputs=2)
+    network = build(Blueprint((1, 2, 2), (double, double, total), ((0,), (0,), (2, 1))))
+    x = torch.randn(3, 1, 2, 2)
+    assert torch.equal(network(x), 4 * x)
+
+
+def test_a_batch_norm_without_scale_has_a_shift_alone() -> None:
+    norm = Block("norm", (make_node("batch_norm", [0], {"scale": False}),))
+    network = build(Blueprint.chain((4, 3, 3), [norm]))
+    assert [p.shape for p in network.parameters()] == [(4,)]
+    out = network.train()(5 * torch.randn(64, 4, 3, 3, generator=seeded(0)) + 2)
+    assert out.mean().item() == pytest.approx(0, abs=1e-5)
+    assert out.std().item() == pytest.approx(1, abs=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------------- whitening
+
+
+def patches(batch: torch.Tensor, kernel: int = 3) -> torch.Tensor:
+    """Return the (n·positions, C·k²) patches inside the images."""
+    return F.unfold(batch, kernel).transpose(1, 2).flatten(0, 1).double()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_whitened_patches_are_uncorrelated_with_the_shrunk_variances(channels: int) -> None:
+    batch = images(200, channels, 12)
+    layer = Whiten(channels, 3)
+    layer.fit(batch)
+    inside = layer(batch)[:, :, 1:-1, 1:-1]  # (n, C·9, 10, 10), where no border is padded
+    covariance = torch.cov(inside.transpose(0, 1).flatten(1).double(), correction=0)
+    values = torch.linalg.eigvalsh(torch.cov(patches(batch).T, correction=0)).flip(0)
+    expected = torch.diag(values / (values + 1e-2))
+    assert WHITENING_EPSILON == 1e-2
+    assert values[0] > 100 * values[-1]
+    torch.testing.assert_close(covariance, expected, atol=1e-3, rtol=0)
+
+
+def test_an_unfitted_whitening_passes_the_patches_through() -> None:
+    batch = images(2, 3, 6)
+    expected = F.unfold(batch, 3, padding=1).reshape(2, 27, 6, 6)
+    torch.testing.assert_close(Whiten(3, 3)(batch), expected)
+
+
+def test_constant_images_give_a_finite_filter() -> None:
+    layer = Whiten(1, 3)
+    layer.fit(torch.ones(4, 1, 6, 6))
+    assert layer.weight.isfinite().all()
+
+
+def test_images_smaller_than_a_patch_can_be_whitened() -> None:
+    layer = Whiten(2, 3)
+    layer.fit(torch.randn(50, 2, 2, 2, generator=seeded(0)))
+    out = layer(torch.randn(5, 2, 2, 2, generator=seeded(1)))
+    assert out.shape == (5, 18, 2, 2)
+    assert out.isfinite().all()
+
+
+def test_a_network_fits_its_whitening_on_the_size_it_works_on() -> None:
+    batch = images(64, 3, 16)
+    network = build(blueprint({"network": "resnet9", "width": 4, "resolution": 0.75}, (3, 16, 16), 10))
+    network.fit_whitening(batch)
+    fitted = next(m for m in network.modules() if isinstance(m, Whiten))
+    expected = Whiten(3, 3)
+    expected.fit(F.interpolate(batch, size=(12, 12), mode="bilinear", antialias=True))
+    torch.testing.assert_close(fitted.weight, expected.weight)
+    assert not torch.equal(fitted.weight, Whiten(3, 3).weight)
+
+
+def test_fitting_leaves_a_network_without_whitening_as_it_is() -> None:
+    network = build(blueprint({"network": "resnet9", "width": 4, "whitening": False}, (1, 8, 8), 10))
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    network.fit_whitening(images(8, 1, 8))
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+
+
+def test_the_whitening_filter_is_stored_and_not_trained() -> None:
+    network = build(blueprint({"network": "resnet9", "width": 4}, (3, 8, 8), 10))
+    trained = {name for name, _ in network.named_parameters()}
+    assert "blocks.0.nodes.0.weight" in network.state_dict()
+    assert "blocks.0.nodes.0.weight" not in trained
+    assert sum(p.numel() for p in network.parameters()) == cost(network.blueprint)["params"]
