@@ -1,31 +1,34 @@
-"""The accuracy predictor: FBNetV3's encoder with proxy heads, then an accuracy head, as an ensemble in one computation.
+"""The accuracy predictor: FBNetV3's encoder with proxy heads and an accuracy head, as a calibrated deep ensemble.
 
-An encoder reads the architecture. Its proxy head is trained first, on thousands of candidates that cost nothing, to give
-their statistics (MACs, parameters …); the accuracy head then reads [embedding ‖ statistics ‖ recipe] and is fitted to real
-trainings, first with the encoder at rest, then together at a lower rate (FBNetV3, §3.2; Dai et al., CVPR 2021).
-Each input of the accuracy head passes a learned gate under an L1 penalty, so that the head learns which inputs matter.
+The encoder and its proxy head are trained first, on thousands of candidates that cost nothing, to give their statistics
+(MACs, parameters …); the accuracy head is then fitted to real trainings (Dai et al., CVPR 2021, §3.2; see `ensemble`).
 
-Every layer carries a leading dimension of members, so an ensemble of m networks is one batched matrix product, and so are
-the networks that are fitted to the folds of a cross-validation, which differ by the weights of their examples alone.
+Few trainings fit a network to noise, so what the ensemble says is shrunk by the slope of a regression of the accuracies on
+its cross-validated predictions, and a Gaussian process on what then remains keeps it true to the candidates that were
+trained: where the ensemble has learned nothing, it alone speaks. Both are ours.
 """
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from scipy.special import expit, logit
 from scipy.stats import kendalltau
-from torch import Tensor, nn
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
+from torch import Tensor
 
+from jointnas.ensemble import Ensemble, Features, fit_heads, pretrain
 from jointnas.errors import JointNASError, PredictorError
 from jointnas.knobs import Codes
 from jointnas.space import Candidate, CostFunction, Space
@@ -35,66 +38,12 @@ FORMAT = 1
 MEMBERS = 10
 FOLDS = 5
 MEMBERS_PER_FOLD = 4
-ENCODER = (128, 64, 24)
-HEAD = (128, 64)
 FREE_SAMPLES = 4096
-PRETRAINING_EPOCHS = 20
-PRETRAINING_BATCH = 128
-FROZEN_STEPS, FROZEN_RATE = 150, 1e-2
-JOINT_STEPS, JOINT_RATE = 150, 1.5e-3
-WEIGHT_DECAY = 1.0
-GATE_PENALTY = 1e-2
-FIT_BATCH = 32
 SMALLEST_FIT = 2
+SMALLEST_VALIDATION = 4  # examples from which a cross-validation is made
 SCORING_CHUNK = 4096
+EDGE = 0.005  # accuracies are taken to lie this far inside (0, 1)
 Array = NDArray[np.float64]
-
-
-class _Linear(nn.Module):
-    """One linear layer for each member: (m, n, in) to (m, n, out)."""
-
-    def __init__(self, members: int, inputs: int, outputs: int, generator: torch.Generator) -> None:
-        super().__init__()
-        bound = (6 / max(1, inputs)) ** 0.5  # He et al. 2015, uniform
-        draw = torch.rand(members, inputs, outputs, generator=generator)
-        self.weight = nn.Parameter((2 * draw - 1) * bound)
-        self.bias = nn.Parameter(torch.zeros(members, 1, outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias, x, self.weight)
-
-
-def _mlp(members: int, sizes: Sequence[int], generator: torch.Generator) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(sizes):
-        layers += [_Linear(members, inputs, outputs, generator), nn.SiLU()]
-    return nn.Sequential(*layers[:-1])
-
-
-class _Ensemble(nn.Module):
-    """Encoder, proxy head and accuracy head of m members."""
-
-    def __init__(
-        self, members: int, d_architecture: int, d_recipe: int, proxies: int, generator: torch.Generator
-    ) -> None:
-        super().__init__()
-        self.members = members
-        self.encoder = _mlp(members, (d_architecture, *ENCODER), generator)
-        self.proxy_head = _mlp(members, (ENCODER[-1], proxies), generator)
-        inputs = ENCODER[-1] + proxies + d_recipe
-        self.gates = nn.Parameter(torch.ones(members, 1, inputs))
-        self.accuracy_head = _mlp(members, (inputs, *HEAD, 1), generator)
-
-    def proxies(self, architecture: Tensor) -> Tensor:
-        """Return (m, n, proxies) standardised statistics from (m, n, d_architecture)."""
-        out: Tensor = self.proxy_head(F.silu(self.encoder(architecture)))
-        return out
-
-    def forward(self, architecture: Tensor, statistics: Tensor, recipe: Tensor) -> Tensor:
-        """Return (m, n) standardised accuracies from features with the same leading (m, n)."""
-        embedding = F.silu(self.encoder(architecture))
-        out: Tensor = self.accuracy_head(self.gates * torch.cat([embedding, statistics, recipe], dim=2))
-        return out.squeeze(2)
 
 
 class Predictor:
@@ -119,9 +68,13 @@ class Predictor:
         free = next(self.space.stream(seed, chunk=FREE_SAMPLES))
         statistics = self._raw_statistics(free)
         self._mean, self._std = statistics.mean(axis=0), np.maximum(statistics.std(axis=0), 1e-6)
+        self._bounded = True  # accuracies in [0, 1] are fitted as log odds
         self._centre, self._spread = 0.0, 1.0
-        self._pretrained: _Ensemble | None = None
-        self._fitted: _Ensemble | None = None
+        self._slope = 1.0
+        self._kernel: Kernel | None = None
+        self._pretrained: Ensemble | None = None
+        self._fitted: Ensemble | None = None
+        self._rest: GaussianProcessRegressor | None = None
 
     # ---------------------------------------------------------------------------------------------------- features
 
@@ -130,8 +83,8 @@ class Predictor:
         columns = [np.sign(costs[name]) * np.log1p(np.abs(costs[name])) for name in self.proxy_names]
         return np.stack(columns, axis=1) if columns else np.zeros((len(codes), 0))
 
-    def _features(self, codes: Codes) -> tuple[Tensor, Tensor, Tensor]:
-        """Return float32 (n, d_architecture), (n, proxies) and (n, d_recipe), numbers spread to about [−1, 1]."""
+    def _features(self, codes: Codes) -> Features:
+        """Return float32 features, numbers spread to about [−1, 1]."""
         architecture, recipe = self.space.encode_codes(codes)
         statistics = (self._raw_statistics(codes) - self._mean) / self._std
         spread = [torch.from_numpy(x).float() for x in (2 * architecture - 1, statistics, 2 * recipe - 1)]
@@ -140,35 +93,14 @@ class Predictor:
     # ----------------------------------------------------------------------------------------------------- training
 
     def pretrain(self) -> float:
-        """Train every member's encoder and proxy head on free samples; return the loss on samples it has not seen.
+        """Train every member's encoder on free samples; return the Huber loss of standardised log statistics on others.
 
-        The loss is the mean Huber loss of standardised log statistics. Called by `fit` where it has not been before.
+        `fit` calls it where it has not been called before.
         """
-        generator = torch.Generator().manual_seed(self.seed)
         samples = self._features(next(self.space.stream(self.seed + 1, chunk=FREE_SAMPLES)))
-        architecture, statistics, recipe = samples
         members = max(self.members, FOLDS * MEMBERS_PER_FOLD)
-        ensemble = _Ensemble(members, architecture.shape[1], recipe.shape[1], statistics.shape[1], generator)
-        held_out, n = len(architecture) // 8, len(architecture)
-        if self.proxy_names:
-            parameters = [*ensemble.encoder.parameters(), *ensemble.proxy_head.parameters()]
-            optimizer = torch.optim.Adam(parameters, lr=2e-3)
-            steps = PRETRAINING_EPOCHS * ((n - held_out) // PRETRAINING_BATCH)
-            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
-            for _ in range(steps):
-                rows = torch.randint(held_out, n, (PRETRAINING_BATCH,), generator=generator)
-                batch = architecture[rows].expand(members, -1, -1)
-                loss = F.huber_loss(ensemble.proxies(batch), statistics[rows].expand(members, -1, -1))
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                schedule.step()
-        self._pretrained = ensemble
-        if not self.proxy_names:
-            return 0.0
-        with torch.no_grad():
-            seen = ensemble.proxies(architecture[:held_out].expand(members, -1, -1))
-            return float(F.huber_loss(seen, statistics[:held_out].expand(members, -1, -1)))
+        self._pretrained, loss = pretrain(members, samples, torch.Generator().manual_seed(self.seed))
+        return loss
 
     def fit(self, candidates: Sequence[Mapping[str, Any]], results: Sequence[float | Observation]) -> Predictor:
         """Fit the accuracy head to n candidates and their accuracies or observations; failed ones are left out.
@@ -192,88 +124,90 @@ class Predictor:
         codes = self.space.to_codes([c for c, _ in kept])
         self.candidates = self.space.to_candidates(codes)
         self.accuracies = np.array([v for _, v in kept])
-        self._centre = float(self.accuracies.mean())
-        self._spread = max(float(self.accuracies.std()), 1e-6)
-        targets = torch.tensor((self.accuracies - self._centre) / self._spread, dtype=torch.float32)
-        features = self._features(codes)
-        self._fitted = self._fit_heads(features, targets, torch.ones(self.members, len(targets)))
-        self.rank_correlation = self._cross_validate(features, targets)
+        self._bounded = bool((self.accuracies >= 0).all() and (self.accuracies <= 1).all())
+        scores = self._score(self.accuracies)
+        self._centre, self._spread = float(scores.mean()), max(float(scores.std()), 1e-6)
+        features, targets = self._features(codes), (scores - self._centre) / self._spread
+        self._fitted = self._fit_ensemble(features, targets, np.ones((self.members, len(targets))))
+        self._calibrate(features, targets)
         return self
 
-    def _fit_heads(self, features: tuple[Tensor, Tensor, Tensor], targets: Tensor, weights: Tensor) -> _Ensemble:
-        """Return an ensemble fitted to (n,) targets, each member weighing the examples by its row of (m, n) weights."""
+    def _score(self, accuracies: Array) -> Array:
+        """Return what is fitted: log odds of accuracies in [0, 1], anything else as it is."""
+        return np.asarray(logit(accuracies.clip(EDGE, 1 - EDGE)) if self._bounded else accuracies, dtype=np.float64)
+
+    def _fit_ensemble(self, features: Features, targets: Array, weights: NDArray[Any]) -> Ensemble:
         assert self._pretrained is not None
         generator = torch.Generator().manual_seed(self.seed + 2)
-        members, n = weights.shape
-        ensemble = _Ensemble(members, features[0].shape[1], features[2].shape[1], features[1].shape[1], generator)
-        for part in ("encoder", "proxy_head"):
-            pretrained = getattr(self._pretrained, part).state_dict()
-            getattr(ensemble, part).load_state_dict({k: v[:members] for k, v in pretrained.items()})
-        wide = [f.expand(members, -1, -1) for f in features]
-        head = list(ensemble.accuracy_head.parameters())
-        for steps, rate, weights_trained in (
-            (FROZEN_STEPS, FROZEN_RATE, head),
-            (JOINT_STEPS, JOINT_RATE, [*head, *ensemble.encoder.parameters()]),
-        ):
-            groups = [
-                {"params": weights_trained, "weight_decay": WEIGHT_DECAY},
-                {"params": [ensemble.gates], "weight_decay": 0.0},
-            ]
-            optimizer = torch.optim.AdamW(groups, lr=rate)
-            for _ in range(steps):
-                rows = torch.randperm(n, generator=generator)[:FIT_BATCH]
-                losses = F.huber_loss(
-                    ensemble(*[w[:, rows] for w in wide]), targets[rows].expand(members, -1), reduction="none"
-                )
-                loss = (losses * weights[:, rows]).sum() / len(rows) + GATE_PENALTY * ensemble.gates.abs().sum()
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-        return ensemble
+        as_tensors = torch.from_numpy(targets).float(), torch.from_numpy(weights).float()
+        return fit_heads(self._pretrained, features, *as_tensors, generator)
 
-    def _cross_validate(self, features: tuple[Tensor, Tensor, Tensor], targets: Tensor) -> float | None:
-        """Return Kendall's τ between the accuracies and what members that never saw them predict."""
+    def _calibrate(self, features: Features, targets: Array) -> None:
+        """Set the slope, the Gaussian process of what remains, and the rank correlation, all by cross-validation."""
+        assert self._fitted is not None
         n = len(targets)
-        folds = min(FOLDS, n)
-        if n < 4:
-            return None
-        fold = np.random.default_rng(self.seed).permutation(n) % folds
-        unseen = torch.tensor(np.repeat(np.arange(folds)[:, None] == fold[None, :], MEMBERS_PER_FOLD, axis=0))
-        ensemble = self._fit_heads(features, targets, (~unseen).float())
-        with torch.no_grad():
-            predicted = ensemble(*[f.expand(ensemble.members, -1, -1) for f in features])
-        held_out = (predicted * unseen).sum(0) / unseen.sum(0)
-        tau = float(kendalltau(held_out.numpy(), targets.numpy()).statistic)
-        return tau if np.isfinite(tau) else 0.0
+        self._slope, self._kernel, self.rank_correlation = 0.0, None, None
+        folds = np.random.default_rng(self.seed).permutation(n) % min(FOLDS, n)
+        seen = np.array([folds != fold for fold in range(folds.max() + 1)])  # (folds, n)
+        if n >= SMALLEST_VALIDATION:
+            ensemble = self._fit_ensemble(features, targets, np.repeat(seen, MEMBERS_PER_FOLD, axis=0))
+            by_fold = ensemble.scores(features).double().numpy().reshape(len(seen), MEMBERS_PER_FOLD, n).mean(axis=1)
+            unseen = by_fold[folds, np.arange(n)]
+            self._slope = float(np.clip(unseen @ targets / max(unseen @ unseen, 1e-12), 0, 1))
+        x = torch.cat(features, dim=1).numpy()
+        self._fit_rest(x, targets - self._slope * self._fitted.scores(features).double().numpy().mean(axis=0))
+        if n >= SMALLEST_VALIDATION:
+            held_out = np.empty(n)
+            for fold, known in enumerate(seen):
+                rest = _gaussian_process(self._kernel).fit(x[known], (targets - self._slope * by_fold[fold])[known])
+                held_out[~known] = self._slope * by_fold[fold, ~known] + rest.predict(x[~known])
+            tau = float(kendalltau(held_out, targets).statistic)
+            self.rank_correlation = tau if np.isfinite(tau) else 0.0
+
+    def _fit_rest(self, x: NDArray[Any], remainder: Array) -> None:
+        """Fit the Gaussian process to (n,) remainders at (n, d) features; its kernel is found once and kept."""
+        self._rest = _gaussian_process(self._kernel)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a bound of the kernel's range is a fine answer
+            self._rest.fit(x, remainder)
+        self._kernel = self._rest.kernel_
 
     # --------------------------------------------------------------------------------------------------- predicting
 
-    @torch.inference_mode()
-    def predict_codes(self, codes: Codes) -> Array:
-        """Return (m, n) accuracies, one row a member, of (n, knobs) codes. Raises `PredictorError` before a fit."""
-        if self._fitted is None:
+    def predict_codes(self, codes: Codes) -> tuple[Array, Array]:
+        """Return (m, n) accuracies, a row a member, of (n, knobs) codes, and the (n,) deviation that all members share.
+
+        Raises `PredictorError` before a fit.
+        """
+        if self._fitted is None or self._rest is None:
             raise PredictorError("a predictor predicts once it is fitted, got none: call fit or train a first batch")
-        parts = []
+        members, shared = [np.zeros((self.members, 0))], [np.zeros(0)]
         for start in range(0, len(codes), SCORING_CHUNK):
             features = self._features(codes[start : start + SCORING_CHUNK])
-            parts.append(self._fitted(*[f.expand(self.members, -1, -1) for f in features]).double().numpy())
-        scores = np.concatenate(parts, axis=1) if parts else np.zeros((self.members, 0))
-        return self._centre + self._spread * scores
+            rest, deviation = self._rest.predict(torch.cat(features, dim=1).numpy(), return_std=True)
+            members.append(self._slope * self._fitted.scores(features).double().numpy() + rest)
+            shared.append(deviation)
+        scores = self._centre + self._spread * np.concatenate(members, axis=1)
+        deviations = self._spread * np.concatenate(shared)
+        if not self._bounded:
+            return scores, deviations
+        accuracies = expit(scores)
+        mean = accuracies.mean(axis=0)
+        return accuracies, deviations * mean * (1 - mean)  # the slope of the logistic function
 
     def predict_members(self, candidates: Sequence[Mapping[str, Any]]) -> Array:
         """Return (m, n) accuracies, one row for each member of the ensemble."""
-        return self.predict_codes(self.space.to_codes(candidates))
+        return self.predict_codes(self.space.to_codes(candidates))[0]
 
     def predict(self, candidates: Sequence[Mapping[str, Any]]) -> tuple[Array, Array]:
-        """Return the mean (n,) and the standard deviation (n,) of the members' accuracies."""
-        scores = self.predict_members(candidates)
-        return scores.mean(axis=0), scores.std(axis=0)
+        """Return the mean (n,) and the standard deviation (n,): the members' spread and the Gaussian process's together."""
+        return mean_and_std(*self.predict_codes(self.space.to_codes(candidates)))
 
     # -------------------------------------------------------------------------------------------------- on the disk
 
     def save(self, folder: Path | str) -> None:
         """Write `predictor.safetensors` and `predictor.json` (space, examples, normalisation) into a folder."""
-        if self._fitted is None or self._pretrained is None:
+        if self._fitted is None or self._pretrained is None or self._kernel is None:
             raise PredictorError("a predictor is saved once it is fitted, got none: call fit first")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -291,7 +225,8 @@ class Predictor:
             "seed": self.seed,
             "members": self.members,
             "proxies": {"names": self.proxy_names, "mean": self._mean.tolist(), "std": self._std.tolist()},
-            "accuracy": {"mean": self._centre, "std": self._spread},
+            "accuracy": {"bounded": self._bounded, "mean": self._centre, "std": self._spread, "slope": self._slope},
+            "kernel": self._kernel.theta.tolist(),
             "rank_correlation": self.rank_correlation,
             "context": self.context,
             "trials": [
@@ -338,15 +273,36 @@ class Predictor:
                 "give the same cost function"
             )
         self._mean, self._std = np.array(about["proxies"]["mean"]), np.array(about["proxies"]["std"])
-        self._centre, self._spread = float(about["accuracy"]["mean"]), float(about["accuracy"]["std"])
+        fitted = about["accuracy"]
+        self._bounded, self._slope = bool(fitted["bounded"]), float(fitted["slope"])
+        self._centre, self._spread = float(fitted["mean"]), float(fitted["std"])
         self.rank_correlation, self.context = about["rank_correlation"], about["context"]
         codes = self.space.to_codes([t["candidate"] for t in about["trials"]])
         self.candidates = self.space.to_candidates(codes)
         self.accuracies = np.array([float(t["accuracy"]) for t in about["trials"]])
-        architecture, statistics, recipe = self._features(codes)
-        sizes = (architecture.shape[1], recipe.shape[1], statistics.shape[1])
-        self._fitted = _Ensemble(self.members, *sizes, torch.Generator())
+        features = self._features(codes)
+        self._fitted = Ensemble.for_features(self.members, features, torch.Generator())
         self._fitted.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("fitted.")})
         pretrained = {k[11:]: v for k, v in tensors.items() if k.startswith("pretrained.")}
-        self._pretrained = _Ensemble(len(next(iter(pretrained.values()))), *sizes, torch.Generator())
+        self._pretrained = Ensemble.for_features(len(next(iter(pretrained.values()))), features, torch.Generator())
         self._pretrained.load_state_dict(pretrained, strict=False)
+        self._kernel = _default_kernel().clone_with_theta(np.array(about["kernel"], dtype=np.float64))
+        targets = (self._score(self.accuracies) - self._centre) / self._spread
+        remainder = targets - self._slope * self._fitted.scores(features).double().numpy().mean(axis=0)
+        self._fit_rest(torch.cat(features, dim=1).numpy(), remainder)
+
+
+def mean_and_std(members: Array, shared: Array) -> tuple[Array, Array]:
+    """Return the (n,) mean and standard deviation of (m, n) members that share a further (n,) deviation."""
+    return members.mean(axis=0), np.sqrt(members.var(axis=0) + shared**2)
+
+
+def _default_kernel() -> Kernel:
+    return ConstantKernel(0.5, (1e-3, 10)) * Matern(4.0, (1.0, 50.0), nu=2.5) + WhiteKernel(0.1, (1e-3, 1.0))
+
+
+def _gaussian_process(kernel: Kernel | None) -> GaussianProcessRegressor:
+    """Return a Gaussian process with a kernel as it is, or with one that its fit finds."""
+    if kernel is None:
+        return GaussianProcessRegressor(_default_kernel())
+    return GaussianProcessRegressor(kernel, optimizer=None)

@@ -18,13 +18,15 @@ from jointnas.engines import Evaluation, Problem, find_engine
 from jointnas.errors import ConstraintError, SearchError, SpaceError
 from jointnas.knobs import Codes
 from jointnas.pool import feasible, pool
-from jointnas.predictor import SMALLEST_FIT, Predictor
+from jointnas.predictor import SMALLEST_FIT, Predictor, mean_and_std
 from jointnas.space import Candidate, CostFunction, Space
 from jointnas.training.observation import Observation
 
 POOL = 20_000
 START_BEST, START_RANDOM = 60, 40  # p and q of algorithm 1
 STAGE_TWO_BUDGET = 20_000  # candidates an engine may score
+CONTENDERS = 2000  # from which winners are chosen
+TELL_APART = 1e-3  # difference in accuracy below which two predictions say the same
 FILLING_POOL = 4096  # pool members a space-filling batch is chosen from
 
 
@@ -116,7 +118,7 @@ class Search:
     def _choose(self, codes: Codes, n: int) -> NDArray[np.int64]:
         if self.trained < SMALLEST_FIT:
             return space_filling(np.concatenate(self.space.encode_codes(codes[:FILLING_POOL]), axis=1), n)
-        members = self._refit().predict_codes(codes)  # (m, candidates)
+        members, _ = self._refit().predict_codes(codes)  # (m, candidates)
         rng = np.random.default_rng([self.seed, len(self._seen)])
         opinions = [members.mean(axis=0), *members[rng.permutation(len(members))]]
         chosen: list[int] = []
@@ -208,7 +210,7 @@ class Search:
         return self._winners(problem, k)
 
     def _score(self, codes: Codes) -> Evaluation:
-        objectives = -self.predictor.predict_codes(codes).mean(axis=0)[:, None]
+        objectives = -self.predictor.predict_codes(codes)[0].mean(axis=0)[:, None]
         failed = np.array([self._failed(identity) for identity in self.space.identities(codes)], dtype=bool)
         return Evaluation(objectives, np.zeros((len(codes), 0)), failed)
 
@@ -216,21 +218,28 @@ class Search:
         return identity in self._results and self._results[identity].accuracy is None
 
     def _winners(self, problem: Problem, k: int) -> list[Winner]:
+        """Return the k best; candidates that no member tells apart from a better one come only when too few are left."""
         codes, objectives = np.concatenate(problem.codes), np.concatenate(problem.objectives)[:, 0]
-        codes = codes[np.argsort(objectives, kind="stable")[:k]]
-        scores = self.predictor.predict_codes(codes)
+        codes = codes[np.argsort(objectives, kind="stable")[: max(CONTENDERS, k)]]
+        members, shared = self.predictor.predict_codes(codes)
+        chosen: list[int] = []
+        for i in range(len(codes)):
+            if all(np.abs(members[:, i] - members[:, j]).max() >= TELL_APART for j in chosen):
+                chosen.append(i)
+            if len(chosen) == k:
+                break
+        chosen = sorted(chosen + [i for i in range(len(codes)) if i not in chosen][: k - len(chosen)])
+        mean, std = mean_and_std(members, shared)
         identities = self.space.identities(codes)
         return [
             Winner(
                 candidate,
-                float(mean),
-                float(std),
-                self._results[identity].accuracy if identity in self._results else None,
+                float(mean[i]),
+                float(std[i]),
+                self._results[identities[i]].accuracy if identities[i] in self._results else None,
                 self.space.cost(candidate),
             )
-            for candidate, identity, mean, std in zip(
-                self.space.to_candidates(codes), identities, scores.mean(axis=0), scores.std(axis=0), strict=True
-            )
+            for i, candidate in zip(chosen, self.space.to_candidates(codes[chosen]), strict=True)
         ]
 
 

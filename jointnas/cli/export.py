@@ -113,9 +113,7 @@ def _rows(blueprint: Any) -> list[list[str]]:
         part = block_cost(block, tuple(shapes[j] for j in inputs), (False,) * len(inputs))
         operations = " ".join(_operation(node) for node in block.nodes)
         size = "×".join(map(str, shapes[i + 1]))
-        rows.append(
-            (block.name, operations, size, format_metric("macs", part.macs), format_metric("params", part.params))
-        )
+        rows.append([block.name, operations, size, *(format_metric(m, getattr(part, m)) for m in ("macs", "params"))])
     total = cost(blueprint)
     rest = f"size {format_metric('size', total['size'])}, peak memory {format_metric('memory', total['memory'])}"
     rows.append(["total", rest, "", format_metric("macs", total["macs"]), format_metric("params", total["params"])])
