@@ -57,11 +57,11 @@ def train_network(
     batch larger than the training set.
     """
     clock.start()
-    return _Trainer(blueprint, recipe, data, clock, seed, torch.device(device), progress).run()
+    return Trainer(blueprint, recipe, data, clock, seed, torch.device(device), progress).run()
 
 
-class _Trainer:
-    """The state of one training."""
+class Trainer:
+    """One training: what it holds, one step of it, and the whole of it."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class _Trainer:
         self._measure_scoring()
         batches = iter(self.batches)
         while self.clock.may_step():
-            self._step(batches)
+            self.step(batches)
             self.clock.stepped()
             self._look()
         if self.steps == 0:
@@ -119,7 +119,8 @@ class _Trainer:
             self.scored.eval(),
         )
 
-    def _step(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
+    def step(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
+        """Take one training step with the next batch. Raises `DivergenceError`."""
         rate = self.recipe.optimizer_learning_rate * learning_rate_factor(self.recipe, self.clock.fraction())
         for group in self.optimizer.param_groups:
             group["lr"] = rate
