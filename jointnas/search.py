@@ -158,7 +158,7 @@ class Search:
                 self._told.append(candidate)
             self._results[identity] = observation
             self._seen.add(identity)
-        self._stale = True
+        self._stale |= any(observation.accuracy is not None for observation in observations)
 
     @property
     def trained(self) -> int:

@@ -35,6 +35,13 @@ def test_a_constraint_is_written_as_it_was_read(text: str) -> None:
     assert str(Constraint.parse(text)) == text
 
 
+@pytest.mark.parametrize("bound", [1_048_577, 40_000_001, 123_456])
+@pytest.mark.parametrize("metric", ["macs", "size"])
+def test_a_bound_of_many_digits_is_not_rounded_where_it_is_written(metric: str, bound: int) -> None:
+    constraint = Constraint(metric, "<", bound)
+    assert Constraint.parse(str(constraint)) == constraint
+
+
 @pytest.mark.parametrize(("text", "bound"), [("1.001K", 1001), ("1.003M", 1_003_000), ("0.067G", 67_000_000)])
 def test_a_decimal_bound_is_exact_so_that_equality_holds(text: str, bound: int) -> None:
     assert Constraint.parse(f"params<={text}").bound == bound
@@ -62,6 +69,12 @@ def test_a_value_at_a_bound_that_excludes_it_violates_least_of_all() -> None:
 def test_a_value_that_is_no_number_violates_without_end() -> None:
     for comparison in COMPARISONS:
         assert Constraint("macs", comparison, 100).violation(np.array([np.nan])) == [np.inf]
+
+
+def test_a_bound_of_zero_is_a_bound() -> None:
+    values = np.array([0.0, 1.0])
+    assert (Constraint("macs", "<=", 0).violation(values) == 0).tolist() == [True, False]
+    assert (Constraint("macs", ">", 0).violation(values) == 0).tolist() == [False, True]
 
 
 def test_violations_have_a_row_a_candidate_and_a_column_a_constraint() -> None:

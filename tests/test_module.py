@@ -1,6 +1,8 @@
 """The module of a blueprint: shapes, fresh weights, and whitening."""
 
 import math
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +10,8 @@ from torch.nn import functional as F
 
 from jointnas.blueprint import SHAPES, Block, BlockBuilder, Blueprint, make_node
 from jointnas.cost import cost
-from jointnas.module import MODULES, WHITENING_EPSILON, Whiten, build
+from jointnas.errors import ExportError
+from jointnas.module import MODULES, WHITENING_EPSILON, Whiten, build, load_weights, save_weights
 from jointnas.networks import blueprint
 from jointnas.space import Space
 
@@ -32,6 +35,15 @@ OPERATIONS = {
     "multiply": {},
     "linear": {"features": 3, "bias": False},
 }
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny networks are several times as fast without a thread pool."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -185,3 +197,33 @@ def test_the_whitening_filter_is_stored_and_not_trained() -> None:
     assert "blocks.0.nodes.0.weight" in network.state_dict()
     assert "blocks.0.nodes.0.weight" not in trained
     assert sum(p.numel() for p in network.parameters()) == cost(network.blueprint)["params"]
+
+
+# --------------------------------------------------------------------------------------------------- weights on disk
+
+
+def test_weights_written_and_read_again_give_the_same_logits(tmp_path: Path) -> None:
+    plan = blueprint({"network": "resnet9", "width": 4}, (3, 8, 8), 10)
+    network = build(plan, seeded(0))
+    network.fit_whitening(images(16, 3, 8))
+    network.train()(images(16, 3, 8))  # moves the running statistics
+    save_weights(network, tmp_path / "new" / "weights.safetensors")
+    again = load_weights(build(plan, seeded(1)), tmp_path / "new" / "weights.safetensors")
+    x = images(4, 3, 8, seed=1)
+    assert torch.equal(again.eval()(x), network.eval()(x))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"weights", b"\xff" * 64, b"\x08" + 7 * b"\0" + b"{}      "])
+def test_a_file_that_holds_no_such_weights_is_refused(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ExportError, match=r"weights fit their blueprint, got .*weights\.safetensors"):
+        load_weights(build(blueprint({"network": "resnet9", "width": 4}, (3, 8, 8), 10)), path)
+
+
+def test_weights_of_another_blueprint_are_refused(tmp_path: Path) -> None:
+    narrow, wide = (build(blueprint({"network": "resnet9", "width": w}, (3, 8, 8), 10)) for w in (4, 6))
+    save_weights(narrow, tmp_path / "weights.safetensors")
+    with pytest.raises(ExportError, match="weights fit their blueprint"):
+        load_weights(wide, tmp_path / "weights.safetensors")

@@ -52,7 +52,7 @@ def test_a_truth_value_is_neither_number_nor_word(value: object) -> None:
 
 
 def test_a_batch_has_a_whole_number_of_images() -> None:
-    with pytest.raises(RecipeError, match="batch_size is a whole number, got 32.5"):
+    with pytest.raises(RecipeError, match=r"batch_size is a whole number, got 32\.5"):
         Recipe(batch_size=32.5)  # type: ignore[arg-type]
 
 

@@ -1,6 +1,7 @@
 """Spaces and their knobs: reading, sampling, encoding, moving, identities, and every error a file can earn."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from jointnas.cost import METRICS, cost
-from jointnas.errors import CandidateError, JointNASError, SpaceError
+from jointnas.errors import CandidateError, SpaceError
 from jointnas.knobs import Choice, Continuous, Fixed, Ordered, parse_knob
 from jointnas.module import build
 from jointnas.networks import blueprint
@@ -190,7 +191,7 @@ def test_every_mutation_is_valid_and_different(space: Space, seed: int) -> None:
     for candidate in space.sample(8, seed):
         child = space.mutate(candidate, rng)
         space.validate(child)
-        assert (child != candidate) == bool(space.neighbours(candidate))
+        assert (repr(child) != repr(candidate)) == bool(space.neighbours(candidate))  # 1 and true are not the same
 
 
 @SETTINGS
@@ -213,7 +214,8 @@ def test_every_neighbour_is_valid_and_differs_in_one_knob_apart_from_those_switc
         for neighbour in neighbours:
             space.validate(neighbour)
             after = flat(neighbour)
-            assert len([k for k in set(before) & set(after) if before[k] != after[k]]) == 1
+            both = set(before) & set(after)
+            assert len([k for k in both if kind_and_value(before[k]) != kind_and_value(after[k])]) == 1
             assert set(before) ^ set(after) <= conditional(space)
         assert len({repr(n) for n in neighbours}) == len(neighbours)
 
@@ -613,7 +615,7 @@ def test_a_malformed_file_is_refused(text: str, rule: str) -> None:
         ("{low = -1, high = 4, log = true}", "a logarithmic knob has low > 0, got low = -1 for a"),
         ("{low = 0, high = 1, step = 0}", "step of the knob a is above 0, got 0"),
         ("{low = 0, high = 1, step = -0.5}", "step of the knob a is above 0, got -0.5"),
-        ("{low = 0.0, high = 1.0, step = 1e-9}", "at most 100000 values, got 1000000001 for a: widen its step"),
+        ("{low = 0.0, high = 1.0, step = 1e-9}", "at most 100000 values, got 100000000[01] for a: widen its step"),
         ("{low = 0, high = 10000000}", "at most 100000 values"),
         ("{low = 'x', high = 1}", "low of the knob a is a finite number, got 'x'"),
         ("{low = 0, high = true}", "high of the knob a is a finite number, got True"),
@@ -759,7 +761,5 @@ def test_knobs_of_two_networks_stand_beside_each_other_under_conditions() -> Non
 @SETTINGS
 @given(st.dictionaries(words, st.recursive(scalars, lambda s: st.lists(s) | st.dictionaries(words, s), max_leaves=6)))
 def test_whatever_a_file_says_is_a_space_or_an_error_of_ours(table: dict[str, Any]) -> None:
-    try:
+    with suppress(SpaceError):
         Space.from_toml(tomli_w.dumps({"format": 1, "architecture": table})).sample(4)
-    except JointNASError as error:
-        assert isinstance(error, SpaceError)

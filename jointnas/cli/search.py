@@ -88,6 +88,19 @@ def search(
         if value < 1:
             raise SearchError(f"{name} is 1 or more, got {value}: raise it")
     if from_ is not None:
+        training = {
+            "--data": data,
+            "--train-time": train_time,
+            "--train-steps": train_steps,
+            "--total-time": total_time,
+        }
+        training |= {"--train-images": train_images, "--val-images": val_images, "--image-size": image_size}
+        training |= {"--fix": fix, "--out": out, "--resume": resume or None, "--dry-run": dry_run or None}
+        for option, value in training.items():
+            if value is not None:
+                raise SearchError(
+                    f"--from trains nothing and takes --constraint, --engine, --top and --seed, got {option}: drop it"
+                )
         _ask_again(from_, constraint or [], engine, top, seed, as_json)
         return
     clock = clock_json(train_time, train_steps)
@@ -285,12 +298,15 @@ def _ask_again(name: str, constraints: list[str], engine: str, top: int, seed: i
     folder = path / "predictor" if run else path
     predictor = Predictor.load(folder)
     search = Search(predictor.space, constraints, seed, predictor=predictor)
-    winners = search.best(top, engine)
     texts = [str(c) for c in search.constraints]
-    if run:
+    if run is None:
+        winners = search.best(top, engine)
+    else:
         with run:
-            number = run.add_query(texts, engine, seed, winners)
-            messages.print(f"query {number} of {run.path}")
+            failed = [t for t in run.trials() if t.observation and t.observation.accuracy is None]
+            search.tell([t.candidate for t in failed], [t.observation for t in failed])
+            winners = search.best(top, engine)
+            messages.print(f"query {run.add_query(texts, engine, seed, winners)} of {run.path}")
     _print_winners(path, 0, 0, predictor.rank_correlation, winners, texts, as_json)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jointnas.data.pack import Pack, open_pack
+from jointnas.data.sources import NAMED
 from jointnas.errors import DataError
 
 TEST_SHARE = 0.2  # split off where the source brings no test images
@@ -36,8 +37,8 @@ class DataSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields; a path is made absolute, so that the data is found from any folder."""
-        path = Path(self.source).expanduser()
-        return {**asdict(self), "source": str(path.resolve()) if path.exists() else self.source}
+        named = self.source in NAMED
+        return {**asdict(self), "source": self.source if named else str(Path(self.source).expanduser().resolve())}
 
 
 @dataclass(frozen=True)

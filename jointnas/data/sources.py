@@ -61,10 +61,9 @@ def find_source(name: str, image_size: int | None, downloads: Path) -> Source:
         return ImageFolder(path, image_size)
     if path.is_file() and zipfile.is_zipfile(path):
         return Npz(path) if path.suffix == ".npz" else ImageZip(path, image_size)
-    known = ("digits", *TORCHVISION)
     if path.exists():
         raise DataError(f"data is an image folder, a zip of one or an .npz, got the file {name!r}: convert it")
-    raise DataError(f"no data set, folder or file is called {name!r}: {suggest(name, known)}, or give a path")
+    raise DataError(f"no data set, folder or file is called {name!r}: {suggest(name, NAMED)}, or give a path")
 
 
 # ------------------------------------------------------------------------------------------------------- named sets
@@ -102,6 +101,7 @@ class Digits(Source):
 
 
 TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "svhn": "SVHN", "fashionmnist": "FashionMNIST"}
+NAMED = ("digits", *TORCHVISION)
 
 
 @dataclass(frozen=True)
