@@ -96,8 +96,8 @@ def search(
         }
         training |= {"--train-images": train_images, "--val-images": val_images, "--image-size": image_size}
         training |= {"--fix": fix, "--out": out, "--resume": resume or None, "--dry-run": dry_run or None}
-        for option, value in training.items():
-            if value is not None:
+        for option, given in training.items():
+            if given is not None:
                 raise SearchError(
                     f"--from trains nothing and takes --constraint, --engine, --top and --seed, got {option}: drop it"
                 )
