@@ -19,7 +19,8 @@ from jointnas.errors import ExportError, suggest
 from jointnas.module import Network, load_weights
 from jointnas.networks import blueprint as make_blueprint
 from jointnas.recipe import Recipe
-from jointnas.space import GROUPS, Candidate
+from jointnas.space import Candidate
+from jointnas.space_file import GROUPS
 from jointnas.training.batches import Normalise
 
 FORMAT = 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jointnas.errors import CandidateError, SpaceError, suggest
+from jointnas.errors import CandidateError, suggest
 
 Value = bool | int | float | str
 Codes = NDArray[np.float64]
@@ -24,7 +24,6 @@ Condition = tuple[tuple[str, tuple[Value, ...]], ...]
 
 NEIGHBOUR_STEP = 0.1  # of a continuous knob's (logarithmic) range
 MUTATION_SCALE = 0.15  # standard deviation of a small mutation, in the same unit
-LARGEST_GRID = 100_000
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,11 @@ class Knob(ABC):
         """Return what a space file says for this knob, `when` left out."""
 
     @property
+    @abstractmethod
+    def extremes(self) -> tuple[Value, ...]:
+        """Every value of a countable knob, and the ends of a continuous one."""
+
+    @property
     def default(self) -> float:
         """The code in the middle of the range, which a knob takes when a neighbour switches it on."""
         return float(self.from_unit(np.array([0.5]))[0])
@@ -93,6 +97,11 @@ class Continuous(Knob):
     @property
     def _ends(self) -> tuple[float, float]:
         return (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
+
+    @property
+    def extremes(self) -> tuple[Value, ...]:
+        """Return the bounds."""
+        return self.low, self.high
 
     def value(self, code: float) -> Value:
         """Return the number."""
@@ -178,13 +187,18 @@ class Ordered(Knob):
         edges: Codes = np.cumsum(widths)[:-1] / widths.sum()
         return edges
 
+    @property
+    def extremes(self) -> tuple[Value, ...]:
+        """Return all values."""
+        return self.values
+
     def value(self, code: float) -> Value:
         """Return the value at the index."""
         return self.values[int(code)]
 
     def code(self, value: object) -> float:
         """Return the index of the value; numbers match to one part in 10^9."""
-        index = _index_of(value, self.values)
+        index = index_of(value, self.values)
         if index is None:
             if self.grid is not None:
                 low, high, step, _ = self.grid
@@ -245,13 +259,18 @@ class Choice(Knob):
         """One a category."""
         return len(self.choices)
 
+    @property
+    def extremes(self) -> tuple[Value, ...]:
+        """Return all values."""
+        return self.choices
+
     def value(self, code: float) -> Value:
         """Return the category at the index."""
         return self.choices[int(code)]
 
     def code(self, value: object) -> float:
         """Return the index of the category."""
-        index = _index_of(value, self.choices)
+        index = index_of(value, self.choices)
         if index is None:
             raise CandidateError(f"the knob {self.name} has no choice {value!r}: {suggest(value, self.choices)}")
         return float(index)
@@ -294,15 +313,24 @@ class Fixed(Knob):
         """None."""
         return 0
 
+    @property
+    def extremes(self) -> tuple[Value, ...]:
+        """Return the value."""
+        return (self.only,)
+
     def value(self, code: float) -> Value:
         """Return the value."""
         return self.only
 
     def code(self, value: object) -> float:
         """Return 0 for the value itself."""
-        if _index_of(value, (self.only,)) is None:
+        if not self.holds(value):
             raise CandidateError(f"the knob {self.name} is fixed at {self.only!r}, got {value!r}: change it")
         return 0.0
+
+    def holds(self, value: object) -> bool:
+        """Return whether this is the value."""
+        return index_of(value, (self.only,)) is not None
 
     def from_unit(self, u: Codes) -> Codes:
         """Return zeros."""
@@ -333,7 +361,7 @@ def _another(codes: Codes, count: int, rng: np.random.Generator) -> Codes:
     return np.mod(codes + rng.integers(1, count, len(codes)), count)
 
 
-def _index_of(value: object, values: Sequence[Value]) -> int | None:
+def index_of(value: object, values: Sequence[Value]) -> int | None:
     """Return where `value` stands: truth values, words and numbers are never mixed; numbers match to 1e-9."""
     for i, known in enumerate(values):
         if isinstance(value, bool) or isinstance(known, bool) or isinstance(value, str) or isinstance(known, str):
@@ -342,84 +370,3 @@ def _index_of(value: object, values: Sequence[Value]) -> int | None:
         elif isinstance(value, int | float) and abs(value - known) <= 1e-9 * max(1.0, abs(known)):
             return i
     return None
-
-
-# ---------------------------------------------------------------------------------------------------------- parsing
-
-_KEYS = ("low", "high", "log", "step", "values", "choices", "when")
-
-
-def parse_knob(name: str, spec: Any) -> Knob:
-    """Return the knob of one line of a space file. Raises `SpaceError` that names the knob."""
-    if not isinstance(spec, Mapping):
-        spec = {"value": spec}
-    when = _parse_when(name, spec.get("when", {}))
-    keys = set(spec) - {"when"}
-    if keys == {"value"}:
-        return Fixed(name, when, _scalar(name, spec["value"]))
-    for key in keys:
-        if key not in _KEYS:
-            raise SpaceError(f"the knob {name} has no key {key!r}: {suggest(key, _KEYS)}")
-    if keys == {"values"}:
-        return Ordered(name, when, _several(name, "values", spec["values"]))
-    if keys == {"choices"}:
-        return Choice(name, when, _several(name, "choices", spec["choices"]))
-    if {"low", "high"} <= keys <= {"low", "high", "log", "step"}:
-        return _parse_number(name, when, spec)
-    raise SpaceError(
-        f"a knob is {{low, high}}, {{values}}, {{choices}}, {{value}} or a bare value, got {name} = {dict(spec)!r}: "
-        "give it one of these forms"
-    )
-
-
-def _parse_number(name: str, when: Condition, spec: Mapping[str, Any]) -> Knob:
-    low, high, log = spec["low"], spec["high"], spec.get("log", False)
-    numbers = {"low": low, "high": high, **({"step": spec["step"]} if "step" in spec else {})}
-    for key, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
-            raise SpaceError(f"{key} of the knob {name} is a finite number, got {number!r}: change it")
-    if not isinstance(log, bool):
-        raise SpaceError(f"log of the knob {name} is true or false, got {log!r}: change it")
-    if low > high:
-        raise SpaceError(f"the knob {name} has low ≤ high, got low = {low!r} and high = {high!r}: swap them")
-    if log and low <= 0:
-        raise SpaceError(f"a logarithmic knob has low > 0, got low = {low!r} for {name}: raise low or drop log")
-    whole = isinstance(low, int) and isinstance(high, int)
-    if low == high:
-        return Ordered(name, when, (low,), (low, high, 1, log))
-    if "step" not in spec and not whole:
-        return Continuous(name, when, float(low), float(high), log)
-    step = spec.get("step", 1)
-    if step <= 0:
-        raise SpaceError(f"step of the knob {name} is above 0, got {step!r}: raise it")
-    count = math.floor((high - low) / step + 1e-9) + 1
-    if count > LARGEST_GRID:
-        raise SpaceError(f"a stepped knob has at most {LARGEST_GRID} values, got {count} for {name}: widen its step")
-    exact = whole and isinstance(step, int)
-    values = tuple(low + i * step if exact else round(low + i * step, 12) for i in range(count))
-    return Ordered(name, when, values, (low, high, step, log))
-
-
-def _scalar(name: str, value: Any) -> Value:
-    if not isinstance(value, bool | int | float | str):
-        raise SpaceError(f"a value of the knob {name} is a number, word or truth value, got {value!r}: change it")
-    return value
-
-
-def _several(name: str, key: str, values: Any) -> tuple[Value, ...]:
-    if not isinstance(values, list) or not values:
-        raise SpaceError(f"{key} of the knob {name} is a list of one or more, got {values!r}: fill it")
-    found = tuple(_scalar(name, v) for v in values)
-    for i, value in enumerate(found):
-        if _index_of(value, found) != i:
-            raise SpaceError(f"{key} of the knob {name} are different from each other, got {value!r} twice: drop one")
-    return found
-
-
-def _parse_when(name: str, when: Any) -> Condition:
-    if not isinstance(when, Mapping):
-        raise SpaceError(f"when of the knob {name} is {{other = value}}, got {when!r}: change it")
-    return tuple(
-        (str(other), tuple(_scalar(name, v) for v in (wanted if isinstance(wanted, list) else [wanted])))
-        for other, wanted in when.items()
-    )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,20 +15,17 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
-import tomli_w
 from numpy.typing import NDArray
 from scipy.stats import qmc
 
 from jointnas import networks
 from jointnas.blueprint import Blueprint, Shape
 from jointnas.cost import METRICS, cost
-from jointnas.errors import BlueprintError, CandidateError, RecipeError, SpaceError, suggest
-from jointnas.knobs import Choice, Codes, Continuous, Fixed, Knob, Ordered, Value, parse_knob
-from jointnas.recipe import Recipe, check_value
+from jointnas.errors import BlueprintError, CandidateError, SpaceError, suggest
+from jointnas.knobs import Codes, Fixed, Knob, Value
+from jointnas.recipe import Recipe
 from jointnas.resources import resource_folder
-
-FORMAT = 1
-GROUPS = ("architecture", "recipe")
+from jointnas.space_file import GROUPS, Definition, check_definition, read_definition, write_definition
 
 
 class Candidate(TypedDict):
@@ -59,6 +55,10 @@ class Space:
     _costs: dict[bytes, tuple[float, ...]] = field(default_factory=dict, compare=False, repr=False)
     _digests: dict[bytes, str] = field(default_factory=dict, compare=False, repr=False)
 
+    def __post_init__(self) -> None:
+        check_definition(Definition(self.name, self.description, *self._by_group))
+        _ = self._order
+
     # ------------------------------------------------------------------------------------------------ making one
 
     @classmethod
@@ -82,42 +82,18 @@ class Space:
         cls, text: str, input_shape: Sequence[int] | None = None, classes: int | None = None, name: str = "space"
     ) -> Space:
         """Return the space that TOML `text` describes. Raises `SpaceError`."""
-        try:
-            data = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise SpaceError(f"a space is valid TOML, got an error in {name!r}: {error}") from error
-        known = ("format", "name", "description", *GROUPS)
-        for key in data:
-            if key not in known:
-                raise SpaceError(f"a space has no table {key!r}: {suggest(key, known)}")
-        if data.get("format") != FORMAT:
-            raise SpaceError(
-                f"a space says format = {FORMAT}, got {data.get('format')!r} in {name!r}: write that line first"
-            )
-        groups: list[list[Knob]] = []
-        for group in GROUPS:
-            table = data.get(group, {})
-            if not isinstance(table, Mapping):
-                raise SpaceError(f"{group} is a table of knobs, got {table!r}: write [{group}]")
-            groups.append([parse_knob(knob, spec) for knob, spec in table.items()])
+        definition = read_definition(text, name)
         space = cls(
-            str(data.get("name", name)), str(data.get("description", "")), (*groups[0], *groups[1]), len(groups[0])
+            definition.name,
+            definition.description,
+            (*definition.architecture, *definition.recipe),
+            len(definition.architecture),
         )
-        space._check()
         return space if input_shape is None and classes is None else space.bind(input_shape, classes)
 
     def to_toml(self) -> str:
         """Return the space as TOML; `from_toml` gives an equal one back."""
-        data: dict[str, Any] = {"format": FORMAT, "name": self.name, "description": self.description}
-        for group, knobs in zip(GROUPS, self._by_group, strict=True):
-            data[group] = {}
-            for knob in knobs:
-                form = knob.to_toml()
-                if knob.when:
-                    form = form if isinstance(form, dict) else {"value": form}
-                    form = {**form, "when": {other: list(values) for other, values in knob.when}}
-                data[group][knob.name] = form
-        return tomli_w.dumps(data)
+        return write_definition(Definition(self.name, self.description, *self._by_group))
 
     def bind(self, input_shape: Sequence[int] | None, classes: int | None) -> Space:
         """Return the space for images of this shape (C, H, W) and this many classes. Raises `SpaceError`."""
@@ -144,9 +120,7 @@ class Space:
         for name, value in values.items():
             index = self._index(name)
             knobs[index] = Fixed(name, knobs[index].when, knobs[index].value(knobs[index].code(value)))
-        fixed = replace(self, knobs=tuple(knobs), _costs={}, _digests={})
-        fixed._check()
-        return fixed
+        return replace(self, knobs=tuple(knobs), _costs={}, _digests={})
 
     # ------------------------------------------------------------------------------------------------- its structure
 
@@ -189,10 +163,12 @@ class Space:
     @cached_property
     def _conditions(self) -> tuple[tuple[tuple[int, Codes], ...], ...]:
         """For each knob: the knobs that switch it on, with the codes that do."""
-        return tuple(
-            tuple((self._index(o), np.array([self.knobs[self._index(o)].code(v) for v in vs])) for o, vs in knob.when)
-            for knob in self.knobs
-        )
+        return tuple(tuple((self._index(o), self._codes_of(o, vs)) for o, vs in knob.when) for knob in self.knobs)
+
+    def _codes_of(self, name: str, values: tuple[Value, ...]) -> Codes:
+        """Return the codes of those values that a knob can take; one that was fixed since may take none of them."""
+        knob = self.knobs[self._index(name)]
+        return np.array([knob.code(v) for v in values if not isinstance(knob, Fixed) or knob.holds(v)])
 
     @cached_property
     def _order(self) -> tuple[int, ...]:
@@ -215,68 +191,11 @@ class Space:
             raise SpaceError(f"the space {self.name!r} has no knob {name!r}: {suggest(name, self._names)}")
         return self._names.index(name)
 
-    def _check(self) -> None:
-        """Raise `SpaceError` unless names, conditions and values fit each other, the networks and the recipe."""
-        for name in self._names:
-            if self._names.count(name) > 1:
-                raise SpaceError(f"a knob stands once in a space, got {name!r} in both groups: rename one")
-        if not self.knobs:
-            raise SpaceError(f"a space has one knob or more, got none in {self.name!r}: add [architecture]")
-        for knob in self.knobs:
-            for other, values in knob.when:
-                if other not in self._names:
-                    raise SpaceError(
-                        f"a condition names a knob of the space, got {other!r} for {knob.name}: {suggest(other, self._names)}"
-                    )
-                parent = self.knobs[self._index(other)]
-                if isinstance(parent, Continuous):
-                    raise SpaceError(
-                        f"a condition rests on a knob with countable values, got {other!r}: give it a step"
-                    )
-                for value in values:
-                    try:
-                        parent.code(value)
-                    except CandidateError as error:
-                        if not isinstance(parent, Fixed):
-                            raise SpaceError(
-                                f"the condition of {knob.name} can hold, got {other} = {value!r}: {error}"
-                            ) from error
-        _ = self._order
-        if self.is_abstract:
-            return
-        for knob in self._by_group[1]:
-            for value in _extremes(knob):
-                try:
-                    check_value(knob.name, value)
-                except RecipeError as error:
-                    raise SpaceError(str(error)) from error
-        self._check_architecture_knobs()
-
-    def _check_architecture_knobs(self) -> None:
-        network = self.knobs[self._index("network")]
-        if isinstance(network, Continuous) or network.when:
-            raise SpaceError(
-                "network is a name or a choice of names without a condition, got something else: change it"
-            )
-        try:
-            known = {str(name): networks.knobs(name) for name in _extremes(network)}
-        except BlueprintError as error:
-            raise SpaceError(str(error)) from error
-        for knob in self._by_group[0]:
-            if knob.name == "network":
-                continue
-            wanted = dict(knob.when).get("network", tuple(known))
-            for name in (n for n in known if n in wanted):
-                if knob.name not in known[name]:
-                    raise SpaceError(
-                        f"the network {name!r} has no knob {knob.name!r}: {suggest(knob.name, known[name])}"
-                    )
-
     def _check_networks(self) -> None:
         """Build the blueprint at every value of every architecture knob, the others in the middle."""
         middle = self._settle(np.full((1, len(self.knobs)), np.nan), self._defaults[None, :])
         for i, knob in enumerate(self._by_group[0]):
-            for value in _extremes(knob):
+            for value in knob.extremes:
                 codes = middle.copy()
                 if not np.isnan(codes[0, i]):
                     codes[0, i] = knob.code(value)
@@ -506,18 +425,6 @@ class Space:
                 self._digests[key] = self._blueprint(row).digest()
             parts = [self._digests[key], Recipe.from_knobs(recipe).effective()]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _extremes(knob: Knob) -> tuple[Value, ...]:
-    """Return every value of a countable knob, and the ends of a continuous one."""
-    if isinstance(knob, Continuous):
-        return knob.low, knob.high
-    if isinstance(knob, Ordered):
-        return knob.values
-    if isinstance(knob, Choice):
-        return knob.choices
-    assert isinstance(knob, Fixed)
-    return (knob.only,)
 
 
 def built_in_spaces() -> list[str]:

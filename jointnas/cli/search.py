@@ -88,14 +88,19 @@ def search(
         if value < 1:
             raise SearchError(f"{name} is 1 or more, got {value}: raise it")
     if from_ is not None:
-        training = {
+        training: dict[str, object] = {
             "--data": data,
+            "--train-images": train_images,
+            "--val-images": val_images,
+            "--image-size": image_size,
             "--train-time": train_time,
             "--train-steps": train_steps,
             "--total-time": total_time,
+            "--fix": fix,
+            "--out": out,
+            "--resume": resume or None,
+            "--dry-run": dry_run or None,
         }
-        training |= {"--train-images": train_images, "--val-images": val_images, "--image-size": image_size}
-        training |= {"--fix": fix, "--out": out, "--resume": resume or None, "--dry-run": dry_run or None}
         for option, given in training.items():
             if given is not None:
                 raise SearchError(
