@@ -15,7 +15,7 @@ from jointnas.errors import ConstraintError, UnitError, suggest
 from jointnas.units import format_count, format_size, parse_count, parse_size
 
 SIZE_METRICS = ("size", "memory")
-_TEXT = re.compile(r"\s*([A-Za-z_]\w*)\s*(<=|>=|<|>)\s*(\S.*?)\s*")
+_TEXT = re.compile(r"\s*([A-Za-z_]\w*)\s*(<=|>=|<|>)\s*([^\s<>=].*?)\s*")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ class Constraint:
         return np.where(np.isnan(x), np.inf, excess)
 
     def __str__(self) -> str:
-        return f"{self.metric}{self.comparison}{format_metric(self.metric, self.bound)}"
+        short = format_metric(self.metric, self.bound)
+        read = parse_size(short) if self.metric in SIZE_METRICS else parse_count(short)
+        return f"{self.metric}{self.comparison}{short if read == self.bound else repr(self.bound)}"
 
 
 def format_metric(metric: str, value: float) -> str:

@@ -36,8 +36,10 @@ def pool(space: Space, n: int, constraints: Sequence[Constraint] = (), seed: int
     drawn = 0
     for codes in space.stream(seed, chunk=min(8192, max(64, n))):
         drawn += len(codes)
-        found.append(_new(space, codes[feasible(space, constraints, codes)], seen))
-        if len(seen) >= n or drawn >= DRAWS_PER_CANDIDATE * max(n, 1024):
+        met = codes[feasible(space, constraints, codes)]
+        found.append(_new(space, met, seen))
+        exhausted = len(met) > 0 and len(found[-1]) == 0
+        if len(seen) >= n or exhausted or drawn >= DRAWS_PER_CANDIDATE * max(n, 1024):
             break
     if not seen:
         found.append(_new(space, _descend(space, constraints, seed), seen))
@@ -84,7 +86,10 @@ def _descend(space: Space, constraints: Sequence[Constraint], seed: int) -> Code
 
 
 def _descent(space: Space, constraints: Sequence[Constraint], start: Codes) -> Codes:
-    """Return the (knobs,) code at which no neighbour violates the constraints less."""
+    """Return the (knobs,) code from which no change of one knob, to any of its values, violates the constraints less.
+
+    Where every knob pulls a cost one way whatever the others are, as with all costs of a network, that is the extreme.
+    """
     codes = start
     best: Codes = codes[0]
     least = np.inf
@@ -96,4 +101,4 @@ def _descent(space: Space, constraints: Sequence[Constraint], start: Codes) -> C
         best, least = codes[i], float(total[i])
         if least == 0:
             return best
-        codes = space.neighbour_codes(best)
+        codes = space.line_codes(best)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -256,9 +256,18 @@ class Space:
 
     def neighbour_codes(self, code: Codes) -> Codes:
         """Return the (m, knobs) codes one step from one (knobs,) candidate, apart from knobs switched on or off."""
+        return self._moved(code, lambda knob, value: knob.neighbours(value))
+
+    def line_codes(self, code: Codes) -> Codes:
+        """Return the (m, knobs) codes that differ from one candidate in one knob: all its values, or 33 over its range."""
+        return self._moved(
+            code, lambda knob, _: knob.from_unit(np.linspace(0, 1, max(33, 2 * len(knob.extremes)))).tolist()
+        )
+
+    def _moved(self, code: Codes, steps: Callable[[Knob, float], Iterable[float]]) -> Codes:
         rows = []
         for i in np.flatnonzero(~np.isnan(code) & self._free):
-            for step in self.knobs[i].neighbours(float(code[i])):
+            for step in steps(self.knobs[i], float(code[i])):
                 rows.append(code.copy())
                 rows[-1][i] = step
         moved = np.array(rows).reshape(-1, len(self.knobs))

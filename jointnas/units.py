@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 
 from jointnas.errors import UnitError
 
@@ -27,7 +28,7 @@ def _parse(text: str, kind: str, units: Mapping[str, float], example: str) -> fl
     if factor is None:
         known = ", ".join(name for name in units if name)
         raise UnitError(f"a {kind} has one of the units {known}, got {unit!r} in {text!r}: write it like {example}")
-    value = float(number.replace("_", "")) * factor
+    value = float(Decimal(number.replace("_", "")) * Decimal(str(factor)))  # so that 1.001K is 1001 and not a hair less
     if not math.isfinite(value) or value < 0:
         raise UnitError(f"a {kind} is finite and not negative, got {text!r}: write it like {example}")
     return value
