@@ -8,10 +8,11 @@ value i is the output of block i−1; the last block's output is the logits. Sha
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from jointnas.errors import BlueprintError, suggest
 
@@ -50,6 +51,10 @@ class Block:
             cached = hash((self.name, self.nodes, self.n_inputs))
             object.__setattr__(self, "_hash", cached)
         return cached
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the hash behind: another process has another one."""
+        return {name: value for name, value in self.__dict__.items() if name != "_hash"}
 
 
 @dataclass(frozen=True)
@@ -101,15 +106,26 @@ class Blueprint:
                 raise BlueprintError(
                     f"a blueprint has format {FORMAT}, got {data['format']!r}: install the version that wrote it"
                 )
-            blocks, wiring = [], []
+            shape = tuple(data["input_shape"])
+            if len(shape) != 3 or not all(POSITIVE.holds(d) for d in shape) or not data["blocks"]:
+                raise BlueprintError(
+                    f"a network reads an image (C, H, W) and has blocks, got shape {shape}: export it again"
+                )
+            blocks: list[Block] = []
+            wiring: list[tuple[int, ...]] = []
             for block in data["blocks"]:
                 nodes = tuple(
                     make_node(n["operation"], n["inputs"], {k: v for k, v in n.items() if k not in _NODE_KEYS})
                     for n in block["nodes"]
                 )
-                blocks.append(Block(str(block["name"]), nodes, len(block["inputs"])))
-                wiring.append(tuple(int(i) for i in block["inputs"]))
-            blueprint = cls(tuple(int(d) for d in data["input_shape"]), tuple(blocks), tuple(wiring))
+                inputs = tuple(block["inputs"])
+                if not nodes or not inputs or not all(_is_whole(i) and 0 <= i <= len(blocks) for i in inputs):
+                    raise BlueprintError(
+                        f"a block has nodes and reads values made before it, got inputs {inputs}: export it again"
+                    )
+                blocks.append(Block(str(block["name"]), nodes, len(inputs)))
+                wiring.append(inputs)
+            blueprint = cls(shape, tuple(blocks), tuple(wiring))
             blueprint.shapes()
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise BlueprintError(
@@ -122,13 +138,29 @@ _NODE_KEYS = ("operation", "inputs")
 
 
 def make_node(operation: str, inputs: Sequence[int], attributes: Mapping[str, Attribute]) -> Node:
-    """Return a checked node with its attributes in order. Raises `BlueprintError` for an unknown operation."""
-    if operation not in SHAPES:
-        raise BlueprintError(f"no operation is called {operation!r}: {suggest(operation, SHAPES)}")
+    """Return a checked node with its attributes in order. Raises `BlueprintError` for one that cannot be built."""
+    if operation not in OPERATIONS:
+        raise BlueprintError(f"no operation is called {operation!r}: {suggest(operation, OPERATIONS)}")
+    rule = OPERATIONS[operation]
+    if not rule.inputs[0] <= len(inputs) <= rule.inputs[1] or not all(_is_whole(i) and i >= 0 for i in inputs):
+        raise BlueprintError(
+            f"{operation} reads {rule.inputs[0]} values by their numbers, got {list(inputs)}: change it"
+        )
+    for name, kind in rule.attributes.items():
+        if name not in attributes:
+            raise BlueprintError(f"{operation} has the attributes {', '.join(rule.attributes)}, got no {name}: add it")
+        if not kind.holds(attributes[name]):
+            raise BlueprintError(f"{name} of {operation} is {kind.about}, got {attributes[name]!r}: change it")
     for name, value in attributes.items():
-        if not isinstance(value, int | float | str):
-            raise BlueprintError(f"an attribute is a number, word or truth value, got {name}={value!r} in {operation}")
-    return Node(operation, tuple(int(i) for i in inputs), tuple(sorted(attributes.items())))
+        if name not in rule.attributes and not (name == "bits" and BITS.holds(value)):
+            raise BlueprintError(
+                f"{operation} has the attributes {', '.join(rule.attributes) or 'none'}, got {name} = {value!r}: drop it"
+            )
+    return Node(operation, tuple(inputs), tuple(sorted(attributes.items())))
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 class BlockBuilder:
@@ -173,7 +205,7 @@ def _window(node: Node, size: int) -> int:
 
 def _conv(node: Node, shapes: Sequence[Shape]) -> Shape:
     c, h, w = _image(node, shapes[0])
-    channels, groups = int(node.get("channels")), int(node.get("groups", 1))
+    channels, groups = int(node.get("channels")), int(node.get("groups"))
     if channels < 1 or c % groups or channels % groups:
         raise BlueprintError(f"a convolution needs channels that its groups divide, got {c} to {channels} in {groups}")
     return (channels, _window(node, h), _window(node, w))
@@ -186,6 +218,8 @@ def _pool(node: Node, shapes: Sequence[Shape]) -> Shape:
 
 def _whiten(node: Node, shapes: Sequence[Shape]) -> Shape:
     c, h, w = _image(node, shapes[0])
+    if int(node.get("kernel")) % 2 == 0:
+        raise BlueprintError(f"whiten keeps the size with an odd kernel, got {node.get('kernel')}: change it")
     return (c * int(node.get("kernel")) ** 2, h, w)
 
 
@@ -195,6 +229,10 @@ def _global_pool(node: Node, shapes: Sequence[Shape]) -> Shape:
 
 def _resize(node: Node, shapes: Sequence[Shape]) -> Shape:
     return (_image(node, shapes[0])[0], int(node.get("height")), int(node.get("width")))
+
+
+def _normed(node: Node, shapes: Sequence[Shape]) -> Shape:
+    return _image(node, shapes[0])
 
 
 def _same(node: Node, shapes: Sequence[Shape]) -> Shape:
@@ -227,26 +265,50 @@ def _linear(node: Node, shapes: Sequence[Shape]) -> Shape:
     return (int(node.get("features")),)
 
 
-SHAPES: Mapping[str, Callable[[Node, Sequence[Shape]], Shape]] = {
-    "conv": _conv,  # channels, kernel, stride, padding, groups, bias
-    "whiten": _whiten,  # kernel: fixed patch whitening, its filter taken from training patches
-    "linear": _linear,  # features, bias
-    "batch_norm": _same,  # scale: whether γ is trained or stays at 1
-    "relu": _same,
-    "celu": _same,  # alpha
-    "gelu": _same,
-    "silu": _same,
-    "sigmoid": _same,
-    "max_pool": _pool,  # kernel, stride
-    "global_max_pool": _global_pool,
-    "global_avg_pool": _global_pool,
-    "flatten": _flatten,
-    "resize": _resize,  # height, width
-    "scale": _same,  # factor
-    "add": _add,
-    "multiply": _multiply,
+class Kind(NamedTuple):
+    """What an attribute may be."""
+
+    about: str
+    holds: Callable[[object], bool]
+
+
+POSITIVE = Kind("a whole number from 1 to 65536", lambda v: _is_whole(v) and 1 <= int(str(v)) <= 65536)
+NATURAL = Kind("a whole number from 0 to 65536", lambda v: _is_whole(v) and 0 <= int(str(v)) <= 65536)
+BITS = Kind("a whole number from 1 to 64", lambda v: _is_whole(v) and 1 <= int(str(v)) <= 64)
+FLAG = Kind("true or false", lambda v: isinstance(v, bool))
+REAL = Kind("a finite number", lambda v: isinstance(v, float | int) and not isinstance(v, bool) and math.isfinite(v))
+
+
+class Operation(NamedTuple):
+    """What there is to know of an operation: the shape it gives, its attributes, how few and many values it reads."""
+
+    shape: Callable[[Node, Sequence[Shape]], Shape]
+    attributes: Mapping[str, Kind] = {}
+    inputs: tuple[int, int] = (1, 1)
+
+
+_POOL = {"kernel": POSITIVE, "stride": POSITIVE}
+
+OPERATIONS: Mapping[str, Operation] = {
+    "conv": Operation(_conv, {"channels": POSITIVE, **_POOL, "padding": NATURAL, "groups": POSITIVE, "bias": FLAG}),
+    "whiten": Operation(_whiten, {"kernel": POSITIVE}),  # a fixed filter, taken from training patches
+    "linear": Operation(_linear, {"features": POSITIVE, "bias": FLAG}),
+    "batch_norm": Operation(_normed, {"scale": FLAG}),  # whether γ is trained or stays at 1
+    "relu": Operation(_same),
+    "celu": Operation(_same, {"alpha": REAL}),
+    "gelu": Operation(_same),
+    "silu": Operation(_same),
+    "sigmoid": Operation(_same),
+    "max_pool": Operation(_pool, _POOL),
+    "global_max_pool": Operation(_global_pool),
+    "global_avg_pool": Operation(_global_pool),
+    "flatten": Operation(_flatten),
+    "resize": Operation(_resize, {"height": POSITIVE, "width": POSITIVE}),
+    "scale": Operation(_same, {"factor": REAL}),
+    "add": Operation(_add, inputs=(2, 64)),
+    "multiply": Operation(_multiply, inputs=(2, 2)),
 }
-"""The operations that exist and the shape each gives; `cost` and `module` hold the same names."""
+"""The operations that exist; `module` holds the same names."""
 
 
 @lru_cache(maxsize=200_000)
@@ -258,5 +320,5 @@ def block_shapes(block: Block, inputs: tuple[Shape, ...]) -> tuple[Shape, ...]:
             raise BlueprintError(
                 f"a node reads values made before it, got inputs {node.inputs} in block {block.name!r}"
             )
-        shapes.append(SHAPES[node.operation](node, [shapes[i] for i in node.inputs]))
+        shapes.append(OPERATIONS[node.operation].shape(node, [shapes[i] for i in node.inputs]))
     return tuple(shapes)

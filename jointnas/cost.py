@@ -30,17 +30,17 @@ class Weights(NamedTuple):
 
 def _conv_weights(node: Node, shape: Shape) -> Weights:
     channels, kernel = int(node.get("channels")), int(node.get("kernel"))
-    bias = channels if node.get("bias", False) else 0
-    return Weights(channels * (shape[0] // int(node.get("groups", 1))) * kernel**2 + bias, 0)
+    bias = channels if node.get("bias") else 0
+    return Weights(channels * (shape[0] // int(node.get("groups"))) * kernel**2 + bias, 0)
 
 
 def _linear_weights(node: Node, shape: Shape) -> Weights:
     features = int(node.get("features"))
-    return Weights(features * shape[0] + (features if node.get("bias", True) else 0), 0)
+    return Weights(features * shape[0] + (features if node.get("bias") else 0), 0)
 
 
 def _batch_norm_weights(node: Node, shape: Shape) -> Weights:
-    return Weights(shape[0] * (2 if node.get("scale", True) else 1), 2 * shape[0])
+    return Weights(shape[0] * (2 if node.get("scale") else 1), 2 * shape[0])
 
 
 def _whiten_weights(node: Node, shape: Shape) -> Weights:
@@ -64,7 +64,7 @@ def node_weights(node: Node, input_shape: Shape) -> Weights:
 def node_macs(node: Node, input_shape: Shape, output_shape: Shape) -> int:
     """Return the multiply–accumulates of one node for one image; biases are not counted."""
     if node.operation == "conv":
-        return prod(output_shape) * (input_shape[0] // int(node.get("groups", 1))) * int(node.get("kernel")) ** 2
+        return prod(output_shape) * (input_shape[0] // int(node.get("groups"))) * int(node.get("kernel")) ** 2
     if node.operation == "whiten":
         return prod(output_shape) * input_shape[0] * int(node.get("kernel")) ** 2
     if node.operation == "linear":
@@ -120,12 +120,23 @@ def _peak(sizes: list[int], reads: list[tuple[int, ...]], n_inputs: int, keep: s
     return peak
 
 
+def _reading_once(block: Block, inputs: tuple[int, ...]) -> tuple[Block, tuple[int, ...]]:
+    """Return the same block over different values, where it reads one value through several inputs."""
+    once = tuple(dict.fromkeys(inputs))
+    if len(once) == len(inputs):
+        return block, inputs
+    moved = [once.index(i) for i in inputs] + [i + len(once) for i in range(len(block.nodes))]
+    nodes = tuple(Node(n.operation, tuple(moved[i] for i in n.inputs), n.attributes) for n in block.nodes)
+    return Block(block.name, nodes, len(once)), once
+
+
 def cost(blueprint: Blueprint) -> dict[str, int]:
     """Return every metric of `METRICS` for one image; counts, and bytes for `size` and `memory`."""
     shapes = blueprint.shapes()
     last = _last_reader(list(blueprint.wiring), len(shapes))
     macs = params = activations = size = peak = 0
     for step, (block, inputs) in enumerate(zip(blueprint.blocks, blueprint.wiring, strict=True)):
+        block, inputs = _reading_once(block, inputs)
         held = tuple(last[i] > step for i in inputs)
         part = block_cost(block, tuple(shapes[i] for i in inputs), held)
         waiting = sum(prod(shapes[v]) for v in range(step + 1) if last[v] > step and v not in inputs) * BYTES_PER_VALUE

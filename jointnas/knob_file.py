@@ -60,13 +60,20 @@ def _parse_number(name: str, when: Condition, spec: Mapping[str, Any]) -> Knob:
     if count > LARGEST_GRID:
         raise SpaceError(f"a stepped knob has at most {LARGEST_GRID} values, got {count} for {name}: widen its step")
     exact = whole and isinstance(step, int)
-    values = tuple(low + i * step if exact else round(low + i * step, 12) for i in range(count))
+    values = tuple(low + i * step if exact else _tidy(low + i * step, step) for i in range(count))
     return Ordered(name, when, values, (low, high, step, log))
 
 
+def _tidy(number: float, step: float) -> float:
+    """Return a grid's number without the rounding errors of its making: 0.3 for 0.1 + 0.1 + 0.1."""
+    return 0.0 if abs(number) < 1e-9 * step else float(f"{number:.12g}")
+
+
 def _scalar(name: str, value: Any) -> Value:
-    if not isinstance(value, bool | int | float | str):
-        raise SpaceError(f"a value of the knob {name} is a number, word or truth value, got {value!r}: change it")
+    if not isinstance(value, bool | int | float | str) or (isinstance(value, float) and not math.isfinite(value)):
+        raise SpaceError(
+            f"a value of the knob {name} is a finite number, word or truth value, got {value!r}: change it"
+        )
     return value
 
 
@@ -81,8 +88,10 @@ def _several(name: str, key: str, values: Any) -> tuple[Value, ...]:
 
 
 def _parse_when(name: str, when: Any) -> Condition:
-    if not isinstance(when, Mapping):
-        raise SpaceError(f"when of the knob {name} is {{other = value}}, got {when!r}: change it")
+    if not isinstance(when, Mapping) or any(wanted == [] for wanted in when.values()):
+        raise SpaceError(
+            f"when of the knob {name} is {{other = value}} or {{other = [values]}}, got {when!r}: change it"
+        )
     return tuple(
         (str(other), tuple(_scalar(name, v) for v in (wanted if isinstance(wanted, list) else [wanted])))
         for other, wanted in when.items()

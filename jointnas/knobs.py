@@ -237,8 +237,9 @@ class Ordered(Knob):
             return codes.copy()
         step = rng.normal(0, max(1.0, MUTATION_SCALE * count), n)
         near = codes + np.sign(step) * np.maximum(1, np.round(np.abs(step)))
-        near = np.where((near < 0) | (near >= count), codes - np.sign(near - codes), near)  # step back inside
-        return np.where(rng.random(n) < 0.5, near.clip(0, count - 1), _another(codes, count, rng))
+        near = near.clip(0, count - 1)
+        near = np.where(near == codes, codes - np.sign(step), near)  # at a bound: the other way
+        return np.where(rng.random(n) < 0.5, near, _another(codes, count, rng))
 
     def to_toml(self) -> Any:
         """Return the grid, or the values."""
@@ -353,8 +354,8 @@ class Fixed(Knob):
         return codes.copy()
 
     def to_toml(self) -> Any:
-        """Return the value."""
-        return self.only
+        """Return the value, in a table like the others, so that knobs keep their order."""
+        return {"value": self.only}
 
 
 def _another(codes: Codes, count: int, rng: np.random.Generator) -> Codes:
@@ -367,6 +368,6 @@ def index_of(value: object, values: Sequence[Value]) -> int | None:
         if isinstance(value, bool) or isinstance(known, bool) or isinstance(value, str) or isinstance(known, str):
             if type(value) is type(known) and value == known:
                 return i
-        elif isinstance(value, int | float) and abs(value - known) <= 1e-9 * max(1.0, abs(known)):
+        elif isinstance(value, int | float) and abs(value - known) <= 1e-9 * abs(known):
             return i
     return None

@@ -105,21 +105,21 @@ def _conv(node: Node, shape: Shape) -> nn.Module:
         node.get("kernel"),
         stride=node.get("stride"),
         padding=node.get("padding"),
-        groups=node.get("groups", 1),
-        bias=node.get("bias", False),
+        groups=node.get("groups"),
+        bias=node.get("bias"),
     )
     return conv
 
 
 def _linear(node: Node, shape: Shape) -> nn.Module:
     linear: nn.Module = skip_init(  # type: ignore[no-untyped-call]
-        nn.Linear, shape[0], node.get("features"), bias=node.get("bias", True)
+        nn.Linear, shape[0], node.get("features"), bias=node.get("bias")
     )
     return linear
 
 
 def _batch_norm(node: Node, shape: Shape) -> nn.Module:
-    return nn.BatchNorm2d(shape[0]) if node.get("scale", True) else ShiftBatchNorm(shape[0])
+    return nn.BatchNorm2d(shape[0]) if node.get("scale") else ShiftBatchNorm(shape[0])
 
 
 MODULES: Mapping[str, Callable[[Node, Shape], nn.Module]] = {
@@ -128,7 +128,7 @@ MODULES: Mapping[str, Callable[[Node, Shape], nn.Module]] = {
     "linear": _linear,
     "batch_norm": _batch_norm,
     "relu": lambda node, shape: nn.ReLU(),
-    "celu": lambda node, shape: nn.CELU(node.get("alpha", 1.0)),
+    "celu": lambda node, shape: nn.CELU(node.get("alpha")),
     "gelu": lambda node, shape: nn.GELU(),
     "silu": lambda node, shape: nn.SiLU(),
     "sigmoid": lambda node, shape: nn.Sigmoid(),

@@ -52,6 +52,8 @@ class Recipe:
             problem = _problem(spec, getattr(self, spec.name))
             if problem:
                 raise RecipeError(problem)
+            if spec.type == "int":
+                object.__setattr__(self, spec.name, int(getattr(self, spec.name)))
 
     @classmethod
     def from_knobs(cls, knobs: Mapping[str, Any]) -> Recipe:

@@ -318,9 +318,11 @@ class Space:
         return codes
 
     def _check_groups(self, candidate: Mapping[str, Any]) -> None:
-        if not isinstance(candidate, Mapping) or set(candidate) != set(GROUPS):
-            keys = sorted(candidate) if isinstance(candidate, Mapping) else candidate
-            raise CandidateError(f"a candidate has architecture and recipe, got {keys!r}: write both")
+        right = isinstance(candidate, Mapping) and set(candidate) == set(GROUPS)
+        if not right or not all(isinstance(candidate[group], Mapping) for group in GROUPS):
+            raise CandidateError(
+                f"a candidate is {{architecture: {{…}}, recipe: {{…}}}}, got {candidate!r}: write both"
+            )
         for group, knobs in zip(GROUPS, self._by_group, strict=True):
             names = [k.name for k in knobs]
             for name in candidate[group]:

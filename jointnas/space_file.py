@@ -13,6 +13,7 @@ from jointnas.errors import BlueprintError, CandidateError, RecipeError, SpaceEr
 from jointnas.knob_file import parse_knob
 from jointnas.knobs import Continuous, Fixed, Knob
 from jointnas.recipe import check_value
+from jointnas.recipe import knob as recipe_knob
 
 FORMAT = 1
 GROUPS = ("architecture", "recipe")
@@ -58,7 +59,6 @@ def write_definition(definition: Definition) -> str:
         for knob in knobs:
             form = knob.to_toml()
             if knob.when:
-                form = form if isinstance(form, dict) else {"value": form}
                 form = {**form, "when": {other: list(values) for other, values in knob.when}}
             data[group][knob.name] = form
     return tomli_w.dumps(data)
@@ -82,6 +82,8 @@ def check_definition(definition: Definition) -> None:
                 check_value(knob.name, value)
             except RecipeError as error:
                 raise SpaceError(str(error)) from error
+        if isinstance(knob, Continuous) and recipe_knob(knob.name).type == "int":
+            raise SpaceError(f"the recipe knob {knob.name} is a whole number, got a range without a step: say step = 1")
     _check_networks(definition.architecture)
 
 
@@ -116,3 +118,5 @@ def _check_networks(architecture: tuple[Knob, ...]) -> None:
         for name in (n for n in known if n in wanted and knob is not network):
             if knob.name not in known[name]:
                 raise SpaceError(f"the network {name!r} has no knob {knob.name!r}: {suggest(knob.name, known[name])}")
+            if isinstance(knob, Continuous) and isinstance(known[name][knob.name], int):
+                raise SpaceError(f"the knob {knob.name} is a whole number, got a range without a step: say step = 1")

@@ -68,7 +68,7 @@ def format_size(value: float) -> str:
 
 def format_duration(seconds: float) -> str:
     """Return seconds for reading: `8s`, `1m 30s`, `2h 05m`."""
-    if seconds < 60:
+    if round(seconds) < 60:
         return f"{seconds:.3g}s" if seconds < 10 else f"{seconds:.0f}s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

@@ -6,6 +6,7 @@ A family's keyword-only parameters are its knobs and their defaults; spaces and 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -58,7 +59,27 @@ def blueprint(architecture: Mapping[str, Any], input_shape: Shape, classes: int)
         raise BlueprintError(
             f"a network needs an input (channels, height, width) and two classes or more, got {input_shape} and {classes}"
         )
-    return make(tuple(input_shape), classes, **values)
+    return make(
+        tuple(input_shape), classes, **{knob: _of_kind(knob, value, known[knob]) for knob, value in values.items()}
+    )
+
+
+def _of_kind(knob: str, value: Any, default: Any) -> Any:
+    """Return a knob's value in the kind of its default: whole numbers for whole numbers, however they are written."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(default, bool | str):
+        if isinstance(value, type(default)):
+            return value
+        kind = "true or false" if isinstance(default, bool) else "a word"
+    elif isinstance(default, int):
+        if number and value == int(value):
+            return int(value)
+        kind = "a whole number"
+    else:
+        if number:
+            return float(value)
+        kind = "a number"
+    raise BlueprintError(f"{knob} is {kind}, got {value!r}: change it")
 
 
 __all__ = ["FAMILIES", "Family", "blueprint", "family", "knobs", "register"]
