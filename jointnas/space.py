@@ -158,7 +158,7 @@ class Space:
 
     @cached_property
     def _free(self) -> NDArray[np.bool_]:
-        return np.array([not isinstance(k, Fixed) for k in self.knobs], dtype=bool)
+        return np.array([len(k.extremes) > 1 for k in self.knobs], dtype=bool)
 
     @cached_property
     def _conditions(self) -> tuple[tuple[tuple[int, Codes], ...], ...]:
