@@ -58,6 +58,7 @@ class Campaign:
 
     def __post_init__(self) -> None:
         self.status = Status(self.rounds)
+        self._ended = {row["number"]: row["rank_correlation"] for row in self.run.rounds()}
 
     def conduct(self) -> None:
         """Take up what the run already holds, then ask, train and tell until all rounds have ended.
@@ -83,10 +84,13 @@ class Campaign:
                 raise SearchError(
                     f"a round has a training that succeeds, got {len(trials)} failures: {sorted(map(str, reasons))[0]}"
                 )
+        if number in self._ended:  # in an earlier session of this run
+            self.status.rank_correlation = self._ended[number]
+            return
         self._show("fitting the predictor")
         self.status.rank_correlation = self.search.rank_correlation
-        ended = sum(t.observation is not None for t in self.status.trials.values())
-        self.run.end_round(number, ended, self.status.rank_correlation)
+        told = sum(t.round <= number for t in self.status.trials.values())
+        self.run.end_round(number, told, self.status.rank_correlation)
         self._show("")
 
     def _ask(self, number: int) -> list[Trial]:

@@ -65,7 +65,7 @@ class Constraint:
     def __str__(self) -> str:
         short = format_metric(self.metric, self.bound)
         read = parse_size(short) if self.metric in SIZE_METRICS else parse_count(short)
-        return f"{self.metric}{self.comparison}{short if read == self.bound else repr(self.bound)}"
+        return f"{self.metric}{self.comparison}{short if read == self.bound else f'{self.bound:.17g}'}"
 
 
 def format_metric(metric: str, value: float) -> str:

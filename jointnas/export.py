@@ -171,6 +171,8 @@ class WinnerFile:
                 )
                 for m in data["members"]
             )
+            if not members:
+                raise ExportError(f"a winner has one member or more, got none in {str(folder)!r}: retrain it")
             return cls(members, tuple(str(c) for c in data["classes"]), data["candidate"], data["results"])
         except (KeyError, TypeError, ValueError) as error:
             raise ExportError(

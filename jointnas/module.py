@@ -227,6 +227,6 @@ def load_weights(network: Network, path: Path) -> Network:
         network.load_state_dict(load_file(path))
     except (OSError, RuntimeError, SafetensorError) as error:
         raise ExportError(
-            f"weights fit their blueprint, got {str(path)!r} ({str(error).splitlines()[0]}): retrain it"
+            f"weights fit their blueprint, got {str(path)!r} ({str(error).splitlines()[-1].strip()}): retrain it"
         ) from error
     return network

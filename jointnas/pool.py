@@ -81,7 +81,7 @@ def _descend(space: Space, constraints: Sequence[Constraint], seed: int) -> Code
             )
     asked = ", ".join(map(str, constraints))
     raise ConstraintError(
-        f"each of {asked} can be met in the space {space.name!r}, but no candidate meets all: loosen one"
+        f"each of {asked} can be met in the space {space.name!r}, but no candidate was found that meets all: loosen one"
     )
 
 
@@ -102,3 +102,5 @@ def _descent(space: Space, constraints: Sequence[Constraint], start: Codes) -> C
         if least == 0:
             return best
         codes = space.line_codes(best)
+        if not len(codes):
+            return best

@@ -254,7 +254,7 @@ class Predictor:
             raise PredictorError(
                 f"a predictor is a folder with predictor.json, got {str(folder)!r}: check the path"
             ) from error
-        except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as error:
             raise PredictorError(
                 f"the files of a predictor are whole, got {error} in {str(folder)!r}: save it again"
             ) from error
@@ -284,8 +284,11 @@ class Predictor:
         self._fitted = Ensemble.for_features(self.members, features, torch.Generator())
         self._fitted.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("fitted.")})
         pretrained = {k[11:]: v for k, v in tensors.items() if k.startswith("pretrained.")}
-        self._pretrained = Ensemble.for_features(len(next(iter(pretrained.values()))), features, torch.Generator())
-        self._pretrained.load_state_dict(pretrained, strict=False)
+        members = max(self.members, FOLDS * MEMBERS_PER_FOLD)
+        self._pretrained = Ensemble.for_features(members, features, torch.Generator())
+        missing = self._pretrained.load_state_dict(pretrained, strict=False).missing_keys
+        if any(name.startswith(("encoder", "proxy_head")) for name in missing):
+            raise ValueError(f"no weights for {missing[0]}")
         self._kernel = _default_kernel().clone_with_theta(np.array(about["kernel"], dtype=np.float64))
         targets = (self._score(self.accuracies) - self._centre) / self._spread
         remainder = targets - self._slope * self._fitted.scores(features).double().numpy().mean(axis=0)

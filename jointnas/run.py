@@ -95,23 +95,31 @@ class Run:
         if not (path / DATABASE).is_file():
             known = [p.name for p in list_runs(path.parent)] if path.parent.is_dir() else []
             raise RunError(f"a run is a folder with {DATABASE}, got {str(path)!r}: {suggest(path.name, known)}")
-        return cls._open(path, _locked(path) if write else None)
+        run = cls._open(path, _locked(path) if write else None)
+        if not run.specification:
+            run.close()
+            raise RunError(
+                f"a run says what it searches, got nothing in {str(path)!r}: it was killed while it was made, delete it"
+            )
+        return run
 
     @classmethod
     def _open(cls, path: Path, lock: FileLock | None, new: bool = False) -> Run:
+        db = sqlite3.connect(path / DATABASE, isolation_level=None)
+        db.row_factory = sqlite3.Row
+        run, opened = cls(path, db, lock), False
         try:
-            db = sqlite3.connect(path / DATABASE, isolation_level=None)
-            db.row_factory = sqlite3.Row
-            run = cls(path, db, lock)
             run._migrate(new)
+            opened = True
         except sqlite3.DatabaseError as error:
             raise RunError(
                 f"{DATABASE} of a run is a whole database in a writable folder, got {str(path)!r} ({error}): repair it"
             ) from error
-        except BaseException:
-            if lock:
-                lock.release()
-            raise
+        finally:
+            if not opened:
+                db.close()
+                if lock:
+                    lock.release()
         return run
 
     def _migrate(self, new: bool) -> None:

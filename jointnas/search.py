@@ -6,6 +6,7 @@ predictor to what it is told. Stage two lets an engine search the predictor unde
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,7 +76,9 @@ class Search:
         self._results: dict[str, Observation] = {}  # by identity
         self._told: list[Candidate] = []
         self._stale = False
-        self.predictor = predictor or Predictor(self.space, seed)
+        self.predictor = (
+            copy.copy(predictor) if predictor else Predictor(self.space, seed)
+        )  # fits rebind, they change nothing
         if predictor is not None:
             self.tell(predictor.candidates, list(predictor.accuracies))
             self._stale = False

@@ -22,7 +22,7 @@ from jointnas import networks
 from jointnas.blueprint import Blueprint, Shape
 from jointnas.cost import METRICS, cost
 from jointnas.errors import BlueprintError, CandidateError, SpaceError, suggest
-from jointnas.knobs import Codes, Fixed, Knob, Value
+from jointnas.knobs import Codes, Continuous, Fixed, Knob, Value
 from jointnas.recipe import Recipe
 from jointnas.resources import resource_folder
 from jointnas.space_file import GROUPS, Definition, check_definition, read_definition, write_definition
@@ -260,9 +260,13 @@ class Space:
 
     def line_codes(self, code: Codes) -> Codes:
         """Return the (m, knobs) codes that differ from one candidate in one knob: all its values, or 33 over its range."""
-        return self._moved(
-            code, lambda knob, _: knob.from_unit(np.linspace(0, 1, max(33, 2 * len(knob.extremes)))).tolist()
-        )
+
+        def line(knob: Knob, value: float) -> Iterable[float]:
+            if isinstance(knob, Continuous):
+                return [*knob.from_unit(np.linspace(0, 1, 33)).tolist(), *knob.neighbours(value)]
+            return map(float, range(len(knob.extremes)))
+
+        return self._moved(code, line)
 
     def _moved(self, code: Codes, steps: Callable[[Knob, float], Iterable[float]]) -> Codes:
         rows = []

@@ -61,9 +61,9 @@ def test_a_builder_reads_the_newest_value_unless_told_otherwise() -> None:
 
 
 def test_attributes_are_found_by_name_with_a_default() -> None:
-    node = make_node("conv", [0], {"stride": 2, "channels": 8})
-    assert (node.get("channels"), node.get("stride"), node.get("groups", 1)) == (8, 2, 1)
-    assert node == make_node("conv", [0], {"channels": 8, "stride": 2})
+    node = make_node("max_pool", [0], {"stride": 2, "kernel": 3})
+    assert (node.get("kernel"), node.get("stride"), node.get("bits", 32)) == (3, 2, 32)
+    assert node == make_node("max_pool", [0], {"kernel": 3, "stride": 2})
 
 
 def test_equal_networks_are_equal_hash_equally_and_share_a_digest() -> None:
@@ -125,7 +125,14 @@ def test_an_unknown_operation_is_refused_with_the_nearest_known_one() -> None:
         ([Node("linear", (0,), (("features", 5),))], "linear reads a vector"),
         ([Node("flatten", (0,)), Node("global_avg_pool", (1,))], "global_avg_pool reads an image"),
         ([make_node("max_pool", [0], {"kernel": 9, "stride": 1})], "does not fit an image side of 8"),
-        ([make_node("conv", [0], {"channels": 4, "kernel": 1, "stride": 1, "groups": 2})], "its groups divide"),
+        (
+            [
+                make_node(
+                    "conv", [0], {"channels": 4, "kernel": 1, "stride": 1, "padding": 0, "groups": 2, "bias": False}
+                )
+            ],
+            "its groups divide",
+        ),
         ([Node("global_avg_pool", (0,)), Node("add", (0, 1))], "add reads values of one shape"),
         ([Node("flatten", (0,)), Node("multiply", (0, 1))], "multiply reads an image and a value per channel"),
         ([Node("whiten", (0,), (("kernel", 2),))], "whiten"),  # half a pixel of padding would be needed

@@ -90,7 +90,9 @@ def test_a_bound_that_the_shell_ate_gets_the_quoted_form(metric: str) -> None:
         Constraint.parse(metric)
 
 
-@pytest.mark.parametrize("text", ["", "<40M", "40M", "macs=40M", "macs==40M", "macs 40M", "macs<", "macs<=", "macs!=4"])
+@pytest.mark.parametrize(
+    "text", ["", "<40M", "40M", "macs=40M", "macs==40M", "macs 40M", "macs<", "macs<=", "macs<<4", "macs!=4"]
+)
 def test_what_is_no_constraint_gets_the_quoted_form(text: str) -> None:
     with pytest.raises(ConstraintError, match="as in 'macs<40M'"):
         Constraint.parse(text)
@@ -114,7 +116,6 @@ def test_an_unknown_metric_is_refused_with_the_nearest() -> None:
         ("macs<many", "a count is a number with a unit, got 'many'"),
         ("macs<-4", "finite and not negative, got '-4'"),
         ("macs<40M<50M", "cannot be read"),
-        ("macs<<40M", "cannot be read"),
     ],
 )
 def test_a_bound_that_cannot_be_read_is_refused(text: str, rule: str) -> None:

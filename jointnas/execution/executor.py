@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -153,12 +153,14 @@ class LocalExecutor(Executor):
         events = []
         for worker in self._workers:
             if worker.ready and worker.job is None and self._queue:
-                worker.job, worker.heard = self._queue.popleft(), time.monotonic()
-                with suppress(
-                    BrokenPipeError, ConnectionResetError
-                ):  # dead while idle: `_hear` tells the job as failed
-                    worker.connection.send((worker.job.number, worker.job.payload))
-                events.append(Event("started", worker.job.number))
+                job = self._queue.popleft()
+                try:
+                    worker.connection.send(tuple(job))
+                except (BrokenPipeError, ConnectionResetError):  # it died while idle: `_hear` replaces it
+                    self._queue.appendleft(job)
+                    continue
+                worker.job, worker.heard = job, time.monotonic()
+                events.append(Event("started", job.number))
         return events
 
     def _hear(self, i: int) -> list[Event]:

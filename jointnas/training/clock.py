@@ -144,6 +144,8 @@ class StepClock(Clock):
 
 def clock_from_json(data: dict[str, Any]) -> Clock:
     """Return the clock that `to_json` described, not started."""
-    if "train_steps" in data:
-        return StepClock(int(data["train_steps"]))
-    return WallClock(float(data["train_seconds"]))
+    kinds: dict[str, Callable[[Any], Clock]] = {"train_steps": StepClock, "train_seconds": WallClock}
+    for name, make in kinds.items():
+        if isinstance(data.get(name), int | float):
+            return make(data[name])
+    raise BudgetError(f"a clock has train_seconds or train_steps, got {data!r}: say --train-time or --train-steps")

@@ -1,0 +1,484 @@
+"""The command line: a small cycle from search to prediction, the examples in every help, and one line for every mistake."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shlex
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+
+from jointnas.cli import app, main
+from jointnas.errors import JointNASError
+from jointnas.execution import available_cores
+from jointnas.export import CandidateFile, WinnerFile
+from jointnas.resources import resource_folder
+from jointnas.run import DATABASE, Run
+
+UsageError = typer.BadParameter.__bases__[0]
+RUN = "runs/digits-resnet9-1"
+SMALL = ("--fix", "width=4", "--fix", "batch_size=32", "--fix", "ema=0.0")
+SEARCH = ("search", "-c", "macs<1M", "--train-steps", "20", "--rounds", "2", "--batch", "3", "--top", "3", *SMALL)
+SEARCH_KEYS = {"run", "trials", "failed", "predictor", "winners"}
+WINNER_KEYS = {"rank", "architecture", "recipe", "predicted_accuracy", "std", "accuracy", "macs", "params"}
+RETRAINED_KEYS = {
+    "rank", "architecture", "recipe", "predicted_accuracy", "test_accuracy", "val_accuracy", "macs", "params",
+}  # fmt: skip
+CANDIDATE = '[architecture]\nnetwork = "resnet9"\nwidth = 4\n[recipe]\nbatch_size = 32\n'
+
+
+def jointnas(*args):
+    """Run a command in this process; return its exit code, stdout and stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["jointnas", *map(str, args)])
+        with pytest.raises(SystemExit) as end:
+            main()
+    return SimpleNamespace(code=end.value.code or 0, out=out.getvalue(), err=err.getvalue())
+
+
+def answer(*args):
+    """Run a command that succeeds with --json and return its object."""
+    found = jointnas(*args, "--json")
+    assert found.code == 0, found.err
+    return json.loads(found.out)
+
+
+def mistake(found):
+    """Return the one line that a failed command says, after checking that it says no more than data's own note."""
+    assert found.code == 1
+    lines = [line for line in found.err.splitlines() if "brings no test images" not in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("jointnas: ")
+    assert found.out == ""
+    return lines[0]
+
+
+def save_image(path, seed=0, size=8):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size), dtype=np.uint8)).save(path)
+
+
+# ------------------------------------------------------------------------------------------------------ a small cycle
+
+
+@pytest.fixture(scope="module")
+def cycle(tmp_path_factory):
+    """What the commands answered, one after another, and the folder they ran in."""
+    folder = tmp_path_factory.mktemp("cycle")
+    done = SimpleNamespace(folder=folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        save_image(folder / "seven.png")
+        done.search = answer(*SEARCH)
+        done.export = answer("export", RUN)
+        done.export_json = answer("export", "digits-resnet9-1", "--format", "json", "--top", "1", "--to", "best")
+        done.show = answer("show", f"{RUN}/export/winner-1.toml")
+        done.train = answer("train", f"{RUN}/export/winner-1.toml", "--train-steps", "10", "--to", "trained")
+        done.retrain = answer("retrain", RUN, "--seeds", "2", "--top", "1")
+        done.predict = answer("predict", f"{RUN}/retrained/winner-1", "seven.png")
+        done.list = answer("runs", "list")
+        done.runs_show = answer("runs", "show", "digits-resnet9-1")
+        done.bound = max(winner["macs"] for winner in done.search["winners"])
+        done.tighter = answer("search", "--from", RUN, "--constraint", f"macs<{done.bound}", "--top", "2")
+    return done
+
+
+@pytest.fixture
+def in_cycle(cycle, monkeypatch):
+    monkeypatch.chdir(cycle.folder)
+    return cycle
+
+
+def test_a_search_answers_with_its_run_trials_and_winners(cycle):
+    found = cycle.search
+    assert set(found) == SEARCH_KEYS
+    assert (found["run"], found["trials"], found["failed"]) == (RUN, 6, 0)
+    assert -1 <= found["predictor"]["rank_correlation"] <= 1
+    assert [w["rank"] for w in found["winners"]] == [1, 2, 3]
+    assert all(set(w) >= WINNER_KEYS for w in found["winners"])
+    assert all(w["macs"] < 1e6 and w["architecture"]["width"] == 4 for w in found["winners"])
+
+
+def test_a_question_to_an_ended_run_keeps_its_own_bound_and_trains_nothing(cycle):
+    found = cycle.tighter
+    assert set(found) == SEARCH_KEYS
+    assert (found["trials"], found["failed"]) == (0, 0)
+    assert len(found["winners"]) == 2
+    assert all(w["macs"] < cycle.bound for w in found["winners"])
+    with Run.open(cycle.folder / RUN) as run:
+        assert len(run.trials()) == 6
+        assert [len(run.winners(query)) for query in (1, 2)] == [3, 2]
+        assert run.queries()[0]["constraints"] == ["macs<1M"]
+        assert run.queries()[1]["constraints"][0].startswith("macs<")
+
+
+def test_exports_hold_the_winners_and_how_they_were_trained(in_cycle):
+    assert in_cycle.export["files"] == [f"{RUN}/export/winner-{rank}.toml" for rank in (1, 2, 3)]
+    assert in_cycle.export_json["files"] == ["best/winner-1.json"]
+    winner = in_cycle.search["winners"][0]
+    for path in ("best/winner-1.json", f"{RUN}/export/winner-1.toml"):
+        file = CandidateFile.read(Path(path))
+        assert file.candidate == {"architecture": winner["architecture"], "recipe": winner["recipe"]}
+        assert file.costs["macs"] == winner["macs"]
+        assert file.training["clock"] == {"train_steps": 20}
+        assert file.training["data"]["source"] == "digits"
+
+
+def test_show_costs_the_network_as_the_search_did(cycle):
+    assert [m["costs"]["macs"] for m in cycle.show["members"]] == [cycle.search["winners"][0]["macs"]]
+    assert cycle.show["members"][0]["blueprint"]["input_shape"] == [1, 8, 8]
+
+
+def test_train_takes_its_own_budget_and_the_files_data_and_keeps_the_network(in_cycle):
+    assert in_cycle.train["steps"] == 10
+    assert 0 <= in_cycle.train["accuracy"] <= 1
+    winner = WinnerFile.read(Path("trained"))
+    assert (winner.classes, winner.members[0].blueprint.input_shape) == (tuple("0123456789"), (1, 8, 8))
+    assert answer("predict", "trained", "seven.png")["predictions"][0]["image"] == "seven.png"
+
+
+def test_retrain_scores_the_test_images_with_every_seed(in_cycle):
+    (row,) = in_cycle.retrain["winners"]
+    assert set(row) >= RETRAINED_KEYS
+    for key in ("test_accuracy", "val_accuracy"):
+        assert set(row[key]) == {"mean", "std", "seeds"}
+        assert len(row[key]["seeds"]) == 2
+        assert row[key]["mean"] == pytest.approx(sum(row[key]["seeds"]) / 2)
+    assert row["macs"] == in_cycle.search["winners"][0]["macs"]
+    weights = {path.name for path in Path(row["folder"]).iterdir()}
+    assert weights == {"winner.json", "seed-0.safetensors", "seed-1.safetensors"}
+
+
+def test_predict_names_a_class_with_its_probability(cycle):
+    (row,) = cycle.predict["predictions"]
+    assert row["image"] == "seven.png"
+    assert row["class"] in "0123456789"
+    assert 0.1 <= row["probability"] <= 1  # the best of ten
+
+
+def test_runs_are_listed_and_shown_with_their_trials(cycle):
+    (row,) = cycle.list["runs"]
+    assert (row["run"], row["trials"], row["ended"], row["data"]) == (RUN, 6, 6, "digits")
+    trials = cycle.runs_show["trials"]
+    assert [t["number"] for t in trials] == [1, 2, 3, 4, 5, 6]
+    assert row["best"] == max(t["observation"]["accuracy"] for t in trials)
+
+
+def test_off_a_terminal_tables_are_plain_lines_of_tab_separated_cells(in_cycle):
+    found = jointnas("runs", "show", RUN)
+    assert found.code == 0
+    rows = [line.split("\t") for line in found.out.splitlines()]
+    assert [row[0] for row in rows] == ["trial", "1", "2", "3", "4", "5", "6"]
+    assert {len(row) for row in rows} == {6}
+    assert "\x1b" not in found.out + found.err
+
+
+def test_a_run_in_use_is_refused(in_cycle):
+    with Run.open(Path(RUN), write=True):
+        assert "in use" in mistake(jointnas(*SEARCH, "--resume", "--out", RUN))
+
+
+def test_a_run_is_not_resumed_with_another_command(in_cycle):
+    line = mistake(jointnas(*SEARCH, "--resume", "--out", RUN, "--train-steps", "21"))
+    assert "another clock" in line
+    assert "21" in line
+
+
+def test_a_run_that_exists_is_not_written_over(in_cycle):
+    before = (Path(RUN) / DATABASE).read_bytes()
+    assert "--resume" in mistake(jointnas(*SEARCH, "--out", RUN))
+    assert (Path(RUN) / DATABASE).read_bytes() == before
+
+
+def test_a_question_that_nothing_meets_is_refused_with_the_smallest_value_there_is(in_cycle):
+    line = mistake(jointnas("search", "--from", RUN, "--constraint", "macs<10K"))
+    assert re.search(r"smallest macs it reaches is \d", line)
+
+
+def test_a_query_that_was_never_asked_is_refused(in_cycle):
+    assert "got 77" in mistake(jointnas("export", RUN, "--query", "77"))
+
+
+def test_an_export_below_a_file_is_refused(in_cycle):
+    assert "writable" in mistake(jointnas("export", RUN, "--to", "seven.png/best"))
+    assert "writable" in mistake(jointnas("train", f"{RUN}/export/winner-1.toml", "--to", "seven.png/best"))
+
+
+def test_an_image_that_is_broken_is_refused_by_name(in_cycle):
+    Path("broken.png").write_bytes(b"no image")
+    assert "broken.png" in mistake(jointnas("predict", "trained", "seven.png", "broken.png"))
+
+
+# --------------------------------------------------------------------------------------------------- help and examples
+
+
+def commands(command, path=()):
+    """Yield (path, command) of every command but the root."""
+    for name, inner in getattr(command, "commands", {}).items():
+        yield (*path, name), inner
+        yield from commands(inner, (*path, name))
+
+
+ROOT = typer.main.get_command(app)
+COMMANDS = dict(commands(ROOT))
+
+
+def examples_of(command):
+    return [line.strip() for line in (command.help or "").splitlines() if line.strip().startswith("jointnas ")]
+
+
+EXAMPLES = sorted({line for command in COMMANDS.values() for line in examples_of(command)})
+CHEAP = [line for line in EXAMPLES if line.split()[1] in ("runs", "spaces", "export", "show", "predict")]
+
+
+def parse(command, args, parent=None):
+    """Parse arguments as the command line does, without running anything. Raises its usage error."""
+    context = command.make_context(command.name or "jointnas", list(args), parent=parent)
+    rest = [*context._protected_args, *context.args] if hasattr(command, "commands") else []
+    if rest:
+        _, inner, rest = command.resolve_command(context, rest)
+        parse(inner, rest, context)
+
+
+def arguments(line):
+    """Return an example's arguments, without the program's name and what the shell takes."""
+    return shlex.split(line.partition(" > ")[0])[1:]
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_commands_help_has_examples_of_that_command(path):
+    found = jointnas(*path, "--help")
+    assert found.code == 0
+    shown = found.out.partition("Examples:")[2]
+    assert f"jointnas {' '.join(path)}" in shown
+    assert examples_of(COMMANDS[path])
+
+
+@pytest.mark.parametrize("line", EXAMPLES)
+def test_every_example_in_a_help_can_be_parsed(line):
+    parse(ROOT, arguments(line))
+
+
+def test_an_example_with_an_option_that_does_not_exist_would_not_parse():
+    with pytest.raises(UsageError, match="--no-such"):
+        parse(ROOT, ["search", "--no-such", "1"])
+
+
+@pytest.mark.parametrize("line", CHEAP)
+def test_every_example_that_is_cheap_works_as_it_stands(line, in_cycle):
+    space = (resource_folder("spaces") / "resnet9.toml").read_text()
+    Path("mine.toml").write_text(space if " spaces " in line else CANDIDATE)
+    found = jointnas(*arguments(line))
+    assert (found.code, found.err) == (0, "")
+    assert found.out
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("search", "--no-such"),
+        ("search", "--rounds", "many"),
+        ("nothing",),
+        ("runs", "nothing"),
+        ("show",),
+        ("predict", "trained"),
+    ],
+)
+def test_a_usage_error_exits_2(args):
+    found = jointnas(*args)
+    assert found.code == 2
+    assert "Usage:" in found.err
+    assert found.out == ""
+
+
+def test_the_version_is_printed():
+    import jointnas as package
+
+    assert jointnas("--version").out.strip() == package.__version__
+
+
+# ------------------------------------------------------------------------------------------------------------ mistakes
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    """A folder with everything that can be wrong."""
+    folder = tmp_path_factory.mktemp("desk")
+    files = {
+        "network.toml": 'format = 1\n[architecture]\nnetwork = "resnet8"\nwidth = 4\n',
+        "malformed.toml": "[architecture\n",
+        "upside_down.toml": 'format = 1\n[architecture]\nnetwork = "resnet9"\nwidth = { low = 9, high = 4 }\n',
+        "condition.toml": 'format = 1\n[architecture]\nnetwork = "resnet9"\nwidth = { low = 4, high = 9, when = { dept = 1 } }\n',
+        "misfit.toml": '[architecture]\nnetwork = "resnet9"\nwidht = 4\n',
+        "text.toml": '[architecture]\nnetwork = "resnet9"\nwidth = "wide"\n',
+        "mine.toml": CANDIDATE,
+        "half.toml": CANDIDATE + '[training.data]\nsource = "digits"\n',
+        "clock.toml": CANDIDATE + "[training.clock]\nhours = 1\n",
+        "file": "",
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    for i in range(10):
+        save_image(folder / "one" / "cat" / f"{i}.png", i)
+        save_image(folder / "broken" / "cat" / f"{i}.png", i)
+        save_image(folder / "broken" / "dog" / f"{i}.png", i)
+        save_image(folder / "mixed" / ("cat" if i % 2 else "dog") / f"{i}.png", i, 8 + i)
+    (folder / "broken" / "dog" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    Run.create(folder / "newer", {}).close()
+    with sqlite3.connect(folder / "newer" / DATABASE) as db:
+        db.execute("PRAGMA user_version = 99")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("search --space resnet8", "did you mean 'resnet9'"),
+        ("search --space none.toml", "none.toml"),
+        ("search --space network.toml", "did you mean 'resnet9'"),
+        ("search --space malformed.toml", "valid TOML"),
+        ("search --space upside_down.toml", r"width.*(low|9)"),
+        ("search --space condition.toml", "dept"),
+        ("search --fix widht=8", "did you mean 'width'"),
+        ("search --fix width", "knob=value"),
+        ("search --fix width=banana", "banana"),
+        ("search --engine evolutoin", "did you mean 'evolution'"),
+        ("search --data digit", "did you mean 'digits'"),
+        ("search --data file", "convert it"),
+        ("search --data one", "two classes or more, got cat"),
+        ("search --data broken", "3.png"),
+        ("search --data mixed", "--image-size"),
+        ("search --train-images 5000", "got a demand for 5000"),
+        ("search --val-images 5000", "got a demand for 5000"),
+        ("search --train-images 0", "--train-images is 1 or more, got 0"),
+        ("search --train-time 0s", "above 0 seconds"),
+        ("search --train-time 10x", "units.*'x'"),
+        ("search --train-time 10s --train-steps 10", "drop one"),
+        ("search --train-steps 0", "one step or more"),
+        ("search --total-time 1h --train-steps 10", "--total-time needs a training time"),
+        ("search --total-time 1s --train-time 10s --rounds 2", "say 20s or more"),
+        ("search --rounds 0", "--rounds is 1 or more, got 0"),
+        ("search --workers 99", f"share {available_cores()} cores.*got 99"),
+        ("search --device tpu", "'tpu'"),
+        ("search -c mac<1M", "did you mean 'macs'"),
+        ("search -c macs", "'macs<40M'"),
+        ("search -c macs<1Q", "units.*'Q'"),
+        ("search -c macs<1K", r"smallest macs it reaches is \d"),
+        ("search --out file/run --train-steps 1", "writable.*--out"),
+        ("search --from none", "run.sqlite"),
+        ("search --from newer", "format 99.*upgrade"),
+        ("runs show newer", "format 99.*upgrade"),
+        ("runs show none", "run.sqlite"),
+        ("export newer", "format 99.*upgrade"),
+        ("export none", "run.sqlite"),
+        ("train misfit.toml", "did you mean 'width'"),
+        ("train none.toml", "check the path"),
+        ("train clock.toml --data digits", "clock"),
+        ("retrain misfit.toml", "did you mean 'width'"),
+        ("retrain mine.toml", "use jointnas train"),
+        ("retrain half.toml", "half.toml|training"),
+        ("show misfit.toml", "did you mean 'width'"),
+        ("show text.toml", "width"),
+        ("show mine.toml --input-shape 28x28", "3x32x32"),
+        ("show one", "winner.json"),
+        ("predict one one/cat/0.png", "winner.json"),
+        ("spaces show resnet8", "did you mean 'resnet9'"),
+        ("spaces check malformed.toml", "valid TOML"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_with_its_remedy(line, message, desk, monkeypatch):
+    monkeypatch.chdir(desk)
+    assert re.search(message, mistake(jointnas(*line.split())))
+    assert not (desk / "runs").exists()
+
+
+@pytest.mark.parametrize("value", ["sgd", "adamw"])
+def test_a_choice_that_others_depend_on_can_be_fixed(value, desk, monkeypatch):
+    monkeypatch.chdir(desk)
+    plan = answer("search", "--fix", f"optimizer={value}", "--dry-run", "--train-steps", "1")
+    assert plan["pool"] > 0
+
+
+def test_a_dry_run_says_what_would_be_trained_and_makes_no_run(desk, monkeypatch):
+    monkeypatch.chdir(desk)
+    args = ("search", "-c", "macs<1M", "--train-time", "30s", "--rounds", "2", "--batch", "4", "--dry-run")
+    plan = answer(*args, "--out", "dry", *SMALL)
+    assert (plan["trainings"], plan["train_seconds"], plan["workers"]) == (8, 240, 1)
+    assert plan["train_images"] + plan["val_images"] + plan["test_images"] == 1797
+    assert plan["constraints"] == ["macs<1M"]
+    assert not (desk / "dry").exists()
+    assert not (desk / "runs").exists()
+
+
+def test_a_budget_too_short_for_one_step_fails_and_its_trials_are_recorded(tmp_path):
+    found = jointnas(
+        "search", "--train-time", "1ms", "--rounds", "2", "--batch", "2", "--out", tmp_path / "run", *SMALL
+    )
+    assert found.code == 1
+    assert [line for line in found.err.splitlines() if line.startswith("jointnas: ")] == found.err.splitlines()[-1:]
+    assert "--train-time" in found.err.splitlines()[-1]
+    with Run.open(tmp_path / "run") as run:
+        trials = run.trials()
+    assert len(trials) == 2
+    assert all(t.observation.accuracy is None and "budget" in t.observation.failure for t in trials)
+
+
+def test_a_run_that_was_killed_before_its_specification_does_not_hide_the_others(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Run.create(Path("runs/whole"), {"constraints": [], "data": {"source": "digits"}}).close()
+    Run.create(Path("runs/half"), {}).close()
+    assert "runs/whole" in [row["run"] for row in answer("runs")["runs"]]
+
+
+# ------------------------------------------------------------------------------------------------------------- a crash
+
+
+def ended_trials(folder):
+    """Return the ended trials of a run that may not be there yet."""
+    try:
+        with Run.open(folder) as run:
+            return [t for t in run.trials() if t.observation is not None]
+    except (JointNASError, sqlite3.Error):
+        return []
+
+
+def test_a_search_that_was_killed_goes_on_where_it_stood(tmp_path):
+    out = tmp_path / "run"
+    command = [str(Path(sys.executable).with_name("jointnas")), "search", "--constraint", "macs<1M", "--train-steps"]
+    command += ["50", "--rounds", "2", "--batch", "3", "--out", str(out), "--json", *SMALL]
+    said = tmp_path / "said"
+    with said.open("w") as file:
+        first = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=file)
+    end = time.monotonic() + 120
+    while len(ended_trials(out)) < 4:
+        assert first.poll() is None, said.read_text()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    os.kill(first.pid, signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    before = ended_trials(out)
+    assert len(before) >= 4
+    second = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=240)
+    assert second.returncode == 0, second.stderr
+    found = json.loads(second.stdout)
+    assert set(found) == SEARCH_KEYS
+    assert (found["trials"], found["failed"]) == (6, 0)
+    assert all(set(winner) >= WINNER_KEYS for winner in found["winners"])
+    after = ended_trials(out)
+    assert after[: len(before)] == before
+    assert [t.number for t in after] == [1, 2, 3, 4, 5, 6]
+    assert len({json.dumps(t.candidate, sort_keys=True) for t in after}) == 6

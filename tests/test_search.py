@@ -1,0 +1,309 @@
+"""The search as ask-and-tell: what it asks, what it learns, and what it names as best."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import pdist
+
+from jointnas.errors import CandidateError, ConstraintError, SearchError, SpaceError
+from jointnas.predictor import Predictor
+from jointnas.search import Search, Winner, space_filling
+from jointnas.space import Candidate, Space
+from jointnas.training import Observation
+
+PEAK = (0.8, 0.2, 0.6, 0.5)
+
+
+def cube(knobs: int = 4) -> Space:
+    lines = "\n".join(f"x{i} = {{ low = 0.0, high = 1.0 }}" for i in range(knobs))
+    return Space.from_toml(f"format = 1\n[architecture]\n{lines}")
+
+
+def point(*x: float) -> Candidate:
+    return {"architecture": {f"x{i}": v for i, v in enumerate(x)}, "recipe": {}}
+
+
+def numbers(candidate: Candidate) -> list[float]:
+    return [float(v) for v in candidate["architecture"].values()]
+
+
+def truth(candidate: Candidate) -> float:
+    """Return an accuracy with one peak, of 0.9."""
+    return 0.9 - 0.5 * sum((v - p) ** 2 for v, p in zip(numbers(candidate), PEAK, strict=False))
+
+
+def total(candidate: Candidate) -> dict[str, float]:
+    return {"total": sum(numbers(candidate))}
+
+
+def light(space: Space, seed: int = 0, **more: Any) -> Search:
+    """Return a search whose ensemble is small enough for a test."""
+    search = Search(space, seed=seed, pool_size=500, **more)
+    search.predictor.members = 2
+    return search
+
+
+@pytest.fixture(scope="module")
+def campaign() -> Search:
+    """A search of two rounds under a constraint on a cost function."""
+    search = Search(cube(), ["total<2"], seed=1, cost=total, pool_size=1000)
+    for _ in range(2):
+        batch = search.ask(12)
+        search.tell(batch, [truth(c) for c in batch])
+    return search
+
+
+@pytest.fixture(scope="module")
+def winners(campaign: Search) -> list[Winner]:
+    return campaign.best(10)
+
+
+# ------------------------------------------------------------------------------------------------------------- asking
+
+
+def test_it_asks_for_different_candidates_within_the_constraints_and_never_again() -> None:
+    space = Space.load("resnet9", (1, 8, 8), 10)
+    search = Search(space, ["macs<2M", "params>=2K"], pool_size=64)
+    asked = [candidate for _ in range(4) for candidate in search.ask(10)]
+    assert len({space.identity(c) for c in asked}) == 40
+    for candidate in asked:
+        cost = space.cost(candidate)
+        assert cost["macs"] < 2e6
+        assert cost["params"] >= 2e3
+
+
+def test_what_was_asked_in_one_round_is_not_asked_in_a_later_one(campaign: Search) -> None:
+    told = [*campaign.predictor.candidates, *campaign._told]
+    known = {campaign.space.identity(c) for c in told}
+    asked = campaign.ask(30)
+    assert not known & {campaign.space.identity(c) for c in asked}
+    assert all(total(c)["total"] < 2 for c in asked)
+    assert len({campaign.space.identity(c) for c in campaign._told}) == 24
+
+
+def test_the_first_batch_fills_the_space() -> None:
+    space = cube()
+    first = np.array([numbers(c) for c in Search(space, pool_size=1000).ask(12)])
+    rng = np.random.default_rng(0)
+    random = [pdist(rng.random((12, 4))).min() for _ in range(100)]
+    assert pdist(first).min() > max(random)
+
+
+def test_filling_takes_the_most_central_and_then_always_the_farthest() -> None:
+    features = np.array([[0.0], [1.0], [2.1], [4.0], [3.0]])  # mean 2.02
+    assert space_filling(features, 5).tolist() == [2, 0, 3, 1, 4]
+
+
+def test_a_batch_of_none_is_refused() -> None:
+    with pytest.raises(SearchError, match="got 0"):
+        Search(cube(), pool_size=10).ask(0)
+
+
+def test_the_same_tells_give_the_same_asks_and_another_seed_gives_others() -> None:
+    first, again, replayed, other = light(cube()), light(cube()), light(cube()), light(cube(), seed=1)
+    batch = first.ask(3)
+    assert again.ask(3) == batch
+    assert other.ask(3) != batch
+    for search in (first, again, replayed):  # the last one was told without having asked
+        search.tell(batch, [truth(c) for c in batch])
+    second = first.ask(5)
+    assert again.ask(5) == second
+    assert replayed.ask(5) == second
+
+
+def test_a_second_batch_is_better_than_the_first(campaign: Search) -> None:
+    values = [truth(c) for c in campaign._told]
+    assert np.mean(values[12:]) > np.mean(values[:12])
+
+
+# ------------------------------------------------------------------------------------------------------------ telling
+
+
+def test_candidates_that_were_not_asked_may_be_told_and_are_then_not_asked() -> None:
+    pool = [point(i / 10) for i in range(11)]
+    search = light(cube(1), pool=pool)
+    search.tell(pool[:4], [None] * 4)
+    assert sorted(map(numbers, search.ask(20))) == sorted(map(numbers, pool[4:]))
+
+
+@pytest.mark.parametrize(
+    ("candidates", "results", "error"),
+    [
+        ([point(0.1)], [0.1, 0.2], SearchError),
+        ([point(0.1), point(0.2)], [0.1, float("inf")], SearchError),
+        ([point(0.1), point(0.2)], [0.1, float("nan")], SearchError),
+        ([point(0.1), point(7.0)], [0.1, 0.2], CandidateError),
+        ([point(0.1), point(0.1, 0.2)], [0.1, 0.2], CandidateError),
+    ],
+)
+def test_a_wrong_tell_takes_nothing(candidates: list[Candidate], results: list[float], error: type[Exception]) -> None:
+    search = light(cube(1))
+    with pytest.raises(error):
+        search.tell(candidates, results)
+    assert search.trained == 0
+    search.tell([point(0.1)], [0.3])
+    assert search.trained == 1
+
+
+def test_nothing_is_predicted_before_two_accuracies() -> None:
+    search = light(cube(1))
+    search.tell([point(0.1), point(0.2)], [0.5, None])
+    assert search.trained == 1
+    assert search.predict([point(0.3)]) is None
+    assert search.rank_correlation is None
+    with pytest.raises(SearchError, match="2 accuracies on, got 1"):
+        search.best()
+
+
+def test_an_observation_is_told_like_its_accuracy() -> None:
+    plain, observed = light(cube(1)), light(cube(1))
+    candidates, values = [point(0.1), point(0.9), point(0.5)], [0.2, 0.8, 0.5]
+    plain.tell(candidates, values)
+    observed.tell(candidates, [Observation(accuracy=v, steps=3) for v in values])
+    assert plain.predict([point(0.3)]) == observed.predict([point(0.3)])
+
+
+def test_the_last_word_on_a_candidate_counts() -> None:
+    twice, once = light(cube(1)), light(cube(1))
+    candidates = [point(0.1), point(0.9), point(0.5)]
+    twice.tell(candidates, [0.9, None, 0.1])
+    twice.tell([candidates[0], candidates[2], candidates[1]], [0.2, 0.5, 0.8])
+    once.tell(candidates, [0.2, 0.8, 0.5])
+    assert twice.trained == 3
+    assert twice.predict([point(0.3)]) == once.predict([point(0.3)])
+
+
+# ------------------------------------------------------------------------------------------------------------ winners
+
+
+def test_winners_are_different_within_the_constraints_and_best_first(campaign: Search, winners: list[Winner]) -> None:
+    assert len({campaign.space.identity(w.candidate) for w in winners}) == 10
+    means = [w.mean for w in winners]
+    assert means == sorted(means, reverse=True)
+    predicted = campaign.predict([w.candidate for w in winners])
+    assert predicted is not None
+    np.testing.assert_allclose(predicted, [(w.mean, w.std) for w in winners], rtol=1e-4)
+    for winner in winners:
+        assert winner.costs == pytest.approx(total(winner.candidate))
+        assert winner.costs["total"] < 2
+
+
+def test_a_winner_unpacks_into_candidate_mean_and_std(winners: list[Winner]) -> None:
+    for winner, (candidate, mean, std) in zip(winners, winners, strict=True):
+        assert (winner.candidate, winner.mean, winner.std) == (candidate, mean, std)
+
+
+def test_naming_winners_again_names_the_same(campaign: Search, winners: list[Winner]) -> None:
+    assert campaign.best(10) == winners
+
+
+def test_one_campaign_answers_another_constraint_without_a_training(campaign: Search) -> None:
+    other = Search(cube(), ["total<1"], cost=total, predictor=campaign.predictor, pool_size=1000)
+    assert other.trained == campaign.trained
+    winners = other.best(5)
+    assert all(w.costs["total"] < 1 for w in winners)
+    assert truth(winners[0].candidate) > np.mean([truth(c) for c in cube().sample(256) if total(c)["total"] < 1])
+    known = {other.space.identity(c) for c in campaign.predictor.candidates}
+    assert not known & {other.space.identity(c) for c in other.ask(20)}
+
+
+def test_a_search_leaves_the_predictor_it_was_given_as_it_is() -> None:
+    space = cube(1)
+    predictor = Predictor(space, members=2).fit([point(0.1), point(0.9)], [0.2, 0.8])
+    before = predictor.predict([point(0.5)])
+    search = Search(space, predictor=predictor, pool_size=50)
+    search.tell([point(0.5)], [0.01])
+    search.ask(1)
+    np.testing.assert_array_equal(predictor.predict([point(0.5)]), before)
+
+
+def test_a_trained_candidate_carries_its_accuracy_and_a_failed_one_never_wins() -> None:
+    pool = [point(i / 10) for i in range(11)]
+    search = light(cube(1), pool=pool)
+    search.tell([point(0.77)], [0.79])  # not in the pool
+    results: list[float | None] = [numbers(c)[0] for c in pool[:8]]
+    search.tell(pool[:8], results)
+    search.tell(pool[9:], [None, None])  # by prediction they would be the best
+    winners = search.best(11)
+    assert sorted(numbers(w.candidate)[0] for w in winners) == pytest.approx([i / 10 for i in range(9)])
+    for winner in winners:
+        x = numbers(winner.candidate)[0]
+        assert winner.accuracy == (None if x == pytest.approx(0.8) else pytest.approx(x))
+    assert numbers(winners[0].candidate)[0] >= 0.6
+
+
+def test_a_failed_candidate_never_wins_in_an_open_pool() -> None:
+    space = Space.from_toml("format = 1\n[architecture]\nx0 = { low = 0, high = 9 }\nx1 = { low = 0, high = 9 }")
+    everything = [point(a, b) for a, b in itertools.product(range(10), range(10))]
+    failed = [c for c in everything if numbers(c)[0] >= 8]
+    search = light(space)
+    tried = [c for c in everything if numbers(c)[0] < 8][::5]
+    search.tell(tried, [0.05 * sum(numbers(c)) for c in tried])
+    search.tell(failed, [None] * len(failed))
+    assert all(numbers(w.candidate)[0] < 8 for w in search.best(20))
+
+
+def test_winners_of_none_and_of_an_unknown_engine_are_refused() -> None:
+    search = light(cube(1))
+    search.tell([point(0.1), point(0.2)], [0.5, 0.6])
+    with pytest.raises(SearchError, match="got 0"):
+        search.best(0)
+    with pytest.raises(SearchError, match="evolution"):
+        search.best(1, engine="evolve")
+
+
+def test_it_finds_better_candidates_than_as_many_random_draws() -> None:
+    found, random = [], []
+    for seed in range(2):
+        search = light(cube(), seed)
+        for _ in range(2):
+            batch = search.ask(12)
+            search.tell(batch, [truth(c) for c in batch])
+        found.append(truth(search.best(1)[0].candidate))
+        draws = np.random.default_rng(seed).random((25, 4)).tolist()
+        random.append(max(truth(point(*x)) for x in draws))
+    assert np.mean(found) > np.mean(random)
+
+
+# ------------------------------------------------------------------------------------------------------- closed pools
+
+
+def test_a_closed_pool_alone_is_asked_until_it_is_exhausted() -> None:
+    space = cube(1)
+    pool = [point(i / 10) for i in range(11)]
+    search = light(space, pool=[*pool, *pool], cost=total, constraints=["total<=0.75"])
+    asked = [*search.ask(5), *search.ask(5)]
+    assert len(asked) == 8
+    assert sorted(map(numbers, asked)) == sorted(map(numbers, pool[:8]))
+    with pytest.raises(SearchError, match=r"all 8 candidates of the pool were asked"):
+        search.ask()
+
+
+def test_a_closed_pool_in_which_nothing_meets_the_constraints_is_refused() -> None:
+    with pytest.raises(ConstraintError, match=r"total<0.05.*none in 3: widen the pool"):
+        Search(cube(1), ["total<0.05"], cost=total, pool=[point(0.1), point(0.2), point(0.3)])
+
+
+def test_a_pool_of_candidates_of_another_space_is_refused() -> None:
+    with pytest.raises(CandidateError):
+        Search(cube(1), pool=[point(0.1, 0.2)])
+
+
+# --------------------------------------------------------------------------------------------------------- constraints
+
+
+def test_an_unbound_space_is_refused() -> None:
+    with pytest.raises(SpaceError, match=r"Space\.bind"):
+        Search(Space.load("resnet9"))
+
+
+def test_a_constraint_on_an_unknown_metric_names_the_nearest() -> None:
+    with pytest.raises(ConstraintError, match=r"'totl'.*did you mean 'total'\?"):
+        Search(cube(1), ["totl<1"], cost=total)
+
+
+def test_a_constraint_that_nothing_meets_is_refused() -> None:
+    with pytest.raises(ConstraintError, match="total>3"):
+        Search(cube(2), ["total>3"], cost=total, pool_size=16)
