@@ -1,0 +1,78 @@
+"""Draw an ended campaign: what was trained in each round, what the winners reached, and how the trainings learned.
+
+    python benchmarks/campaign_picture.py runs/cifar --to docs/campaign.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from jointnas.export import WINNER_FILE
+from jointnas.networks import blueprint
+from jointnas.cost import cost
+from jointnas.run import Run, Trial
+
+COLOURS = plt.colormaps["viridis"]
+
+
+def draw_trials(axes: Axes, trials: list[Trial], shape: tuple[int, ...], classes: int, rounds: int) -> None:
+    """Draw validation accuracy over MACs, a colour a round."""
+    for number in range(1, rounds + 1):
+        of_round = [t for t in trials if t.round == number and t.observation and t.observation.accuracy is not None]
+        macs = [cost(blueprint(t.candidate["architecture"], shape, classes))["macs"] / 1e6 for t in of_round]
+        accuracies = [t.observation.accuracy for t in of_round if t.observation]
+        colour = COLOURS((number - 1) / max(1, rounds - 1) * 0.85)
+        axes.scatter(macs, accuracies, color=colour, s=36, label=f"round {number}, validation")
+    axes.set(xlabel="million MACs", ylabel="accuracy", title="candidates and retrained winners")
+
+
+def draw_winners(axes: Axes, folder: Path) -> None:
+    """Draw the retrained winners' test accuracy, mean and standard deviation over seeds."""
+    label: str | None = "winner, test (mean ± sd)"
+    for path in sorted(folder.glob(f"retrained/*/{WINNER_FILE}")):
+        results = json.loads(path.read_text())["results"]
+        test = results["test_accuracy"]
+        axes.errorbar(
+            results["macs"] / 1e6, test["mean"], yerr=test["std"], fmt="*", color="crimson", ms=13, capsize=4, label=label
+        )
+        label = None
+
+
+def draw_curves(axes: Axes, trials: list[Trial], rounds: int) -> None:
+    """Draw the learning curves, the final accuracy as their last point."""
+    for trial in trials:
+        if trial.observation and trial.observation.accuracy is not None:
+            points = [(p.fraction, p.accuracy) for p in trial.observation.curve] + [(1.0, trial.observation.accuracy)]
+            colour = COLOURS((trial.round - 1) / max(1, rounds - 1) * 0.85)
+            axes.plot(*zip(*points, strict=True), color=colour, lw=1.2, marker=".", ms=4)
+    axes.set(xlabel="fraction of the training budget", ylabel="validation accuracy", title="learning curves")
+
+
+def main() -> None:
+    """Read the run and write the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--to", type=Path, required=True)
+    options = parser.parse_args()
+    with Run.open(options.run) as run:
+        specification, trials = run.specification, run.trials()
+    rounds = max(t.round for t in trials)
+    plt.style.use("seaborn-v0_8-whitegrid")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+    draw_trials(left, trials, tuple(specification["input_shape"]), len(specification["classes"]), rounds)
+    draw_winners(left, options.run)
+    draw_curves(right, trials, rounds)
+    left.legend(frameon=True)
+    constraints = ", ".join(specification["constraints"])
+    figure.suptitle(f"{Path(specification['data']['source']).stem}: {len(trials)} trainings under {constraints}")
+    options.to.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(options.to, dpi=130)
+
+
+if __name__ == "__main__":
+    main()
