@@ -1,6 +1,6 @@
 """Draw an ended campaign: what was trained in each round, what the winners reached, and how the trainings learned.
 
-    python benchmarks/campaign_picture.py runs/cifar --to docs/campaign.png
+python benchmarks/campaign_picture.py runs/cifar --to docs/campaign.png
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from jointnas.cost import cost
 from jointnas.export import WINNER_FILE
 from jointnas.networks import blueprint
-from jointnas.cost import cost
 from jointnas.run import Run, Trial
 
 COLOURS = plt.colormaps["viridis"]
@@ -38,7 +38,14 @@ def draw_winners(axes: Axes, folder: Path) -> None:
         results = json.loads(path.read_text())["results"]
         test = results["test_accuracy"]
         axes.errorbar(
-            results["macs"] / 1e6, test["mean"], yerr=test["std"], fmt="*", color="crimson", ms=13, capsize=4, label=label
+            results["macs"] / 1e6,
+            test["mean"],
+            yerr=test["std"],
+            fmt="*",
+            color="crimson",
+            ms=13,
+            capsize=4,
+            label=label,
         )
         label = None
 

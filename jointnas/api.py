@@ -13,6 +13,7 @@ from jointnas.module import Network
 from jointnas.module import build as build_network
 from jointnas.networks import blueprint
 from jointnas.recipe import Recipe
+from jointnas.space import check_candidate
 from jointnas.training import StepClock, Training, WallClock, train_network
 from jointnas.units import parse_duration
 
@@ -22,6 +23,7 @@ def build(candidate: Mapping[str, Any], input_shape: Sequence[int], classes: int
 
     Raises `BlueprintError` for an unknown network or knob.
     """
+    check_candidate(candidate)
     shape = tuple(int(d) for d in input_shape)
     return build_network(blueprint(candidate["architecture"], shape, classes), torch.Generator().manual_seed(seed))
 
@@ -40,6 +42,7 @@ def train(
     data: a source's name or path, or a `DataSpec`. train_time: a duration such as "60s", or seconds; train_steps replaces it.
     Uses PyTorch's present number of threads. Raises `JointNASError` for whatever is wrong with the input.
     """
+    check_candidate(candidate)
     slot = share_slots(1, device)
     loaded = load_data(data if isinstance(data, DataSpec) else DataSpec(data))
     seconds = parse_duration(train_time) if isinstance(train_time, str) else train_time

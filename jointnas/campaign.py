@@ -63,12 +63,14 @@ class Campaign:
     def conduct(self) -> None:
         """Take up what the run already holds, then ask, train and tell until all rounds have ended.
 
-        Raises `SearchError` when every training of a round failed for the same reason: the next would too.
+        Ends early when the pool runs out. Raises `SearchError` when every training of the first round failed.
         """
         for trial in self.run.trials():
             self.status.trials[trial.number] = trial
         rounds = {trial.round for trial in self.status.trials.values()}
         for number in range(1, max([self.rounds, *rounds]) + 1):
+            if number not in rounds and self.search.exhausted:
+                break  # every candidate there is has been trained
             self._round(number)
 
     def _round(self, number: int) -> None:
@@ -78,12 +80,11 @@ class Campaign:
         trials = [self.status.trials[t.number] for t in trials]
         observations = [t.observation for t in trials if t.observation is not None]
         self.search.tell([t.candidate for t in trials], observations)
-        if all(o.accuracy is None for o in observations):
-            reasons = {o.failure for o in observations}
-            if len(reasons) == 1 or self.search.trained == 0:
-                raise SearchError(
-                    f"a round has a training that succeeds, got {len(trials)} failures: {sorted(map(str, reasons))[0]}"
-                )
+        if self.search.trained == 0:
+            reason = min(str(o.failure) for o in observations)
+            raise SearchError(
+                f"a first round has a training that succeeds, got {len(trials)} failures ({reason}): mend it and start a new run"
+            )
         if number in self._ended:  # in an earlier session of this run
             self.status.rank_correlation = self._ended[number]
             return
@@ -134,6 +135,6 @@ class Campaign:
         self.watch(self.status, None)
 
 
-def local_executor(data: dict[str, Any], slot: Slot) -> LocalExecutor:
-    """Return the executor that trains candidates on the data of a `DataSpec` in JSON."""
-    return LocalExecutor(partial(prepare_trials, data, slot.device), slot)
+def local_executor(data: dict[str, Any], slot: Slot, fingerprint: str) -> LocalExecutor:
+    """Return the executor that trains candidates on the data of a `DataSpec` in JSON, which must have this fingerprint."""
+    return LocalExecutor(partial(prepare_trials, data, slot.device, fingerprint), slot)

@@ -34,8 +34,9 @@ class Constraint:
         if match is None:
             word = re.match(r"\s*([A-Za-z_]\w*)", text)
             name = word.group(1) if word else "macs"
+            bound = "4MB" if name in SIZE_METRICS else "40M"
             raise ConstraintError(
-                f"a constraint is metric, comparison and bound, got {text!r}: quote it for the shell, as in '{name}<40M'"
+                f"a constraint is metric, comparison and bound, got {text!r}: quote it for the shell, as in '{name}<{bound}'"
             )
         metric, comparison, bound = match.groups()
         if metric not in known:

@@ -19,7 +19,7 @@ from jointnas.errors import ExportError, suggest
 from jointnas.module import Network, load_weights
 from jointnas.networks import blueprint as make_blueprint
 from jointnas.recipe import Recipe
-from jointnas.space import Candidate
+from jointnas.space import Candidate, Space
 from jointnas.space_file import GROUPS
 from jointnas.training.batches import Normalise
 
@@ -32,7 +32,8 @@ FORMATS = ("toml", "json")
 class CandidateFile:
     """A candidate with what is known about it: its costs, its results, and how it was or would be trained.
 
-    training: `data` (a `DataSpec` in JSON), `clock`, `slot`, `input_shape`, `classes`; empty in a hand-written file.
+    training: `data` (a `DataSpec` in JSON) and its `fingerprint`, `input_shape` and `classes`, `clock`, `slot`, and the
+    `space` as TOML; empty in a hand-written file.
     """
 
     candidate: Candidate
@@ -50,7 +51,7 @@ class CandidateFile:
         if kind == "json" and self.training:
             shape, classes = tuple(self.training["input_shape"]), self.training["classes"]
             data["blueprint"] = make_blueprint(self.candidate["architecture"], shape, classes).to_json()
-        text = tomli_w.dumps(data) if kind == "toml" else json.dumps(data, indent=1)
+        text = tomli_w.dumps(data, multiline_strings=True) if kind == "toml" else json.dumps(data, indent=1)
         _write(path, text)
 
     @classmethod
@@ -69,9 +70,33 @@ class CandidateFile:
             if not isinstance(data.setdefault(key, {}), dict):
                 raise ExportError(f"{key} is a table, got {data[key]!r} in {path.name}: write [{key}]")
         candidate: Candidate = {"architecture": data["architecture"], "recipe": data["recipe"]}
-        make_blueprint(candidate["architecture"], (3, 32, 32), 10)
         Recipe.from_knobs(candidate["recipe"])
+        _check_training(data["training"], candidate, path.name)
         return cls(candidate, data["results"], data["costs"], data["training"])
+
+
+def _check_training(training: Mapping[str, Any], candidate: Candidate, name: str) -> None:
+    """Raise a `JointNASError` unless the candidate is a network for its input, and one of the space it came from."""
+    kinds = {
+        "data": dict,
+        "clock": dict,
+        "slot": dict,
+        "input_shape": list,
+        "classes": int,
+        "space": str,
+        "fingerprint": str,
+    }
+    for key, value in training.items():
+        if key not in kinds or not isinstance(value, kinds[key]):
+            raise ExportError(
+                f"[training] of a candidate file has {', '.join(kinds)}, got {key} = {value!r} in {name}: export it again"
+            )
+    shape = training.get("input_shape", [3, 32, 32])
+    if len(shape) != 3 or not all(isinstance(d, int) for d in shape):
+        raise ExportError(f"training.input_shape is channels, height, width, got {shape!r} in {name}: export it again")
+    make_blueprint(candidate["architecture"], tuple(shape), training.get("classes", 10))
+    if "space" in training:
+        Space.from_toml(training["space"], shape, training.get("classes", 10)).validate(candidate)
 
 
 def _read_data(path: Path) -> dict[str, Any]:
@@ -94,6 +119,12 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {k: _without_none(v) for k, v in value.items() if v is not None}
     return value
+
+
+def make_writable(folder: Path) -> None:
+    """Make a folder and see that files can be written to it, before hours go into what it is for. Raises `ExportError`."""
+    _write(folder / ".writable", "")
+    (folder / ".writable").unlink()
 
 
 def _write(path: Path, text: str) -> None:

@@ -151,7 +151,7 @@ def _sum(*inputs: Tensor) -> Tensor:
 
 
 class BlockModule(nn.Module):
-    """One block: its nodes in order, each value dropped after its last reader."""
+    """One block: its nodes in order."""
 
     def __init__(self, block: Block, inputs: tuple[Shape, ...]) -> None:
         super().__init__()
@@ -188,7 +188,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def fit_whitening(self, images: Tensor) -> None:
-        """Set every whitening filter that reads the image (resized or not) from `images`, (n, C, H, W) normalised."""
+        """Set the whitening filter that reads the image, resized or not, from `images`, (n, C, H, W) normalised."""
         first = self.blocks[0]
         assert isinstance(first, BlockModule)
         values = [images]

@@ -10,6 +10,7 @@ trained: where the ensemble has learned nothing, it alone speaks. Both are ours.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from scipy.special import expit, logit
 from scipy.stats import kendalltau
 from sklearn.exceptions import ConvergenceWarning
@@ -143,33 +144,37 @@ class Predictor:
         return fit_heads(self._pretrained, features, *as_tensors, generator)
 
     def _calibrate(self, features: Features, targets: Array) -> None:
-        """Set the slope, the Gaussian process of what remains, and the rank correlation, all by cross-validation."""
+        """Set the slope, the Gaussian process of what remains, and the rank correlation.
+
+        Slope and kernel are fitted to what members say of examples they never saw. The rank correlation is of predictions
+        for the folds left out, by members and processes that never saw them; slope and kernel, four numbers, are shared
+        between the folds, so it is a little optimistic for very few examples.
+        """
         assert self._fitted is not None
         n = len(targets)
+        x = torch.cat(features, dim=1).numpy()
         self._slope, self._kernel, self.rank_correlation = 0.0, None, None
-        folds = np.random.default_rng(self.seed).permutation(n) % min(FOLDS, n)
-        seen = np.array([folds != fold for fold in range(folds.max() + 1)])  # (folds, n)
         if n >= SMALLEST_VALIDATION:
+            folds = np.random.default_rng(self.seed).permutation(n) % min(FOLDS, n)
+            seen = np.array([folds != fold for fold in range(folds.max() + 1)])  # (folds, n)
             ensemble = self._fit_ensemble(features, targets, np.repeat(seen, MEMBERS_PER_FOLD, axis=0))
             by_fold = ensemble.scores(features).double().numpy().reshape(len(seen), MEMBERS_PER_FOLD, n).mean(axis=1)
             unseen = by_fold[folds, np.arange(n)]
             self._slope = float(np.clip(unseen @ targets / max(unseen @ unseen, 1e-12), 0, 1))
-        x = torch.cat(features, dim=1).numpy()
-        self._fit_rest(x, targets - self._slope * self._fitted.scores(features).double().numpy().mean(axis=0))
-        if n >= SMALLEST_VALIDATION:
+            self._kernel = _gaussian_process(None, x, targets - self._slope * unseen).kernel_
             held_out = np.empty(n)
             for fold, known in enumerate(seen):
-                rest = _gaussian_process(self._kernel).fit(x[known], (targets - self._slope * by_fold[fold])[known])
+                rest = _gaussian_process(self._kernel, x[known], (targets - self._slope * by_fold[fold])[known])
                 held_out[~known] = self._slope * by_fold[fold, ~known] + rest.predict(x[~known])
             tau = float(kendalltau(held_out, targets).statistic)
             self.rank_correlation = tau if np.isfinite(tau) else 0.0
+        self._fit_rest(features, targets)
 
-    def _fit_rest(self, x: NDArray[Any], remainder: Array) -> None:
-        """Fit the Gaussian process to (n,) remainders at (n, d) features; its kernel is found once and kept."""
-        self._rest = _gaussian_process(self._kernel)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a bound of the kernel's range is a fine answer
-            self._rest.fit(x, remainder)
+    def _fit_rest(self, features: Features, targets: Array) -> None:
+        """Fit the Gaussian process to what the shrunk ensemble leaves of (n,) targets."""
+        assert self._fitted is not None
+        said = self._fitted.scores(features).double().numpy().mean(axis=0)
+        self._rest = _gaussian_process(self._kernel, torch.cat(features, dim=1).numpy(), targets - self._slope * said)
         self._kernel = self._rest.kernel_
 
     # --------------------------------------------------------------------------------------------------- predicting
@@ -210,7 +215,6 @@ class Predictor:
         if self._fitted is None or self._pretrained is None or self._kernel is None:
             raise PredictorError("a predictor is saved once it is fitted, got none: call fit first")
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"fitted.{k}": v.contiguous() for k, v in self._fitted.state_dict().items()}
         tensors |= {
             f"pretrained.{k}": v.contiguous()
@@ -233,8 +237,16 @@ class Predictor:
                 {"candidate": c, "accuracy": float(a)} for c, a in zip(self.candidates, self.accuracies, strict=True)
             ],
         }
-        save_file(tensors, folder / "predictor.safetensors")
-        (folder / "predictor.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+        weights = save(tensors)
+        about["weights"] = hashlib.sha256(weights).hexdigest()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "predictor.safetensors").write_bytes(weights)
+            (folder / "predictor.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+        except OSError as error:
+            raise PredictorError(
+                f"a predictor is saved to a writable folder, got {str(folder)!r} ({error.strerror}): choose another"
+            ) from error
 
     @classmethod
     def load(cls, folder: Path | str, cost: CostFunction | None = None) -> Predictor:
@@ -249,7 +261,10 @@ class Predictor:
                 )
             space = Space.from_toml(about["space"], about["input_shape"], about["classes"])
             predictor = cls(space, int(about["seed"]), cost=cost, members=int(about["members"]))
-            predictor._restore(about, load_file(folder / "predictor.safetensors"))
+            weights = (folder / "predictor.safetensors").read_bytes()
+            if about["weights"] != hashlib.sha256(weights).hexdigest():
+                raise ValueError("weights of another save than predictor.json")
+            predictor._restore(about, load(weights))
         except FileNotFoundError as error:
             raise PredictorError(
                 f"a predictor is a folder with predictor.json, got {str(folder)!r}: check the path"
@@ -291,8 +306,7 @@ class Predictor:
             raise ValueError(f"no weights for {missing[0]}")
         self._kernel = _default_kernel().clone_with_theta(np.array(about["kernel"], dtype=np.float64))
         targets = (self._score(self.accuracies) - self._centre) / self._spread
-        remainder = targets - self._slope * self._fitted.scores(features).double().numpy().mean(axis=0)
-        self._fit_rest(torch.cat(features, dim=1).numpy(), remainder)
+        self._fit_rest(features, targets)
 
 
 def mean_and_std(members: Array, shared: Array) -> tuple[Array, Array]:
@@ -304,8 +318,11 @@ def _default_kernel() -> Kernel:
     return ConstantKernel(0.5, (1e-3, 10)) * Matern(4.0, (1.0, 50.0), nu=2.5) + WhiteKernel(0.1, (1e-3, 1.0))
 
 
-def _gaussian_process(kernel: Kernel | None) -> GaussianProcessRegressor:
-    """Return a Gaussian process with a kernel as it is, or with one that its fit finds."""
-    if kernel is None:
-        return GaussianProcessRegressor(_default_kernel())
-    return GaussianProcessRegressor(kernel, optimizer=None)
+def _gaussian_process(kernel: Kernel | None, x: NDArray[Any], y: Array) -> GaussianProcessRegressor:
+    """Return a Gaussian process fitted to (n, d) features and (n,) values, its kernel as given or found by the fit."""
+    process = (
+        GaussianProcessRegressor(kernel, optimizer=None) if kernel else GaussianProcessRegressor(_default_kernel())
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a bound of the kernel's range is a fine answer
+        return process.fit(x, y)

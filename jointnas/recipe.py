@@ -62,12 +62,25 @@ class Recipe:
             knob(name)
         return cls(**knobs)
 
-    def effective(self) -> dict[str, Any]:
-        """Return what changes the training: knobs without effect beside the others stand at their defaults."""
+    def crop_pixels(self, side: int) -> int:
+        """Return the padding before a crop of an image with this side; a reflection needs it smaller than the side."""
+        return min(round(self.crop * side), side - 1)
+
+    def cutout_pixels(self, height: int, width: int) -> int:
+        """Return the side of the erased square."""
+        return round(self.cutout * min(height, width))
+
+    def effective(self, height: int, width: int) -> dict[str, Any]:
+        """Return what changes a training on images of this size.
+
+        Knobs without effect beside the others stand at their defaults, shares of the side as whole pixels.
+        """
         values = {name: getattr(self, name) for name in knob_fields()}
         if self.optimizer != "sgd":
             values["momentum"] = knob("momentum").default
-        return {k: v if isinstance(v, bool | str) else float(v) for k, v in values.items()}
+        values["crop"] = [self.crop_pixels(height), self.crop_pixels(width)]
+        values["cutout"] = self.cutout_pixels(height, width)
+        return {k: float(v) if isinstance(v, int | float) and not isinstance(v, bool) else v for k, v in values.items()}
 
     @property
     def optimizer_learning_rate(self) -> float:

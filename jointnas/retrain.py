@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jointnas.cost import cost
 from jointnas.data import Data
-from jointnas.errors import ExportError
 from jointnas.execution import Event, Executor, Job
-from jointnas.export import CandidateFile, Member, WinnerFile
+from jointnas.export import CandidateFile, Member, WinnerFile, make_writable
 from jointnas.networks import blueprint
 from jointnas.training import Clock, Observation
+
+FIRST_SEED = 1_000_000_000
+"""Far from every trial's seed, so that no lucky training that the search has seen is repeated and counted."""
 
 Watch = Callable[[Event, int, int], None]
 """Called with every event, the number of trainings that ended, and how many there are."""
@@ -26,6 +29,7 @@ class Retrained:
     rank: int
     file: CandidateFile
     folder: Path
+    costs: dict[str, int]
     val_accuracies: tuple[float, ...]
     test_accuracies: tuple[float, ...]
     failures: tuple[str, ...]
@@ -40,15 +44,15 @@ class Retrained:
             "val_accuracy": spread(self.val_accuracies),
             "failures": list(self.failures),
             "folder": str(self.folder),
-            **self.file.costs,
+            **self.costs,
         }
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Return mean, sample standard deviation (0 for one value) and the values; None where there is none."""
+    """Return the mean, the sample standard deviation and the values; None for a mean of none or a deviation of one."""
     return {
         "mean": statistics.fmean(values) if values else None,
-        "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+        "std": statistics.stdev(values) if len(values) > 1 else None,
         "seeds": list(values),
     }
 
@@ -56,10 +60,10 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 def retrain(
     files: Sequence[CandidateFile], seeds: int, data: Data, clock: Clock, executor: Executor, to: Path, watch: Watch
 ) -> list[Retrained]:
-    """Train each candidate with seeds 0 … seeds−1, score the test images once each, and keep the weights.
+    """Train each candidate with `seeds` seeds of its own, score the test images once each, and keep the weights.
 
     A winner's folder holds `winner.json` and the weights of every seed; the network it names is the first seed's, not the
-    best one's. Raises `ExportError` when the folder cannot be written or nothing could be trained.
+    best one's. Raises `ExportError` when the folder cannot be written.
     """
     jobs: list[Job] = []
     where: dict[int, tuple[int, int]] = {}
@@ -70,20 +74,13 @@ def retrain(
             payload = {
                 "candidate": file.candidate,
                 "clock": clock.to_json(),
-                "seed": seed,
+                "seed": FIRST_SEED + seed,
                 "test": True,
                 "weights": str(weights),
             }
             jobs.append(Job(number, payload))
             where[number] = (rank, seed)
-    try:
-        to.mkdir(parents=True, exist_ok=True)
-        (to / ".writable").touch()
-        (to / ".writable").unlink()
-    except OSError as error:
-        raise ExportError(
-            f"weights go to a writable folder, got {str(to)!r} ({error.strerror}): choose another --to"
-        ) from error
+    make_writable(to)
     ended: dict[tuple[int, int], Event] = {}
     for event in executor.results(jobs):
         if event.kind in ("done", "failed"):
@@ -95,6 +92,7 @@ def retrain(
 def _collect(
     rank: int, file: CandidateFile, seeds: int, ended: dict[tuple[int, int], Event], data: Data, folder: Path
 ) -> Retrained:
+    network = blueprint(file.candidate["architecture"], data.input_shape, len(data.classes))
     events = [(seed, ended[rank, seed]) for seed in range(seeds)]
     good = [(seed, event.result) for seed, event in events if event.kind == "done"]
     observations = [Observation.from_json(result["observation"]) for _, result in good]
@@ -102,12 +100,12 @@ def _collect(
         rank,
         file,
         folder,
+        cost(network),
         tuple(o.accuracy for o in observations if o.accuracy is not None),
         tuple(result["test_accuracy"] for _, result in good),
         tuple(f"seed {seed}: {event.reason}" for seed, event in events if event.kind == "failed"),
     )
     if good:
-        network = blueprint(file.candidate["architecture"], data.input_shape, len(data.classes))
         member = Member(network, f"seed-{good[0][0]}.safetensors", data.mean, data.std)
         WinnerFile((member,), data.classes, file.candidate, retrained.to_json()).write(folder)
     return retrained

@@ -20,6 +20,7 @@ from jointnas.space import Candidate
 from jointnas.training.observation import CurvePoint, Observation
 
 DATABASE = "run.sqlite"
+CREATED = "created_at"
 LOCK = ".lock"
 RUNS = Path("runs")
 
@@ -85,7 +86,7 @@ class Run:
             ) from error
         run = cls._open(path, _locked(path), new=True)
         with run._transaction():
-            rows = [(key, json.dumps(value)) for key, value in specification.items()]
+            rows = [(key, json.dumps(value)) for key, value in {**specification, CREATED: time.time()}.items()]
             run._db.executemany("INSERT INTO specification VALUES (?, ?)", rows)
         return run
 
@@ -137,13 +138,18 @@ class Run:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
         try:
+            self._db.execute("BEGIN IMMEDIATE")
             yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
+            self._db.execute("COMMIT")
+        except BaseException as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError):
+                raise RunError(
+                    f"a run is written to a disk with room, got {str(self.path)!r} ({error}): make room, then --resume"
+                ) from error
             raise
-        self._db.execute("COMMIT")
 
     def close(self) -> None:
         """Close the database and release the lock."""
@@ -283,9 +289,16 @@ class Run:
 
 
 def list_runs(folder: Path = RUNS) -> list[Path]:
-    """Return the run folders below `folder`, oldest first."""
-    found = [path.parent for path in folder.glob(f"*/{DATABASE}")]
-    return sorted(found, key=lambda path: (path / DATABASE).stat().st_ctime)
+    """Return the run folders below `folder`, oldest first; those that cannot be read come before all others."""
+
+    def age(path: Path) -> float:
+        try:
+            with Run.open(path) as run:
+                return float(run.specification.get(CREATED, 0.0))
+        except RunError:
+            return 0.0
+
+    return sorted((path.parent for path in folder.glob(f"*/{DATABASE}")), key=age)
 
 
 def find_run(name: str) -> Path:

@@ -64,6 +64,10 @@ class Search:
         predictor: Predictor | None = None,
         pool_size: int = POOL,
     ) -> None:
+        if predictor is not None and predictor.space != space.with_cost(cost):
+            raise SearchError(
+                f"a predictor answers for the space it was fitted on, got another than {space.name!r}: use predictor.space"
+            )
         if not space.is_bound:
             raise SpaceError(f"a search needs a space bound to its data, got {space.name!r} unbound: use Space.bind")
         self.space = space.with_cost(cost)
@@ -157,11 +161,22 @@ class Search:
         for candidate, identity, observation in zip(
             self.space.to_candidates(codes), identities, observations, strict=True
         ):
-            if identity not in self._results:
+            before = self._results.get(identity)
+            if before is None:
                 self._told.append(candidate)
+            self._stale |= (before.accuracy if before else None) != observation.accuracy
             self._results[identity] = observation
             self._seen.add(identity)
-        self._stale |= any(observation.accuracy is not None for observation in observations)
+
+    @property
+    def pool_size(self) -> int:
+        """How many candidates the pool holds."""
+        return len(self._pool)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every candidate of the pool was asked or told."""
+        return self._seen.issuperset(self._pool_identities)
 
     @property
     def trained(self) -> int:
@@ -184,6 +199,8 @@ class Search:
 
     def best(self, k: int = 5, engine: str = "evolution") -> list[Winner]:
         """Return the k best candidates by predicted accuracy, none twice, all within the constraints.
+
+        Of candidates that no member of the predictor tells apart (to 0.001) the first stands for all while others are left.
 
         The engine starts from the best of the pool and of what was told, and random ones of the pool; a closed pool is
         ranked whole instead. Raises `SearchError` before two accuracies are known.
@@ -227,7 +244,7 @@ class Search:
         members, shared = self.predictor.predict_codes(codes)
         chosen: list[int] = []
         for i in range(len(codes)):
-            if all(np.abs(members[:, i] - members[:, j]).max() >= TELL_APART for j in chosen):
+            if self.closed or all(np.abs(members[:, i] - members[:, j]).max() >= TELL_APART for j in chosen):
                 chosen.append(i)
             if len(chosen) == k:
                 break

@@ -322,11 +322,7 @@ class Space:
         return codes
 
     def _check_groups(self, candidate: Mapping[str, Any]) -> None:
-        right = isinstance(candidate, Mapping) and set(candidate) == set(GROUPS)
-        if not right or not all(isinstance(candidate[group], Mapping) for group in GROUPS):
-            raise CandidateError(
-                f"a candidate is {{architecture: {{…}}, recipe: {{…}}}}, got {candidate!r}: write both"
-            )
+        check_candidate(candidate)
         for group, knobs in zip(GROUPS, self._by_group, strict=True):
             names = [k.name for k in knobs]
             for name in candidate[group]:
@@ -438,8 +434,16 @@ class Space:
             key = row[: self.n_architecture].tobytes()
             if key not in self._digests:
                 self._digests[key] = self._blueprint(row).digest()
-            parts = [self._digests[key], Recipe.from_knobs(recipe).effective()]
+            _, height, width = self.input_shape or (0, 0, 0)
+            parts = [self._digests[key], Recipe.from_knobs(recipe).effective(height, width)]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def check_candidate(candidate: object) -> None:
+    """Raise `CandidateError` unless a candidate has its two groups of knobs."""
+    right = isinstance(candidate, Mapping) and set(candidate) == set(GROUPS)
+    if not isinstance(candidate, Mapping) or not right or not all(isinstance(candidate[g], Mapping) for g in GROUPS):
+        raise CandidateError(f"a candidate is {{architecture: {{…}}, recipe: {{…}}}}, got {candidate!r}: write both")
 
 
 def built_in_spaces() -> list[str]:

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from jointnas.errors import BudgetError, CandidateError, JointNASError
+from jointnas.errors import BudgetError, CandidateError
 from jointnas.units import parse_duration
 
 DEFAULT_TRAIN_TIME = "10m"
@@ -34,8 +34,8 @@ Workers = Annotated[int, typer.Option(help="Trainings side by side; the cores ar
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
-messages = Console(stderr=True, highlight=False)
-output = Console(highlight=False)
+messages = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+output = Console(highlight=False, markup=False)
 
 
 def print_json(data: Any) -> None:
@@ -101,8 +101,3 @@ def interruptible(advice: str) -> Iterator[None]:
     except KeyboardInterrupt:
         messages.print(f"interrupted: {advice}")
         raise typer.Exit(INTERRUPTED) from None
-
-
-def unwritable(error: OSError, path: object) -> JointNASError:
-    """Return the user's error for a file that cannot be written."""
-    return JointNASError(f"output goes to a writable folder, got {str(path)!r} ({error.strerror}): choose another")

@@ -49,7 +49,7 @@ def winner_files(run: str, query: int | None, top: int | None) -> list[Any]:
         raise RunError(f"--top is 1 or more, got {top}: raise it")
     with Run.open(find_run(run)) as opened:
         specification = opened.specification
-        training = {key: specification[key] for key in ("data", "clock", "slot", "input_shape")}
+        training = {key: specification[key] for key in ("data", "fingerprint", "clock", "slot", "input_shape", "space")}
         training["classes"] = len(specification["classes"])
         return [
             CandidateFile(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,10 +28,12 @@ from jointnas.cli.common import (
     print_table,
 )
 
-CHANGEABLE = ("rounds", "batch", "top", "engine")
+CHANGEABLE = ("rounds", "batch", "top", "engine")  # between a run and its resumption
+ASKED_AGAIN = ("from_", "constraint", "engine", "top", "seed", "as_json")  # what `--from` takes
 
 
 def search(
+    context: typer.Context,
     constraint: Annotated[
         list[str] | None,
         typer.Option(
@@ -84,25 +87,15 @@ def search(
     from jointnas.errors import SearchError
 
     find_engine(engine)
+    if seed < 0:
+        raise SearchError(f"--seed is 0 or more, got {seed}: raise it")
     for name, value in (("--rounds", rounds), ("--batch", batch), ("--top", top)):
         if value < 1:
             raise SearchError(f"{name} is 1 or more, got {value}: raise it")
     if from_ is not None:
-        training: dict[str, object] = {
-            "--data": data,
-            "--train-images": train_images,
-            "--val-images": val_images,
-            "--image-size": image_size,
-            "--train-time": train_time,
-            "--train-steps": train_steps,
-            "--total-time": total_time,
-            "--fix": fix,
-            "--out": out,
-            "--resume": resume or None,
-            "--dry-run": dry_run or None,
-        }
-        for option, given in training.items():
-            if given is not None:
+        for name in context.params:
+            if name not in ASKED_AGAIN and _said(context, name):
+                option = f"--{name.replace('_', '-')}"
                 raise SearchError(
                     f"--from trains nothing and takes --constraint, --engine, --top and --seed, got {option}: drop it"
                 )
@@ -110,6 +103,8 @@ def search(
         return
     clock = clock_json(train_time, train_steps)
     if total_time is not None:
+        if _said(context, "batch"):
+            raise SearchError(f"--total-time sets the batch, got --batch {batch} beside it: drop one")
         batch = _batch_for(total_time, clock, rounds, workers)
     spec = {
         "data": {
@@ -128,6 +123,12 @@ def search(
     _campaign(
         spec, space, constraint or [], parse_assignments(fix or []), workers, device, out, resume, dry_run, as_json
     )
+
+
+def _said(context: typer.Context, name: str) -> bool:
+    """Return whether an option stands on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _batch_for(total_time: str, clock: dict[str, Any], rounds: int, workers: int) -> int:
@@ -160,6 +161,7 @@ def _campaign(
     from jointnas.campaign import Campaign, local_executor
     from jointnas.cli.display import Display
     from jointnas.data import DataSpec, load_data
+    from jointnas.errors import SpaceError
     from jointnas.execution import share_slots
     from jointnas.run import Run
     from jointnas.search import Search
@@ -169,6 +171,10 @@ def _campaign(
     slot = share_slots(workers, device)
     data_spec = DataSpec(**spec["data"], seed=spec["seed"])
     unbound = Space.load(space_name).fix(fixed)  # before the data: a wrong name costs no decoding
+    if unbound.is_abstract:
+        raise SpaceError(
+            f'a space to train in has a network, got none in {space_name!r}: add network = "resnet9", or use jointnas.Search'
+        )
     data = load_data(data_spec)
     for note in data.notes:
         messages.print(note)
@@ -195,7 +201,7 @@ def _campaign(
         run = Run.create(folder, specification)
     with run, interruptible(f"go on with the same command, --resume and --out {run.path}"):
         with (
-            local_executor(specification["data"], slot) as executor,
+            local_executor(specification["data"], slot, data.fingerprint) as executor,
             Display(spec["batch"], workers, spec["clock"]) as display,
         ):
             clock = clock_from_json(spec["clock"])
@@ -222,7 +228,7 @@ def _choose_folder(out: Path | None, specification: dict[str, Any], space_name: 
         return find_run(str(out)) if resume else out
     if resume:
         for path in reversed(list_runs()):
-            with Run.open(path) as run:
+            with suppress(RunError), Run.open(path) as run:
                 if not _differences(run.specification, specification):
                     return path
         raise RunError(f"--resume goes on with a run of the same kind, got none in {str(RUNS)!r}: name it with --out")
@@ -271,7 +277,7 @@ def _describe(specification: dict[str, Any], search: Any, data: Any, as_json: bo
         "train_images": len(data.train),
         "val_images": len(data.val),
         "test_images": data.test_images,
-        "pool": len(search._pool),
+        "pool": search.pool_size,
         "constraints": specification["constraints"],
         "train_seconds": seconds,
     }
@@ -294,6 +300,7 @@ def _describe(specification: dict[str, Any], search: Any, data: Any, as_json: bo
 
 def _ask_again(name: str, constraints: list[str], engine: str, top: int, seed: int, as_json: bool) -> None:
     """Answer constraints from a run's predictor, or a saved one, without training anything."""
+    from jointnas.errors import SearchError
     from jointnas.predictor import Predictor
     from jointnas.run import DATABASE, Run, find_run
     from jointnas.search import Search
@@ -301,6 +308,11 @@ def _ask_again(name: str, constraints: list[str], engine: str, top: int, seed: i
     path = find_run(name)
     run = Run.open(path) if (path / DATABASE).is_file() or not (path / "predictor.json").is_file() else None
     folder = path / "predictor" if run else path
+    if run and not folder.is_dir():
+        run.close()
+        raise SearchError(
+            f"--from asks a run whose search has ended, got {str(path)!r}: say --resume with its command first"
+        )
     predictor = Predictor.load(folder)
     search = Search(predictor.space, constraints, seed, predictor=predictor)
     texts = [str(c) for c in search.constraints]

@@ -21,7 +21,6 @@ from jointnas.cli.common import (
     messages,
     print_json,
     print_table,
-    unwritable,
 )
 
 
@@ -51,7 +50,7 @@ def train(
     from jointnas.data import load_data
     from jointnas.errors import JointNASError
     from jointnas.execution import Job, share_slots
-    from jointnas.export import CandidateFile, Member, WinnerFile
+    from jointnas.export import CandidateFile, Member, WinnerFile, make_writable
     from jointnas.networks import blueprint
     from jointnas.training import Observation
     from jointnas.training.clock import clock_from_json
@@ -64,13 +63,13 @@ def train(
     network = blueprint(file.candidate["architecture"], loaded.input_shape, len(loaded.classes))
     payload: dict[str, Any] = {"candidate": file.candidate, "clock": clock, "seed": seed}
     if to is not None:
-        try:
-            to.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise unwritable(error, to) from error
+        make_writable(to)
         payload["weights"] = str(to / f"seed-{seed}.safetensors")
     observation = Observation.failed("nothing was heard of it")
-    with interruptible("nothing was kept"), local_executor(spec.to_json(), share_slots(1, device)) as executor:
+    with (
+        interruptible("nothing was kept"),
+        local_executor(spec.to_json(), share_slots(1, device), loaded.fingerprint) as executor,
+    ):
         for event in executor.results([Job(1, payload)]):
             if event.kind == "failed":
                 raise JointNASError(f"the training failed: {event.reason}")
@@ -112,7 +111,11 @@ def _data_spec(
     asked = {"source": data, "train_images": train_images, "val_images": val_images, "image_size": image_size}
     own = training.get("data", {}) if data is None else {}
     try:
-        return DataSpec(**{**own, **{k: v for k, v in asked.items() if v is not None}})
+        spec = DataSpec(**{**own, **{k: v for k, v in asked.items() if v is not None}})
+        numbers = (spec.train_images, spec.val_images, spec.image_size, spec.seed)
+        if not isinstance(spec.source, str) or not all(isinstance(number or 0, int) for number in numbers):
+            raise TypeError("a value of another kind")
+        return spec
     except TypeError as error:
         raise ExportError(
             f"training.data has source, train_images, val_images, image_size and seed, got {error}: drop it"
@@ -126,6 +129,8 @@ def retrain_winners(
     seeds: Annotated[int, typer.Option(help="Trainings of each winner.")] = 5,
     train_time: TrainTime = None,
     train_steps: TrainSteps = None,
+    workers: Annotated[int | None, typer.Option(help="Trainings side by side (default: the run's).")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda (default: the run's).")] = None,
     to: Annotated[Path | None, typer.Option(help="Folder for the networks (default: RUN/retrained).")] = None,
     as_json: Json = False,
 ) -> None:
@@ -158,10 +163,10 @@ def retrain_winners(
         )
     spec = _data_spec(training, None, None, None, None)
     clock = clock_json(train_time, train_steps, training.get("clock"))
-    slot = share_slots(own["workers"], own["device"])
+    slot = share_slots(own["workers"] if workers is None else workers, device or own["device"])
     if slot.to_json() != own:
         messages.print(f"this machine's slots are not the run's: {slot.to_json()} instead of {own}")
-    data = load_data(spec)
+    data = load_data(spec, fingerprint=training.get("fingerprint"))
     to = to or (Path(source).with_suffix("") if is_file else find_run(source) / "retrained")
 
     def watch(event: Any, ended: int, total: int) -> None:
@@ -171,9 +176,9 @@ def retrain_winners(
                 if event.kind == "done"
                 else f"failed: {event.reason}"
             )
-            messages.print(f"training {ended} of {total}  {what}", highlight=False)
+            messages.print(f"training {ended} of {total}  {what}")
 
-    with interruptible("say the command again"), local_executor(spec.to_json(), slot) as executor:
+    with interruptible("say the command again"), local_executor(spec.to_json(), slot, data.fingerprint) as executor:
         found = retrain(files, seeds, data, clock_from_json(clock), executor, to, watch)
     if as_json:
         print_json({"winners": [one.to_json() for one in found]})
@@ -209,7 +214,11 @@ def _print_retrained(found: Any, test_images: int, seeds: int) -> None:
 
 
 def _spread_text(values: dict[str, Any]) -> str:
-    return "" if values["mean"] is None else f"{values['mean']:.4f} ± {values['std']:.4f}"
+    if values["mean"] is None:
+        return ""
+    return (
+        f"{values['mean']:.4f} (one seed)" if values["std"] is None else f"{values['mean']:.4f} ± {values['std']:.4f}"
+    )
 
 
 def predict(

@@ -82,8 +82,11 @@ class Data:
         return _take(self._pack, self._test)
 
 
-def load_data(spec: DataSpec, cache: Path | None = None) -> Data:
-    """Return the data set of `spec`, decoding its source on first use. Raises `DataError`."""
+def load_data(spec: DataSpec, cache: Path | None = None, fingerprint: str | None = None) -> Data:
+    """Return the data set of `spec`, decoding its source on first use.
+
+    Raises `DataError`, also when a fingerprint is given and the images are no longer those that had it.
+    """
     for name in ("train_images", "val_images", "image_size"):
         value = getattr(spec, name)
         if value is not None and value < 1:
@@ -111,11 +114,16 @@ def load_data(spec: DataSpec, cache: Path | None = None) -> Data:
     split = _take(pack, train)
     pixels = split.images.reshape(-1, split.images.shape[3]).double() / 255
     key = json.dumps([pack.fingerprint, train.tolist(), val.tolist()])
+    found = hashlib.sha256(key.encode()).hexdigest()[:16]
+    if fingerprint not in (None, found):
+        raise DataError(
+            f"a run keeps to the images it began with, got others in {spec.source!r}: restore them or start a new run"
+        )
     return Data(
         train=split,
         val=_take(pack, val),
         classes=pack.classes,
-        fingerprint=hashlib.sha256(key.encode()).hexdigest()[:16],
+        fingerprint=found,
         mean=tuple(pixels.mean(0).tolist()),
         std=tuple(pixels.std(0, correction=0).clamp_min(1e-3).tolist()),
         notes=tuple(notes),

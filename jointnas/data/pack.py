@@ -79,7 +79,7 @@ def _write(folder: Path, contents: Contents) -> None:
         about = {
             "classes": contents.classes,
             "ranges": {s: (end - len(contents.labels[s]), end) for s, end in zip(present, ends, strict=True)},
-            "fingerprint": hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()[:16],
+            "fingerprint": hashlib.sha256(hashlib.sha256(images.data).digest() + labels.tobytes()).hexdigest()[:16],
         }
         (partial / "pack.json").write_text(json.dumps(about))
         partial.rename(folder)

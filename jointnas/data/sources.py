@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +26,17 @@ Labels = NDArray[np.int64]
 SPLITS = ("train", "val", "test")
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
+BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+    Image.DecompressionBombError,
+)  # what PIL and zipfile raise for files that are damaged, encrypted or packed in ways they do not know
 GREY_MODES = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16B", "F"))
 MAXIMUM_WHITE = {"I": 65535, "I;16": 65535, "I;16B": 65535}
 
@@ -52,11 +65,15 @@ class Source(ABC):
 
 def find_source(name: str, image_size: int | None, downloads: Path) -> Source:
     """Return the source called `name`: a named data set, an image folder, a zip of one, or an .npz."""
+    path = Path(name).expanduser()
+    if image_size is not None and (name in NAMED or path.suffix == ".npz"):
+        raise DataError(
+            f"--image-size is for image folders and zips, got {image_size} for {name!r}, which has one size: drop it"
+        )
     if name == "digits":
         return Digits()
     if name in TORCHVISION:
         return Torchvision(name, downloads)
-    path = Path(name).expanduser()
     if path.is_dir():
         return ImageFolder(path, image_size)
     if path.is_file() and zipfile.is_zipfile(path):
@@ -172,8 +189,12 @@ class Npz(Source):
         shapes = {s: a[0].shape[1:] for s, a in splits.items()}
         if len(set(shapes.values())) > 1:
             raise DataError(f"all splits have images of one shape, got {shapes} in {self.path.name}: resize them")
-        top = max(int(labels.max(initial=0)) for _, labels in splits.values())
-        return _arrays([str(i) for i in range(top + 1)], splits)
+        known = np.unique(splits["train"][1])
+        for split, (images, labels) in splits.items():
+            if not np.isin(labels, known).all():
+                raise DataError(f"every class of {split} is one of train's, got another in {self.path.name}: drop it")
+            splits[split] = (images, np.searchsorted(known, labels))
+        return _arrays([str(i) for i in known], splits)
 
     def _images(self, name: str, x: NDArray[Any]) -> Images:
         if x.dtype != np.uint8:
@@ -225,6 +246,10 @@ class _ImageTree(Source):
         files = self._sorted()
         classes = sorted({label for split in files.values() for label, _ in split})
         trained = {label for label, _ in files["train"]}
+        if trained & {*SPLIT_FOLDERS, "training", "testing"}:
+            raise DataError(
+                f"a folder split by hand has train/CLASS/, got {', '.join(sorted(trained))} in {str(self.path)!r}: rename it"
+            )
         if len(trained) < 2:
             raise DataError(
                 f"a data set has two classes or more, got {', '.join(sorted(trained)) or 'none'} in {str(self.path)!r}: "
@@ -239,7 +264,7 @@ class _ImageTree(Source):
         names = [name for split in SPLITS for _, name in files.get(split, [])]
         labels = {s: np.array([classes.index(label) for label, _ in rows]) for s, rows in files.items()}
         with self._reader() as read, ThreadPoolExecutor() as threads:
-            headers = list(threads.map(lambda name: _header(name, read), names, chunksize=256))
+            headers = list(threads.map(lambda name: _header(name, read), names))
             channels = 1 if all(grey for grey, _ in headers) else 3
             height, width = self._common_size(names, [size for _, size in headers])
 
@@ -247,7 +272,7 @@ class _ImageTree(Source):
                 def fill(i: int) -> None:
                     out[i] = _decode(names[i], read, channels, (width, height))
 
-                for _ in threads.map(fill, range(len(names)), chunksize=256):
+                for _ in threads.map(fill, range(len(names))):
                     pass
 
             yield Contents(tuple(classes), labels, (height, width, channels), write)
@@ -357,7 +382,7 @@ def _opened(name: str, read: Callable[[str], bytes], use: Callable[[Image.Image]
     try:
         with Image.open(io.BytesIO(read(name))) as image:
             return use(image)
-    except (OSError, SyntaxError, ValueError, EOFError, zipfile.BadZipFile, Image.DecompressionBombError) as error:
+    except BROKEN as error:
         raise DataError(
             f"every image can be decoded, got a broken one at {name!r} ({error}): repair or delete it"
         ) from error

@@ -167,7 +167,7 @@ class LocalExecutor(Executor):
         worker = self._workers[i]
         try:
             kind, number, content = worker.connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # also when it was killed in the middle of a message
             worker.process.join(5)
             return self._lose(i, _death(worker.process.exitcode))
         worker.heard = time.monotonic()

@@ -19,9 +19,9 @@ from jointnas.training.clock import clock_from_json
 from jointnas.training.trainer import accuracies, predict
 
 
-def prepare_trials(spec: dict[str, Any], device: str) -> Handler:
+def prepare_trials(spec: dict[str, Any], device: str, fingerprint: str) -> Handler:
     """Load the data and warm the libraries up, before any clock runs; return what trains the payload's candidate."""
-    data = load_data(DataSpec(**spec))
+    data = load_data(DataSpec(**spec), fingerprint=fingerprint)
     _warm_up(data, device)
 
     def handle(payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -45,7 +45,9 @@ def train_payload(payload: dict[str, Any], data: Data, device: str, progress: Pr
     result: dict[str, Any] = {"observation": observation.to_json()}
     if payload.get("test"):
         split = data.test()
-        logits = predict(model, split, Normalise(data.mean, data.std, torch.device(device)), torch.device(device))
+        normalise = Normalise(data.mean, data.std, torch.device(device))
+        tell = (lambda: progress(1.0, observation.seconds or 0.0)) if progress else (lambda: None)
+        logits = predict(model, split, normalise, torch.device(device), tell)
         result["test_accuracy"] = accuracies(logits, split.labels)[0]
     if payload.get("weights"):
         save_weights(model, Path(payload["weights"]))

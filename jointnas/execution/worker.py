@@ -41,6 +41,8 @@ def work(connection: Connection, prepare: Prepare, threads: int) -> None:
         os._exit(0)
     except JointNASError as error:
         connection.send(("broken", 0, str(error)))
+    except Exception as error:  # in `prepare`: told with its type, as the parent cannot see it
+        connection.send(("broken", 0, f"{type(error).__name__}: {error}"))
 
 
 def _answer(connection: Connection, handler: Handler, number: int, payload: dict[str, Any]) -> tuple[str, int, Any]:
@@ -56,6 +58,8 @@ def _answer(connection: Connection, handler: Handler, number: int, payload: dict
     except MemoryError as error:
         return "exhausted", number, f"out of memory: {error}"
     except Exception as error:  # whatever a training raises is that trial's failure, told with its type
-        kind = "exhausted" if any(sign in str(error).lower() for sign in OUT_OF_MEMORY) else "failed"
-        reason = "out of memory" if kind == "exhausted" else type(error).__name__
-        return kind, number, f"{reason}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+        text = str(error).lower()
+        full = any(sign in text for sign in OUT_OF_MEMORY)
+        kind = "exhausted" if full or "cuda error" in text else "failed"  # either way this process is good for no more
+        reason = "out of memory" if full else type(error).__name__
+        return kind, number, f"{reason}: {str(error).splitlines()[0] if text else 'no message'}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from jointnas.data import Split
@@ -43,11 +42,8 @@ class Batches:
             )
         self.recipe, self.normalise, self.generator, self.device = recipe, normalise, generator, device
         self.n, self.batch_size = n, int(recipe.batch_size)
-        self.pad_y, self.pad_x = (min(round(recipe.crop * side), side - 1) for side in (self.height, self.width))
-        planes = split.images.to(device).permute(0, 3, 1, 2)
-        padded = F.pad(planes.float(), (self.pad_x, self.pad_x, self.pad_y, self.pad_y), mode="reflect").to(torch.uint8)
-        self.padded_height, self.padded_width = padded.shape[2:]
-        self.pixels = padded.permute(0, 2, 3, 1).reshape(-1, channels).contiguous()  # (n·H⁺·W⁺, C)
+        self.pad_y, self.pad_x = recipe.crop_pixels(self.height), recipe.crop_pixels(self.width)
+        self.pixels = split.images.to(device).reshape(-1, channels)  # (n·H·W, C)
         self.labels = split.labels.to(device)
         self.ys = torch.arange(self.height, device=device)
         self.xs = torch.arange(self.width, device=device)
@@ -61,23 +57,26 @@ class Batches:
                 yield self.normalise_and_cut(self.gather(rows)), self.labels[rows]
 
     def gather(self, rows: Tensor) -> Tensor:
-        """Return (b, H, W, C) uint8: each image's own crop of its padded self, mirrored or not, read in one pass."""
+        """Return (b, H, W, C) uint8: each image's own crop of its padded self, mirrored or not, read in one pass.
+
+        The padding is a reflection, so it is never stored: a place beyond the border is the place as far inside it.
+        """
         b = len(rows)
         top = self._draw(b, 2 * self.pad_y + 1)
         left = self._draw(b, 2 * self.pad_x + 1)
         xs = self.xs.expand(b, -1)
         if self.recipe.flip:
             xs = torch.where(self._draw(b, 2).bool()[:, None], self.width - 1 - xs, xs)
-        ys = self.ys + top[:, None]  # (b, H)
-        xs = xs + left[:, None]  # (b, W)
-        line = rows[:, None] * self.padded_height + ys
-        index = line[:, :, None] * self.padded_width + xs[:, None, :]  # (b, H, W)
+        ys = _reflected(self.ys + top[:, None] - self.pad_y, self.height)  # (b, H)
+        xs = _reflected(xs + left[:, None] - self.pad_x, self.width)  # (b, W)
+        line = rows[:, None] * self.height + ys
+        index = line[:, :, None] * self.width + xs[:, None, :]  # (b, H, W)
         return self.pixels.index_select(0, index.view(-1)).view(b, self.height, self.width, -1)
 
     def normalise_and_cut(self, images: Tensor) -> Tensor:
         """Return normalised images with a square at the mean colour, centred anywhere (DeVries & Taylor 2017)."""
         x = self.normalise(images)
-        size = round(self.recipe.cutout * min(self.height, self.width))
+        size = self.recipe.cutout_pixels(self.height, self.width)
         if size:
             inside_y = self._near(self.ys, self._draw(len(x), self.height), size)
             inside_x = self._near(self.xs, self._draw(len(x), self.width), size)
@@ -92,3 +91,9 @@ class Batches:
 
     def _draw(self, count: int, high: int) -> Tensor:
         return torch.randint(high, (count,), generator=self.generator).to(self.device, non_blocking=True)
+
+
+def _reflected(places: Tensor, side: int) -> Tensor:
+    """Return places in [0, side) for places at most side − 1 beyond it, mirrored at the outermost pixels."""
+    last = side - 1
+    return last - (last - places.abs()).abs()

@@ -7,6 +7,7 @@ is the same whatever the machine does besides.
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -38,6 +39,14 @@ class Clock(ABC):
     @abstractmethod
     def stepped(self) -> None:
         """Say that a training step is done."""
+
+    @abstractmethod
+    def has_room(self, seconds: float) -> bool:
+        """Return whether something else than a step, that takes so long, fits before the reserved time."""
+
+    @abstractmethod
+    def expect(self, step_seconds: float) -> None:
+        """Say how long the first step will take."""
 
     @abstractmethod
     def reserve(self, seconds: float) -> None:
@@ -79,9 +88,16 @@ class WallClock(Clock):
 
     def may_step(self) -> bool:
         """Return whether a step as slow as the recent ones ends before the reserved time begins."""
-        now = self.seconds()
-        self._last = now
-        return now + self._step_seconds <= self.budget_seconds - self._reserved
+        self._last = self.seconds()
+        return self._last + self._step_seconds <= self.budget_seconds - self._reserved
+
+    def has_room(self, seconds: float) -> bool:
+        """Return whether so many seconds are left before the reserved time."""
+        return self.seconds() + seconds <= self.budget_seconds - self._reserved
+
+    def expect(self, step_seconds: float) -> None:
+        """Take this for the time of a step until one is measured."""
+        self._step_seconds = step_seconds
 
     def stepped(self) -> None:
         """Note how long the step took: a slow one counts at once and is forgotten slowly."""
@@ -131,8 +147,15 @@ class StepClock(Clock):
         """Count a step."""
         self._steps += 1
 
+    def has_room(self, seconds: float) -> bool:
+        """Return true: only steps count."""
+        return True
+
+    def expect(self, step_seconds: float) -> None:
+        """Take no note: only steps count."""
+
     def reserve(self, seconds: float) -> None:
-        """Scoring takes no step."""
+        """Take no note: scoring takes no step."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the budget."""
@@ -146,6 +169,7 @@ def clock_from_json(data: dict[str, Any]) -> Clock:
     """Return the clock that `to_json` described, not started."""
     kinds: dict[str, Callable[[Any], Clock]] = {"train_steps": StepClock, "train_seconds": WallClock}
     for name, make in kinds.items():
-        if isinstance(data.get(name), int | float):
-            return make(data[name])
+        value = data.get(name) if isinstance(data, dict) else None
+        if isinstance(value, int | float) and math.isfinite(value):
+            return make(value)
     raise BudgetError(f"a clock has train_seconds or train_steps, got {data!r}: say --train-time or --train-steps")

@@ -24,10 +24,11 @@ from jointnas.training.optimizers import learning_rate_factor, make_optimizer
 
 CURVE_FRACTIONS = (0.1, 0.25, 0.5, 0.75)  # where the learning curve is read, before the end
 CURVE_IMAGES = 512  # validation images it is read on
-WHITENING_IMAGES = 500
+WHITENING_PIXELS = 500 * 32 * 32
 SCORING_BATCH = 500
 SCORING_MARGIN = 1.15  # on the measured time of scoring, for the machine's unevenness
 PROGRESS_SECONDS = 0.5
+BACKWARD_COST = 3.0  # of a training step, in forward passes: what the first step is expected to take
 
 Progress = Callable[[float, float], None]
 """Called about twice a second with the fraction of the budget and the seconds since its start."""
@@ -77,7 +78,9 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(seed)
         self.normalise = Normalise(data.mean, data.std, device)
         self.network = build(blueprint, self.generator).to(device).to(memory_format=torch.channels_last)
-        self.network.fit_whitening(self.normalise(data.train.images[:WHITENING_IMAGES].to(device)))
+        _, height, width = data.input_shape
+        enough = max(1, WHITENING_PIXELS // (height * width))
+        self.network.fit_whitening(self.normalise(data.train.images[:enough].to(device)))
         self.batches = Batches(data.train, recipe, self.normalise, self.generator, device)
         self.optimizer = make_optimizer(self.network, recipe)
         self.average = _Average(self.network, recipe.ema) if recipe.ema else None
@@ -85,6 +88,7 @@ class Trainer:
         self.curve_due = list(CURVE_FRACTIONS)
         self.steps = 0
         self.reported = -math.inf
+        self.reading_seconds = 0.0
 
     @property
     def scored(self) -> Network:
@@ -94,6 +98,9 @@ class Trainer:
     def run(self) -> Training:
         """Step until the clock says no, then score."""
         self._measure_scoring()
+        self.clock.expect(
+            BACKWARD_COST * self.reading_seconds * self.batches.batch_size / min(CURVE_IMAGES, len(self.data.val))
+        )
         batches = iter(self.batches)
         while self.clock.may_step():
             self.step(batches)
@@ -101,11 +108,16 @@ class Trainer:
             self._look()
         if self.steps == 0:
             raise BudgetError(
-                f"a budget holds one training step and the scoring, got {self.clock}, all of it gone after "
-                f"{self.clock.seconds():.3g}s of setting up: raise --train-time"
+                f"a budget holds setting up, one training step and the scoring, got {self.clock}, of which setting up took "
+                f"{self.clock.seconds():.3g}s: raise --train-time"
             )
-        logits = predict(self.scored, self.data.val, self.normalise, self.device)
+        logits = predict(self.scored, self.data.val, self.normalise, self.device, self._tell)
         seconds = self.clock.seconds()
+        if not bool(torch.isfinite(logits).all()):
+            raise DivergenceError(
+                f"the scored network's outputs stay finite, got others after {self.steps} steps with {self.recipe.optimizer} "
+                f"and learning_rate = {self.recipe.learning_rate:.4g}: lower the learning rate"
+            )
         accuracy, balanced = accuracies(logits, self.data.val.labels)
         return Training(
             Observation(
@@ -144,19 +156,25 @@ class Trainer:
         passed = [due for due in self.curve_due if fraction >= due]
         if passed:  # several at once where one step is long
             del self.curve_due[: len(passed)]
-            self.curve.append(CurvePoint(fraction, seconds, self.steps, self._measure_scoring()))
+            if self.clock.has_room(self.reading_seconds):
+                self.curve.append(CurvePoint(fraction, seconds, self.steps, self._measure_scoring()))
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell the progress, twice a second at most."""
+        seconds = self.clock.seconds()
         if self.progress and seconds - self.reported >= PROGRESS_SECONDS:
             self.reported = seconds
-            self.progress(fraction, seconds)
+            self.progress(self.clock.fraction(), seconds)
 
     def _measure_scoring(self) -> float:
         """Score a few validation images, reserve the time that all of them will take, and return the accuracy."""
         part = Split(self.data.val.images[:CURVE_IMAGES], self.data.val.labels[:CURVE_IMAGES])
         start = time.perf_counter()
         logits = predict(self.scored, part, self.normalise, self.device)
-        took = time.perf_counter() - start
+        self.reading_seconds = time.perf_counter() - start
         self.network.train()
-        self.clock.reserve(SCORING_MARGIN * took * len(self.data.val) / len(part))
+        self.clock.reserve(SCORING_MARGIN * self.reading_seconds * len(self.data.val) / len(part))
         return accuracies(logits, part.labels)[0]
 
 
@@ -177,11 +195,18 @@ class _Average:
 
 
 @torch.inference_mode()
-def predict(network: Network, split: Split, normalise: Normalise, device: torch.device) -> Tensor:
-    """Return the (n, classes) logits of a split, on the CPU; the network is left in evaluation mode."""
+def predict(
+    network: Network, split: Split, normalise: Normalise, device: torch.device, tell: Callable[[], None] = lambda: None
+) -> Tensor:
+    """Return the (n, classes) logits of a split, on the CPU; the network is left in evaluation mode.
+
+    tell: called after each batch, so that a long scoring shows a sign of life.
+    """
     network.eval()
-    starts = range(0, len(split), SCORING_BATCH)
-    parts = [network(normalise(split.images[i : i + SCORING_BATCH].to(device))) for i in starts]
+    parts = []
+    for i in range(0, len(split), SCORING_BATCH):
+        parts.append(network(normalise(split.images[i : i + SCORING_BATCH].to(device))))
+        tell()
     return torch.cat(parts).cpu()
 
 
