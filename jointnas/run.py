@@ -168,7 +168,14 @@ class Run:
     @property
     def specification(self) -> dict[str, Any]:
         """What the run was started with: space, data, clock, slot, constraints, seed, rounds, batch …"""
-        return {row["key"]: json.loads(row["value"]) for row in self._db.execute("SELECT * FROM specification")}
+        rows = self._db.execute("SELECT * FROM specification WHERE key != ?", (CREATED,))
+        return {row["key"]: json.loads(row["value"]) for row in rows}
+
+    @property
+    def created_at(self) -> float:
+        """When the run was started, in seconds of Unix time."""
+        row = self._db.execute("SELECT value FROM specification WHERE key = ?", (CREATED,)).fetchone()
+        return float(row["value"])
 
     def add_trials(self, trials: Sequence[Trial], identities: Sequence[str]) -> None:
         """Record a batch that was asked for, all or none of it."""
@@ -294,7 +301,7 @@ def list_runs(folder: Path = RUNS) -> list[Path]:
     def age(path: Path) -> float:
         try:
             with Run.open(path) as run:
-                return float(run.specification.get(CREATED, 0.0))
+                return run.created_at
         except RunError:
             return 0.0
 

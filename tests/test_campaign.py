@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from jointnas.campaign import Campaign, local_executor
-from jointnas.data import DataSpec
+from jointnas.data import DataSpec, load_data
 from jointnas.errors import SearchError
 from jointnas.execution import Slot
 from jointnas.predictor import Predictor
@@ -38,7 +38,7 @@ def conduct(folder, *, resume=False, crash_after=None, clock=None):
     search = Search(space, ["macs<1M"], SEED, pool_size=256, predictor=Predictor(space, SEED, members=2))
     with (
         Run.open(folder, write=True) if resume else Run.create(folder, {"constraints": ["macs<1M"]}) as run,
-        local_executor(DATA.to_json(), Slot("cpu", 1, 1)) as executor,
+        local_executor(DATA.to_json(), Slot("cpu", 1, 1), load_data(DATA).fingerprint) as executor,
     ):
         Campaign(search, run, executor, clock or StepClock(20), ROUNDS, BATCH, SEED, watch).conduct()
     return shown

@@ -62,7 +62,7 @@ def test_a_whole_number_written_with_a_point_is_a_whole_number() -> None:
 
 def test_momentum_changes_a_training_with_sgd_alone() -> None:
     def effective(optimizer: str, momentum: float) -> dict[str, object]:
-        return Recipe(optimizer=optimizer, momentum=momentum).effective()
+        return Recipe(optimizer=optimizer, momentum=momentum).effective(32, 32)
 
     assert effective("adam", 0.8) == effective("adam", 0.95)
     assert effective("adamw", 0.8) == effective("adamw", 0.95)
@@ -72,12 +72,12 @@ def test_momentum_changes_a_training_with_sgd_alone() -> None:
 def test_every_other_knob_changes_a_training() -> None:
     for name, spec in knob_fields().items():
         options = spec.metadata.get("choices") or (spec.metadata["low"], spec.metadata["high"])
-        assert len({str(Recipe.from_knobs({name: value}).effective()) for value in options}) == len(options)
+        assert len({str(Recipe.from_knobs({name: value}).effective(32, 32)) for value in options}) == len(options)
 
 
 def test_a_number_means_the_same_with_and_without_a_point() -> None:
-    assert Recipe(learning_rate=1).effective() == Recipe(learning_rate=1.0).effective()
-    assert str(Recipe(batch_size=64).effective()) == str(Recipe(batch_size=64.0).effective())  # type: ignore[arg-type]
+    assert Recipe(learning_rate=1).effective(32, 32) == Recipe(learning_rate=1.0).effective(32, 32)
+    assert str(Recipe(batch_size=64).effective(32, 32)) == str(Recipe(batch_size=64.0).effective(32, 32))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("optimizer", "given"), [("sgd", 0.2), ("adam", 0.02), ("adamw", 0.02)])
