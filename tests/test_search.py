@@ -307,3 +307,13 @@ def test_a_constraint_on_an_unknown_metric_names_the_nearest() -> None:
 def test_a_constraint_that_nothing_meets_is_refused() -> None:
     with pytest.raises(ConstraintError, match="total>3"):
         Search(cube(2), ["total>3"], cost=total, pool_size=16)
+
+
+def test_a_pool_that_runs_out_is_exhausted_and_still_names_winners():
+    space = Space.load("resnet9", (1, 8, 8), 10)
+    pool = space.sample(3, seed=0)
+    search = Search(space, pool=pool)
+    assert not search.exhausted
+    search.tell(search.ask(5), [0.5, 0.6, 0.7])
+    assert search.exhausted
+    assert len(search.best(2)) == 2

@@ -776,3 +776,14 @@ def test_knobs_of_two_networks_stand_beside_each_other_under_conditions() -> Non
 def test_whatever_a_file_says_is_a_space_or_an_error_of_ours(table: dict[str, Any]) -> None:
     with suppress(SpaceError):
         Space.from_toml(tomli_w.dumps({"format": 1, "architecture": table})).sample(4)
+
+
+def test_recipes_that_round_to_the_same_pixels_are_one_candidate_on_small_images_alone():
+    def identities(shape):
+        space = Space.load("resnet9", shape, 10)
+        candidate = space.sample(1, seed=1)[0]
+        rows = [{**candidate, "recipe": {**candidate["recipe"], "crop": crop}} for crop in (0.0, 0.0625)]
+        return {space.identity(row) for row in rows}
+
+    assert len(identities((1, 8, 8))) == 1
+    assert len(identities((3, 32, 32))) == 2
