@@ -3,7 +3,8 @@
     python benchmarks/throughput.py --data ../shared/data/cifar10-images.zip --to benchmarks/results/throughput.json
 
 ours    the trainer: crop, flip and cutout on whole batches of decoded tensors
-loader  (a) the same loop fed by a `DataLoader` with two workers and torchvision.transforms.v2 (the same three operations)
+loader  (a) the same loop fed by a `DataLoader` with two workers and torchvision.transforms.v2 (crop, flip, and
+        RandomErasing, whose square stays inside the image)
 plain   (b) the same loop on images that were normalised once and are not augmented at all
 
 The arms take turns within one process, `--repeats` rounds of `--seconds` each; a ratio is the median over rounds of ours
