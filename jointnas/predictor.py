@@ -43,6 +43,7 @@ FREE_SAMPLES = 4096
 SMALLEST_FIT = 2
 SMALLEST_VALIDATION = 4  # examples from which a cross-validation is made
 SCORING_CHUNK = 4096
+QUADRATURE_NODES = 9
 EDGE = 0.005  # accuracies are taken to lie this far inside (0, 1)
 Array = NDArray[np.float64]
 
@@ -194,11 +195,7 @@ class Predictor:
             shared.append(deviation)
         scores = self._centre + self._spread * np.concatenate(members, axis=1)
         deviations = self._spread * np.concatenate(shared)
-        if not self._bounded:
-            return scores, deviations
-        accuracies = expit(scores)
-        mean = accuracies.mean(axis=0)
-        return accuracies, deviations * mean * (1 - mean)  # the slope of the logistic function
+        return _expected_accuracies(scores, deviations) if self._bounded else (scores, deviations)
 
     def predict_members(self, candidates: Sequence[Mapping[str, Any]]) -> Array:
         """Return (m, n) accuracies, one row for each member of the ensemble."""
@@ -312,6 +309,19 @@ class Predictor:
 def mean_and_std(members: Array, shared: Array) -> tuple[Array, Array]:
     """Return the (n,) mean and standard deviation of (m, n) members that share a further (n,) deviation."""
     return members.mean(axis=0), np.sqrt(members.var(axis=0) + shared**2)
+
+
+def _expected_accuracies(log_odds: Array, deviations: Array) -> tuple[Array, Array]:
+    """Return the (m, n) expected accuracies, and their (n,) shared deviation, of log odds with (n,) normal deviations.
+
+    By Gauss–Hermite quadrature, so that an uncertain prediction near 1 is neither as high nor as sure as its middle.
+    """
+    members, squares = np.zeros_like(log_odds), np.zeros(log_odds.shape[1])
+    for node, weight in zip(*np.polynomial.hermite.hermgauss(QUADRATURE_NODES), strict=True):
+        at_node = expit(log_odds + np.sqrt(2) * node * deviations)
+        members += weight / np.sqrt(np.pi) * at_node
+        squares += weight / np.sqrt(np.pi) * at_node.mean(axis=0) ** 2
+    return members, np.sqrt(np.maximum(squares - members.mean(axis=0) ** 2, 0))
 
 
 def _default_kernel() -> Kernel:

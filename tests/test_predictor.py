@@ -17,7 +17,7 @@ from scipy.stats import kendalltau
 
 from jointnas.ensemble import Ensemble, fit_heads
 from jointnas.errors import PredictorError
-from jointnas.predictor import Predictor, mean_and_std
+from jointnas.predictor import Predictor, _expected_accuracies, mean_and_std
 from jointnas.space import Candidate, Space
 from jointnas.training import Observation
 
@@ -326,3 +326,14 @@ def test_a_pickle_in_place_of_a_file_is_refused_and_never_unpickled(
     with pytest.raises(PredictorError):
         Predictor.load(tmp_path / "saved")
     assert not trap.exists()
+
+
+def test_an_uncertain_prediction_near_one_is_lower_and_wider_than_its_middle():
+    """Quadrature against a slow twin: the mean and deviation of many draws."""
+    log_odds, deviations = np.array([[5.0, 0.3, -2.0], [4.0, 0.1, -1.0]]), np.array([2.0, 0.5, 0.0])
+    members, shared = _expected_accuracies(log_odds, deviations)
+    draws = np.random.default_rng(0).normal(size=(400_000, 1, 1)) * deviations + log_odds
+    assert members == pytest.approx((1 / (1 + np.exp(-draws))).mean(axis=0), abs=2e-3)
+    assert shared == pytest.approx((1 / (1 + np.exp(-draws))).mean(axis=1).std(axis=0), abs=4e-3)
+    assert members[0, 0] < 1 / (1 + np.exp(-5.0))
+    assert shared[2] == pytest.approx(0, abs=1e-6)

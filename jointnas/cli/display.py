@@ -68,7 +68,8 @@ class Display:
             each = sum(took) / len(took)
         waiting = sum(t.observation is None for t in status.trials.values()) - len(status.running)
         running = max((each * (1 - fraction) for fraction, _ in status.running.values()), default=0.0)
-        later = max(0, status.rounds - status.round)
+        begun = any(t.round == status.round for t in status.trials.values())
+        later = max(0, status.rounds - status.round + (0 if begun else 1))
         waves = math.ceil(max(0, waiting) / self.workers) + later * math.ceil(self.batch / self.workers)
         return format_duration(running + waves * each)
 
