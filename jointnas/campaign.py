@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from jointnas.early_stop import at_fraction, stop_fraction
 from jointnas.errors import SearchError
 from jointnas.execution import Event, Executor, Job, LocalExecutor, Slot
 from jointnas.execution.trials import prepare_trials
@@ -26,6 +27,7 @@ class Status:
     trials: dict[int, Trial] = field(default_factory=dict)
     running: dict[int, tuple[float, float]] = field(default_factory=dict)  # trial: fraction, seconds
     rank_correlation: float | None = None
+    stop_at: float = 1.0  # fraction of the budget that trainings run
     activity: str = ""
 
     @property
@@ -55,6 +57,7 @@ class Campaign:
     batch: int
     seed: int
     watch: Watch
+    early_stop: float | None = None  # rank correlation from which later rounds train a part of the budget alone
 
     def __post_init__(self) -> None:
         self.status = Status(self.rounds)
@@ -79,7 +82,10 @@ class Campaign:
         self._train([t for t in trials if t.observation is None])
         trials = [self.status.trials[t.number] for t in trials]
         observations = [t.observation for t in trials if t.observation is not None]
-        self.search.tell([t.candidate for t in trials], observations)
+        if number == 1 and self.early_stop is not None:
+            self.status.stop_at = stop_fraction(observations, self.early_stop)
+        told_as = [at_fraction(o, self.status.stop_at) for o in observations]
+        self.search.tell([t.candidate for t in trials], told_as)
         if self.search.trained == 0:
             reason = min(str(o.failure) for o in observations)
             raise SearchError(
@@ -110,7 +116,16 @@ class Campaign:
 
     def _train(self, trials: list[Trial]) -> None:
         jobs = [
-            Job(t.number, {"candidate": t.candidate, "clock": self.clock.to_json(), "seed": t.seed}) for t in trials
+            Job(
+                t.number,
+                {
+                    "candidate": t.candidate,
+                    "clock": self.clock.to_json(),
+                    "seed": t.seed,
+                    "stop_at": self.status.stop_at,
+                },
+            )
+            for t in trials
         ]
         for event in self.executor.results(jobs):
             self._take(event)

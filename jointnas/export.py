@@ -19,9 +19,11 @@ from jointnas.errors import ExportError, suggest
 from jointnas.module import Network, load_weights
 from jointnas.networks import blueprint as make_blueprint
 from jointnas.recipe import Recipe
+from jointnas.resources import resource_folder
 from jointnas.space import Candidate, Space
 from jointnas.space_file import GROUPS
 from jointnas.training.batches import Normalise
+from jointnas.training.scoring import logits_of
 
 FORMAT = 1
 WINNER_FILE = "winner.json"
@@ -73,6 +75,24 @@ class CandidateFile:
         Recipe.from_knobs(candidate["recipe"])
         _check_training(data["training"], candidate, path.name)
         return cls(candidate, data["results"], data["costs"], data["training"])
+
+
+def built_in_recipes() -> list[str]:
+    """Return the names of the candidates that travel with the package."""
+    return sorted(path.stem for path in resource_folder("recipes").glob("*.toml"))
+
+
+def recipe_path(name: str) -> Path:
+    """Return the file of a built-in recipe. Raises `ExportError` that names the nearest known one."""
+    if name not in built_in_recipes():
+        raise ExportError(f"no built-in recipe is called {name!r}: {suggest(name, built_in_recipes())}")
+    return resource_folder("recipes") / f"{name}.toml"
+
+
+def find_candidate(name: str | Path) -> CandidateFile:
+    """Return the candidate in a file (.toml or .json), or the built-in one of this name. Raises `ExportError`."""
+    path = Path(name)
+    return CandidateFile.read(path if path.suffix in (".toml", ".json") else recipe_path(str(name)))
 
 
 def _check_training(training: Mapping[str, Any], candidate: Candidate, name: str) -> None:
@@ -148,6 +168,7 @@ class Member:
     weights: str  # a safetensors file beside winner.json
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    flip: bool  # whether it answers with the mean over an image and its mirror
 
 
 @dataclass(frozen=True)
@@ -171,7 +192,13 @@ class WinnerFile:
             "format": FORMAT,
             "classes": list(self.classes),
             "members": [
-                {"weights": m.weights, "mean": m.mean, "std": m.std, "blueprint": m.blueprint.to_json()}
+                {
+                    "weights": m.weights,
+                    "mean": m.mean,
+                    "std": m.std,
+                    "flip": m.flip,
+                    "blueprint": m.blueprint.to_json(),
+                }
                 for m in self.members
             ],
             "candidate": self.candidate,
@@ -199,6 +226,7 @@ class WinnerFile:
                     Path(str(m["weights"])).name,  # never a path out of the folder
                     tuple(float(x) for x in m["mean"]),
                     tuple(float(x) for x in m["std"]),
+                    bool(m["flip"]),
                 )
                 for m in data["members"]
             )
@@ -232,7 +260,7 @@ class Model(nn.Module):
         votes = []
         for network, member in zip(self.networks, self._members, strict=True):
             normalised = Normalise(member.mean, member.std, images.device)(pixels)
-            votes.append(network(normalised).softmax(dim=1))
+            votes.append(logits_of(network, normalised, member.flip).softmax(dim=1))
         return torch.stack(votes).mean(dim=0)
 
 

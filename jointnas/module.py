@@ -11,19 +11,55 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
+from torchvision.ops import stochastic_depth
 
 from jointnas.blueprint import Block, Blueprint, Node, Shape, block_shapes
-from jointnas.errors import ExportError
+from jointnas.errors import DataError, ExportError
 
 WHITENING_EPSILON = 1e-2
 
 
-class ShiftBatchNorm(nn.BatchNorm2d):
-    """Batch norm whose scale γ stays at 1; only its shift β is a parameter."""
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm whose scale γ may stay at 1, and which in training may see `ghost` images at a time (Hoffer et al. 2017).
 
-    def __init__(self, channels: int) -> None:
+    Each ghost batch is normalised by its own statistics, and the running ones follow one after the other.
+    """
+
+    def __init__(self, channels: int, scale: bool) -> None:
         super().__init__(channels)
-        self.register_parameter("weight", None)
+        self.ghost = 0
+        if not scale:
+            self.register_parameter("weight", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (n, C, H, W) normalised."""
+        if self.training and 0 < self.ghost < len(x):
+            return torch.cat([super(BatchNorm, self).forward(part) for part in torch.split(x, self.ghost)])
+        return super().forward(x)
+
+
+class Linear(nn.Linear):
+    """A linear layer that in training drops out its inputs with probability `dropout`."""
+
+    dropout = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (n, features)."""
+        return super().forward(F.dropout(x, self.dropout, self.training))
+
+
+class Add(nn.Module):
+    """A sum whose first input is a shortcut; in training the others are left out of an image with probability `drop`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = 0.0
+
+    def forward(self, shortcut: Tensor, *branches: Tensor) -> Tensor:
+        """Return the sum."""
+        for branch in branches:
+            shortcut = shortcut + stochastic_depth(branch, self.drop, "row", self.training)
+        return shortcut
 
 
 class Whiten(nn.Module):
@@ -49,12 +85,16 @@ class Whiten(nn.Module):
         """Set the filter to V / √(Λ + ε), the eigenvectors and eigenvalues of the patches' covariance.
 
         images: (n, C, H, W), at the resolution this layer sees. Patches are taken inside the image,
-        unless it is smaller than one.
+        unless it is smaller than one. Raises `DataError` for fewer patches than a patch has values.
         """
         padding = 0 if min(images.shape[-2:]) >= self.kernel else self.kernel // 2
         patches = F.unfold(images.float(), self.kernel, padding=padding)  # (n, C·k², positions)
         patches = patches - patches.mean(dim=(0, 2), keepdim=True)
-        count = patches.shape[0] * patches.shape[2]
+        count, features = patches.shape[0] * patches.shape[2], patches.shape[1]
+        if count < features:
+            raise DataError(
+                f"whitening takes {features} training patches or more, got {count}: add images or set whitening = false"
+            )
         covariance = torch.bmm(patches, patches.transpose(1, 2)).sum(0).double() / count
         values, vectors = torch.linalg.eigh(covariance.cpu())
         rows = (vectors / (values.clamp_min(0) + WHITENING_EPSILON).sqrt()).T.flip(0)  # largest variance first
@@ -74,15 +114,20 @@ class Lambda(nn.Module):
 
 
 class Resize(nn.Module):
-    """Bilinear resizing with antialiasing, so that shrinking keeps what the image shows."""
+    """Bilinear resizing with antialiasing, so that shrinking keeps what the image shows.
+
+    While it trains it may give images of another size, `training_size`.
+    """
 
     def __init__(self, height: int, width: int) -> None:
         super().__init__()
         self.size = (height, width)
+        self.training_size: tuple[int, int] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (n, C, height, width)."""
-        return F.interpolate(x, size=self.size, mode="bilinear", antialias=True)
+        """Return (n, C, height, width), and x itself where it has that size."""
+        size = self.training_size if self.training and self.training_size else self.size
+        return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="bilinear", antialias=True)
 
 
 class Scale(nn.Module):
@@ -113,20 +158,16 @@ def _conv(node: Node, shape: Shape) -> nn.Module:
 
 def _linear(node: Node, shape: Shape) -> nn.Module:
     linear: nn.Module = skip_init(  # type: ignore[no-untyped-call]
-        nn.Linear, shape[0], node.get("features"), bias=node.get("bias")
+        Linear, shape[0], node.get("features"), bias=node.get("bias")
     )
     return linear
-
-
-def _batch_norm(node: Node, shape: Shape) -> nn.Module:
-    return nn.BatchNorm2d(shape[0]) if node.get("scale") else ShiftBatchNorm(shape[0])
 
 
 MODULES: Mapping[str, Callable[[Node, Shape], nn.Module]] = {
     "conv": _conv,
     "whiten": lambda node, shape: Whiten(shape[0], node.get("kernel")),
     "linear": _linear,
-    "batch_norm": _batch_norm,
+    "batch_norm": lambda node, shape: BatchNorm(shape[0], node.get("scale")),
     "relu": lambda node, shape: nn.ReLU(),
     "celu": lambda node, shape: nn.CELU(node.get("alpha")),
     "gelu": lambda node, shape: nn.GELU(),
@@ -138,16 +179,9 @@ MODULES: Mapping[str, Callable[[Node, Shape], nn.Module]] = {
     "flatten": lambda node, shape: nn.Flatten(),
     "resize": lambda node, shape: Resize(node.get("height"), node.get("width")),
     "scale": lambda node, shape: Scale(node.get("factor")),
-    "add": lambda node, shape: Lambda(_sum),
+    "add": lambda node, shape: Add(),
     "multiply": lambda node, shape: Lambda(torch.mul),
 }
-
-
-def _sum(*inputs: Tensor) -> Tensor:
-    total = inputs[0]
-    for value in inputs[1:]:
-        total = total + value
-    return total
 
 
 class BlockModule(nn.Module):
@@ -178,33 +212,60 @@ class Network(nn.Module):
             BlockModule(block, tuple(shapes[i] for i in inputs))
             for block, inputs in zip(blueprint.blocks, blueprint.wiring, strict=True)
         )
+        first = self._stem[0]
+        own = isinstance(first, Resize)
+        self.resize: Resize = first if isinstance(first, Resize) else Resize(*blueprint.input_shape[1:])
+        self.entry = nn.Identity() if own else self.resize  # a blueprint's own resizing is met in its first block
+
+    @property
+    def _stem(self) -> nn.ModuleList:
+        """The first block's nodes."""
+        first = self.blocks[0]
+        assert isinstance(first, BlockModule)
+        return first.nodes
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits."""
-        values = [images]
+        values: list[Tensor] = [self.entry(images)]
         for block, inputs in zip(self.blocks, self.blueprint.wiring, strict=True):
             values.append(block(*[values[i] for i in inputs]))
         return values[-1]
 
     @torch.no_grad()
     def fit_whitening(self, images: Tensor) -> None:
-        """Set the whitening filter that reads the image, resized or not, from `images`, (n, C, H, W) normalised."""
-        first = self.blocks[0]
-        assert isinstance(first, BlockModule)
-        values = [images]
-        for module, reads in zip(first.nodes, first.reads, strict=True):
+        """Set the whitening filter that reads the image, resized or not, from `images`, (n, C, H, W) normalised.
+
+        Raises `DataError` when they hold fewer patches than a patch has values.
+        """
+        for module in self._stem:
             if isinstance(module, Whiten):
-                module.fit(values[reads[0]])
-                return
+                module.fit(self.resize(images))
             if not isinstance(module, Resize):
                 return
-            values.append(module(values[reads[0]]))
+
+    def regularise(self, dropout: float, stochastic_depth: float, ghost_batch: int) -> None:
+        """Set what acts in training alone.
+
+        dropout: before the last linear layer. stochastic_depth: probability that an image skips the last of L residual
+        branches; the i-th is skipped with i/L of it. ghost_batch: the images that batch norm sees at once.
+        """
+        modules = list(self.modules())
+        linear = [m for m in modules if isinstance(m, Linear)]
+        for last in linear[-1:]:
+            last.dropout = dropout
+        sums = [m for m in modules if isinstance(m, Add)]
+        for i, add in enumerate(sums, 1):
+            add.drop = stochastic_depth * i / len(sums)
+        for m in modules:
+            if isinstance(m, BatchNorm):
+                m.ghost = ghost_batch
 
 
-def build(blueprint: Blueprint, generator: torch.Generator | None = None) -> Network:
+def build(blueprint: Blueprint, generator: torch.Generator | None = None, dirac: bool = False) -> Network:
     """Return the network of a blueprint with fresh weights.
 
-    Convolutions and linear layers start as He et al. 2015 with fan-in, biases at 0. Raises `BlueprintError`.
+    Convolutions and linear layers start as He et al. 2015 with fan-in, biases at 0. With `dirac` the first filters of each
+    spatial convolution pass their input channels on, one each, and only the rest are random. Raises `BlueprintError`.
     """
     network = Network(blueprint)
     for module in network.modules():
@@ -212,6 +273,8 @@ def build(blueprint: Blueprint, generator: torch.Generator | None = None) -> Net
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+        if dirac and isinstance(module, nn.Conv2d) and module.kernel_size[0] > 1 and module.groups == 1:
+            nn.init.dirac_(module.weight.data[: module.in_channels])
     return network
 
 

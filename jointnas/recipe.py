@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from functools import cache
 from typing import Any
 
+from jointnas.augmentation import POLICIES
 from jointnas.errors import RecipeError, suggest
 
-EXPECTED_LEARNING_RATE: Mapping[str, float] = {"sgd": 0.1, "adam": 0.01, "adamw": 0.01}
-"""Where each optimizer's learning rate is expected (the NOMAD team's rule, HAET 2021)."""
+EXPECTED_LEARNING_RATE: Mapping[str, float] = {
+    "sgd": 0.1,
+    "adam": 0.01,
+    "adamw": 0.01,
+    "adamax": 0.002,
+    "adadelta": 1.0,
+    "adagrad": 0.01,
+    "asgd": 0.1,
+    "rmsprop": 0.01,
+    "muon": 0.02,
+}
+"""Where each optimizer's learning rate is expected: the NOMAD team's values (HAET 2021); ASGD, RMSprop and Muon are ours."""
 
-SCHEDULES = ("linear", "cosine")
+SCHEDULES = ("linear", "cosine", "one-cycle", "piecewise", "sgdr")
+GRADIENTS = ("plain", "sam", "mltp")
+INITIALISATIONS = ("he", "dirac")
+
+When = Callable[["Recipe"], bool]
+"""Whether a knob has any effect beside the others."""
 
 
-def _number(default: float, low: float, high: float, about: str) -> Any:
-    return field(default=default, metadata={"low": low, "high": high, "about": about})
+def _number(default: float, low: float, high: float, about: str, when: When | None = None) -> Any:
+    return field(default=default, metadata={"low": low, "high": high, "about": about, "when": when})
 
 
-def _choice(default: str | bool, choices: tuple[str | bool, ...], about: str) -> Any:
-    return field(default=default, metadata={"choices": choices, "about": about})
+def _choice(default: str | bool, choices: tuple[str | bool, ...], about: str, when: When | None = None) -> Any:
+    return field(default=default, metadata={"choices": choices, "about": about, "when": when})
 
 
 @dataclass(frozen=True)
@@ -30,21 +46,90 @@ class Recipe:
     Raises `RecipeError` for a value outside its range.
     """
 
-    optimizer: str = _choice("sgd", tuple(EXPECTED_LEARNING_RATE), "SGD with Nesterov momentum, Adam or AdamW")
+    # ---- the step
+    optimizer: str = _choice(
+        "sgd", tuple(EXPECTED_LEARNING_RATE), "SGD with Nesterov momentum, and seven of torch's; Muon"
+    )
     learning_rate: float = _number(
         0.1, 1e-5, 10, "peak rate as SGD would have it; other optimizers get it times expected[theirs] / expected[sgd]"
     )
-    momentum: float = _number(0.9, 0, 0.999, "Nesterov momentum, SGD only")
-    weight_decay: float = _number(5e-4, 0, 1, "on weights of convolutions and linear layers, not on biases and norms")
+    momentum: float = _number(
+        0.9, 0, 0.999, "Nesterov momentum, of SGD and Muon", lambda r: r.optimizer in ("sgd", "muon")
+    )
+    weight_decay: float = _number(5e-4, 0, 1, "on weights of convolutions and linear layers")
+    bias_learning_rate: float = _number(1.0, 0.01, 100, "of biases and norms, in learning rates of the weights")
+    bias_weight_decay: float = _number(0.0, 0, 1, "on biases and norms")
     batch_size: int = _number(128, 2, 65536, "images a step")
-    label_smoothing: float = _number(0.1, 0, 0.9, "α of (1−α)·onehot + α/K")
-    schedule: str = _choice("linear", SCHEDULES, "decay of the learning rate to zero at the end of the budget")
-    warmup: float = _number(0.1, 0, 0.9, "share of the budget in which the learning rate rises linearly from zero")
+    gradient: str = _choice(
+        "plain", GRADIENTS, "taken at the weights, at the worst weights nearby (SAM), or across two tasks (MLTP)"
+    )
+    sam_rho: float = _number(
+        0.05, 0.001, 2, "radius of SAM's neighbourhood, global norm", lambda r: r.gradient == "sam"
+    )
+    sam_every: int = _number(1, 1, 100, "SAM's second pass only in every k-th step", lambda r: r.gradient == "sam")
+    mltp_rate: float = _number(
+        1.0, 0.01, 10, "MLTP's step for one task, in current learning rates", lambda r: r.gradient == "mltp"
+    )
+    gradient_centralisation: bool = _choice(
+        False, (False, True), "subtract from each filter's gradient its mean (Yong et al. 2020)"
+    )
     ema: float = _number(0.0, 0, 0.9999, "decay a step of the averaged weights that are scored; 0 scores the last ones")
+    lookahead: int = _number(0, 0, 1000, "steps between the slow weights' steps (Zhang et al. 2019); 0 is off")
+    lookahead_rate: float = _number(
+        0.5, 0.01, 1, "share of the way that the slow weights go", lambda r: r.lookahead > 0
+    )
+    # ---- the schedule
+    schedule: str = _choice("linear", SCHEDULES, "how the learning rate falls over the budget, see `schedules`")
+    warmup: float = _number(0.1, 0, 0.9, "share of the budget in which the learning rate rises")
+    cycles: int = _number(2, 1, 20, "SGDR's cycles in the budget", lambda r: r.schedule == "sgdr")
+    cycle_growth: float = _number(
+        2.0, 1, 4, "length of an SGDR cycle over the one before", lambda r: r.cycles > 1 and r.schedule == "sgdr"
+    )
+    start_resolution: float = _number(1.0, 0.25, 1, "side of the first training images, as a share of the network's")
+    resize_until: float = _number(
+        0.5, 0.05, 1, "share of the budget after which training images are full-sized", lambda r: r.start_resolution < 1
+    )
+    # ---- regularisation
+    label_smoothing: float = _number(0.1, 0, 0.9, "α of (1−α)·onehot + α/K")
+    dropout: float = _number(0.0, 0, 0.9, "probability before the last linear layer")
+    stochastic_depth: float = _number(
+        0.0,
+        0,
+        0.9,
+        "probability that the last residual branch is left out of an image; less before (Huang et al. 2016)",
+    )
+    mixup: float = _number(0.0, 0, 10, "α of Beta(α, α), each image's share in a blend with another; 0 is off")
+    cutmix: float = _number(0.0, 0, 10, "α of Beta(α, α), each image's area beside a box of another; 0 is off")
+    mix_probability: float = _number(
+        0.5, 0, 1, "share of the images that are mixed", lambda r: r.mixup > 0 or r.cutmix > 0
+    )
+    # ---- augmentation
     crop: float = _number(0.125, 0, 0.5, "padding before a random crop, as a share of the side (4 pixels of 32)")
-    flip: bool = _choice(True, (False, True), "horizontal flip with probability one half")
+    flip: str | bool = _choice(
+        True, (False, True, "alternating"), "horizontal flip with probability one half, or in every second pass"
+    )
     cutout: float = _number(
         0.0, 0, 1, "side of the square that is erased, as a share of the side; it may cross the border"
+    )
+    policy: str = _choice("none", POLICIES, "published augmentation policy, drawn for each image")
+    policy_operations: int = _number(2, 1, 5, "RandAugment's N", lambda r: r.policy == "randaugment")
+    policy_magnitude: int = _number(9, 0, 30, "RandAugment's M", lambda r: r.policy == "randaugment")
+    # ---- the network in training and scoring
+    initialisation: str = _choice(
+        "he", INITIALISATIONS, "of convolutions: He's, or with filters that pass each input channel on"
+    )
+    ghost_batch: int = _number(
+        0,
+        0,
+        65536,
+        "images that batch norm sees at once in training; 0 is the whole batch",
+        lambda r: 0 < r.ghost_batch < r.batch_size,
+    )
+    norm_images: int = _number(
+        0, 0, 1_000_000, "training images that batch norm's statistics are taken from again before scoring; 0 is off"
+    )
+    test_flip: bool = _choice(
+        False, (False, True), "score the mean over an image and its mirror: twice the cost, which no constraint counts"
     )
 
     def __post_init__(self) -> None:
@@ -75,12 +160,16 @@ class Recipe:
 
         Knobs without effect beside the others stand at their defaults, shares of the side as whole pixels.
         """
-        values = {name: getattr(self, name) for name in knob_fields()}
-        if self.optimizer != "sgd":
-            values["momentum"] = knob("momentum").default
+        values = {name: self._acting(name) for name in knob_fields()}
         values["crop"] = [self.crop_pixels(height), self.crop_pixels(width)]
         values["cutout"] = self.cutout_pixels(height, width)
         return {k: float(v) if isinstance(v, int | float) and not isinstance(v, bool) else v for k, v in values.items()}
+
+    def _acting(self, name: str) -> Any:
+        """Return a knob's value, or its default where it has no effect."""
+        spec = knob(name)
+        when = spec.metadata["when"]
+        return getattr(self, name) if when is None or when(self) else spec.default
 
     @property
     def optimizer_learning_rate(self) -> float:

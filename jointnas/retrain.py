@@ -13,6 +13,7 @@ from jointnas.data import Data
 from jointnas.execution import Event, Executor, Job
 from jointnas.export import CandidateFile, Member, WinnerFile, make_writable
 from jointnas.networks import blueprint
+from jointnas.recipe import Recipe
 from jointnas.training import Clock, Observation
 
 FIRST_SEED = 1_000_000_000
@@ -106,6 +107,7 @@ def _collect(
         tuple(f"seed {seed}: {event.reason}" for seed, event in events if event.kind == "failed"),
     )
     if good:
-        member = Member(network, f"seed-{good[0][0]}.safetensors", data.mean, data.std)
+        flip = Recipe.from_knobs(file.candidate["recipe"]).test_flip
+        member = Member(network, f"seed-{good[0][0]}.safetensors", data.mean, data.std, flip)
         WinnerFile((member,), data.classes, file.candidate, retrained.to_json()).write(folder)
     return retrained

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from jointnas import __version__
-from jointnas.cli import export, lists, search, train
+from jointnas.cli import augment, export, lists, search, train
 from jointnas.errors import JointNASError
 
 app = typer.Typer(
@@ -42,8 +42,10 @@ app.command("retrain")(train.retrain_winners)
 app.command("train")(train.train)
 app.command("predict")(train.predict)
 app.command("show")(export.show)
+app.command("augment")(augment.augment)
 app.add_typer(lists.runs_app, name="runs")
 app.add_typer(lists.spaces_app, name="spaces")
+app.add_typer(lists.recipes_app, name="recipes")
 
 
 def main() -> None:

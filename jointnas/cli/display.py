@@ -71,7 +71,7 @@ class Display:
         begun = any(t.round == status.round for t in status.trials.values())
         later = max(0, status.rounds - status.round + (0 if begun else 1))
         waves = math.ceil(max(0, waiting) / self.workers) + later * math.ceil(self.batch / self.workers)
-        return format_duration(running + waves * each)
+        return format_duration((running + waves * each) * status.stop_at)
 
 
 def round_line(status: Status) -> str:
@@ -84,6 +84,8 @@ def round_line(status: Status) -> str:
         parts.append(f"best {best.observation.accuracy:.4f} (trial {best.number})")
     if status.rank_correlation is not None:
         parts.append(f"predictor τ {status.rank_correlation:.2f}")
+    if status.stop_at < 1:
+        parts.append(f"trainings end at {status.stop_at:.0%} of the budget")
     return "  ·  ".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""`jointnas runs` and `jointnas spaces`: what there is, one of them, and whether a file is right."""
+"""`jointnas runs`, `spaces` and `recipes`: what there is, one of them, and whether a file is right."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from jointnas.cli.common import Json, messages, print_json, print_table
 
 runs_app = typer.Typer(rich_markup_mode=None)
 spaces_app = typer.Typer(rich_markup_mode=None)
+recipes_app = typer.Typer(rich_markup_mode=None)
 
 
 @runs_app.callback(invoke_without_command=True)
@@ -185,3 +186,79 @@ def spaces_check(files: Annotated[list[Path], typer.Argument(help="Space files."
     for file in files:
         space = Space.load(file if file.suffix == ".toml" else Path(f"{file}.toml"))
         typer.echo(f"{file}: {len(space.knobs)} knobs, right")
+
+
+@recipes_app.callback(invoke_without_command=True)
+def recipes(context: typer.Context, as_json: Json = False) -> None:
+    """List the built-in recipes: candidates that `jointnas train` takes by name.
+
+    \b
+    Examples:
+      jointnas recipes
+      jointnas recipes knobs
+      jointnas train resnet9-sam-ip --data cifar10 --train-time 10m
+    """
+    if context.invoked_subcommand is None:
+        recipes_list(as_json)
+
+
+@recipes_app.command("list")
+def recipes_list(as_json: Json = False) -> None:
+    """List the built-in recipes: candidates that `jointnas train` takes by name.
+
+    \b
+    Examples:
+      jointnas recipes list --json
+    """
+    from jointnas.cli.search import knob_text
+    from jointnas.export import built_in_recipes, find_candidate
+
+    found = {name: find_candidate(name).candidate for name in built_in_recipes()}
+    if as_json:
+        print_json({"recipes": [{"name": name, **candidate} for name, candidate in found.items()]})
+        return
+    rows = [(name, knob_text(c["architecture"]), knob_text(c["recipe"])) for name, c in found.items()]
+    print_table("", ("recipe", "architecture", "recipe's knobs"), rows)
+
+
+@recipes_app.command("show")
+def recipes_show(name: Annotated[str, typer.Argument(help="A built-in recipe.")]) -> None:
+    """Print a built-in recipe's TOML file, to copy and edit.
+
+    \b
+    Examples:
+      jointnas recipes show resnet9-sam > mine.toml
+    """
+    from jointnas.export import recipe_path
+
+    typer.echo(recipe_path(name).read_text(encoding="utf-8"), nl=False)
+
+
+@recipes_app.command("knobs")
+def recipes_knobs(as_json: Json = False) -> None:
+    """List every recipe knob with its default, its range and its meaning.
+
+    \b
+    Examples:
+      jointnas recipes knobs
+    """
+    from jointnas.recipe import knob_fields
+
+    rows = []
+    for name, spec in knob_fields().items():
+        known = {key: spec.metadata[key] for key in ("choices", "low", "high") if key in spec.metadata}
+        rows.append({"name": name, "default": spec.default, **known, "about": spec.metadata["about"]})
+    if as_json:
+        print_json({"knobs": rows})
+        return
+    print_table("", ("knob", "default", "range", "about"), [_knob_row(row) for row in rows])
+
+
+def _knob_row(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Return a knob as words: truth values as TOML writes them."""
+
+    def word(value: Any) -> str:
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
+    values = ", ".join(map(word, row["choices"])) if "choices" in row else f"{row['low']:g} – {row['high']:g}"
+    return row["name"], word(row["default"]), values, row["about"]

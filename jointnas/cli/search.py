@@ -52,6 +52,12 @@ def search(
     rounds: Annotated[int, typer.Option(help="Batches that are trained, the predictor refitted after each.")] = 4,
     batch: Annotated[int, typer.Option(help="Candidates in a batch.")] = 8,
     total_time: Annotated[str | None, typer.Option(help="Time of all trainings together; sets the batch.")] = None,
+    early_stop: Annotated[
+        float | None,
+        typer.Option(
+            help="Kendall's τ, 0.92 in the paper: later rounds train only the part of the budget that ranks the first so well."
+        ),
+    ] = None,
     engine: Annotated[str, typer.Option(help="What searches the predictor in stage two: evolution.")] = "evolution",
     top: Annotated[int, typer.Option(help="Winners to return.")] = 5,
     workers: Workers = 1,
@@ -92,6 +98,8 @@ def search(
     for name, value in (("--rounds", rounds), ("--batch", batch), ("--top", top)):
         if value < 1:
             raise SearchError(f"{name} is 1 or more, got {value}: raise it")
+    if early_stop is not None and not 0 < early_stop <= 1:
+        raise SearchError(f"--early-stop is a rank correlation in (0, 1], got {early_stop:g}: say 0.92")
     if from_ is not None:
         for name in context.params:
             if name not in ASKED_AGAIN and _said(context, name):
@@ -119,6 +127,7 @@ def search(
         "batch": batch,
         "top": top,
         "engine": engine,
+        "early_stop": early_stop,
     }
     _campaign(
         spec, space, constraint or [], parse_assignments(fix or []), workers, device, out, resume, dry_run, as_json
@@ -205,7 +214,17 @@ def _campaign(
             Display(spec["batch"], workers, spec["clock"]) as display,
         ):
             clock = clock_from_json(spec["clock"])
-            Campaign(search, run, executor, clock, spec["rounds"], spec["batch"], spec["seed"], display).conduct()
+            Campaign(
+                search,
+                run,
+                executor,
+                clock,
+                spec["rounds"],
+                spec["batch"],
+                spec["seed"],
+                display,
+                early_stop=spec["early_stop"],
+            ).conduct()
         search.predictor.context = {
             key: specification[key] for key in ("data", "fingerprint", "clock", "slot", "classes")
         }

@@ -25,7 +25,7 @@ from jointnas.cli.common import (
 
 
 def train(
-    candidate: Annotated[Path, typer.Argument(help="A candidate file, TOML or JSON.")],
+    candidate: Annotated[str, typer.Argument(help="A candidate file, TOML or JSON, or a built-in recipe's name.")],
     data: DataOption = None,
     train_images: TrainImages = None,
     val_images: ValImages = None,
@@ -44,18 +44,20 @@ def train(
     \b
     Examples:
       jointnas train mine.toml --train-time 30s
+      jointnas train resnet9-sam-ip --data cifar10 --train-images 5000
       jointnas train mine.toml --data photos/ --train-time 10m --to trained/
     """
     from jointnas.campaign import local_executor
     from jointnas.data import load_data
     from jointnas.errors import JointNASError
     from jointnas.execution import Job, share_slots
-    from jointnas.export import CandidateFile, Member, WinnerFile, make_writable
+    from jointnas.export import Member, WinnerFile, find_candidate, make_writable
     from jointnas.networks import blueprint
+    from jointnas.recipe import Recipe
     from jointnas.training import Observation
     from jointnas.training.clock import clock_from_json
 
-    file = CandidateFile.read(candidate)
+    file = find_candidate(candidate)
     spec = _data_spec(file.training, data, train_images, val_images, image_size)
     loaded = load_data(spec)
     clock = clock_json(train_time, train_steps, file.training.get("clock"))
@@ -77,7 +79,8 @@ def train(
                 observation = Observation.from_json(event.result["observation"])
     found = {**observation.to_json(), "folder": str(to) if to else None}
     if to is not None:
-        member = Member(network, f"seed-{seed}.safetensors", loaded.mean, loaded.std)
+        flip = Recipe.from_knobs(file.candidate["recipe"]).test_flip
+        member = Member(network, f"seed-{seed}.safetensors", loaded.mean, loaded.std, flip)
         WinnerFile((member,), loaded.classes, file.candidate, found).write(to)
     if as_json:
         print_json(found)

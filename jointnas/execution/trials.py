@@ -16,7 +16,7 @@ from jointnas.recipe import Recipe
 from jointnas.training import StepClock, train_network
 from jointnas.training.batches import Normalise
 from jointnas.training.clock import clock_from_json
-from jointnas.training.trainer import accuracies, predict
+from jointnas.training.scoring import accuracies, predict
 
 
 def prepare_trials(spec: dict[str, Any], device: str, fingerprint: str) -> Handler:
@@ -33,21 +33,29 @@ def prepare_trials(spec: dict[str, Any], device: str, fingerprint: str) -> Handl
 def train_payload(payload: dict[str, Any], data: Data, device: str, progress: Progress | None = None) -> dict[str, Any]:
     """Train `payload["candidate"]` under `payload["clock"]` with `payload["seed"]` and return its observation as JSON.
 
-    With `weights`, the weights are kept in that file; with `test`, the test images are scored, after the clock.
+    With `stop_at`, it ends after that fraction of its budget. With `weights`, the weights are kept in that file; with `test`,
+    the test images are scored, after the clock.
     """
     candidate = payload["candidate"]
     network = blueprint(candidate["architecture"], data.input_shape, len(data.classes))
     recipe = Recipe.from_knobs(candidate["recipe"])
     clock = clock_from_json(payload["clock"])
     observation, model = train_network(
-        network, recipe, data, clock, seed=payload["seed"], device=device, progress=progress
+        network,
+        recipe,
+        data,
+        clock,
+        seed=payload["seed"],
+        device=device,
+        stop_at=payload.get("stop_at", 1.0),
+        progress=progress,
     )
     result: dict[str, Any] = {"observation": observation.to_json()}
     if payload.get("test"):
         split = data.test()
         normalise = Normalise(data.mean, data.std, torch.device(device))
         tell = (lambda: progress(1.0, observation.seconds or 0.0)) if progress else (lambda: None)
-        logits = predict(model, split, normalise, torch.device(device), tell)
+        logits = predict(model, split, normalise, torch.device(device), recipe.test_flip, tell)
         result["test_accuracy"] = accuracies(logits, split.labels)[0]
     if payload.get("weights"):
         save_weights(model, Path(payload["weights"]))

@@ -1,15 +1,21 @@
-"""Training batches: images stay decoded on the device, and each is cropped, flipped and cut out by draws of its own."""
+"""Training batches: images stay decoded on the device, and each one is augmented by draws of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from jointnas.augmentation import make_policy
 from jointnas.data import Split
 from jointnas.errors import RecipeError
 from jointnas.recipe import Recipe
+from jointnas.training.mixing import Mixing
+
+CHUNK_PIXELS = 512 * 32 * 32
+"""Images are read and go through the policy in chunks of several small batches, so that calls are few."""
 
 
 class Normalise:
@@ -33,7 +39,13 @@ class Batches:
     """
 
     def __init__(
-        self, split: Split, recipe: Recipe, normalise: Normalise, generator: torch.Generator, device: torch.device
+        self,
+        split: Split,
+        classes: int,
+        recipe: Recipe,
+        normalise: Normalise,
+        generator: torch.Generator,
+        device: torch.device,
     ) -> None:
         n, self.height, self.width, channels = split.images.shape
         if recipe.batch_size > n:
@@ -47,14 +59,50 @@ class Batches:
         self.labels = split.labels.to(device)
         self.ys = torch.arange(self.height, device=device)
         self.xs = torch.arange(self.width, device=device)
+        self.policy = make_policy(recipe.policy, operations=recipe.policy_operations, magnitude=recipe.policy_magnitude)
+        rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+        self.mixing = Mixing(recipe, classes, rng) if recipe.mixup or recipe.cutmix else None
+        self.mirrored = self._draw(n, 2).bool()  # each image's side in the present pass, when they alternate
+        self.tasks = _two_tasks(split.labels) if recipe.gradient == "mltp" else None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images (b, C, H, W) normalised, labels (b,))."""
+        """Yield images (b, C, H, W), normalised, with labels (b,), or class probabilities (b, classes) where they mix."""
+        chunk = self.batch_size * max(1, CHUNK_PIXELS // (self.height * self.width * self.batch_size))
         while True:
-            order = torch.randperm(self.n, generator=self.generator).to(self.device)
-            for start in range(0, self.n - self.batch_size + 1, self.batch_size):
-                rows = order[start : start + self.batch_size]
-                yield self.normalise_and_cut(self.gather(rows)), self.labels[rows]
+            for rows in torch.split(self._pass(), chunk):
+                pixels, labels = self.pixels_of(rows), self.labels[rows]
+                for part in range(0, len(rows), self.batch_size):
+                    here = slice(part, part + self.batch_size)
+                    yield self.finished(pixels[here], labels[here])
+
+    def augmented(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images at these rows and their labels as a batch of their own."""
+        return self.finished(self.pixels_of(rows), self.labels[rows])
+
+    def finished(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return normalised images from (b, H, W, C) uint8, cut out and mixed, with their targets."""
+        images = self.normalise_and_cut(pixels)
+        return self.mixing(images, labels) if self.mixing else (images, labels)
+
+    def _pass(self) -> Tensor:
+        """Return the order of one pass, a whole number of batches; with two tasks, half of each batch is of each."""
+        self.mirrored = ~self.mirrored
+        size = self.batch_size
+        if self.tasks is None:
+            order = torch.randperm(self.n, generator=self.generator)
+            return order[: self.n - self.n % size].to(self.device)
+        halves = (size - size // 2, size // 2)
+        count = min(len(task) // half for task, half in zip(self.tasks, halves, strict=True))
+        parts = [
+            task[torch.randperm(len(task), generator=self.generator)[: count * half]].view(count, half)
+            for task, half in zip(self.tasks, halves, strict=True)
+        ]
+        return torch.cat(parts, dim=1).flatten().to(self.device)
+
+    def pixels_of(self, rows: Tensor) -> Tensor:
+        """Return (b, H, W, C) uint8: each image cropped, mirrored, and changed by the policy."""
+        pixels = self.gather(rows)
+        return self.policy(pixels, self.generator) if self.policy else pixels
 
     def gather(self, rows: Tensor) -> Tensor:
         """Return (b, H, W, C) uint8: each image's own crop of its padded self, mirrored or not, read in one pass.
@@ -66,7 +114,8 @@ class Batches:
         left = self._draw(b, 2 * self.pad_x + 1)
         xs = self.xs.expand(b, -1)
         if self.recipe.flip:
-            xs = torch.where(self._draw(b, 2).bool()[:, None], self.width - 1 - xs, xs)
+            mirrored = self.mirrored[rows] if self.recipe.flip == "alternating" else self._draw(b, 2).bool()
+            xs = torch.where(mirrored[:, None], self.width - 1 - xs, xs)
         ys = _reflected(self.ys + top[:, None] - self.pad_y, self.height)  # (b, H)
         xs = _reflected(xs + left[:, None] - self.pad_x, self.width)  # (b, W)
         line = rows[:, None] * self.height + ys
@@ -97,3 +146,9 @@ def _reflected(places: Tensor, side: int) -> Tensor:
     """Return places in [0, side) for places at most side − 1 beyond it, mirrored at the outermost pixels."""
     last = side - 1
     return last - (last - places.abs()).abs()
+
+
+def _two_tasks(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows of two tasks, the images of each class going to one and the other in turn; the first may have one more."""
+    order = labels.argsort(stable=True)
+    return order[0::2], order[1::2]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -17,15 +16,18 @@ from jointnas.data import Data, Split
 from jointnas.errors import BudgetError, DivergenceError
 from jointnas.module import Network, build
 from jointnas.recipe import Recipe
+from jointnas.training.averages import Lookahead, MovingAverage, retake_norms
 from jointnas.training.batches import Batches, Normalise
 from jointnas.training.clock import Clock
+from jointnas.training.gradients import centralise, make_gradient_rule
 from jointnas.training.observation import CurvePoint, Observation
-from jointnas.training.optimizers import learning_rate_factor, make_optimizer
+from jointnas.training.optimizers import make_optimizer, set_learning_rate
+from jointnas.training.schedules import learning_rate_factor, training_side
+from jointnas.training.scoring import accuracies, predict
 
 CURVE_FRACTIONS = (0.1, 0.25, 0.5, 0.75)  # where the learning curve is read, before the end
 CURVE_IMAGES = 512  # validation images it is read on
 WHITENING_PIXELS = 500 * 32 * 32
-SCORING_BATCH = 500
 SCORING_MARGIN = 1.15  # on the measured time of scoring, for the machine's unevenness
 PROGRESS_SECONDS = 0.5
 BACKWARD_COST = 3.0  # of a training step, in forward passes: what the first step is expected to take
@@ -49,16 +51,21 @@ def train_network(
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    stop_at: float = 1.0,
     progress: Progress | None = None,
 ) -> Training:
     """Train a fresh network and score it on the validation images.
 
     The same seed under a `StepClock` gives the same weights on the CPU, bit for bit, at the same number of threads.
-    Raises `BudgetError` when not one step fits, `DivergenceError` when the loss stops being finite, and `RecipeError` for a
-    batch larger than the training set.
+    stop_at: fraction of the budget after which the training ends and is scored; its schedules are those of the whole budget.
+    Raises `BudgetError` when not one step fits, `DivergenceError` when the loss stops being finite, `RecipeError` for a
+    batch larger than the training set, and `DataError` where there are too few images for whitening.
     """
     clock.start()
-    return Trainer(blueprint, recipe, data, clock, seed, torch.device(device), progress).run()
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)  # for dropout and stochastic depth, which take no generator
+        return Trainer(blueprint, recipe, data, clock, seed, device, stop_at=stop_at, progress=progress).run()
 
 
 class Trainer:
@@ -72,21 +79,29 @@ class Trainer:
         clock: Clock,
         seed: int,
         device: torch.device,
-        progress: Progress | None,
+        *,
+        stop_at: float = 1.0,
+        progress: Progress | None = None,
     ) -> None:
-        self.recipe, self.data, self.clock, self.device, self.progress = recipe, data, clock, device, progress
+        self.recipe, self.data, self.clock, self.device = recipe, data, clock, device
+        self.stop_at, self.progress = stop_at, progress
         self.generator = torch.Generator().manual_seed(seed)
         self.normalise = Normalise(data.mean, data.std, device)
-        self.network = build(blueprint, self.generator).to(device).to(memory_format=torch.channels_last)
+        network = build(blueprint, self.generator, dirac=recipe.initialisation == "dirac")
+        network.regularise(recipe.dropout, recipe.stochastic_depth, recipe.ghost_batch)
+        self.network = network.to(device).to(memory_format=torch.channels_last)
         _, height, width = data.input_shape
         enough = max(1, WHITENING_PIXELS // (height * width))
         self.network.fit_whitening(self.normalise(data.train.images[:enough].to(device)))
-        self.batches = Batches(data.train, recipe, self.normalise, self.generator, device)
+        self.batches = Batches(data.train, len(data.classes), recipe, self.normalise, self.generator, device)
         self.optimizer = make_optimizer(self.network, recipe)
-        self.average = _Average(self.network, recipe.ema) if recipe.ema else None
+        self.gradient = make_gradient_rule(self.network, recipe)
+        self.average = MovingAverage(self.network, recipe.ema) if recipe.ema else None
+        self.lookahead = Lookahead(self.network, recipe.lookahead, recipe.lookahead_rate) if recipe.lookahead else None
         self.curve: list[CurvePoint] = []
         self.curve_due = list(CURVE_FRACTIONS)
         self.steps = 0
+        self.loss: Tensor | None = None
         self.reported = -math.inf
         self.reading_seconds = 0.0
 
@@ -96,13 +111,13 @@ class Trainer:
         return self.average.network if self.average else self.network
 
     def run(self) -> Training:
-        """Step until the clock says no, then score."""
+        """Step until the clock says no, or early as asked, then score."""
         self._measure_scoring()
         self.clock.expect(
             BACKWARD_COST * self.reading_seconds * self.batches.batch_size / min(CURVE_IMAGES, len(self.data.val))
         )
         batches = iter(self.batches)
-        while self.clock.may_step():
+        while self.clock.may_step() and self.clock.fraction() < self.stop_at:
             self.step(batches)
             self.clock.stepped()
             self._look()
@@ -111,18 +126,17 @@ class Trainer:
                 f"a budget holds setting up, one training step and the scoring, got {self.clock}, of which setting up took "
                 f"{self.clock.seconds():.3g}s: raise --train-time"
             )
-        logits = predict(self.scored, self.data.val, self.normalise, self.device, self._tell)
+        self._finish()
+        logits = predict(self.scored, self.data.val, self.normalise, self.device, self.recipe.test_flip, self._tell)
         seconds = self.clock.seconds()
         if not bool(torch.isfinite(logits).all()):
-            raise DivergenceError(
-                f"the scored network's outputs stay finite, got others after {self.steps} steps with {self.recipe.optimizer} "
-                f"and learning_rate = {self.recipe.learning_rate:.4g}: lower the learning rate"
-            )
+            raise self._diverged("the scored network's outputs", "others", f"after {self.steps} steps")
         accuracy, balanced = accuracies(logits, self.data.val.labels)
         return Training(
             Observation(
                 accuracy=accuracy,
                 balanced_accuracy=balanced,
+                fraction=self.stop_at,
                 seconds=seconds,
                 steps=self.steps,
                 images_per_second=self.steps * self.recipe.batch_size / seconds,
@@ -133,22 +147,56 @@ class Trainer:
 
     def step(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
         """Take one training step with the next batch. Raises `DivergenceError`."""
-        rate = self.recipe.optimizer_learning_rate * learning_rate_factor(self.recipe, self.clock.fraction())
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        images, labels = next(batches)
-        loss = F.cross_entropy(self.network(images), labels, label_smoothing=self.recipe.label_smoothing)
-        if not math.isfinite(loss.item()):
-            raise DivergenceError(
-                f"the loss stays finite, got {loss.item()} at step {self.steps + 1} with {self.recipe.optimizer} and "
-                f"learning_rate = {self.recipe.learning_rate:.4g}: lower the learning rate"
-            )
+        fraction = self.clock.fraction()
+        factor = learning_rate_factor(self.recipe, fraction)
+        set_learning_rate(self.optimizer, self.recipe.optimizer_learning_rate * factor)
+        height, width = self.network.resize.size
+        self.network.resize.training_size = (
+            training_side(self.recipe, fraction, height),
+            training_side(self.recipe, fraction, width),
+        )
+        images, targets = next(batches)
+
+        def loss(part: slice) -> Tensor:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+                logits = self.network(images[part])
+                return F.cross_entropy(logits, targets[part], label_smoothing=self.recipe.label_smoothing)
+
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        self._check_loss()
+        self.loss = self.gradient(loss, len(images), self.steps, self.recipe.learning_rate * factor)
+        if self.recipe.gradient_centralisation:
+            centralise(self.gradient.parameters)
         self.optimizer.step()
         self.steps += 1
+        if self.lookahead:
+            self.lookahead.update(self.steps)
         if self.average:
             self.average.update(self.steps)
+
+    def _check_loss(self) -> None:
+        """Raise `DivergenceError` when the last step's loss is not finite.
+
+        Asked one step late, so that a GPU has a step in its queue while it is asked.
+        """
+        if self.loss is not None and not math.isfinite(value := self.loss.item()):
+            raise self._diverged("the loss", str(value), f"at step {self.steps}")
+
+    def _diverged(self, what: str, received: str, where: str) -> DivergenceError:
+        recipe = self.recipe
+        return DivergenceError(
+            f"{what} stays finite, got {received} {where} with {recipe.optimizer}, learning_rate = {recipe.learning_rate:.4g}, "
+            f"weight_decay = {recipe.weight_decay:.4g} and gradient = {recipe.gradient}: lower the learning rate"
+        )
+
+    def _finish(self) -> None:
+        """Bring the weights that are scored to their final state."""
+        if self.lookahead:
+            self.lookahead.follow()
+        if self.recipe.norm_images:
+            rows = torch.randperm(len(self.data.train), generator=self.generator)[: self.recipe.norm_images]
+            images = torch.split(self.data.train.images[rows], self.recipe.batch_size)
+            retake_norms(self.scored, [self.normalise(part.to(self.device)) for part in images])
 
     def _look(self) -> None:
         """Read the learning curve where it is due, and tell the progress."""
@@ -168,52 +216,13 @@ class Trainer:
             self.progress(self.clock.fraction(), seconds)
 
     def _measure_scoring(self) -> float:
-        """Score a few validation images, reserve the time that all of them will take, and return the accuracy."""
+        """Score a few validation images, reserve the time that the end will take, and return the accuracy."""
         part = Split(self.data.val.images[:CURVE_IMAGES], self.data.val.labels[:CURVE_IMAGES])
         start = time.perf_counter()
-        logits = predict(self.scored, part, self.normalise, self.device)
+        logits = predict(self.scored, part, self.normalise, self.device, self.recipe.test_flip)
         self.reading_seconds = time.perf_counter() - start
         self.network.train()
-        self.clock.reserve(SCORING_MARGIN * self.reading_seconds * len(self.data.val) / len(part))
+        passes = 2 if self.recipe.test_flip else 1
+        retaken = min(self.recipe.norm_images, len(self.data.train)) / passes
+        self.clock.reserve(SCORING_MARGIN * self.reading_seconds * (len(self.data.val) + retaken) / len(part))
         return accuracies(logits, part.labels)[0]
-
-
-class _Average:
-    """An exponential moving average of parameters and running statistics; it forgets faster in its first steps."""
-
-    def __init__(self, network: Network, decay: float) -> None:
-        self.network, self.decay = copy.deepcopy(network), decay
-        floats = [t.is_floating_point() for t in network.state_dict().values()]
-        self.target = [t for t, real in zip(self.network.state_dict().values(), floats, strict=True) if real]
-        self.source = [t for t, real in zip(network.state_dict().values(), floats, strict=True) if real]
-
-    @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Move towards the network's present weights."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.target, self.source, 1 - decay)
-
-
-@torch.inference_mode()
-def predict(
-    network: Network, split: Split, normalise: Normalise, device: torch.device, tell: Callable[[], None] = lambda: None
-) -> Tensor:
-    """Return the (n, classes) logits of a split, on the CPU; the network is left in evaluation mode.
-
-    tell: called after each batch, so that a long scoring shows a sign of life.
-    """
-    network.eval()
-    parts = []
-    for i in range(0, len(split), SCORING_BATCH):
-        parts.append(network(normalise(split.images[i : i + SCORING_BATCH].to(device))))
-        tell()
-    return torch.cat(parts).cpu()
-
-
-def accuracies(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Return the share of right answers, and its mean over the classes that occur."""
-    right = (logits.argmax(1) == labels).double()
-    counts = torch.bincount(labels, minlength=logits.shape[1])
-    by_class = torch.zeros(logits.shape[1], dtype=torch.float64).index_add_(0, labels, right)
-    present = counts > 0
-    return float(right.mean()), float((by_class[present] / counts[present]).mean())

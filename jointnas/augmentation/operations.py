@@ -1,0 +1,200 @@
+"""The image operations of augmentation policies, each on a whole batch with one magnitude per image.
+
+An operation takes images (m, H, W, C) uint8 and magnitudes (m,) float32 on the same device and returns (m, H, W, C)
+uint8; it leaves its input as it is, and may return it. Magnitudes are those of `torchvision.transforms.v2.functional`,
+whose uint8 results these are: invert, posterize, solarize, autocontrast, equalize and brightness to the last bit;
+contrast, color and sharpness within one level, where float32 sums round otherwise; geometric operations (nearest
+neighbour, zeros from beyond the border) but for pixels that lie half-way between two. Any C ≥ 1: the grey of three
+channels is their luma, of one the channel itself, of another number their mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+Operation = Callable[[Tensor, Tensor], Tensor]
+
+LUMA = (0.2989, 0.587, 0.114)
+"""Shares of red, green and blue in grey, ITU-R BT.601 as torchvision rounds it."""
+
+
+def identity(images: Tensor, magnitudes: Tensor) -> Tensor:
+    """Return the images."""
+    return images
+
+
+# ---- geometry
+
+
+def shear_x(images: Tensor, magnitudes: Tensor) -> Tensor:
+    """Slide each row to the left by the magnitude times its distance from the top border (negative: to the right)."""
+    height = images.shape[1]
+    below = torch.arange(height, device=images.device) + 0.5
+    shifts = (magnitudes[:, None] * below).round_()  # (m, H)
+    return _slide(images.flatten(0, 1), shifts.flatten()).view_as(images)
+
+
+def shear_y(images: Tensor, magnitudes: Tensor) -> Tensor:
+    """Slide each column up by the magnitude times its distance from the left border (negative: down)."""
+    return shear_x(images.transpose(1, 2).contiguous(), magnitudes).transpose(1, 2).contiguous()
+
+
+def translate_x(images: Tensor, magnitudes: Tensor) -> Tensor:
+    """Move each image to the right by whole pixels (negative: to the left); a part of a pixel is dropped."""
+    shifts = -magnitudes.trunc()
+    return _slide(images.flatten(0, 1), shifts.repeat_interleave(images.shape[1])).view_as(images)
+
+
+def translate_y(images: Tensor, magnitudes: Tensor) -> Tensor:
+    """Move each image down by whole pixels (negative: up); a part of a pixel is dropped."""
+    return _slide(images.flatten(2), -magnitudes.trunc()).view_as(images)
+
+
+def rotate(images: Tensor, magnitudes: Tensor) -> Tensor:
+    """Turn each image counter-clockwise about its centre, by degrees."""
+    m, height, width, channels = images.shape
+    radians = magnitudes.double().deg2rad()
+    cos, sin = radians.cos().float().view(m, 1, 1), radians.sin().float().view(m, 1, 1)
+    mid_x, mid_y = (width - 1) / 2, (height - 1) / 2
+    x = torch.arange(width, device=images.device) - mid_x  # (W,)
+    y = (torch.arange(height, device=images.device) - mid_y)[:, None]  # (H, 1)
+    from_x = (cos * x - (sin * y - mid_x)).round_().clamp_(-1, width)  # (m, H, W)
+    from_y = (sin * x + (cos * y + mid_y)).round_().clamp_(-1, height)
+    bordered = pad(images, (0, 0, 1, 1, 1, 1))  # one zero all around, which stands for all beyond it
+    within = from_y.add_(1).mul_(width + 2).add_(from_x.add_(1)).int()  # exact up to 2²⁴ pixels an image
+    first = torch.arange(m, dtype=torch.int32, device=images.device).view(m, 1, 1) * ((height + 2) * (width + 2))
+    return bordered.view(-1, channels).index_select(0, within.add_(first).view(-1)).view_as(images)
+
+
+def _slide(lines: Tensor, shifts: Tensor) -> Tensor:
+    """Return out[i, k] = lines[i, k + shifts[i]] for lines (n, L, bytes) and whole shifts (n,), zero beyond the line.
+
+    Lines stand in one strip with L zeros before, between and after them, from which each reads a window of its own.
+    """
+    n, length, size = lines.shape
+    strip = lines.new_zeros(2 * n + 1, length, size)
+    strip[1::2] = lines
+    windows = strip.as_strided((2 * n * length + 1, length * size), (size, 1))
+    first = torch.arange(1, 2 * n, 2, device=lines.device) * length
+    return windows.index_select(0, first + shifts.clamp(-length, length).long())
+
+
+# ---- levels, each by itself
+
+
+def invert(images: Tensor, magnitudes: Tensor) -> Tensor:
+    """Return 255 − value."""
+    return images.bitwise_not()
+
+
+def posterize(images: Tensor, magnitudes: Tensor) -> Tensor:
+    """Keep the highest bits of each value, the magnitude says how many (0…8)."""
+    dropped = 8 - magnitudes.int()
+    masks = (torch.full_like(dropped, 255) << dropped).to(torch.uint8)
+    return images & masks.view(-1, 1, 1, 1)
+
+
+def solarize(images: Tensor, magnitudes: Tensor) -> Tensor:
+    """Invert the values that are not below the magnitude (0…255)."""
+    thresholds = magnitudes.ceil().to(torch.uint8).view(-1, 1, 1, 1)
+    reached = images.maximum(thresholds) == images  # ≥ between different shapes of bytes is ten times slower
+    return images ^ reached.view(torch.uint8).neg_()
+
+
+def brightness(images: Tensor, magnitudes: Tensor) -> Tensor:
+    """Return (1 + magnitude) · value."""
+    return _bytes(images.float().mul_((1 + magnitudes).view(-1, 1, 1, 1)))
+
+
+# ---- levels, beside others of the image
+
+
+def autocontrast(images: Tensor, magnitudes: Tensor) -> Tensor:
+    """Stretch each channel to 0…255, unless it has one level only."""
+    m, height, width, channels = images.shape
+    rows = images.float().flatten(2)  # (m, H, W·C)
+    low = rows.amin(1).view(m, width, channels).amin(1, keepdim=True)  # (m, 1, C)
+    high = rows.amax(1).view(m, width, channels).amax(1, keepdim=True)
+    flat = low == high
+    scale = (high - low).mul_(1 / 255).masked_fill_(flat, 1)
+    low.masked_fill_(flat, 0)
+    return _bytes(rows.sub_(low.repeat(1, 1, width)).div_(scale.repeat(1, 1, width))).view_as(images)
+
+
+def equalize(images: Tensor, magnitudes: Tensor) -> Tensor:
+    """Make the histogram of each channel level by PIL's rule, unless its step (see below) is zero."""
+    m, height, width, channels = images.shape
+    offsets = torch.arange(m * channels, dtype=torch.int32, device=images.device).view(m, 1, channels) * 256
+    places = (images.flatten(2).int() + offsets.repeat(1, 1, width)).view(-1)  # into tables (m, C, 256)
+    counts = torch.bincount(places, minlength=m * channels * 256).view(-1, 256).int()
+    up_to = counts.cumsum(1, dtype=torch.int32)  # pixels at a level or below
+    total = height * width
+    below_brightest = up_to.masked_fill(up_to == total, 0).amax(1, keepdim=True)
+    step = below_brightest // 255  # (m·C, 1)
+    table = (up_to - counts).add_(step // 2).div_(step.clamp(min=1), rounding_mode="trunc").clamp_(max=255)
+    levels = torch.arange(256, dtype=torch.int32, device=images.device)
+    table = torch.where(step == 0, levels, table).to(torch.uint8)
+    return table.view(-1).index_select(0, places).view_as(images)
+
+
+def contrast(images: Tensor, magnitudes: Tensor) -> Tensor:
+    """Return (1 + magnitude) · value − magnitude · mean grey of the image."""
+    values = images.float().flatten(1)
+    mean = _grey(images).flatten(1).mean(1)
+    return _bytes(
+        values.mul_((1 + magnitudes)[:, None]).addcmul_(mean[:, None], magnitudes[:, None], value=-1)
+    ).view_as(images)
+
+
+def color(images: Tensor, magnitudes: Tensor) -> Tensor:
+    """Return (1 + magnitude) · value − magnitude · grey of the pixel; one channel stays as it is."""
+    if images.shape[3] == 1:
+        return images
+    share = magnitudes.view(-1, 1, 1, 1)
+    return _bytes(images.float().mul_(1 + share).addcmul_(_grey(images), share, value=-1))
+
+
+def sharpness(images: Tensor, magnitudes: Tensor) -> Tensor:
+    """Return value + magnitude · (value − blurred), except on the outermost pixels, which have no blurred value.
+
+    Blurred is the rounded mean of the nine pixels around, the middle one counted five times.
+    """
+    if min(images.shape[1:3]) <= 2:
+        return images
+    values = images.short()  # sums are below 2¹²
+    sums = values[:, :-2] + values[:, 1:-1] + values[:, 2:]
+    sums = sums[:, :, :-2] + sums[:, :, 1:-1] + sums[:, :, 2:]
+    middle = values[:, 1:-1, 1:-1]
+    blurred = sums.add_(middle, alpha=4).float().mul_(1 / 13).round_()
+    inside = middle.float()
+    sharpened = images.clone()
+    sharpened[:, 1:-1, 1:-1] = _bytes(inside.addcmul(inside - blurred, magnitudes.view(-1, 1, 1, 1)))
+    return sharpened
+
+
+def _grey(images: Tensor) -> Tensor:
+    """Return (m, H, W, 1) float: the whole-numbered grey of each pixel."""
+    values = images.float()
+    if images.shape[3] == 3:
+        red, green, blue = values.split(1, dim=3)
+        return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2]).floor_()
+    return values if images.shape[3] == 1 else values.mean(3, keepdim=True).floor_()
+
+
+def _bytes(values: Tensor) -> Tensor:
+    """Return float values, which are overwritten, as uint8: those beyond 0…255 at its ends, a fraction dropped."""
+    return values.clamp_(0, 255).short().to(torch.uint8)  # by way of short: torch has no fast float to uint8
+
+
+OPERATIONS: Mapping[str, Operation] = {
+    operation.__name__: operation
+    for operation in (
+        identity, shear_x, shear_y, translate_x, translate_y, rotate, brightness, color, contrast, sharpness,
+        posterize, solarize, autocontrast, equalize, invert,
+    )
+}  # fmt: skip
+"""Every operation by name."""

@@ -1,0 +1,64 @@
+"""Weights beside the trained ones: a moving average, lookahead's slow weights, batch norm's statistics taken again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from jointnas.module import Network
+
+
+class MovingAverage:
+    """An exponential moving average of parameters and running statistics; it forgets faster in its first steps."""
+
+    def __init__(self, network: Network, decay: float) -> None:
+        self.network, self.decay = copy.deepcopy(network), decay
+        floats = [t.is_floating_point() for t in network.state_dict().values()]
+        self.target = [t for t, real in zip(self.network.state_dict().values(), floats, strict=True) if real]
+        self.source = [t for t, real in zip(network.state_dict().values(), floats, strict=True) if real]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move towards the network's present weights."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.target, self.source, 1 - decay)
+
+
+class Lookahead:
+    """Slow weights that follow the trained ones every `every` steps by `rate`, and take their place (Zhang et al. 2019)."""
+
+    def __init__(self, network: nn.Module, every: int, rate: float) -> None:
+        self.every, self.rate = every, rate
+        self.fast: list[Tensor] = list(network.parameters())
+        self.slow = [p.detach().clone() for p in self.fast]
+
+    def update(self, step: int) -> None:
+        """Follow after every `every`-th step."""
+        if step % self.every == 0:
+            self.follow()
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Go `rate` of the way to the trained weights, and set those back to where this leads."""
+        torch._foreach_lerp_(self.slow, self.fast, self.rate)
+        torch._foreach_copy_(self.fast, self.slow)
+
+
+@torch.no_grad()
+def retake_norms(network: nn.Module, batches: Sequence[Tensor]) -> None:
+    """Set batch norm's running statistics to their means over `batches`, (n, C, H, W) each, at the present weights."""
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    network.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over what it sees
+        norm.train()
+    for images in batches:
+        network(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()

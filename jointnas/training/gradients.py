@@ -1,0 +1,120 @@
+"""How a step gets its gradient: at the weights, at the worst weights nearby (SAM), or across two tasks (MLTP).
+
+Each rule is called with the batch, the loss of a part of it, and the step; it leaves the gradient in `p.grad` and returns
+the loss at the weights. Weights that a rule moves for a second pass are put back exactly, and batch norm's running
+statistics follow the first pass alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from jointnas.recipe import Recipe
+
+Loss = Callable[[slice], Tensor]
+"""The mean loss of a slice of the batch at the network's present weights."""
+
+
+class GradientRule:
+    """The plain gradient, and what the other rules share."""
+
+    def __init__(self, network: nn.Module, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.parameters: list[Tensor] = list(network.parameters())
+        self.norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+
+    def __call__(self, loss: Loss, batch_size: int, step: int, rate: float) -> Tensor:
+        """Leave the gradient of the batch's loss in the parameters; return the loss.
+
+        step: how many were taken before. rate: the present learning rate in SGD's terms.
+        """
+        return self.backward(loss, slice(batch_size))
+
+    def backward(self, loss: Loss, part: slice) -> Tensor:
+        """Add the gradient of a part's loss to what the parameters hold."""
+        value = loss(part)
+        value.backward()  # type: ignore[no-untyped-call]
+        return value.detach()
+
+    @contextmanager
+    def moved(self, directions: list[Tensor], scale: Tensor) -> Iterator[None]:
+        """Add `scale · directions` to the parameters for a second pass, then put them back."""
+        before = [p.detach().clone() for p in self.parameters]
+        momenta = [norm.momentum for norm in self.norms]
+        for norm in self.norms:
+            norm.momentum = 0.0
+        with torch.no_grad():
+            torch._foreach_add_(self.parameters, torch._foreach_mul(directions, scale))
+        yield
+        with torch.no_grad():
+            torch._foreach_copy_(self.parameters, before)
+        for norm, momentum in zip(self.norms, momenta, strict=True):
+            norm.momentum = momentum
+
+    def gradients(self) -> list[Tensor]:
+        """Return the parameters' gradients, zeros for one that the loss does not reach."""
+        return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+
+
+class SharpnessAware(GradientRule):
+    """SAM (Foret et al. 2021): the gradient at w + ρ·g/‖g‖₂, g the batch's gradient at w and its norm a global one.
+
+    With `sam_every` = k only every k-th step makes the second pass.
+    """
+
+    def __call__(self, loss: Loss, batch_size: int, step: int, rate: float) -> Tensor:
+        """Leave the gradient at the moved weights."""
+        value = self.backward(loss, slice(batch_size))
+        if step % self.recipe.sam_every == 0:
+            gradients = self.gradients()
+            norm = torch.stack(torch._foreach_norm(gradients)).norm()
+            for p in self.parameters:
+                p.grad = None
+            with self.moved(gradients, self.recipe.sam_rho / (norm + 1e-12)):
+                self.backward(loss, slice(batch_size))
+        return value
+
+
+class TwoTasks(GradientRule):
+    """MLTP as defined here: the weights learn to make a step for one task that also helps another.
+
+    The training images are two tasks, half of each class in each, and every batch is one half task A, one half task B. With
+    g_A the gradient of A's loss at w, the step follows (g_A(w) + g_B(w − α·g_A(w))) / 2, where α is `mltp_rate` times the
+    present learning rate; the tasks change roles with every step. To first order the direction is g_A + g_B − α H_B g_A:
+    together, the two roles descend L_A + L_B − α ⟨g_A, g_B⟩, which rewards a step for one task that also helps the other
+    (MLDG, Li et al. 2018). The winners of HAET 2021 name a two-task "meta-learning based training procedure" and split the
+    images this way, but publish no rule: this one is ours. Each pass sees half a batch, so a step costs about as much as a
+    plain one.
+    """
+
+    def __call__(self, loss: Loss, batch_size: int, step: int, rate: float) -> Tensor:
+        """Leave the mean of both tasks' gradients, the second one taken after a step for the first."""
+        middle = batch_size - batch_size // 2
+        tasks = [slice(middle), slice(middle, batch_size)]
+        first, second = tasks if step % 2 == 0 else reversed(tasks)
+        value = self.backward(loss, first)
+        ahead = [g.clone() for g in self.gradients()]
+        with self.moved(ahead, torch.tensor(-rate * self.recipe.mltp_rate, device=ahead[0].device)):
+            value = (value + self.backward(loss, second)) / 2
+        torch._foreach_mul_(self.gradients(), 0.5)
+        return value
+
+
+_RULES = {"plain": GradientRule, "sam": SharpnessAware, "mltp": TwoTasks}
+
+
+def make_gradient_rule(network: nn.Module, recipe: Recipe) -> GradientRule:
+    """Return the recipe's rule."""
+    return _RULES[recipe.gradient](network, recipe)
+
+
+@torch.no_grad()
+def centralise(parameters: Sequence[Tensor]) -> None:
+    """Subtract from each weight's gradient its mean over all dimensions but the output one (Yong et al. 2020)."""
+    for p in parameters:
+        if p.grad is not None and p.ndim >= 2 and p[0].numel() > 1:
+            p.grad.sub_(p.grad.mean(dim=tuple(range(1, p.ndim)), keepdim=True))

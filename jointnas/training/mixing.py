@@ -1,0 +1,53 @@
+"""Mixup and cutmix on a batch: two images become one, and its target two classes in the same shares."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from jointnas.recipe import Recipe
+
+
+class Mixing:
+    """Blends each image with the next one of its batch; draws come from a numpy generator.
+
+    Mixup (Zhang et al. 2018): λ·x + (1 − λ)·x'. Cutmix (Yun et al. 2019): a box of x' that covers 1 − λ of the image, its
+    centre anywhere, so that the border may cut it; λ is then what is left of x. λ ~ Beta(α, α) for each image. Where the
+    recipe asks for both, each batch takes one of them with even odds.
+    """
+
+    def __init__(self, recipe: Recipe, classes: int, rng: np.random.Generator) -> None:
+        self.recipe, self.classes, self.rng = recipe, classes, rng
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mixed images (n, C, H, W), and targets as class probabilities (n, classes)."""
+        cut = self.recipe.cutmix > 0 and (self.recipe.mixup == 0 or self.rng.random() < 0.5)
+        alpha = self.recipe.cutmix if cut else self.recipe.mixup
+        n = len(images)
+        share = np.where(self.rng.random(n) < self.recipe.mix_probability, self.rng.beta(alpha, alpha, n), 1.0)
+        others = images.roll(1, 0)
+        if cut:
+            images, share = self._paste(images, others, share)
+            kept = torch.from_numpy(share).float().to(images.device)
+        else:
+            kept = torch.from_numpy(share).float().to(images.device)
+            images = torch.lerp(others, images, kept[:, None, None, None])
+        targets = F.one_hot(labels, self.classes).float()
+        return images, torch.lerp(targets.roll(1, 0), targets, kept[:, None])
+
+    def _paste(self, images: Tensor, others: Tensor, share: np.ndarray) -> tuple[Tensor, np.ndarray]:
+        """Return images with a box of the others, and the share of each that is its own."""
+        n, _, height, width = images.shape
+        inside = []
+        own = np.ones(n)
+        for side in (height, width):
+            length = np.rint(side * np.sqrt(1 - share)).astype(int)
+            start = self.rng.integers(side, size=n) - length // 2
+            line = np.arange(side)
+            inside.append((line >= start[:, None]) & (line < (start + length)[:, None]))  # (n, side)
+        box = inside[0][:, :, None] & inside[1][:, None, :]
+        own -= box.mean(axis=(1, 2))
+        mask = torch.from_numpy(box).to(images.device)[:, None]
+        return torch.where(mask, others, images), own

@@ -1,0 +1,50 @@
+"""What a trained network says of a split, and how often it is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from jointnas.data import Split
+from jointnas.training.batches import Normalise
+
+SCORING_BATCH = 500
+
+
+def logits_of(network: nn.Module, images: Tensor, flip: bool) -> Tensor:
+    """Return (n, classes) logits of (n, C, H, W) images: with `flip`, the mean over each image and its mirror."""
+    logits: Tensor = network(images)
+    return (logits + network(images.flip(3))) / 2 if flip else logits
+
+
+@torch.inference_mode()
+def predict(
+    network: nn.Module,
+    split: Split,
+    normalise: Normalise,
+    device: torch.device,
+    flip: bool = False,
+    tell: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Return the (n, classes) logits of a split, on the CPU; the network is left in evaluation mode.
+
+    flip: see `logits_of`. tell: called after each batch, so that a long scoring shows a sign of life.
+    """
+    network.eval()
+    parts = []
+    for i in range(0, len(split), SCORING_BATCH):
+        images = normalise(split.images[i : i + SCORING_BATCH].to(device))
+        parts.append(logits_of(network, images, flip))
+        tell()
+    return torch.cat(parts).cpu()
+
+
+def accuracies(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Return the share of right answers, and its mean over the classes that occur."""
+    right = (logits.argmax(1) == labels).double()
+    counts = torch.bincount(labels, minlength=logits.shape[1])
+    by_class = torch.zeros(logits.shape[1], dtype=torch.float64).index_add_(0, labels, right)
+    present = counts > 0
+    return float(right.mean()), float((by_class[present] / counts[present]).mean())
