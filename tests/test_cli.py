@@ -24,7 +24,7 @@ from PIL import Image
 from jointnas.cli import app, main
 from jointnas.errors import JointNASError
 from jointnas.execution import available_cores
-from jointnas.export import CandidateFile, WinnerFile
+from jointnas.export import CandidateFile, WinnerFile, find_candidate
 from jointnas.resources import resource_folder
 from jointnas.run import DATABASE, Run
 
@@ -242,7 +242,8 @@ def examples_of(command):
 
 
 EXAMPLES = sorted({line for command in COMMANDS.values() for line in examples_of(command)})
-CHEAP = [line for line in EXAMPLES if line.split()[1] in ("runs", "spaces", "export", "show", "predict")]
+QUICK = ("runs", "spaces", "recipes", "augment", "export", "show", "predict")
+CHEAP = [line for line in EXAMPLES if line.split()[1] in QUICK and "cifar10" not in line]
 
 
 def parse(command, args, parent=None):
@@ -311,6 +312,23 @@ def test_the_version_is_printed():
     assert jointnas("--version").out.strip() == package.__version__
 
 
+def test_every_built_in_recipe_is_listed_and_can_be_copied(tmp_path):
+    names = {row["name"] for row in answer("recipes")["recipes"]}
+    assert names == {path.stem for path in resource_folder("recipes").glob("*.toml")}
+    assert {"nomad-senet", "resnet9-baseline", "resnet9-sam-ip", "resnet9-mltp"} <= names
+    for name in names:
+        (tmp_path / "mine.toml").write_text(jointnas("recipes", "show", name).out)
+        assert CandidateFile.read(tmp_path / "mine.toml") == find_candidate(name)
+
+
+def test_a_sheet_shows_the_drawn_images_beside_their_views(in_cycle):
+    found = jointnas("augment", "--images", 3, "--views", 4, "--show", "some/sheet.png")
+    assert (found.code, found.out, found.err) == (0, "some/sheet.png\n", "")
+    with Image.open("some/sheet.png") as picture:
+        width, height = picture.size
+    assert width * 3 > height * 4  # five columns, three rows
+
+
 # ------------------------------------------------------------------------------------------------------------ mistakes
 
 
@@ -328,6 +346,12 @@ def desk(tmp_path_factory):
         "mine.toml": CANDIDATE,
         "half.toml": CANDIDATE + '[training.data]\nsource = "digits"\n',
         "clock.toml": CANDIDATE + "[training.clock]\nhours = 1\n",
+        "diverge.toml": CANDIDATE + "learning_rate = 10\nweight_decay = 1.0\nwarmup = 0.0\nmomentum = 0.99\n",
+        "whole.toml": CANDIDATE.replace("32", "60000"),
+        "policy.toml": CANDIDATE + 'policy = "autoaugment"\n',
+        "magnitude.toml": CANDIDATE + 'policy = "randaugment"\npolicy_magnitude = 31\n',
+        "probability.toml": CANDIDATE + "mixup = 0.2\nmix_probability = 1.5\n",
+        "rate.toml": CANDIDATE + "learning_rate = 11\n",
         "file": "",
     }
     for name, text in files.items():
@@ -396,6 +420,19 @@ def desk(tmp_path_factory):
         ("show mine.toml --input-shape 28x28", "3x32x32"),
         ("show one", "winner.json"),
         ("predict one one/cat/0.png", "winner.json"),
+        ("search --early-stop 1.5", r"in \(0, 1\], got 1\.5"),
+        ("train resnet9-sma", "did you mean 'resnet9-sam'"),
+        ("train diverge.toml --train-steps 30", r"loss stays finite, got (nan|inf) at step \d+ .*learning_rate = 10"),
+        ("train whole.toml --train-steps 1", "training images, got batch_size = 60000"),
+        ("train policy.toml", "policy is one of none, autoaugment-cifar10, .*got 'autoaugment'"),
+        ("train magnitude.toml", r"policy_magnitude lies in \[0, 30\], got 31"),
+        ("train probability.toml", r"mix_probability lies in \[0, 1\], got 1\.5"),
+        ("train rate.toml", r"learning_rate lies in \[1e-05, 10\], got 11"),
+        ("recipes show nomad-senett", "did you mean 'nomad-senet'"),
+        ("augment --fix polcy=none", "did you mean 'policy'"),
+        ("augment --fix policy=autoaugment", "policy is one of none"),
+        ("augment --show sheet.txt", "a picture is a .png"),
+        ("augment --show file/sheet.png", "writable folder"),
         ("spaces show resnet8", "did you mean 'resnet9'"),
         ("spaces check malformed.toml", "valid TOML"),
     ],

@@ -40,7 +40,10 @@ def shear_x(images: Tensor, magnitudes: Tensor) -> Tensor:
 
 def shear_y(images: Tensor, magnitudes: Tensor) -> Tensor:
     """Slide each column up by the magnitude times its distance from the left border (negative: down)."""
-    return shear_x(images.transpose(1, 2).contiguous(), magnitudes).transpose(1, 2).contiguous()
+    height, width = images.shape[1:3]
+    x, y = torch.arange(width, device=images.device), torch.arange(height, device=images.device)
+    shifts = (magnitudes[:, None, None] * (x + 0.5)).round_()  # (m, 1, W)
+    return _read(images, shifts + y[:, None], x.float())
 
 
 def translate_x(images: Tensor, magnitudes: Tensor) -> Tensor:
@@ -56,18 +59,25 @@ def translate_y(images: Tensor, magnitudes: Tensor) -> Tensor:
 
 def rotate(images: Tensor, magnitudes: Tensor) -> Tensor:
     """Turn each image counter-clockwise about its centre, by degrees."""
-    m, height, width, channels = images.shape
-    radians = magnitudes.double().deg2rad()
-    cos, sin = radians.cos().float().view(m, 1, 1), radians.sin().float().view(m, 1, 1)
+    height, width = images.shape[1:3]
+    radians = magnitudes.double().deg2rad().view(-1, 1, 1)
+    cos, sin = radians.cos().float(), radians.sin().float()
     mid_x, mid_y = (width - 1) / 2, (height - 1) / 2
-    x = torch.arange(width, device=images.device) - mid_x  # (W,)
-    y = (torch.arange(height, device=images.device) - mid_y)[:, None]  # (H, 1)
-    from_x = (cos * x - (sin * y - mid_x)).round_().clamp_(-1, width)  # (m, H, W)
-    from_y = (sin * x + (cos * y + mid_y)).round_().clamp_(-1, height)
-    bordered = pad(images, (0, 0, 1, 1, 1, 1))  # one zero all around, which stands for all beyond it
-    within = from_y.add_(1).mul_(width + 2).add_(from_x.add_(1)).int()  # exact up to 2²⁴ pixels an image
-    first = torch.arange(m, dtype=torch.int32, device=images.device).view(m, 1, 1) * ((height + 2) * (width + 2))
-    return bordered.view(-1, channels).index_select(0, within.add_(first).view(-1)).view_as(images)
+    x = torch.arange(width, device=images.device) - mid_x
+    y = (torch.arange(height, device=images.device) - mid_y)[:, None]
+    return _read(images, (sin * x + (cos * y + mid_y)).round_(), (cos * x - (sin * y - mid_x)).round_())
+
+
+def _read(images: Tensor, from_y: Tensor, from_x: Tensor) -> Tensor:
+    """Return out[i, y, x] = images[i, from_y[i, y, x], from_x[i, y, x]], zero beyond the border.
+
+    Places are whole floats: from_y (m, H, W), which is overwritten, and from_x that or broadcast to it.
+    """
+    m, height, width, channels = images.shape
+    bordered = pad(images, (0, 0, 1, 1, 1, 1)).view(-1, channels)  # one zero all around stands for all beyond
+    within = from_y.clamp_(-1, height).add_(1).mul_(width + 2).add_(from_x.clamp(-1, width).add_(1))  # exact below 2²⁴
+    first = torch.arange(m, device=images.device, dtype=torch.int32) * ((height + 2) * (width + 2))
+    return bordered.index_select(0, (within.int() + first.view(m, 1, 1)).view(-1)).view_as(images)
 
 
 def _slide(lines: Tensor, shifts: Tensor) -> Tensor:
@@ -132,12 +142,11 @@ def equalize(images: Tensor, magnitudes: Tensor) -> Tensor:
     places = (images.flatten(2).int() + offsets.repeat(1, 1, width)).view(-1)  # into tables (m, C, 256)
     counts = torch.bincount(places, minlength=m * channels * 256).view(-1, 256).int()
     up_to = counts.cumsum(1, dtype=torch.int32)  # pixels at a level or below
-    total = height * width
-    below_brightest = up_to.masked_fill(up_to == total, 0).amax(1, keepdim=True)
+    below_brightest = (up_to * (up_to < height * width)).amax(1, keepdim=True)
     step = below_brightest // 255  # (m·C, 1)
-    table = (up_to - counts).add_(step // 2).div_(step.clamp(min=1), rounding_mode="trunc").clamp_(max=255)
-    levels = torch.arange(256, dtype=torch.int32, device=images.device)
-    table = torch.where(step == 0, levels, table).to(torch.uint8)
+    table = (up_to - counts).add_(step // 2).float().div_(step.clamp(min=1))  # whole parts exact below 2²⁴ pixels
+    levels = torch.arange(256, dtype=torch.float32, device=images.device)
+    table = _bytes(torch.where(step == 0, levels, table))
     return table.view(-1).index_select(0, places).view_as(images)
 
 

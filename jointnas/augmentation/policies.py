@@ -17,6 +17,8 @@ from jointnas.augmentation.operations import OPERATIONS
 from jointnas.errors import RecipeError, suggest
 
 
+import os
+LIM=int(os.environ.get("LIM","100000"))
 class Policy(Protocol):
     """Changes each image of a batch (n, H, W, C) uint8 by draws of its own; the given images stay as they are.
 
@@ -131,9 +133,11 @@ def applied(images: Tensor, rounds: Draws) -> Tensor:
         groups = order.to(images.device, non_blocking=True).split(counts)
         sorted_strengths = strengths[order].to(images.device, non_blocking=True).split(counts)
         for name, rows, each in zip(NAMES, groups, sorted_strengths, strict=True):
-            if len(rows) and name != "identity":
-                result = OPERATIONS[name](changed.index_select(0, rows), each)
-                _words(changed).index_copy_(0, rows, _words(result))
+            if name != "identity":
+              for r,e in zip(rows.split(LIM),each.split(LIM)):
+                if len(r):
+                  result = OPERATIONS[name](changed.index_select(0, r), e)
+                  _words(changed).index_copy_(0, r, _words(result))
     return changed
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from jointnas.cli.common import DataOption, ImageSize, TrainImages, messages, parse_assignments
+from jointnas.cli.common import DataOption, ImageSize, TrainImages, parse_assignments
 
 
 def augment(
@@ -49,4 +49,4 @@ def augment(
         picture.save(show)
     except OSError as error:
         raise ExportError(f"a picture goes to a writable folder, got {str(show)!r} ({error}): change --show") from error
-    messages.print(f"{show}: {min(images, len(loaded.train))} images, {views} views each")
+    typer.echo(str(show))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
-from jointnas.recipe import Recipe
+from jointnas.recipe import EXPECTED_LEARNING_RATE, Recipe
 
 Groups = list[dict[str, Any]]
 
@@ -33,7 +33,11 @@ class Muon(optim.Optimizer):
         for group in self.param_groups:
             rate = group["lr"] * (1.0 if group["orthogonal"] else self.sgd_ratio)
             for p in group["params"]:
-                velocity = self.state[p].setdefault("velocity", torch.zeros_like(p))
+                if p.grad is None:
+                    continue
+                if "velocity" not in self.state[p]:
+                    self.state[p]["velocity"] = torch.zeros_like(p)
+                velocity = self.state[p]["velocity"]
                 velocity.mul_(self.momentum).add_(p.grad)
                 update = p.grad.add(velocity, alpha=self.momentum)
                 p.mul_(1 - rate * group["weight_decay"])
@@ -65,7 +69,7 @@ _MAKERS: Mapping[str, Callable[[Groups, Recipe], optim.Optimizer]] = {
     "adagrad": lambda groups, recipe: optim.Adagrad(groups, lr=0.0),
     "asgd": lambda groups, recipe: optim.ASGD(groups, lr=0.0),
     "rmsprop": lambda groups, recipe: optim.RMSprop(groups, lr=0.0),
-    "muon": lambda groups, recipe: Muon(groups, recipe.momentum, sgd_ratio=5.0),
+    "muon": lambda groups, recipe: Muon(groups, recipe.momentum, EXPECTED_LEARNING_RATE["sgd"] / EXPECTED_LEARNING_RATE["muon"]),
 }
 
 
