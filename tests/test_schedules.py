@@ -50,10 +50,8 @@ def test_a_schedule_has_its_closed_form(schedule: str, expected: dict[float, flo
 @pytest.mark.parametrize("peak", [3, 30, 60])
 def test_one_cycle_is_torchs(peak: int) -> None:
     steps = 101
-    optimizer = an_optimizer()
-    twin = OneCycleLR(optimizer, 1.0, total_steps=steps, pct_start=(peak + 1) / steps, cycle_momentum=False)
+    twin = OneCycleLR(an_optimizer(), 1.0, total_steps=steps, pct_start=(peak + 1) / steps, cycle_momentum=False)
     found = factors([i / 100 for i in range(steps)], schedule="one-cycle", warmup=peak / 100)
-    optimizer.zero_grad()
     assert found[:-1] == pytest.approx(torchs_rates(twin, steps - 1), abs=1e-12)
     assert found[-1] == pytest.approx(1 / 25 / 10_000)
 

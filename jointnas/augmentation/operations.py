@@ -125,7 +125,7 @@ def brightness(images: Tensor, magnitudes: Tensor) -> Tensor:
 
 def autocontrast(images: Tensor, magnitudes: Tensor) -> Tensor:
     """Stretch each channel to 0…255, unless it has one level only."""
-    m, height, width, channels = images.shape
+    m, _, width, channels = images.shape
     rows = images.float().flatten(2)  # (m, H, W·C)
     low = rows.amin(1).view(m, width, channels).amin(1, keepdim=True)  # (m, 1, C)
     high = rows.amax(1).view(m, width, channels).amax(1, keepdim=True)
@@ -189,7 +189,7 @@ def _grey(images: Tensor) -> Tensor:
     """Return (m, H, W, 1) float: the whole-numbered grey of each pixel."""
     values = images.float()
     if images.shape[3] == 3:
-        red, green, blue = values.split(1, dim=3)
+        red, green, blue = (values[..., c : c + 1] for c in range(3))
         return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2]).floor_()
     return values if images.shape[3] == 1 else values.mean(3, keepdim=True).floor_()
 

@@ -6,9 +6,9 @@ Wide (Müller & Hutter 2021, arXiv:2103.10158), with the magnitudes, signs and p
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,18 +16,24 @@ from torch import Tensor
 from jointnas.augmentation.operations import OPERATIONS
 from jointnas.errors import RecipeError, suggest
 
+Draws = list[tuple[Tensor, Tensor]]
+"""For each round, the number of each image's operation (n,) and its magnitude (n,)."""
 
-import os
-LIM=int(os.environ.get("LIM","100000"))
-class Policy(Protocol):
-    """Changes each image of a batch (n, H, W, C) uint8 by draws of its own; the given images stay as they are.
 
-    All draws come from `generator` (on the CPU), so that they are the same wherever the images lie.
+class Policy(ABC):
+    """Changes each image of a batch by draws of its own.
+
+    All draws come from a generator on the CPU, so that they are the same wherever the images lie.
     """
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the changed images, (n, H, W, C) uint8."""
-        ...
+        """Return the changed images, (n, H, W, C) uint8 like those given, which stay as they are."""
+        n, height, width, _ = images.shape
+        return applied(images, self.draw(n, height, width, generator))
+
+    @abstractmethod
+    def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> Draws:
+        """Return for each round the number of each image's operation (n,), and its magnitude (n,)."""
 
 
 NAMES = tuple(OPERATIONS)
@@ -39,11 +45,11 @@ SIGNED = torch.tensor([name in {
 } for name in NAMES])  # fmt: skip
 """Whether an operation's magnitude is negated with probability one half, (operations,)."""
 
-ANY = torch.tensor([NAMES.index(name) for name in NAMES if name != "invert"])
+SPACE = torch.tensor([NAMES.index(name) for name in NAMES if name != "invert"])
 """The 14 operations of RandAugment and TrivialAugment."""
 
-Draws = list[tuple[Tensor, Tensor]]
-"""For each round, the number of each image's operation (n,) and its magnitude (n,)."""
+PART_PIXELS = 128 * 32 * 32
+"""Images go through an operation in parts of about this many pixels, so that what is in between stays in the cache."""
 
 
 @lru_cache(maxsize=64)
@@ -62,7 +68,7 @@ def magnitudes(bins: int, height: int, width: int, wide: bool = False) -> Tensor
     return torch.stack([table.get(name, torch.zeros(bins)) for name in NAMES])
 
 
-class AutoAugment:
+class AutoAugment(Policy):
     """One of 25 sub-policies for each image: two operations, each with its probability and magnitude bin of 10."""
 
     def __init__(self, sub_policies: str) -> None:
@@ -70,10 +76,6 @@ class AutoAugment:
         self.operations = torch.tensor([[NAMES.index(name) for name, _, _ in pair] for pair in steps])  # (25, 2)
         self.probabilities = torch.tensor([[probability for _, probability, _ in pair] for pair in steps])
         self.bins = torch.tensor([[place for _, _, place in pair] for pair in steps])
-
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the changed images, (n, H, W, C) uint8."""
-        return applied(images, self.draw(*images.shape[:3], generator))
 
     def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> Draws:
         """Return two rounds of draws; an operation that its probability spares an image is the identity."""
@@ -89,37 +91,29 @@ class AutoAugment:
         return rounds
 
 
-class RandAugment:
+class RandAugment(Policy):
     """N operations for each image, any of 14 at a time, all at magnitude M of 0…30."""
 
     def __init__(self, operations: int, magnitude: int) -> None:
         self.operations, self.magnitude = operations, magnitude
-
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the changed images, (n, H, W, C) uint8."""
-        return applied(images, self.draw(*images.shape[:3], generator))
 
     def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> Draws:
         """Return N rounds of draws."""
         strengths = magnitudes(31, height, width)[:, self.magnitude]
         rounds = []
         for _ in range(self.operations):
-            drawn = ANY[torch.randint(len(ANY), (n,), generator=generator)]
+            drawn = SPACE[torch.randint(len(SPACE), (n,), generator=generator)]
             rounds.append((drawn, strengths[drawn] * _signs(drawn, generator)))
         return rounds
 
 
-class TrivialAugment:
+class TrivialAugment(Policy):
     """One operation of 14 for each image, at any of 31 magnitudes of the wide table."""
-
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the changed images, (n, H, W, C) uint8."""
-        return applied(images, self.draw(*images.shape[:3], generator))
 
     def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> Draws:
         """Return one round of draws."""
         table = magnitudes(31, height, width, wide=True)
-        drawn = ANY[torch.randint(len(ANY), (n,), generator=generator)]
+        drawn = SPACE[torch.randint(len(SPACE), (n,), generator=generator)]
         bins = torch.randint(31, (n,), generator=generator)
         return [(drawn, table[drawn, bins] * _signs(drawn, generator))]
 
@@ -127,17 +121,18 @@ class TrivialAugment:
 def applied(images: Tensor, rounds: Draws) -> Tensor:
     """Return the images after each round in turn; in a round, images with the same operation go through it together."""
     changed = images.clone(memory_format=torch.contiguous_format)
+    part = max(1, PART_PIXELS // (images.shape[1] * images.shape[2]))
     for drawn, strengths in rounds:
         order = drawn.argsort(stable=True)
         counts = drawn.bincount(minlength=len(NAMES)).tolist()
-        groups = order.to(images.device, non_blocking=True).split(counts)
-        sorted_strengths = strengths[order].to(images.device, non_blocking=True).split(counts)
-        for name, rows, each in zip(NAMES, groups, sorted_strengths, strict=True):
-            if name != "identity":
-              for r,e in zip(rows.split(LIM),each.split(LIM)):
-                if len(r):
-                  result = OPERATIONS[name](changed.index_select(0, r), e)
-                  _words(changed).index_copy_(0, r, _words(result))
+        groups = torch.split(order.to(images.device, non_blocking=True), counts)
+        group_strengths = torch.split(strengths[order].to(images.device, non_blocking=True), counts)
+        for name, group, those in zip(NAMES, groups, group_strengths, strict=True):
+            if name == "identity" or not len(group):
+                continue
+            for rows, each in zip(torch.split(group, part), torch.split(those, part), strict=True):
+                result = OPERATIONS[name](changed.index_select(0, rows), each)
+                _words(changed).index_copy_(0, rows, _words(result))
     return changed
 
 
