@@ -7,7 +7,6 @@ from dataclasses import Field, dataclass, field, fields
 from functools import cache
 from typing import Any
 
-from jointnas.augmentation import POLICIES
 from jointnas.errors import RecipeError, suggest
 
 EXPECTED_LEARNING_RATE: Mapping[str, float] = {
@@ -26,6 +25,14 @@ EXPECTED_LEARNING_RATE: Mapping[str, float] = {
 SCHEDULES = ("linear", "cosine", "one-cycle", "piecewise", "sgdr")
 GRADIENTS = ("plain", "sam", "mltp")
 INITIALISATIONS = ("he", "dirac")
+POLICIES = (
+    "none",
+    "autoaugment-cifar10",
+    "autoaugment-svhn",
+    "autoaugment-imagenet",
+    "randaugment",
+    "trivialaugment",
+)
 
 When = Callable[["Recipe"], bool]
 """Whether a knob has any effect beside the others."""

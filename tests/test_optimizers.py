@@ -50,12 +50,18 @@ def stepped(network: Network, recipe: Recipe) -> dict[str, Tensor]:
     return {name: p.detach() for name, p in network.named_parameters()}
 
 
-def twin_stepped(network: Network, recipe: Recipe, make: Callable[..., optim.Optimizer], **more: Any) -> dict[str, Tensor]:
+def twin_stepped(
+    network: Network, recipe: Recipe, make: Callable[..., optim.Optimizer], **more: Any
+) -> dict[str, Tensor]:
     """Return the weights after the same steps of two optimizers of torch's, one for the weights, one for the rest."""
     expected = EXPECTED_LEARNING_RATE[recipe.optimizer] / EXPECTED_LEARNING_RATE["sgd"] * recipe.learning_rate
     groups = [
         ([p for p in network.parameters() if p.ndim >= 2], recipe.weight_decay, expected),
-        ([p for p in network.parameters() if p.ndim < 2], recipe.bias_weight_decay, expected * recipe.bias_learning_rate),
+        (
+            [p for p in network.parameters() if p.ndim < 2],
+            recipe.bias_weight_decay,
+            expected * recipe.bias_learning_rate,
+        ),
     ]
     twins = [(make(own, lr=0.0, weight_decay=decay, **more), peak) for own, decay, peak in groups]
     for i, rate in enumerate(RATES):
@@ -123,7 +129,7 @@ def test_weights_and_the_rest_have_a_rate_and_a_decay_of_their_own(optimizer: st
 
 def test_the_rates_are_expected_where_the_nomad_team_expects_them_and_ours_beside_them() -> None:
     theirs = {"adadelta": 1.0, "adagrad": 0.01, "sgd": 0.1, "adam": 0.01, "adamw": 0.01, "adamax": 0.002}
-    assert EXPECTED_LEARNING_RATE == {**theirs, "asgd": 0.1, "rmsprop": 0.01, "muon": 0.02}
+    assert {**theirs, "asgd": 0.1, "rmsprop": 0.01, "muon": 0.02} == EXPECTED_LEARNING_RATE
     for optimizer, expected in EXPECTED_LEARNING_RATE.items():
         found = Recipe(optimizer=optimizer, learning_rate=0.03).optimizer_learning_rate
         assert found == pytest.approx(0.3 * expected)

@@ -9,9 +9,10 @@ import torch
 from test_operations import pictures, torchvisions
 from torchvision.transforms import v2
 
-from jointnas.augmentation import OPERATIONS, POLICIES, make_policy
+from jointnas.augmentation import OPERATIONS, make_policy
 from jointnas.augmentation.policies import NAMES, PART_PIXELS, SIGNED, Policy, applied, magnitudes
 from jointnas.errors import RecipeError
+from jointnas.recipe import POLICIES
 
 TABLES = {
     "autoaugment-cifar10": v2.AutoAugmentPolicy.CIFAR10,

@@ -1,6 +1,6 @@
 """Augmentation policies that draw for each image of a batch, and the image operations they are made of."""
 
 from jointnas.augmentation.operations import OPERATIONS, Operation
-from jointnas.augmentation.policies import POLICIES, Policy, make_policy
+from jointnas.augmentation.policies import Policy, make_policy
 
-__all__ = ["OPERATIONS", "POLICIES", "Operation", "Policy", "make_policy"]
+__all__ = ["OPERATIONS", "Operation", "Policy", "make_policy"]

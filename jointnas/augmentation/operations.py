@@ -4,7 +4,8 @@ An operation takes images (m, H, W, C) uint8 and magnitudes (m,) float32 on the 
 uint8; it leaves its input as it is, and may return it. Magnitudes are those of `torchvision.transforms.v2.functional`,
 whose uint8 results these are: invert, posterize, solarize, autocontrast, equalize and brightness to the last bit;
 contrast, color and sharpness within one level, where float32 sums round otherwise; geometric operations (nearest
-neighbour, zeros from beyond the border) but for pixels that lie half-way between two. Any C ≥ 1: the grey of three
+neighbour, zeros from beyond the border) but for pixels read half-way between two: on 32×32 pixels 1.3 % at the ten
+shears of AutoAugment, 0.5 % at the 31 of RandAugment, 0.03 % of rotations. Any C ≥ 1: the grey of three
 channels is their luma, of one the channel itself, of another number their mean.
 """
 
@@ -136,7 +137,7 @@ def autocontrast(images: Tensor, magnitudes: Tensor) -> Tensor:
 
 
 def equalize(images: Tensor, magnitudes: Tensor) -> Tensor:
-    """Make the histogram of each channel level by PIL's rule, unless its step (see below) is zero."""
+    """Make each channel's histogram level by PIL's rule; one with under 255 pixels below its brightest level stays."""
     m, height, width, channels = images.shape
     offsets = torch.arange(m * channels, dtype=torch.int32, device=images.device).view(m, 1, channels) * 256
     places = (images.flatten(2).int() + offsets.repeat(1, 1, width)).view(-1)  # into tables (m, C, 256)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from jointnas.augmentation.operations import OPERATIONS
 from jointnas.errors import RecipeError, suggest
+from jointnas.recipe import POLICIES
 
 Draws = list[tuple[Tensor, Tensor]]
 """For each round, the number of each image's operation (n,) and its magnitude (n,)."""
@@ -239,17 +240,9 @@ AUTOAUGMENT = {
 }
 """The best policy found on each data set (AutoAugment, appendix A): operation, probability, magnitude bin; twice."""
 
-POLICIES: tuple[str, ...] = (
-    "none",
-    *(f"autoaugment-{found}" for found in AUTOAUGMENT),
-    "randaugment",
-    "trivialaugment",
-)
-"""Every name that `make_policy` takes."""
-
 
 def make_policy(name: str, *, operations: int = 2, magnitude: int = 9) -> Policy | None:
-    """Return the policy of this name, None for "none".
+    """Return the policy of one of the recipe's names, None for "none".
 
     `operations` (N) and `magnitude` (M, 0…30) are RandAugment's. Raises `RecipeError` for an unknown name.
     """

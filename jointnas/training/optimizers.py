@@ -69,7 +69,9 @@ _MAKERS: Mapping[str, Callable[[Groups, Recipe], optim.Optimizer]] = {
     "adagrad": lambda groups, recipe: optim.Adagrad(groups, lr=0.0),
     "asgd": lambda groups, recipe: optim.ASGD(groups, lr=0.0),
     "rmsprop": lambda groups, recipe: optim.RMSprop(groups, lr=0.0),
-    "muon": lambda groups, recipe: Muon(groups, recipe.momentum, EXPECTED_LEARNING_RATE["sgd"] / EXPECTED_LEARNING_RATE["muon"]),
+    "muon": lambda groups, recipe: Muon(
+        groups, recipe.momentum, EXPECTED_LEARNING_RATE["sgd"] / EXPECTED_LEARNING_RATE["muon"]
+    ),
 }
 
 

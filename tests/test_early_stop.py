@@ -1,0 +1,249 @@
+"""Early stop: the fraction that already ranks a first round's trainings, and a campaign whose later rounds keep to it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy.stats import kendalltau
+
+from jointnas.campaign import Campaign, Status, local_executor
+from jointnas.data import DataSpec, load_data
+from jointnas.early_stop import accuracy_at, at_fraction, stop_fraction
+from jointnas.execution import Slot
+from jointnas.predictor import Predictor
+from jointnas.run import Run, Trial
+from jointnas.search import Search
+from jointnas.space import Space
+from jointnas.training import CurvePoint, Observation, StepClock
+from jointnas.training.trainer import CURVE_FRACTIONS
+
+FINAL = (0.5, 0.6, 0.7, 0.8, 0.9)
+REVERSED, SWAPPED = (0.5, 0.4, 0.3, 0.2, 0.1), (0.1, 0.2, 0.3, 0.5, 0.4)  # τ = −1 and 0.8 with the final order
+RIGHT, EQUAL = (0.1, 0.2, 0.3, 0.4, 0.5), (0.3,) * 5
+NAN = float("nan")
+
+
+def observations(*early: tuple[float, ...], final: tuple[float, ...] = FINAL) -> list[Observation]:
+    """Return trainings with these accuracies at 0.1, 0.25, … of the budget, and at its end."""
+    return [
+        Observation(
+            accuracy,
+            balanced_accuracy=accuracy,
+            curve=tuple(
+                CurvePoint(fraction, 10 * fraction, round(100 * fraction), accuracies[i])
+                for fraction, accuracies in zip(CURVE_FRACTIONS, early, strict=False)
+            ),
+        )
+        for i, accuracy in enumerate(final)
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------- the stop's fraction
+
+
+@pytest.mark.parametrize(
+    ("early", "threshold", "expected"),
+    [
+        ((RIGHT, RIGHT, RIGHT, RIGHT), 0.92, 0.1),
+        ((REVERSED, RIGHT, RIGHT, RIGHT), 0.92, 0.25),
+        ((REVERSED, SWAPPED, RIGHT, RIGHT), 0.92, 0.5),
+        ((REVERSED, SWAPPED, RIGHT, RIGHT), 0.8, 0.25),  # the threshold itself is enough
+        ((REVERSED, SWAPPED, RIGHT, RIGHT), 0.81, 0.5),
+        ((REVERSED, SWAPPED, SWAPPED, RIGHT), 1.0, 0.75),
+        ((RIGHT, REVERSED, REVERSED, REVERSED), 0.92, 0.1),  # the least fraction, whatever comes after
+        ((REVERSED, SWAPPED, REVERSED, SWAPPED), 0.92, 1.0),
+    ],
+)
+def test_the_least_fraction_that_ranks_as_the_end_does_is_taken(
+    early: tuple[tuple[float, ...], ...], threshold: float, expected: float
+) -> None:
+    assert kendalltau(SWAPPED, FINAL).statistic == pytest.approx(0.8)
+    assert stop_fraction(observations(*early), threshold) == expected
+
+
+def test_accuracies_that_are_all_equal_rank_nothing() -> None:
+    assert stop_fraction(observations(EQUAL, EQUAL, RIGHT, RIGHT), 0.92) == 0.5
+    assert stop_fraction(observations(EQUAL, EQUAL, EQUAL, EQUAL), 0.0) == 1.0
+    assert stop_fraction(observations(RIGHT, RIGHT, RIGHT, RIGHT, final=EQUAL), 0.0) == 1.0
+
+
+def test_a_tie_costs_correlation() -> None:
+    tied = (0.1, 0.2, 0.2, 0.4, 0.5)  # τ-b = 9 / √(10 · 9)
+    assert stop_fraction(observations(tied, RIGHT, RIGHT, RIGHT), 0.94) == 0.1
+    assert stop_fraction(observations(tied, RIGHT, RIGHT, RIGHT), 0.96) == 0.25
+
+
+@pytest.mark.parametrize(("count", "expected"), [(0, 1.0), (1, 1.0), (3, 1.0), (4, 0.1), (5, 0.1)])
+def test_four_trainings_or_more_that_ended_well_decide(count: int, expected: float) -> None:
+    good = observations(RIGHT, RIGHT, RIGHT, RIGHT)[:count]
+    assert stop_fraction(good, 0.92) == expected
+    assert stop_fraction([*good, *[Observation.failed("it diverged")] * 5], 0.92) == expected
+
+
+def test_trainings_that_were_stopped_early_decide_nothing() -> None:
+    stopped = [replace(o, fraction=0.5) for o in observations(RIGHT, RIGHT, RIGHT, RIGHT)]
+    assert stop_fraction(stopped, 0.92) == 1.0
+
+
+def test_a_fraction_at_which_one_curve_was_not_read_is_passed_over() -> None:
+    whole = observations(RIGHT, RIGHT, REVERSED, REVERSED)
+    short = [replace(whole[0], curve=()), *whole[1:]]
+    assert stop_fraction(whole, 0.92) == 0.1
+    assert stop_fraction(short, 0.92) == 1.0
+    late = [replace(whole[0], curve=whole[0].curve[1:]), *whole[1:]]  # its first step ended past a quarter
+    assert stop_fraction(late, 0.92) == 0.1  # where it stood at the first step past a tenth is what is asked
+
+
+# ------------------------------------------------------------------------------------------- a training as if ended early
+
+
+def test_the_accuracy_at_a_fraction_is_that_of_the_first_reading_past_it() -> None:
+    (training,) = observations((0.1,), (0.2,), (0.3,), (0.4,), final=(0.5,))
+    assert [accuracy_at(training, f) for f in (0.05, 0.1, 0.2, 0.25, 0.6, 0.75, 1.0)] == [
+        0.1, 0.1, 0.2, 0.2, 0.4, 0.4, 0.5
+    ]  # fmt: skip
+    assert accuracy_at(training, 0.9) is None
+    assert accuracy_at(replace(training, fraction=0.5), 0.5) == 0.5  # the end of a training that was stopped there
+    assert accuracy_at(Observation.failed("it diverged"), 0.5) is None
+
+
+def test_a_training_as_if_ended_early_has_the_accuracy_and_the_curve_of_that_fraction() -> None:
+    (training,) = observations((0.1,), (0.2,), (0.3,), (0.4,), final=(0.5,))
+    found = at_fraction(training, 0.5)
+    assert (found.accuracy, found.fraction, found.failure) == (0.3, 0.5, None)
+    assert found.balanced_accuracy is None  # it was not read on the way
+    assert [point.fraction for point in found.curve] == [0.1, 0.25]
+
+
+@pytest.mark.parametrize("fraction", [0.5, 0.75, 1.0])
+def test_a_training_that_ran_no_longer_than_that_is_left_as_it_is(fraction: float) -> None:
+    (training,) = observations((0.1,), (0.2,), final=(0.5,))
+    stopped = replace(training, fraction=0.5)
+    assert at_fraction(stopped, fraction) is stopped
+    assert at_fraction(training, 1.0) is training
+
+
+def test_a_failure_stays_one_and_a_curve_that_was_not_read_becomes_one() -> None:
+    failed = Observation.failed("it diverged")
+    assert at_fraction(failed, 0.5) is failed
+    (training,) = observations((0.1,), final=(0.5,))
+    found = at_fraction(training, 0.25)
+    assert found.accuracy is None
+    assert found.failure == "its accuracy after 0.25 of the budget was not read"
+
+
+# --------------------------------------------------------------------------------------------------- a campaign's rounds
+
+BATCH, SEED, STEPS = 4, 5, 20
+FIXED = {"width": 4, "activation": "relu", "whitening": False, "batch_size": 32, "gradient": "plain", "ema": 0.0}
+DATA = DataSpec("digits", train_images=300, val_images=100)
+
+
+class CrashError(Exception):
+    """What a test raises where a process would die."""
+
+
+class Told(Search):
+    """A search that also keeps what it was told."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        self.told: list[Observation] = []
+        super().__init__(*given, **named)
+
+    def tell(self, candidates: Any, results: Any) -> None:
+        self.told.extend(results)
+        super().tell(candidates, results)
+
+
+def conduct(
+    folder: Path, early_stop: float | None, *, resume: bool = False, crash_after: int | None = None
+) -> tuple[float, list[Observation]]:
+    """Conduct two rounds; return the fraction of the budget that the second was trained, and what the search was told."""
+
+    def watch(status: Status, ended: Trial | None) -> None:
+        if ended is not None and ended.number == crash_after:
+            raise CrashError
+
+    space = Space.load("resnet9", (1, 8, 8), 10).fix(FIXED)
+    search = Told(space, ["macs<1M"], SEED, pool_size=64, predictor=Predictor(space, SEED, members=2))
+    with (
+        Run.open(folder, write=True) if resume else Run.create(folder, {"constraints": ["macs<1M"]}) as run,
+        local_executor(DATA.to_json(), Slot("cpu", 1, 1), load_data(DATA).fingerprint) as executor,
+    ):
+        campaign = Campaign(search, run, executor, StepClock(STEPS), 2, BATCH, SEED, watch, early_stop)
+        campaign.conduct()
+    return campaign.status.stop_at, search.told
+
+
+def trials_of(folder: Path) -> list[Trial]:
+    with Run.open(folder) as run:
+        return run.trials()
+
+
+def threshold_of(folder: Path) -> tuple[float, float]:
+    """Return a fraction below 1 and the threshold that a first round takes it at."""
+    first = [t.observation for t in trials_of(folder)[:BATCH] if t.observation is not None]
+    taken = {t / 100: stop_fraction(first, t / 100) for t in range(-99, 101)}
+    threshold = max(t for t, fraction in taken.items() if fraction < 1)
+    return taken[threshold], threshold
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float, float, list[Observation]]:
+    """The folder of a campaign that stopped early, its fraction, the threshold for it, and what its search was told."""
+    parent = tmp_path_factory.mktemp("campaign")
+    with pytest.raises(CrashError):
+        conduct(parent / "first", None, crash_after=BATCH)
+    fraction, threshold = threshold_of(parent / "first")
+    assert fraction < 1
+    found, told = conduct(parent / "whole", threshold)
+    assert found == fraction
+    return parent / "whole", fraction, threshold, told
+
+
+def test_a_first_round_trains_the_whole_budget_and_later_ones_the_fraction(
+    stopped: tuple[Path, float, float, list[Observation]],
+) -> None:
+    folder, fraction, _, _ = stopped
+    ended = [t.observation for t in trials_of(folder) if t.observation is not None]
+    assert [(o.fraction, o.steps) for o in ended[:BATCH]] == [(1.0, STEPS)] * BATCH
+    assert [(o.fraction, o.steps) for o in ended[BATCH:]] == [(fraction, round(STEPS * fraction))] * BATCH
+
+
+def test_a_search_is_told_of_all_trainings_at_one_fraction(
+    stopped: tuple[Path, float, float, list[Observation]],
+) -> None:
+    folder, fraction, _, told = stopped
+    ended = [t.observation for t in trials_of(folder) if t.observation is not None]
+    told = told[-2 * BATCH :]
+    assert {o.fraction for o in told} == {fraction}
+    assert [o.accuracy for o in told] == [accuracy_at(o, fraction) for o in ended]
+    assert told[:BATCH] != ended[:BATCH]
+    assert told[BATCH:] == ended[BATCH:]
+
+
+@pytest.mark.parametrize("crash_after", [2, BATCH, BATCH + 1])
+def test_a_resumed_campaign_takes_the_same_fraction(
+    stopped: tuple[Path, float, float, list[Observation]], crash_after: int, tmp_path: Path
+) -> None:
+    whole, fraction, threshold, told = stopped
+    folder = tmp_path / "crashed"
+    with pytest.raises(CrashError):
+        conduct(folder, threshold, crash_after=crash_after)
+    found, told_again = conduct(folder, threshold, resume=True)
+    assert found == fraction
+    assert [o.accuracy for o in told_again[-2 * BATCH :]] == [o.accuracy for o in told[-2 * BATCH :]]
+    for a, b in zip(trials_of(folder), trials_of(whole), strict=True):
+        assert a.observation is not None
+        assert b.observation is not None
+        assert a.candidate == b.candidate
+        assert (a.observation.accuracy, a.observation.fraction) == (b.observation.accuracy, b.observation.fraction)
+
+
+def test_without_an_early_stop_every_round_trains_the_whole_budget(tmp_path: Path) -> None:
+    fraction, told = conduct(tmp_path / "run", None)
+    assert fraction == 1
+    assert [(o.fraction, o.steps) for o in told[-2 * BATCH :]] == [(1.0, STEPS)] * (2 * BATCH)
