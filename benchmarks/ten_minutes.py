@@ -61,6 +61,9 @@ OFF: dict[str, dict[str, Any]] = {
 }
 """What each part of a recipe is replaced by when it is taken out."""
 
+BESIDE = {"optimizer": {"learning_rate": 0.5, "momentum": 0.9}}
+"""Knobs that change with a part: SGD in the place of another optimizer gets the rate that was best for it in the search."""
+
 Candidate = dict[str, dict[str, Any]]
 
 
@@ -73,7 +76,7 @@ def variants(name: str, candidate: Candidate, without_each: bool) -> dict[str, C
         for knob, off in parts.items():
             if group == "architecture" and knob not in candidate[group]:
                 continue
-            changed = {**candidate, group: {**candidate[group], knob: off}}
+            changed = {**candidate, group: {**candidate[group], knob: off, **BESIDE.get(knob, {})}}
             now = candidate[group].get(knob, defaults.get(knob))
             acts = group == "architecture" or Recipe.from_knobs(changed["recipe"]).effective(32, 32) != whole
             if now != off and acts:
