@@ -11,6 +11,7 @@ from jointnas.training.observation import Observation
 from jointnas.training.trainer import CURVE_FRACTIONS
 
 SMALLEST_ROUND = 4  # trainings from which a fraction is judged
+ROUNDING = 1e-9  # scipy's τ of equal rankings falls short of 1 by as little
 
 
 def accuracy_at(observation: Observation, fraction: float) -> float | None:
@@ -36,7 +37,7 @@ def stop_fraction(observations: Sequence[Observation], threshold: float) -> floa
         early = [accuracy_at(o, fraction) for o in ended]
         if any(value is None for value in early):
             continue
-        if kendalltau(early, [o.accuracy for o in ended]).statistic >= threshold:
+        if kendalltau(early, [o.accuracy for o in ended]).statistic >= threshold - ROUNDING:
             return fraction
     return 1.0
 
