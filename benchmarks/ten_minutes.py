@@ -1,12 +1,13 @@
 """The HAET 2021 protocol on CIFAR-10: how accurate a recipe is when its training's clock has run out.
 
-    python benchmarks/ten_minutes.py jointnas-minute --train-time 60s --seeds 3 --data cifar10-images.zip --to benchmarks/results/minute.json
-    python benchmarks/ten_minutes.py jointnas-minute --train-time 60s --seeds 3 --without-each --workers 2 --data …
+    python benchmarks/ten_minutes.py resnet9-10m --train-time 10m --data cifar10-images.zip --to results.json
+    python benchmarks/ten_minutes.py resnet9-1m --train-time 60s --workers 2 --without-each --also gradient=mltp --data … --to …
 
 Every seed draws its own 5,000 training and 1,000 validation images by class, from a range of seeds that no search of this
 project uses, and trains once; the 10,000 test images are scored once a training, after its clock. `--without-each` also
-trains the recipe with each of its parts taken out, one at a time. Recipes are built-in names or candidate files. Results
-are written after each seed; the same command goes on where it stood. Run it on a machine that does nothing else.
+trains the recipe with each of its parts taken out, one at a time, `--also` with something else put in. Recipes are built-in
+names or candidate files. Results are written after each seed; the same command goes on where it stood. Run it on a machine
+that does nothing else.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from measure import machine
 
 from jointnas.campaign import local_executor
+from jointnas.cli.common import parse_assignments
 from jointnas.cost import cost
 from jointnas.data import DataSpec, load_data
 from jointnas.execution import Job, share_slots
@@ -67,9 +70,12 @@ BESIDE = {"optimizer": {"learning_rate": 0.5, "momentum": 0.9}}
 Candidate = dict[str, dict[str, Any]]
 
 
-def variants(name: str, candidate: Candidate, without_each: bool) -> dict[str, Candidate]:
-    """Return the candidate by its name and, where asked, each one that lacks one part of it."""
+def variants(name: str, candidate: Candidate, without_each: bool, also: Sequence[str]) -> dict[str, Candidate]:
+    """Return the candidate by its name and, where asked, each one that lacks one part of it or has another."""
     found = {name: candidate}
+    for text in also:
+        changed = {**candidate["recipe"], **parse_assignments(text.split(","))}
+        found[f"{name} with {text.replace('=', ' = ').replace(',', ', ')}"] = {**candidate, "recipe": changed}
     defaults = {knob: spec.default for knob, spec in knob_fields().items()}
     whole = Recipe.from_knobs(candidate["recipe"]).effective(32, 32)
     for group, parts in OFF.items() if without_each else ():
@@ -138,13 +144,16 @@ def main() -> None:
     parser.add_argument("--train-time", default="10m")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--without-each", action="store_true")
+    parser.add_argument("--also", action="append", default=[], help="knob=value[,knob=value …] of a further training")
     parser.add_argument("--workers", type=int, default=1, help="trainings side by side; the cores are shared out")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--to", type=Path, required=True)
     options = parser.parse_args()
     candidates: dict[str, Candidate] = {}
     for name in options.recipes:
-        candidates |= variants(Path(name).stem, dict(find_candidate(name).candidate), options.without_each)
+        candidates |= variants(
+            Path(name).stem, dict(find_candidate(name).candidate), options.without_each, options.also
+        )
     slot = share_slots(options.workers, options.device).to_json()
     found: dict[str, Any] = {"machine": machine(), "slot": slot, "train_time": options.train_time, "trainings": {}}
     if options.to.exists():

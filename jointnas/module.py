@@ -34,7 +34,13 @@ class BatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         """Return (n, C, H, W) normalised."""
         if self.training and 0 < self.ghost < len(x):
-            return torch.cat([super(BatchNorm, self).forward(part) for part in torch.split(x, self.ghost)])
+            return torch.cat([self._normalised(part) for part in torch.split(x, self.ghost)])
+        return self._normalised(x)
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        """Return one batch normalised; a single value a channel has no statistics and takes the running ones."""
+        if self.training and x.numel() == x.shape[1]:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return super().forward(x)
 
 

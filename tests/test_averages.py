@@ -17,8 +17,8 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def a_network(name: str = "resnet9", **knobs: Any) -> Network:
-    sizes: dict[str, Any] = {"resnet9": {"width": 4, "depth3": 0}, "senet": {"depth": 0.5, "width": 0.05}}[name]
-    return build(blueprint({"network": name, **sizes, **knobs}, (1, 8, 8), 4), seeded(0))
+    sizes: dict[str, dict[str, Any]] = {"resnet9": {"width": 4, "depth3": 0}, "senet": {"depth": 0.5, "width": 0.05}}
+    return build(blueprint({"network": name, **sizes[name], **knobs}, (1, 8, 8), 4), seeded(0))
 
 
 def some_images(sizes: tuple[int, ...]) -> list[Tensor]:
@@ -73,7 +73,7 @@ def test_lookahead_is_its_slow_twin_over_several_cycles(every: int, rate: float)
         moves = [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in fast]
         with torch.no_grad():
             for p, move in zip(network.parameters(), moves, strict=True):
-                p += move
+                p.add_(move)
         ahead.update(step)
         fast = [p + move for p, move in zip(fast, moves, strict=True)]
         if step % every == 0:

@@ -11,9 +11,19 @@ import torch
 
 from jointnas.cost import cost
 from jointnas.errors import BlueprintError, ExportError, JointNASError, RecipeError
-from jointnas.export import WINNER_FILE, CandidateFile, Member, WinnerFile, load
+from jointnas.export import (
+    WINNER_FILE,
+    CandidateFile,
+    Member,
+    WinnerFile,
+    built_in_recipes,
+    find_candidate,
+    load,
+    recipe_path,
+)
 from jointnas.module import build, save_weights
 from jointnas.networks import blueprint
+from jointnas.recipe import Recipe
 
 SHAPE, CLASSES = (1, 8, 8), ("left", "right", "straight on")
 ARCHITECTURE = {"network": "resnet9", "width": 4, "resolution": 1.0, "whitening": False}
@@ -119,13 +129,99 @@ def test_an_export_of_an_unknown_format_or_to_an_unwritable_place_is_refused(tmp
         FILE.write(tmp_path / "file" / "winner.toml", "toml")
 
 
+# ---------------------------------------------------------------------------------------------------- built-in recipes
+
+TEAMS = {
+    "nomad-senet",
+    "resnet9-baseline",
+    "resnet9-mltp",
+    "resnet9-sam",
+    "resnet9-sam-gc",
+    "resnet9-sam-ip",
+}
+
+
+def costs_of(name):
+    return cost(blueprint(find_candidate(name).candidate["architecture"], (3, 32, 32), 10))
+
+
+def test_the_recipes_of_both_teams_travel_with_the_package():
+    assert set(built_in_recipes()) >= TEAMS
+    assert built_in_recipes() == sorted(built_in_recipes())
+
+
+@pytest.mark.parametrize("name", built_in_recipes())
+def test_a_built_in_recipe_is_a_candidate_whose_network_answers(name):
+    file = find_candidate(name)
+    assert file == CandidateFile.read(recipe_path(name))
+    assert Recipe.from_knobs(file.candidate["recipe"])
+    assert (file.results, file.costs, file.training) == ({}, {}, {})
+    network = build(blueprint(file.candidate["architecture"], (3, 32, 32), 10))
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    assert sum(p.numel() for p in network.parameters()) == costs_of(name)["params"]
+
+
+@pytest.mark.parametrize("name", sorted(TEAMS))
+def test_a_built_in_recipe_has_the_published_size(name):
+    found = costs_of(name)
+    if name == "nomad-senet":
+        assert found["params"] == 5_064_766
+        assert round(found["macs"] / 1e6, 1) == 250.8
+    elif name == "resnet9-sam-ip":
+        assert found["params"] == 6_570_880
+    else:  # a trained 3×3 convolution in the place of the whitening and its 1×1 one
+        assert found["params"] == 6_570_880 - 27 * 64 + 9 * 3 * 64
+
+
+def test_the_resnet9_recipes_are_their_baseline_and_what_their_names_say():
+    def knobs(name):
+        found = Recipe.from_knobs(find_candidate(name).candidate["recipe"])
+        return found.effective(32, 32)
+
+    def differs(name):
+        base = knobs("resnet9-baseline")
+        return {knob: value for knob, value in knobs(name).items() if value != base[knob]}
+
+    assert differs("resnet9-sam") == {"gradient": "sam"}  # its radius is the default
+    assert differs("resnet9-sam-gc") == {"gradient": "sam", "gradient_centralisation": True}
+    assert differs("resnet9-mltp") == {"gradient": "mltp"}
+    assert differs("resnet9-sam-ip") == {
+        "gradient": "sam",
+        "weight_decay": 5e-4,
+        "bias_weight_decay": 5e-4 / 64,
+        "label_smoothing": 0.1,
+    }
+    architectures = {name: find_candidate(name).candidate["architecture"] for name in TEAMS - {"nomad-senet"}}
+    winner = architectures.pop("resnet9-sam-ip")
+    assert all(other == architectures["resnet9-baseline"] for other in architectures.values())
+    assert winner == {**architectures["resnet9-baseline"], "activation": "celu", "whitening": True}
+
+
+@pytest.mark.parametrize("kind", ["toml", "json"])
+def test_a_candidate_is_found_by_its_path(kind, tmp_path):
+    path = tmp_path / f"winner.{kind}"
+    FILE.write(path, kind)
+    assert find_candidate(path) == find_candidate(str(path)) == FILE
+    with pytest.raises(ExportError, match="check the path"):
+        find_candidate(tmp_path / f"none.{kind}")
+
+
+def test_an_unknown_recipe_is_refused_with_the_nearest():
+    with pytest.raises(ExportError, match="no built-in recipe is called 'nomad-senat': did you mean 'nomad-senet'"):
+        find_candidate("nomad-senat")
+    with pytest.raises(ExportError, match=r"no built-in recipe is called 'resnet9': .*resnet9-"):
+        recipe_path("resnet9")
+    with pytest.raises(ExportError, match="no built-in recipe"):
+        find_candidate("../recipes/nomad-senet")
+
+
 # ------------------------------------------------------------------------------------------------------------ winners
 
 
-def make_member(folder, seed, width=4):
+def make_member(folder, seed, width=4, flip=False):
     network = blueprint({**ARCHITECTURE, "width": width}, SHAPE, len(CLASSES))
     save_weights(build(network, torch.Generator().manual_seed(seed)), folder / f"seed-{seed}.safetensors")
-    return Member(network, f"seed-{seed}.safetensors", (0.25,), (0.5,))
+    return Member(network, f"seed-{seed}.safetensors", (0.25,), (0.5,), flip)
 
 
 def write_winner(folder, *members):
@@ -147,7 +243,7 @@ def images():
 
 
 def test_a_winner_is_read_as_it_was_written(tmp_path):
-    winner = write_winner(tmp_path, make_member(tmp_path, 0), make_member(tmp_path, 1, width=6))
+    winner = write_winner(tmp_path, make_member(tmp_path, 0), make_member(tmp_path, 1, width=6, flip=True))
     assert WinnerFile.read(tmp_path) == winner
 
 
@@ -167,6 +263,25 @@ def test_a_models_input_is_normalised_as_its_member_says(tmp_path, images):
     model = load(tmp_path)
     pixels = (images / 255 - 0.25) / 0.5
     torch.testing.assert_close(model(images), model.networks[0](pixels).softmax(dim=1))
+
+
+def test_a_flipped_member_answers_with_the_mean_logits_of_an_image_and_its_mirror(tmp_path, images):
+    write_winner(tmp_path, make_member(tmp_path, 0, flip=True))
+    model = load(tmp_path)
+    pixels = (images / 255 - 0.25) / 0.5
+    logits = (model.networks[0](pixels) + model.networks[0](pixels.flip(3))) / 2
+    torch.testing.assert_close(model(images), logits.softmax(dim=1))
+    torch.testing.assert_close(model(images), model(images.flip(3)))
+    assert not torch.allclose(model(images), model.networks[0](pixels).softmax(dim=1), atol=1e-4)
+
+
+def test_flipped_and_other_members_vote_together(tmp_path, images):
+    plain, flipped = make_member(tmp_path, 0), make_member(tmp_path, 1, flip=True)
+    votes = []
+    for members in ([plain], [flipped], [plain, flipped]):
+        write_winner(tmp_path, *members)
+        votes.append(load(tmp_path)(images))
+    torch.testing.assert_close(votes[2], (votes[0] + votes[1]) / 2)
 
 
 def test_an_image_scores_the_same_alone_and_in_a_batch(tmp_path, images):

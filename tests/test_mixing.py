@@ -117,7 +117,8 @@ def test_a_box_has_its_centre_anywhere() -> None:
 def test_so_many_images_are_mixed(kind: str, probability: float) -> None:
     n = 2000
     images, labels = constants(n, 16, 16)
-    mixed, targets = mixing(n, mix_probability=probability, **{kind: 5.0})(images, labels)
+    knobs: dict[str, Any] = {kind: 5.0, "mix_probability": probability}
+    mixed, targets = mixing(n, **knobs)(images, labels)
     touched = (mixed != images).flatten(1).any(1)
     assert torch.equal(touched, shares(targets) < 1)
     assert float(touched.double().mean()) == pytest.approx(probability, abs=0.04 if 0 < probability < 1 else 0.02)
@@ -169,5 +170,6 @@ def test_the_same_generator_gives_the_same_mixtures_and_another_gives_others(kno
 def test_the_given_images_stay_as_they_are(kind: str) -> None:
     images, labels = constants(10)
     before = images.clone()
-    mixing(10, **{kind: 1.0})(images, labels)
+    knobs: dict[str, Any] = {kind: 1.0}
+    mixing(10, **knobs)(images, labels)
     assert torch.equal(images, before)

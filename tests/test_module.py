@@ -1,8 +1,9 @@
-"""The module of a blueprint: shapes, fresh weights, and whitening."""
+"""The module of a blueprint: shapes, fresh weights, what acts in training alone, and whitening."""
 
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,13 +12,25 @@ from torch.nn import functional as F
 from jointnas.blueprint import OPERATIONS as RULES
 from jointnas.blueprint import Block, BlockBuilder, Blueprint, make_node
 from jointnas.cost import cost
-from jointnas.errors import ExportError
-from jointnas.module import MODULES, WHITENING_EPSILON, Whiten, build, load_weights, save_weights
+from jointnas.errors import DataError, ExportError
+from jointnas.module import (
+    MODULES,
+    WHITENING_EPSILON,
+    Add,
+    BatchNorm,
+    Linear,
+    Network,
+    Resize,
+    Whiten,
+    build,
+    load_weights,
+    save_weights,
+)
 from jointnas.networks import blueprint
 from jointnas.space import Space
 
 IMAGE = (4, 9, 7)
-OPERATIONS = {
+OPERATIONS: dict[str, dict[str, Any]] = {
     "conv": {"channels": 6, "kernel": 3, "stride": 2, "padding": 1, "groups": 2, "bias": True},
     "whiten": {"kernel": 3},
     "batch_norm": {"scale": False},
@@ -63,10 +76,11 @@ def test_every_operation_with_a_shape_has_a_module() -> None:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_an_operation_gives_the_shape_that_is_foretold(operation: str) -> None:
-    shape = (20,) if operation == "linear" else IMAGE
-    inputs = [0, 0] if operation in ("add", "multiply") else [0]
-    network = Blueprint.chain(shape, [Block("block", (make_node(operation, inputs, OPERATIONS[operation]),))])
-    assert build(network)(torch.randn(2, *shape)).shape == (2, *network.shapes()[-1])
+    block = BlockBuilder("block")
+    read = block.add("flatten", 0) if operation == "linear" else 0  # a network reads images
+    block.add(operation, *([read, read] if operation in ("add", "multiply") else [read]), **OPERATIONS[operation])
+    network = Blueprint.chain(IMAGE, [block.build()])
+    assert build(network)(torch.randn(2, *IMAGE)).shape == (2, *network.shapes()[-1])
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 28, 28), (3, 40, 32)])
@@ -132,6 +146,187 @@ def test_a_batch_norm_without_scale_has_a_shift_alone() -> None:
     assert out.std().item() == pytest.approx(1, abs=1e-3)
 
 
+# ------------------------------------------------------------------------------------------- what acts in training alone
+
+
+def a_batch_norm(channels: int, scale: bool, ghost: int) -> BatchNorm:
+    norm = BatchNorm(channels, scale)
+    norm.ghost = ghost
+    for i, p in enumerate(norm.parameters()):
+        torch.nn.init.normal_(p, generator=seeded(i))
+    return norm
+
+
+@pytest.mark.parametrize("scale", [False, True])
+@pytest.mark.parametrize(("n", "ghost"), [(12, 4), (12, 5), (12, 2), (13, 5)])
+def test_a_ghost_batch_norm_is_batch_norm_applied_to_each_part(n: int, ghost: int, scale: bool) -> None:
+    x = 3 * torch.randn(n, 4, 5, 5, generator=seeded(9)) + torch.arange(n)[:, None, None, None]
+    norm, twin = a_batch_norm(4, scale, ghost), a_batch_norm(4, scale, 0)
+    found = norm.train()(x)
+    sizes = {len(part) for part in torch.split(x, ghost)}
+    expected = torch.cat([twin.train()(part) for part in torch.split(x, ghost)])  # running statistics follow one by one
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(norm.running_mean, twin.running_mean)
+    torch.testing.assert_close(norm.running_var, twin.running_var)
+    assert max(sizes) == ghost
+    assert not torch.allclose(found, a_batch_norm(4, scale, 0).train()(x), atol=0.1)
+    torch.testing.assert_close(norm.eval()(x), twin.eval()(x))  # scoring knows no ghosts
+
+
+@pytest.mark.parametrize("ghost", [0, 12, 13])
+def test_a_ghost_batch_as_large_as_the_batch_is_batch_norm(ghost: int) -> None:
+    x = torch.randn(12, 4, 5, 5, generator=seeded(9))
+    norm, twin = a_batch_norm(4, True, ghost), torch.nn.BatchNorm2d(4)
+    twin.load_state_dict(norm.state_dict())
+    assert torch.equal(norm.train()(x), twin.train()(x))
+    torch.testing.assert_close(norm.running_var, twin.running_var, rtol=0, atol=0)
+
+
+def test_a_sum_leaves_a_branch_out_of_an_image_and_keeps_its_expectation() -> None:
+    add = Add()
+    add.drop = 0.25
+    shortcut, branch = torch.full((4000, 2, 1, 1), 5.0), torch.ones(4000, 2, 1, 1)
+    torch.manual_seed(0)
+    found = add.train()(shortcut, branch)
+    assert sorted(set(found.flatten().tolist())) == pytest.approx([5, 5 + 1 / 0.75])
+    assert torch.equal(found[:, 0], found[:, 1])  # the whole image
+    assert found.mean().item() == pytest.approx(6, abs=0.03)
+    assert (found == 5).double().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert torch.equal(add.eval()(shortcut, branch), shortcut + branch)
+
+
+def test_each_branch_of_a_sum_is_left_out_on_its_own() -> None:
+    add = Add()
+    add.drop = 0.5
+    torch.manual_seed(0)
+    found = add.train()(torch.zeros(200, 1), torch.ones(200, 1), 10 * torch.ones(200, 1))
+    assert set(found.flatten().tolist()) == {0.0, 2.0, 20.0, 22.0}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "branches"),
+    [({"network": "resnet9", "width": 4, "depth1": 2, "depth3": 1}, 3), ({"network": "senet", "width": 0.05}, 8)],
+)
+def test_deeper_branches_are_left_out_more_often_by_a_linear_rule(
+    architecture: dict[str, object], branches: int
+) -> None:
+    network = build(blueprint(architecture, (3, 16, 16), 10))
+    network.regularise(dropout=0.0, stochastic_depth=0.6, ghost_batch=0)
+    drops = [m.drop for m in network.modules() if isinstance(m, Add)]
+    assert drops == pytest.approx([0.6 * i / branches for i in range(1, branches + 1)])
+
+
+@pytest.mark.parametrize("architecture", [{"network": "resnet9", "width": 4}, {"network": "senet", "width": 0.05}])
+def test_an_image_that_skips_a_branch_keeps_its_shortcut(architecture: dict[str, object]) -> None:
+    network = build(blueprint(architecture, (3, 16, 16), 10), seeded(0)).train()
+    tried = 0
+    for block, wires in zip(network.blocks, network.blueprint.wiring, strict=True):
+        sums = [m for m in block.nodes if isinstance(m, Add)]  # type: ignore[union-attr]
+        shape = network.blueprint.shapes()[wires[0]]
+        if not sums or network.blueprint.shapes()[wires[0] + 1] != shape:
+            continue  # a block without a branch, or one whose shortcut is a projection
+        sums[0].drop = 1.0
+        x = torch.randn(6, *shape, generator=seeded(1))
+        assert torch.equal(block(x), x)
+        tried += 1
+    assert tried >= 2
+
+
+def test_dropout_stands_before_the_last_linear_layer_alone() -> None:
+    block = BlockBuilder("block")
+    block.add("flatten")
+    for features in (50, 50, 40):
+        block.add("linear", features=features, bias=True)
+    network = build(Blueprint.chain((50, 1, 1), [block.build()]), seeded(0))
+    network.regularise(dropout=0.4, stochastic_depth=0.0, ghost_batch=0)
+    layers = [m for m in network.modules() if isinstance(m, Linear)]
+    assert [layer.dropout for layer in layers] == [0.0, 0.0, 0.4]
+    x = torch.randn(2000, 50, generator=seeded(1))
+    with torch.no_grad():
+        assert torch.equal(layers[0].train()(x), layers[0].eval()(x))
+        last = layers[-1]
+        torch.nn.init.eye_(last.weight)
+        torch.manual_seed(0)
+        dropped = last.train()(torch.ones(2000, 50))
+        assert sorted(set(dropped.flatten().tolist())) == pytest.approx([0, 1 / 0.6])
+        assert (dropped == 0).double().mean().item() == pytest.approx(0.4, abs=0.01)
+        torch.testing.assert_close(last.eval()(torch.ones(2000, 50)), torch.ones(2000, 40))
+
+
+def test_what_acts_in_training_alone_is_switched_off_again() -> None:
+    network = build(blueprint({"network": "resnet9", "width": 4}, (3, 16, 16), 10), seeded(0))
+    x = images(8, 3, 16)
+    expected = network.train()(x)
+    network.regularise(dropout=0.5, stochastic_depth=0.5, ghost_batch=4)
+    assert not torch.allclose(network.train()(x), expected, atol=1e-3)
+    network.regularise(dropout=0.0, stochastic_depth=0.0, ghost_batch=0)
+    assert torch.equal(network.train()(x), expected)
+
+
+def test_an_images_size_in_training_may_be_another_than_in_scoring() -> None:
+    x = images(2, 3, 16)
+    layer = Resize(8, 12)
+    layer.training_size = (4, 6)
+    assert layer.train()(x).shape == (2, 3, 4, 6)
+    torch.testing.assert_close(layer(x), F.interpolate(x, size=(4, 6), mode="bilinear", antialias=True))
+    assert layer.eval()(x).shape == (2, 3, 8, 12)
+    layer.training_size = None
+    assert layer.train()(x).shape == (2, 3, 8, 12)
+    same = Resize(16, 16)
+    assert same(x) is x
+
+
+@pytest.mark.parametrize("resolution", [1.0, 0.5])
+def test_a_network_trains_on_small_images_with_or_without_a_resizing_of_its_own(resolution: float) -> None:
+    network = build(blueprint({"network": "resnet9", "width": 4, "resolution": resolution}, (3, 32, 32), 10), seeded(0))
+    assert network.resize.size == (round(32 * resolution),) * 2
+    x = images(4, 3, 32)
+    expected = network.eval()(x)
+    sides: list[int] = []
+    network.blocks[0].register_forward_hook(lambda module, inputs, output: sides.append(output.shape[-1]))
+    network.resize.training_size = (12, 12)
+    assert network.train()(x).shape == (4, 10)
+    assert sides == [12]
+    network.eval()
+    for norm in (m for m in network.modules() if isinstance(m, BatchNorm)):
+        norm.reset_running_stats()
+    assert torch.equal(network(x), expected)
+    assert sides[1:] == [round(32 * resolution)]
+    assert len(list(network.state_dict())) == len(set(network.state_dict()))
+
+
+# -------------------------------------------------------------------------------------------------- dirac initialisation
+
+
+def spatial_convolutions(network: Network) -> list[torch.nn.Conv2d]:
+    return [m for m in network.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size[0] > 1]
+
+
+@pytest.mark.parametrize("architecture", [{"network": "resnet9", "width": 4}, {"network": "senet", "width": 0.1}])
+def test_the_first_filters_of_a_dirac_initialisation_pass_their_channels_on(architecture: dict[str, object]) -> None:
+    plan = blueprint(architecture, (3, 8, 8), 10)
+    network, he = build(plan, seeded(0), dirac=True), build(plan, seeded(0))
+    assert len(spatial_convolutions(network)) > 5
+    for conv, twin in zip(spatial_convolutions(network), spatial_convolutions(he), strict=True):
+        passed = min(conv.in_channels, conv.out_channels)
+        x = torch.randn(2, conv.in_channels, 5, 5, generator=seeded(1))
+        out = F.conv2d(x, conv.weight, padding=1)
+        torch.testing.assert_close(out[:, :passed], x[:, :passed])
+        assert torch.equal(conv.weight[passed:], twin.weight[passed:])  # only the rest is random, as without
+        assert not torch.equal(conv.weight[:passed], twin.weight[:passed])
+    spatial = {id(conv.weight) for conv in spatial_convolutions(network)}
+    for p, twin_p in zip(network.parameters(), he.parameters(), strict=True):
+        assert id(p) in spatial or torch.equal(p, twin_p)
+
+
+def test_a_convolution_with_fewer_filters_than_channels_passes_the_first_ones_on() -> None:
+    block = BlockBuilder("block")
+    block.conv(channels=2, kernel=3)
+    network = build(Blueprint.chain((5, 6, 6), [block.build()]), seeded(0), dirac=True)
+    x = torch.randn(3, 5, 6, 6, generator=seeded(1))
+    torch.testing.assert_close(network(x), x[:, :2])
+
+
 # ------------------------------------------------------------------------------------------------------- whitening
 
 
@@ -163,6 +358,18 @@ def test_an_unfitted_whitening_passes_the_patches_through() -> None:
 def test_constant_images_give_a_finite_filter() -> None:
     layer = Whiten(1, 3)
     layer.fit(torch.ones(4, 1, 6, 6))
+    assert layer.weight.isfinite().all()
+
+
+@pytest.mark.parametrize(("n", "side", "count"), [(1, 5, 9), (2, 5, 18), (6, 2, 24), (26, 3, 26)])
+def test_too_few_patches_are_refused_with_both_counts(n: int, side: int, count: int) -> None:
+    with pytest.raises(DataError, match=rf"27 training patches or more, got {count}: .*whitening = false"):
+        Whiten(3, 3).fit(torch.randn(n, 3, side, side, generator=seeded(0)))
+
+
+def test_as_many_patches_as_a_patch_has_values_are_enough() -> None:
+    layer = Whiten(3, 3)
+    layer.fit(torch.randn(3, 3, 5, 5, generator=seeded(0)))  # 27
     assert layer.weight.isfinite().all()
 
 

@@ -170,7 +170,8 @@ def newton_schulz(matrix: Tensor) -> Tensor:
     u, s, vt = torch.linalg.svd(matrix.double() / (matrix.double().norm() + 1e-7), full_matrices=False)
     for _ in range(5):
         s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
-    return u * s @ vt
+    result: Tensor = u * s @ vt
+    return result
 
 
 def test_a_step_of_muon_is_that_of_a_slow_twin() -> None:

@@ -1,6 +1,7 @@
 """Schedules: each against its closed form or torch's own, where they jump and where they do not, and the images' size."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -84,7 +85,7 @@ def test_sgdr_restarts_from_the_peak_after_each_cycle_and_nowhere_else(cycles: i
         assert (before, after) == pytest.approx((0, 1), abs=1e-6)
     fine = [0.1 + 0.9 * i / 20_000 for i in range(20_001)]
     found = factors(fine, **knobs)
-    assert sum(b > a for a, b in zip(found, found[1:], strict=False)) == cycles - 1
+    assert sum(b > a for a, b in pairwise(found)) == cycles - 1
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 0.9])
@@ -98,7 +99,7 @@ def test_a_schedule_rises_to_its_peak_at_the_warmups_end_and_then_falls_without_
     assert found[: peak + 1] == sorted(found[: peak + 1])
     assert found[peak:] == sorted(found[peak:], reverse=True)
     steepest = math.pi / 2 / min(share for share in (warmup, 1 - warmup) if share)
-    assert all(abs(a - b) <= steepest / 1000 + 1e-9 for a, b in zip(found, found[1:], strict=False))
+    assert all(abs(a - b) <= steepest / 1000 + 1e-9 for a, b in pairwise(found))
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 0.37, 0.9])

@@ -92,7 +92,7 @@ def runs_show(
     Examples:
       jointnas runs show digits-resnet9-1 --json
     """
-    from jointnas.cli.search import knob_text
+    from jointnas.cli.search import knob_text, recipe_text
     from jointnas.run import Run, find_run
 
     with Run.open(find_run(name)) as run:
@@ -121,7 +121,7 @@ def runs_show(
                 else f"failed: {t.observation.failure}"
             )
         predicted = "" if t.predicted is None else f"{t.predicted:.4f}"
-        architecture, recipe = knob_text(t.candidate["architecture"]), knob_text(t.candidate["recipe"])
+        architecture, recipe = knob_text(t.candidate["architecture"]), recipe_text(t.candidate["recipe"])
         shown.append((str(t.number), str(t.round), outcome, predicted, architecture, recipe))
     print_table(name, ("trial", "round", "accuracy", "predicted", "architecture", "recipe"), shown)
 
@@ -210,14 +210,14 @@ def recipes_list(as_json: Json = False) -> None:
     Examples:
       jointnas recipes list --json
     """
-    from jointnas.cli.search import knob_text
+    from jointnas.cli.search import knob_text, recipe_text
     from jointnas.export import built_in_recipes, find_candidate
 
     found = {name: find_candidate(name).candidate for name in built_in_recipes()}
     if as_json:
         print_json({"recipes": [{"name": name, **candidate} for name, candidate in found.items()]})
         return
-    rows = [(name, knob_text(c["architecture"]), knob_text(c["recipe"])) for name, c in found.items()]
+    rows = [(name, knob_text(c["architecture"]), recipe_text(c["recipe"])) for name, c in found.items()]
     print_table("", ("recipe", "architecture", "recipe's knobs"), rows)
 
 

@@ -390,7 +390,7 @@ def _print_winners(
                 format_metric("macs", row["macs"]),
                 format_metric("params", row["params"]),
                 knob_text(row["architecture"]),
-                knob_text(row["recipe"]),
+                recipe_text(row["recipe"]),
             )
             for row in rows
         ],
@@ -401,3 +401,11 @@ def _print_winners(
 def knob_text(knobs: dict[str, Any]) -> str:
     """Return knobs in one line: `network resnet9, width 12, …`."""
     return ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {str(v).lower()}" for k, v in knobs.items())
+
+
+def recipe_text(knobs: dict[str, Any]) -> str:
+    """Return a recipe's knobs in one line, without those that a recipe has at these values anyway."""
+    from jointnas.recipe import knob_fields
+
+    fields = knob_fields()
+    return knob_text({k: v for k, v in knobs.items() if k not in fields or v != fields[k].default})

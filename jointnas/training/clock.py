@@ -103,7 +103,7 @@ class WallClock(Clock):
         """Note how long the step took: a slow one counts at once and is forgotten slowly."""
         if self._last is not None:
             took = self.seconds() - self._last
-            self._step_seconds = max(took, 0.95 * self._step_seconds + 0.05 * took)
+            self._step_seconds = max(took, 0.99 * self._step_seconds + 0.01 * took)
 
     def reserve(self, seconds: float) -> None:
         """Keep this much time free at the end."""
