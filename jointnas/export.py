@@ -226,7 +226,7 @@ class WinnerFile:
                     Path(str(m["weights"])).name,  # never a path out of the folder
                     tuple(float(x) for x in m["mean"]),
                     tuple(float(x) for x in m["std"]),
-                    bool(m["flip"]),
+                    bool(m.get("flip", False)),  # the first winners did not say
                 )
                 for m in data["members"]
             )

@@ -69,7 +69,7 @@ def _pre_activation(previous: int, planes: int, stride: int) -> Block:
     block.add("relu")
     block.conv(channels=planes, kernel=1, bias=True)
     weight = block.add("sigmoid")
-    block.add("add", block.add("multiply", out, weight), shortcut)
+    block.add("add", shortcut, block.add("multiply", out, weight))
     return block.build()
 
 

@@ -80,9 +80,15 @@ class Batches:
         return self.finished(self.pixels_of(rows), self.labels[rows])
 
     def finished(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return normalised images from (b, H, W, C) uint8, cut out and mixed, with their targets."""
+        """Return normalised images from (b, H, W, C) uint8, cut out and mixed within their task, with their targets."""
         images = self.normalise_and_cut(pixels)
-        return self.mixing(images, labels) if self.mixing else (images, labels)
+        if self.mixing is None:
+            return images, labels
+        if self.tasks is None:
+            return self.mixing(images, labels)
+        first = len(images) - len(images) // 2
+        halves = [self.mixing(images[task], labels[task]) for task in (slice(first), slice(first, None))]
+        return torch.cat([half[0] for half in halves]), torch.cat([half[1] for half in halves])
 
     def _pass(self) -> Tensor:
         """Return the order of one pass, a whole number of batches; with two tasks, half of each batch is of each."""

@@ -1,8 +1,8 @@
 """How a step gets its gradient: at the weights, at the worst weights nearby (SAM), or across two tasks (MLTP).
 
-Each rule is called with the batch, the loss of a part of it, and the step; it leaves the gradient in `p.grad` and returns
-the loss at the weights. Weights that a rule moves for a second pass are put back exactly, and batch norm's running
-statistics follow the first pass alone.
+Each rule is called with the loss of a part of the batch, the batch's size and the step; it leaves the gradient in `p.grad`
+and returns the loss. Weights that a rule moves for a second pass are put back exactly, and batch norm's running statistics
+follow the first pass alone.
 """
 
 from __future__ import annotations
@@ -49,11 +49,13 @@ class GradientRule:
             norm.momentum = 0.0
         with torch.no_grad():
             torch._foreach_add_(self.parameters, torch._foreach_mul(directions, scale))
-        yield
-        with torch.no_grad():
-            torch._foreach_copy_(self.parameters, before)
-        for norm, momentum in zip(self.norms, momenta, strict=True):
-            norm.momentum = momentum
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(self.parameters, before)
+            for norm, momentum in zip(self.norms, momenta, strict=True):
+                norm.momentum = momentum
 
     def gradients(self) -> list[Tensor]:
         """Return the parameters' gradients, zeros for one that the loss does not reach."""
