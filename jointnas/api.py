@@ -36,10 +36,12 @@ def train(
     train_steps: int | None = None,
     seed: int = 0,
     device: str = "auto",
+    stop_at: float = 1.0,
 ) -> Training:
     """Train a candidate in this process; return its observation and the trained model.
 
     data: a source's name or path, or a `DataSpec`. train_time: a duration such as "60s", or seconds; train_steps replaces it.
+    stop_at: fraction of the budget after which the training ends and is scored; schedules are those of the whole budget.
     Uses PyTorch's present number of threads. Raises `JointNASError` for whatever is wrong with the input.
     """
     check_candidate(candidate)
@@ -48,4 +50,5 @@ def train(
     seconds = parse_duration(train_time) if isinstance(train_time, str) else train_time
     clock = WallClock(seconds) if train_steps is None else StepClock(train_steps)
     network = blueprint(candidate["architecture"], loaded.input_shape, len(loaded.classes))
-    return train_network(network, Recipe.from_knobs(candidate["recipe"]), loaded, clock, seed=seed, device=slot.device)
+    recipe = Recipe.from_knobs(candidate["recipe"])
+    return train_network(network, recipe, loaded, clock, seed=seed, device=slot.device, stop_at=stop_at)

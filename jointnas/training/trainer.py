@@ -58,10 +58,12 @@ def train_network(
 
     The same seed under a `StepClock` gives the same weights on the CPU, bit for bit, at the same number of threads.
     stop_at: fraction of the budget after which the training ends and is scored; its schedules are those of the whole budget.
-    Raises `BudgetError` when not one step fits, `DivergenceError` when the loss stops being finite, `RecipeError` for a
-    batch larger than the training set, and `DataError` where there are too few images for whitening.
+    Raises `BudgetError` when not one step fits or `stop_at` is no fraction, `DivergenceError` when the loss stops being
+    finite, `RecipeError` for a batch larger than the training set, `DataError` where images are too few for whitening.
     """
     clock.start()
+    if not 0 < stop_at <= 1:
+        raise BudgetError(f"stop_at is a fraction of the budget in (0, 1], got {stop_at!r}: change it")
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)  # for dropout and stochastic depth, which take no generator
