@@ -190,7 +190,7 @@ def test_a_training_that_stops_early_has_taken_the_first_steps_of_the_whole_one(
     assert all(point.fraction <= stop_at + 1 / 20 for point in stopped.observation.curve)
 
 
-@pytest.mark.parametrize("stop_at", [0.0, -0.5, 1.5, math.nan])
+@pytest.mark.parametrize("stop_at", [0.0, -0.5, 1.5, float("nan")])
 def test_a_training_stops_at_a_fraction_of_its_budget(digits: Data, stop_at: float) -> None:
     with pytest.raises(BudgetError, match=r"fraction of the budget in \(0, 1\]"):
         train_network(small(digits), Recipe(**DIGITS_RECIPE), digits, StepClock(2), stop_at=stop_at)

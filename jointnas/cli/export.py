@@ -63,7 +63,7 @@ def winner_files(run: str, query: int | None, top: int | None) -> list[Any]:
 
 
 def show(
-    path: Annotated[Path, typer.Argument(help="A candidate file, or a winner's folder.")],
+    path: Annotated[Path, typer.Argument(help="A candidate file, a built-in recipe's name, or a winner's folder.")],
     input_shape: Annotated[
         str | None, typer.Option(help="Input as CxHxW (default: the file's own, or 3x32x32).")
     ] = None,
@@ -75,16 +75,17 @@ def show(
     \b
     Examples:
       jointnas show runs/digits-resnet9-1/export/winner-1.toml
+      jointnas show nomad-senet
       jointnas show mine.toml --input-shape 1x28x28
     """
     from jointnas.cost import cost
-    from jointnas.export import CandidateFile, WinnerFile
+    from jointnas.export import WinnerFile, find_candidate
     from jointnas.networks import blueprint
 
     if path.is_dir():
         members = [member.blueprint for member in WinnerFile.read(path).members]
     else:
-        file = CandidateFile.read(path)
+        file = find_candidate(path)
         shape = _shape(input_shape) if input_shape else tuple(file.training.get("input_shape", (3, 32, 32)))
         members = [blueprint(file.candidate["architecture"], shape, classes or file.training.get("classes", 10))]
     if as_json:

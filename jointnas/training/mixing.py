@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from jointnas.recipe import Recipe
+
+Shares = NDArray[np.float64]
 
 
 class Mixing:
@@ -27,27 +30,19 @@ class Mixing:
         alpha = self.recipe.cutmix if cut else self.recipe.mixup
         n = len(images)
         share = np.where(self.rng.random(n) < self.recipe.mix_probability, self.rng.beta(alpha, alpha, n), 1.0)
-        others = images.roll(1, 0)
-        if cut:
-            images, share = self._paste(images, others, share)
-            kept = torch.from_numpy(share).float().to(images.device)
-        else:
-            kept = torch.from_numpy(share).float().to(images.device)
-            images = torch.lerp(others, images, kept[:, None, None, None])
+        own = self._outside_boxes(share, *images.shape[2:]) if cut else share[:, None, None]
+        weights = torch.from_numpy(own).float().to(images.device)  # (n, H, W) or (n, 1, 1): each image's in its pixels
+        mixed = torch.lerp(images.roll(1, 0), images, weights[:, None])
         targets = F.one_hot(labels, self.classes).float()
-        return images, torch.lerp(targets.roll(1, 0), targets, kept[:, None])
+        return mixed, torch.lerp(targets.roll(1, 0), targets, weights.mean(dim=(1, 2))[:, None])
 
-    def _paste(self, images: Tensor, others: Tensor, share: np.ndarray) -> tuple[Tensor, np.ndarray]:
-        """Return images with a box of the others, and the share of each that is its own."""
-        n, _, height, width = images.shape
+    def _outside_boxes(self, share: Shares, height: int, width: int) -> Shares:
+        """Return (n, H, W): 0 in a box that covers 1 − share of an image before the border cuts it, 1 around it."""
+        n = len(share)
         inside = []
-        own = np.ones(n)
         for side in (height, width):
             length = np.rint(side * np.sqrt(1 - share)).astype(int)
             start = self.rng.integers(side, size=n) - length // 2
             line = np.arange(side)
             inside.append((line >= start[:, None]) & (line < (start + length)[:, None]))  # (n, side)
-        box = inside[0][:, :, None] & inside[1][:, None, :]
-        own -= box.mean(axis=(1, 2))
-        mask = torch.from_numpy(box).to(images.device)[:, None]
-        return torch.where(mask, others, images), own
+        return 1.0 - (inside[0][:, :, None] & inside[1][:, None, :])
