@@ -1,6 +1,6 @@
 """Draw what `ten_minutes.py --without-each` found: how much test accuracy each part of a recipe is worth.
 
-    python benchmarks/ablation_picture.py benchmarks/results/ablation.json --to docs/ablation.png
+python benchmarks/ablation_picture.py benchmarks/results/ablation.json --to docs/ablation.png
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def main() -> None:
     axes.set_xlabel("difference in test accuracy, percentage points")
     seeds = whole["seeds"]
     axes.set_title(
-        f"{whole['recipe']}: {100 * base:.1f} ± {100 * spread:.1f} % in {found['train_time']}, {seeds} seeds", fontsize=10
+        f"{whole['recipe']}: {100 * base:.1f} ± {100 * spread:.1f} % in {found['train_time']}, {seeds} seeds",
+        fontsize=10,
     )
     axes.grid(axis="x", alpha=0.3)
     options.to.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 import torchvision
 
+from jointnas.training.precision import trains_in_bfloat16
+
 
 def take_turns(arms: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
     """Run every arm once a round and return what each gave, in the order of the rounds."""
@@ -41,6 +43,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
+        "bfloat16": trains_in_bfloat16(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,

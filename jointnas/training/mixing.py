@@ -45,4 +45,5 @@ class Mixing:
             start = self.rng.integers(side, size=n) - length // 2
             line = np.arange(side)
             inside.append((line >= start[:, None]) & (line < (start + length)[:, None]))  # (n, side)
-        return 1.0 - (inside[0][:, :, None] & inside[1][:, None, :])
+        outside: Shares = 1.0 - (inside[0][:, :, None] & inside[1][:, None, :])
+        return outside

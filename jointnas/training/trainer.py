@@ -22,6 +22,7 @@ from jointnas.training.clock import Clock
 from jointnas.training.gradients import centralise, make_gradient_rule
 from jointnas.training.observation import CurvePoint, Observation
 from jointnas.training.optimizers import make_optimizer, set_learning_rate
+from jointnas.training.precision import trains_in_bfloat16
 from jointnas.training.schedules import learning_rate_factor, training_side
 from jointnas.training.scoring import accuracies, predict
 
@@ -87,6 +88,7 @@ class Trainer:
     ) -> None:
         self.recipe, self.data, self.clock, self.device = recipe, data, clock, device
         self.stop_at, self.progress = stop_at, progress
+        self.bfloat16 = trains_in_bfloat16(device)
         self.generator = torch.Generator().manual_seed(seed)
         self.normalise = Normalise(data.mean, data.std, device)
         network = build(blueprint, self.generator, dirac=recipe.initialisation == "dirac")
@@ -160,7 +162,7 @@ class Trainer:
         images, targets = next(batches)
 
         def loss(part: slice) -> Tensor:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
                 logits = self.network(images[part])
                 return F.cross_entropy(logits, targets[part], label_smoothing=self.recipe.label_smoothing)
 
