@@ -58,6 +58,19 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     output.print(table)
 
 
+def knob_text(knobs: dict[str, Any]) -> str:
+    """Return knobs in one line: `network resnet9, width 12, …`."""
+    return ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {str(v).lower()}" for k, v in knobs.items())
+
+
+def recipe_text(knobs: dict[str, Any]) -> str:
+    """Return a recipe's knobs in one line, without those that a recipe has at these values anyway."""
+    from jointnas.recipe import knob_fields
+
+    fields = knob_fields()
+    return knob_text({k: v for k, v in knobs.items() if k not in fields or v != fields[k].default})
+
+
 def clock_json(
     train_time: str | None, train_steps: int | None, default: dict[str, Any] | None = None
 ) -> dict[str, Any]:

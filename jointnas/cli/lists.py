@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jointnas.cli.common import Json, messages, print_json, print_table
+from jointnas.cli.common import Json, knob_text, messages, print_json, print_table, recipe_text
 
 runs_app = typer.Typer(rich_markup_mode=None)
 spaces_app = typer.Typer(rich_markup_mode=None)
@@ -92,7 +92,6 @@ def runs_show(
     Examples:
       jointnas runs show digits-resnet9-1 --json
     """
-    from jointnas.cli.search import knob_text, recipe_text
     from jointnas.run import Run, find_run
 
     with Run.open(find_run(name)) as run:
@@ -210,7 +209,6 @@ def recipes_list(as_json: Json = False) -> None:
     Examples:
       jointnas recipes list --json
     """
-    from jointnas.cli.search import knob_text, recipe_text
     from jointnas.export import built_in_recipes, find_candidate
 
     found = {name: find_candidate(name).candidate for name in built_in_recipes()}

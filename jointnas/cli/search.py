@@ -22,10 +22,12 @@ from jointnas.cli.common import (
     Workers,
     clock_json,
     interruptible,
+    knob_text,
     messages,
     parse_assignments,
     print_json,
     print_table,
+    recipe_text,
 )
 
 CHANGEABLE = ("rounds", "batch", "top", "engine")  # between a run and its resumption
@@ -396,16 +398,3 @@ def _print_winners(
         ],
     )
     messages.print(f"next: jointnas export {path}, or jointnas retrain {path} --seeds 3")
-
-
-def knob_text(knobs: dict[str, Any]) -> str:
-    """Return knobs in one line: `network resnet9, width 12, …`."""
-    return ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {str(v).lower()}" for k, v in knobs.items())
-
-
-def recipe_text(knobs: dict[str, Any]) -> str:
-    """Return a recipe's knobs in one line, without those that a recipe has at these values anyway."""
-    from jointnas.recipe import knob_fields
-
-    fields = knob_fields()
-    return knob_text({k: v for k, v in knobs.items() if k not in fields or v != fields[k].default})

@@ -194,7 +194,8 @@ class Trainer:
         )
 
     def _finish(self) -> None:
-        """Bring the weights that are scored to their final state."""
+        """Bring the network to its own size, and the weights that are scored to their final state."""
+        self.network.resize.training_size = None
         if self.lookahead:
             self.lookahead.follow()
         if self.recipe.norm_images:
