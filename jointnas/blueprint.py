@@ -152,7 +152,8 @@ def make_node(operation: str, inputs: Sequence[int], attributes: Mapping[str, At
         if not kind.holds(attributes[name]):
             raise BlueprintError(f"{name} of {operation} is {kind.about}, got {attributes[name]!r}: change it")
     for name, value in attributes.items():
-        if name not in rule.attributes and not (name == "bits" and BITS.holds(value)):
+        optional = rule.optional.get(name, BITS if name == "bits" else None)
+        if name not in rule.attributes and not (optional and optional.holds(value)):
             raise BlueprintError(
                 f"{operation} has the attributes {', '.join(rule.attributes) or 'none'}, got {name} = {value!r}: drop it"
             )
@@ -239,10 +240,17 @@ def _same(node: Node, shapes: Sequence[Shape]) -> Shape:
     return shapes[0]
 
 
-def _add(node: Node, shapes: Sequence[Shape]) -> Shape:
+def _alike(node: Node, shapes: Sequence[Shape]) -> Shape:
     if len(set(shapes)) != 1:
-        raise BlueprintError(f"add reads values of one shape, got {list(shapes)}")
+        raise BlueprintError(f"{node.operation} reads values of one shape, got {list(shapes)}")
     return shapes[0]
+
+
+def _concat(node: Node, shapes: Sequence[Shape]) -> Shape:
+    images = [_image(node, shape) for shape in shapes]
+    if len({image[1:] for image in images}) != 1:
+        raise BlueprintError(f"concat reads images of one height and width, got {list(shapes)}")
+    return (sum(image[0] for image in images), *images[0][1:])
 
 
 def _multiply(node: Node, shapes: Sequence[Shape]) -> Shape:
@@ -285,6 +293,7 @@ class Operation(NamedTuple):
     shape: Callable[[Node, Sequence[Shape]], Shape]
     attributes: Mapping[str, Kind] = {}
     inputs: tuple[int, int] = (1, 1)
+    optional: Mapping[str, Kind] = {}
 
 
 _POOL = {"kernel": POSITIVE, "stride": POSITIVE}
@@ -298,14 +307,20 @@ OPERATIONS: Mapping[str, Operation] = {
     "celu": Operation(_same, {"alpha": REAL}),
     "gelu": Operation(_same),
     "silu": Operation(_same),
+    "hard_swish": Operation(_same),
+    "relu6": Operation(_same),
     "sigmoid": Operation(_same),
-    "max_pool": Operation(_pool, _POOL),
+    "hard_sigmoid": Operation(_same),
+    "max_pool": Operation(_pool, _POOL, optional={"padding": NATURAL}),
+    "avg_pool": Operation(_pool, _POOL, optional={"padding": NATURAL}),
     "global_max_pool": Operation(_global_pool),
     "global_avg_pool": Operation(_global_pool),
     "flatten": Operation(_flatten),
     "resize": Operation(_resize, {"height": POSITIVE, "width": POSITIVE}),
     "scale": Operation(_same, {"factor": REAL}),
-    "add": Operation(_add, inputs=(2, 64)),
+    "add": Operation(_alike, inputs=(2, 64)),
+    "blend": Operation(_alike, inputs=(2, 2)),  # λ·first + (1 − λ)·second with a trained λ that starts at 1
+    "concat": Operation(_concat, inputs=(2, 64)),  # along the channels
     "multiply": Operation(_multiply, inputs=(2, 2)),
 }
 """The operations that exist; `module` holds the same names."""

@@ -52,6 +52,7 @@ _WEIGHTS: Mapping[str, Callable[[Node, Shape], Weights]] = {
     "linear": _linear_weights,
     "batch_norm": _batch_norm_weights,
     "whiten": _whiten_weights,
+    "blend": lambda node, shape: Weights(1, 0),
 }
 
 

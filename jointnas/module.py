@@ -68,6 +68,18 @@ class Add(nn.Module):
         return shortcut
 
 
+class Blend(nn.Module):
+    """A convex combination of two values with a trained weight λ, which starts at 1: the first value alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return λ·first + (1 − λ)·second."""
+        return torch.lerp(second, first, self.weight.to(first.dtype))
+
+
 class Whiten(nn.Module):
     """A fixed convolution that whitens k×k patches; its filter (a buffer) comes from training patches.
 
@@ -178,14 +190,20 @@ MODULES: Mapping[str, Callable[[Node, Shape], nn.Module]] = {
     "celu": lambda node, shape: nn.CELU(node.get("alpha")),
     "gelu": lambda node, shape: nn.GELU(),
     "silu": lambda node, shape: nn.SiLU(),
+    "hard_swish": lambda node, shape: nn.Hardswish(),
+    "relu6": lambda node, shape: nn.ReLU6(),
     "sigmoid": lambda node, shape: nn.Sigmoid(),
-    "max_pool": lambda node, shape: nn.MaxPool2d(node.get("kernel"), node.get("stride")),
+    "hard_sigmoid": lambda node, shape: nn.Hardsigmoid(),
+    "max_pool": lambda node, shape: nn.MaxPool2d(node.get("kernel"), node.get("stride"), node.get("padding", 0)),
+    "avg_pool": lambda node, shape: nn.AvgPool2d(node.get("kernel"), node.get("stride"), node.get("padding", 0)),
     "global_max_pool": lambda node, shape: nn.AdaptiveMaxPool2d(1),
     "global_avg_pool": lambda node, shape: nn.AdaptiveAvgPool2d(1),
     "flatten": lambda node, shape: nn.Flatten(),
     "resize": lambda node, shape: Resize(node.get("height"), node.get("width")),
     "scale": lambda node, shape: Scale(node.get("factor")),
     "add": lambda node, shape: Add(),
+    "blend": lambda node, shape: Blend(),
+    "concat": lambda node, shape: Lambda(lambda *values: torch.cat(values, dim=1)),
     "multiply": lambda node, shape: Lambda(torch.mul),
 }
 
