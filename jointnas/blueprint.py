@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from jointnas import opaque
 from jointnas.errors import BlueprintError, suggest
 
 Shape = tuple[int, ...]
@@ -52,6 +53,15 @@ class Block:
             object.__setattr__(self, "_hash", cached)
         return cached
 
+    @property
+    def digest(self) -> bytes:
+        """A hash of 16 bytes that equal blocks share in every process; computed once."""
+        cached: bytes | None = self.__dict__.get("_digest")
+        if cached is None:
+            cached = hashlib.sha256(repr((self.name, self.nodes, self.n_inputs)).encode()).digest()[:16]
+            object.__setattr__(self, "_digest", cached)
+        return cached
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave the hash behind: another process has another one."""
         return {name: value for name, value in self.__dict__.items() if name != "_hash"}
@@ -70,6 +80,22 @@ class Blueprint:
         """Return the network in which every block reads the one before it."""
         return cls(tuple(input_shape), tuple(blocks), tuple((i,) for i in range(len(blocks))))
 
+    @classmethod
+    def in_a_row(cls, parts: Sequence[Blueprint]) -> Blueprint:
+        """Return the network in which every part reads what the part before it gives."""
+        blocks: list[Block] = []
+        wiring: list[tuple[int, ...]] = []
+        for part in parts:
+            first = len(blocks)
+            blocks.extend(part.blocks)
+            wiring.extend(tuple(first + i for i in inputs) for inputs in part.wiring)
+        return cls(parts[0].input_shape, tuple(blocks), tuple(wiring))
+
+    @property
+    def output_shape(self) -> Shape:
+        """The shape of what the last block gives; the input's where there is no block."""
+        return self.shapes()[-1]
+
     def shapes(self) -> tuple[Shape, ...]:
         """Return the shape of every value: the image's first, then each block's output. Raises `BlueprintError`."""
         shapes: list[Shape] = [self.input_shape]
@@ -79,7 +105,12 @@ class Blueprint:
 
     def digest(self) -> str:
         """Return a hash that two equal networks share, on every machine and in every process."""
-        return hashlib.sha256(repr((self.input_shape, self.blocks, self.wiring)).encode()).hexdigest()[:16]
+        return joined_digest(self.input_shape, [self.trace()])
+
+    def trace(self) -> bytes:
+        """Return what `digest` hashes: of networks put in a row, the traces in a row."""
+        steps = zip(self.blocks, self.wiring, strict=True)
+        return b"".join(block.digest + bytes(repr([i - v for v in inputs]), "ascii") for i, (block, inputs) in enumerate(steps))
 
     def to_json(self) -> dict[str, Any]:
         """Return the network as JSON types; `from_json` gives an equal blueprint back."""
@@ -132,6 +163,11 @@ class Blueprint:
                 f"a blueprint needs input_shape and blocks of nodes, got {error!r}: export it again"
             ) from error
         return blueprint
+
+
+def joined_digest(input_shape: Shape, traces: Iterable[bytes]) -> str:
+    """Return the digest of the network that reads images of this shape and whose parts have these traces."""
+    return hashlib.sha256(repr(input_shape).encode() + b"".join(traces)).hexdigest()[:16]
 
 
 _NODE_KEYS = ("operation", "inputs")
@@ -273,6 +309,19 @@ def _linear(node: Node, shapes: Sequence[Shape]) -> Shape:
     return (int(node.get("features")),)
 
 
+def _shuffle(node: Node, shapes: Sequence[Shape]) -> Shape:
+    shape = _image(node, shapes[0])
+    if shape[0] % int(node.get("groups")):
+        raise BlueprintError(f"shuffle reads channels that its groups divide, got {shape[0]} in {node.get('groups')}")
+    return shape
+
+
+def _opaque(node: Node, shapes: Sequence[Shape]) -> Shape:
+    _image(node, shapes[0])
+    opaque.find(str(node.get("name")), str(node.get("library")))
+    return (int(node.get("features")),)
+
+
 class Kind(NamedTuple):
     """What an attribute may be."""
 
@@ -285,6 +334,7 @@ NATURAL = Kind("a whole number from 0 to 65536", lambda v: _is_whole(v) and 0 <=
 BITS = Kind("a whole number from 1 to 64", lambda v: _is_whole(v) and 1 <= int(str(v)) <= 64)
 FLAG = Kind("true or false", lambda v: isinstance(v, bool))
 REAL = Kind("a finite number", lambda v: isinstance(v, float | int) and not isinstance(v, bool) and math.isfinite(v))
+WORD = Kind("a word", lambda v: isinstance(v, str))
 
 
 class Operation(NamedTuple):
@@ -322,6 +372,8 @@ OPERATIONS: Mapping[str, Operation] = {
     "blend": Operation(_alike, inputs=(2, 2)),  # λ·first + (1 − λ)·second with a trained λ that starts at 1
     "concat": Operation(_concat, inputs=(2, 64)),  # along the channels
     "multiply": Operation(_multiply, inputs=(2, 2)),
+    "shuffle": Operation(_shuffle, {"groups": POSITIVE}),  # channels dealt out, one of each group in turn
+    "opaque": Operation(_opaque, {"library": WORD, "name": WORD, "features": POSITIVE}),  # one of `opaque.NETWORKS`
 }
 """The operations that exist; `module` holds the same names."""
 

@@ -3,18 +3,59 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jointnas.cost import METRICS
 from jointnas.errors import ConstraintError, UnitError, suggest
-from jointnas.units import format_count, format_size, parse_count, parse_size
+from jointnas.units import (
+    format_count,
+    format_latency,
+    format_size,
+    parse_count,
+    parse_duration,
+    parse_size,
+)
 
-SIZE_METRICS = ("size", "memory")
+MEASURED = (
+    "latency",
+    "latency_p95",
+    "batch_latency",
+    "batch_latency_p95",
+    "images_per_second",
+    "train_memory",
+    "energy",
+)
+"""What is measured on a device: seconds an image and a batch of 64 (median, 95th percentile), training images a second, peak
+bytes of a training step, joules an image where the device reports its power."""
+
+
+class Unit(NamedTuple):
+    """How a metric's values are read, written and shown in an example."""
+
+    parse: Callable[[str], float]
+    format: Callable[[float], str]
+    example: str
+
+
+COUNT = Unit(parse_count, format_count, "40M")
+SIZE = Unit(parse_size, format_size, "4MB")
+TIME = Unit(parse_duration, format_latency, "5ms")
+_UNITS: Mapping[str, Unit] = {
+    **dict.fromkeys(("size", "memory", "train_memory"), SIZE),
+    **dict.fromkeys(("latency", "latency_p95", "batch_latency", "batch_latency_p95"), TIME),
+}
+
+
+def unit_of(metric: str) -> Unit:
+    """Return the unit of a metric: bytes, seconds, or a count for all others."""
+    return _UNITS.get(metric, COUNT)
+
+
 _TEXT = re.compile(r"\s*([A-Za-z_]\w*)\s*(<=|>=|<|>)\s*([^\s<>=].*?)\s*")
 
 
@@ -34,15 +75,15 @@ class Constraint:
         if match is None:
             word = re.match(r"\s*([A-Za-z_]\w*)", text)
             name = word.group(1) if word else "macs"
-            bound = "4MB" if name in SIZE_METRICS else "40M"
             raise ConstraintError(
-                f"a constraint is metric, comparison and bound, got {text!r}: quote it for the shell, as in '{name}<{bound}'"
+                f"a constraint is metric, comparison and bound, got {text!r}: "
+                f"quote it for the shell, as in '{name}<{unit_of(name).example}'"
             )
         metric, comparison, bound = match.groups()
         if metric not in known:
             raise ConstraintError(f"no metric is called {metric!r} in {text!r}: {suggest(metric, known)}")
         try:
-            value = parse_size(bound) if metric in SIZE_METRICS else parse_count(bound)
+            value = unit_of(metric).parse(bound)
         except UnitError as error:
             raise ConstraintError(f"the bound of {text!r} cannot be read: {error}") from error
         return cls(metric, comparison, value)
@@ -65,13 +106,13 @@ class Constraint:
 
     def __str__(self) -> str:
         short = format_metric(self.metric, self.bound)
-        read = parse_size(short) if self.metric in SIZE_METRICS else parse_count(short)
+        read = unit_of(self.metric).parse(short)
         return f"{self.metric}{self.comparison}{short if read == self.bound else f'{self.bound:.17g}'}"
 
 
 def format_metric(metric: str, value: float) -> str:
-    """Return a metric's value for reading: bytes for sizes, counts for the rest."""
-    return format_size(value) if metric in SIZE_METRICS else format_count(value)
+    """Return a metric's value for reading, in its unit."""
+    return unit_of(metric).format(value)
 
 
 def parse_all(constraints: Sequence[str | Constraint], metrics: Iterable[str]) -> tuple[Constraint, ...]:

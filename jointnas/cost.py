@@ -1,11 +1,12 @@
-"""What a network costs, by arithmetic on its blueprint: nothing is built or traced.
+"""What a network costs, by arithmetic on its blueprint: nothing is built or traced, but for an `opaque` node, once a shape.
 
 - `macs`: multiply–accumulates of convolutions and linear layers, as the papers count them.
 - `params`: numbers that training changes (a fixed whitening filter and running statistics are not among them).
 - `activations`: outputs of convolutions and linear layers (Dollár et al. 2021, "Fast and Accurate Model Scaling").
 - `size`: bytes of everything stored, running statistics and fixed filters included; each node knows its bits.
 - `memory`: peak bytes while one image is classified: what is stored, plus the most values alive at once when every
-  operation writes a new float32 value and a value dies with its last reader.
+  operation writes a new float32 value and a value dies with its last reader. Inside an opaque node it is approximated, see
+  `opaque.trace`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from math import prod
 from typing import NamedTuple
 
 from jointnas.blueprint import Block, Blueprint, Node, Shape, block_shapes
+from jointnas.opaque import Traced, trace
 
 METRICS = ("macs", "params", "activations", "size", "memory")
 BYTES_PER_VALUE = 4
@@ -47,12 +49,22 @@ def _whiten_weights(node: Node, shape: Shape) -> Weights:
     return Weights(0, (shape[0] * int(node.get("kernel")) ** 2) ** 2)
 
 
+def _traced(node: Node, shape: Shape) -> Traced:
+    return trace(node.get("library"), node.get("name"), shape, int(node.get("features")))
+
+
+def _opaque_weights(node: Node, shape: Shape) -> Weights:
+    found = _traced(node, shape)
+    return Weights(found.trained, found.fixed)
+
+
 _WEIGHTS: Mapping[str, Callable[[Node, Shape], Weights]] = {
     "conv": _conv_weights,
     "linear": _linear_weights,
     "batch_norm": _batch_norm_weights,
     "whiten": _whiten_weights,
     "blend": lambda node, shape: Weights(1, 0),
+    "opaque": _opaque_weights,
 }
 
 
@@ -70,7 +82,21 @@ def node_macs(node: Node, input_shape: Shape, output_shape: Shape) -> int:
         return prod(output_shape) * input_shape[0] * int(node.get("kernel")) ** 2
     if node.operation == "linear":
         return prod(output_shape) * input_shape[0]
-    return 0
+    return _traced(node, input_shape).macs if node.operation == "opaque" else 0
+
+
+def node_activations(node: Node, input_shape: Shape, output_shape: Shape) -> int:
+    """Return how many numbers a node's convolutions and linear layers write for one image."""
+    if node.operation == "opaque":
+        return _traced(node, input_shape).activations
+    return prod(output_shape) if node_macs(node, input_shape, output_shape) else 0
+
+
+def _inner_values(node: Node, input_shape: Shape, output_shape: Shape) -> int:
+    """Return how many values are alive inside a node beyond what it reads and writes."""
+    if node.operation != "opaque":
+        return 0
+    return max(0, _traced(node, input_shape).peak - prod(input_shape) - prod(output_shape))
 
 
 class BlockCost(NamedTuple):
@@ -88,16 +114,18 @@ def block_cost(block: Block, inputs: tuple[Shape, ...], held: tuple[bool, ...]) 
     """Return a block's cost for inputs of these shapes; `held[i]` says that input i is still read after the block."""
     shapes = block_shapes(block, inputs)
     macs = params = activations = bits = 0
+    inner = []
     for node, output in zip(block.nodes, shapes[len(inputs) :], strict=True):
         source = shapes[node.inputs[0]]
-        weights, work = node_weights(node, source), node_macs(node, source, output)
-        macs += work
+        weights = node_weights(node, source)
+        macs += node_macs(node, source, output)
         params += weights.trained
-        activations += prod(output) if work else 0
+        activations += node_activations(node, source, output)
         bits += sum(weights) * int(node.get("bits", 32))
+        inner.append(_inner_values(node, source, output))
     reads = [node.inputs for node in block.nodes]
     keep = {i for i, still in enumerate(held) if still}
-    peak = _peak([prod(shape) for shape in shapes], reads, len(inputs), keep)
+    peak = _peak([prod(shape) for shape in shapes], inner, reads, len(inputs), keep)
     return BlockCost(macs, params, activations, -(-bits // 8), peak * BYTES_PER_VALUE)
 
 
@@ -110,13 +138,13 @@ def _last_reader(reads: list[tuple[int, ...]], n_values: int) -> list[int]:
     return last
 
 
-def _peak(sizes: list[int], reads: list[tuple[int, ...]], n_inputs: int, keep: set[int]) -> int:
-    """Return the largest sum of sizes alive at one step, each step writing value n_inputs + step."""
+def _peak(sizes: list[int], inner: list[int], reads: list[tuple[int, ...]], n_inputs: int, keep: set[int]) -> int:
+    """Return the largest sum of sizes alive at one step, each step writing value n_inputs + step and needing its inner ones."""
     last = _last_reader(reads, len(sizes))
     alive, peak = sum(sizes[:n_inputs]), 0
     for step, values in enumerate(reads):
         alive += sizes[n_inputs + step]
-        peak = max(peak, alive)
+        peak = max(peak, alive + inner[step])
         alive -= sum(sizes[v] for v in set(values) if last[v] == step and v not in keep)
     return peak
 

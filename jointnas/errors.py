@@ -22,6 +22,10 @@ class BlueprintError(JointNASError):
     """A network that cannot exist: unknown operation, shapes that do not fit, architecture values out of range."""
 
 
+class MorphismError(JointNASError):
+    """A change that a network cannot make without changing what it computes."""
+
+
 class RecipeError(JointNASError):
     """A recipe knob that does not exist or a value outside its range."""
 

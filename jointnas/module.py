@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 from torchvision.ops import stochastic_depth
 
+from jointnas import opaque
 from jointnas.blueprint import Block, Blueprint, Node, Shape, block_shapes
 from jointnas.errors import DataError, ExportError
 
@@ -205,6 +206,8 @@ MODULES: Mapping[str, Callable[[Node, Shape], nn.Module]] = {
     "blend": lambda node, shape: Blend(),
     "concat": lambda node, shape: Lambda(lambda *values: torch.cat(values, dim=1)),
     "multiply": lambda node, shape: Lambda(torch.mul),
+    "shuffle": lambda node, shape: nn.ChannelShuffle(node.get("groups")),
+    "opaque": lambda node, shape: opaque.build(node.get("library"), node.get("name"), shape, node.get("features")),
 }
 
 

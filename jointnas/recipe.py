@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from jointnas.errors import RecipeError, suggest
 
@@ -34,8 +38,8 @@ POLICIES = (
     "trivialaugment",
 )
 
-When = Callable[["Recipe"], bool]
-"""Whether a knob has any effect beside the others."""
+When = Callable[[Any], Any]
+"""Whether a knob has any effect beside the others: of a recipe, or of many whose knobs are arrays."""
 
 
 def _number(default: float, low: float, high: float, about: str, when: When | None = None) -> Any:
@@ -61,7 +65,7 @@ class Recipe:
         0.1, 1e-5, 10, "peak rate as SGD would have it; other optimizers get it times expected[theirs] / expected[sgd]"
     )
     momentum: float = _number(
-        0.9, 0, 0.999, "Nesterov momentum, of SGD and Muon", lambda r: r.optimizer in ("sgd", "muon")
+        0.9, 0, 0.999, "Nesterov momentum, of SGD and Muon", lambda r: (r.optimizer == "sgd") | (r.optimizer == "muon")
     )
     weight_decay: float = _number(5e-4, 0, 1, "on weights of convolutions and linear layers")
     bias_learning_rate: float = _number(1.0, 0.01, 100, "of biases and norms, in learning rates of the weights")
@@ -90,7 +94,7 @@ class Recipe:
     warmup: float = _number(0.1, 0, 0.9, "share of the budget in which the learning rate rises")
     cycles: int = _number(2, 1, 20, "SGDR's cycles in the budget", lambda r: r.schedule == "sgdr")
     cycle_growth: float = _number(
-        2.0, 1, 4, "length of an SGDR cycle over the one before", lambda r: r.cycles > 1 and r.schedule == "sgdr"
+        2.0, 1, 4, "length of an SGDR cycle over the one before", lambda r: (r.cycles > 1) & (r.schedule == "sgdr")
     )
     start_resolution: float = _number(1.0, 0.25, 1, "side of the first training images, as a share of the network's")
     resize_until: float = _number(
@@ -108,7 +112,7 @@ class Recipe:
     mixup: float = _number(0.0, 0, 10, "α of Beta(α, α), each image's share in a blend with another; 0 is off")
     cutmix: float = _number(0.0, 0, 10, "α of Beta(α, α), each image's area beside a box of another; 0 is off")
     mix_probability: float = _number(
-        0.5, 0, 1, "share of the images that are mixed", lambda r: r.mixup > 0 or r.cutmix > 0
+        0.5, 0, 1, "share of the images that are mixed", lambda r: (r.mixup > 0) | (r.cutmix > 0)
     )
     # ---- augmentation
     crop: float = _number(0.125, 0, 0.5, "padding before a random crop, as a share of the side (4 pixels of 32)")
@@ -130,7 +134,7 @@ class Recipe:
         0,
         65536,
         "images that batch norm sees at once in training; 0 is the whole batch",
-        lambda r: 0 < r.ghost_batch < r.batch_size,
+        lambda r: (0 < r.ghost_batch) & (r.ghost_batch < r.batch_size),
     )
     norm_images: int = _number(
         0, 0, 1_000_000, "training images that batch norm's statistics are taken from again before scoring; 0 is off"
@@ -156,32 +160,65 @@ class Recipe:
 
     def crop_pixels(self, side: int) -> int:
         """Return the padding before a crop of an image with this side; a reflection needs it smaller than the side."""
-        return min(round(self.crop * side), side - 1)
+        return int(_crop_pixels(self.crop, side))
 
     def cutout_pixels(self, height: int, width: int) -> int:
         """Return the side of the erased square."""
-        return round(self.cutout * min(height, width))
+        return int(_pixels(self.cutout, min(height, width)))
 
     def effective(self, height: int, width: int) -> dict[str, Any]:
         """Return what changes a training on images of this size.
 
         Knobs without effect beside the others stand at their defaults, shares of the side as whole pixels.
         """
-        values = {name: self._acting(name) for name in knob_fields()}
-        values["crop"] = [self.crop_pixels(height), self.crop_pixels(width)]
-        values["cutout"] = self.cutout_pixels(height, width)
+        columns = {name: np.array([getattr(self, name)], dtype=object) for name in knob_fields()}
+        values = {name: column[0] for name, column in _effective(columns, height, width).items()}
         return {k: float(v) if isinstance(v, int | float) and not isinstance(v, bool) else v for k, v in values.items()}
-
-    def _acting(self, name: str) -> Any:
-        """Return a knob's value, or its default where it has no effect."""
-        spec = knob(name)
-        when = spec.metadata["when"]
-        return getattr(self, name) if when is None or when(self) else spec.default
 
     @property
     def optimizer_learning_rate(self) -> float:
         """The peak learning rate that the optimizer itself is given."""
         return self.learning_rate * EXPECTED_LEARNING_RATE[self.optimizer] / EXPECTED_LEARNING_RATE["sgd"]
+
+
+def effective_rows(columns: Mapping[str, NDArray[Any]], n: int, height: int, width: int) -> NDArray[np.float64]:
+    """Return an (n, numbers) array whose rows are equal exactly where `Recipe.effective` is.
+
+    columns: the (n,) values of knobs; the others are at their defaults.
+    """
+    whole = {name: columns.get(name, np.full(n, spec.default)) for name, spec in knob_fields().items()}
+    return np.column_stack([_numbers(name, column) for name, column in _effective(whole, height, width).items()])
+
+
+def _effective(columns: Mapping[str, NDArray[Any]], height: int, width: int) -> dict[str, NDArray[Any]]:
+    """Return the (n,) knobs of n recipes as they act on images of this size."""
+    together = SimpleNamespace(**columns)
+    found = {}
+    for name, spec in knob_fields().items():
+        when: When | None = spec.metadata["when"]
+        acts = True if when is None else when(together)
+        found[name] = columns[name] if acts is True else np.where(acts, columns[name], spec.default)
+    crop = found.pop("crop")
+    found["crop_height"], found["crop_width"] = _crop_pixels(crop, height), _crop_pixels(crop, width)
+    found["cutout"] = _pixels(found["cutout"], min(height, width))
+    return found
+
+
+def _pixels(share: Any, side: int) -> Any:
+    return np.rint(np.asarray(share, dtype=np.float64) * side)
+
+
+def _crop_pixels(share: Any, side: int) -> Any:
+    return np.minimum(_pixels(share, side), side - 1)
+
+
+def _numbers(name: str, column: NDArray[Any]) -> NDArray[np.float64]:
+    """Return a knob's (n,) values as numbers, choices by their place among the known ones."""
+    choices = knob(name).metadata.get("choices") if name in knob_fields() else None
+    if choices is None:
+        return column.astype(np.float64)
+    place = {choice: float(i) for i, choice in enumerate(choices)}
+    return np.array([place[value] for value in column.tolist()])
 
 
 @cache

@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import qmc
 
-from jointnas import networks
+from jointnas.architectures import Architectures
 from jointnas.blueprint import Blueprint, Shape
-from jointnas.cost import METRICS, cost
+from jointnas.cost import METRICS
 from jointnas.errors import BlueprintError, CandidateError, SpaceError, suggest
 from jointnas.knobs import Codes, Continuous, Fixed, Knob, Value
-from jointnas.recipe import Recipe
+from jointnas.recipe import Recipe, effective_rows
+from jointnas.recipe import knob as recipe_knob
 from jointnas.resources import resource_folder
 from jointnas.space_file import GROUPS, Definition, check_definition, read_definition, write_definition
 
@@ -52,8 +53,7 @@ class Space:
     input_shape: Shape | None = None
     classes: int | None = None
     cost_function: CostFunction | None = None
-    _costs: dict[bytes, tuple[float, ...]] = field(default_factory=dict, compare=False, repr=False)
-    _digests: dict[bytes, str] = field(default_factory=dict, compare=False, repr=False)
+    _costs: dict[bytes, tuple[float, ...]] = field(default_factory=dict, compare=False, repr=False)  # of an abstract space
 
     def __post_init__(self) -> None:
         check_definition(Definition(self.name, self.description, *self._by_group))
@@ -99,9 +99,7 @@ class Space:
         """Return the space for images of this shape (C, H, W) and this many classes. Raises `SpaceError`."""
         if input_shape is None or classes is None:
             raise SpaceError("a space is bound to an input shape and a class count, got one of them: give both")
-        bound = replace(
-            self, input_shape=tuple(int(d) for d in input_shape), classes=int(classes), _costs={}, _digests={}
-        )
+        bound = replace(self, input_shape=tuple(int(d) for d in input_shape), classes=int(classes))
         if not self.is_abstract:
             bound._check_networks()
         return bound
@@ -120,7 +118,13 @@ class Space:
         for name, value in values.items():
             index = self._index(name)
             knobs[index] = Fixed(name, knobs[index].when, knobs[index].value(knobs[index].code(value)))
-        return replace(self, knobs=tuple(knobs), _costs={}, _digests={})
+        return replace(self, knobs=tuple(knobs), _costs={})
+
+    def with_architecture(self, architecture: Mapping[str, Value]) -> Space:
+        """Return the space whose only network is this one: `{"network": family, knob: value, …}`. Raises `SpaceError`."""
+        fixed = tuple(Fixed(name, (), value) for name, value in architecture.items())
+        space = replace(self, knobs=(*fixed, *self._by_group[1]), n_architecture=len(fixed), _costs={})
+        return space.bind(self.input_shape, self.classes) if self.input_shape else space
 
     # ------------------------------------------------------------------------------------------------- its structure
 
@@ -200,7 +204,7 @@ class Space:
                 if not np.isnan(codes[0, i]):
                     codes[0, i] = knob.code(value)
                 try:
-                    self._blueprint(self._settle(codes, self._defaults[None, :])[0])
+                    self.architectures.blueprint(self._settle(codes, self._defaults[None, :])[0, : self.n_architecture])
                 except BlueprintError as error:
                     raise SpaceError(
                         f"every network of a space exists, got {knob.name} = {value!r}: {error}"
@@ -375,16 +379,18 @@ class Space:
 
     # ------------------------------------------------------------------------------------- what a candidate stands for
 
-    def _blueprint(self, row: Codes) -> Blueprint:
+    @cached_property
+    def architectures(self) -> Architectures:
+        """The networks of this space. Raises `SpaceError` when it is abstract or not bound."""
+        if self.is_abstract:
+            raise SpaceError(f"the space {self.name!r} has no network: its candidates have no blueprint")
         if self.input_shape is None or self.classes is None:
             raise SpaceError(f"the space {self.name!r} is bound before it costs, got no input shape: use Space.bind")
-        return networks.blueprint(self._values(row, 0), self.input_shape, self.classes)
+        return Architectures(self._by_group[0], self.input_shape, self.classes)
 
     def blueprint(self, candidate: Mapping[str, Any]) -> Blueprint:
         """Return the candidate's network. Raises `SpaceError` when the space is abstract or not bound."""
-        if self.is_abstract:
-            raise SpaceError(f"the space {self.name!r} has no network: its candidates have no blueprint")
-        return self._blueprint(self.to_codes([candidate])[0])
+        return self.architectures.blueprint(self.to_codes([candidate])[0, : self.n_architecture])
 
     def recipe(self, candidate: Mapping[str, Any]) -> Recipe:
         """Return the candidate's recipe."""
@@ -392,26 +398,22 @@ class Space:
 
     def costs(self, codes: Codes) -> dict[str, NDArray[np.float64]]:
         """Return each metric's exact (n,) values for (n, knobs) codes; equal architectures are computed once."""
-        known = self._costs
-        width = len(self.knobs) if self.is_abstract else self.n_architecture
-        rows = np.ascontiguousarray(codes[:, :width])
-        table = np.empty((len(codes), len(self.metrics)))
-        for i, row in enumerate(rows):
-            key = row.tobytes()
-            found = known.get(key)
-            if found is None:
-                found = known[key] = self._cost(codes[i])
-            table[i] = found
+        if not self.is_abstract:
+            table = self.architectures.costs(codes[:, : self.n_architecture])
+        elif self.metrics:
+            table = np.array([self._cost(row) for row in codes]).reshape(len(codes), -1)
+        else:
+            table = np.zeros((len(codes), 0))
         return {metric: table[:, j] for j, metric in enumerate(self.metrics)}
 
     def _cost(self, row: Codes) -> tuple[float, ...]:
-        if not self.is_abstract:
-            found: Mapping[str, float] = cost(self._blueprint(row))
-        elif self.cost_function is not None:
+        """Return what the user's function says of a candidate of an abstract space; it is asked once."""
+        assert self.cost_function is not None
+        key = row.tobytes()
+        if key not in self._costs:
             found = self.cost_function(self.to_candidates(row[None, :])[0])
-        else:
-            found = {}
-        return tuple(float(found[m]) for m in self.metrics)
+            self._costs[key] = tuple(float(found[m]) for m in self.metrics)
+        return self._costs[key]
 
     def cost(self, candidate: Mapping[str, Any]) -> dict[str, float]:
         """Return what the candidate costs: macs, params, activations, size and memory in bytes. Raises `SpaceError`."""
@@ -420,23 +422,33 @@ class Space:
 
     def identities(self, codes: Codes) -> list[str]:
         """Return a hash for each of (n, knobs) codes that equal networks trained by equal recipes share."""
-        return [self._identity(row) for row in codes]
+        if self.is_abstract:
+            return [_hash(json.dumps(list(c.values()), sort_keys=True).encode()) for c in self.to_candidates(codes)]
+        _, height, width = self.input_shape or (0, 0, 0)
+        recipes = effective_rows(self.recipe_columns(codes), len(codes), height, width)
+        digests = self.architectures.digests(codes[:, : self.n_architecture])
+        return [_hash(digest.encode() + row.tobytes()) for digest, row in zip(digests, recipes, strict=True)]
+
+    def recipe_columns(self, codes: Codes) -> dict[str, NDArray[Any]]:
+        """Return the (n,) values of each recipe knob, its default where it is inactive."""
+        columns = {}
+        for i, knob in enumerate(self._by_group[1], self.n_architecture):
+            default, column = recipe_knob(knob.name).default, codes[:, i]
+            if isinstance(knob, Continuous):
+                columns[knob.name] = np.where(np.isnan(column), default, column)
+            else:
+                kind = object if isinstance(default, bool | str) else np.float64
+                values = np.array([*knob.extremes, default], dtype=kind)
+                columns[knob.name] = values[np.where(np.isnan(column), -1, column).astype(np.int64)]
+        return columns
 
     def identity(self, candidate: Mapping[str, Any]) -> str:
         """Return the candidate's hash; candidates with equal blueprint and effective recipe share it."""
-        return self._identity(self.to_codes([candidate])[0])
+        return self.identities(self.to_codes([candidate]))[0]
 
-    def _identity(self, row: Codes) -> str:
-        recipe = self._values(row, 1)
-        if self.is_abstract:
-            parts: list[Any] = [self._values(row, 0), recipe]
-        else:
-            key = row[: self.n_architecture].tobytes()
-            if key not in self._digests:
-                self._digests[key] = self._blueprint(row).digest()
-            _, height, width = self.input_shape or (0, 0, 0)
-            parts = [self._digests[key], Recipe.from_knobs(recipe).effective(height, width)]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def check_candidate(candidate: object) -> None:

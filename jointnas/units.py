@@ -9,7 +9,7 @@ from decimal import Decimal
 
 from jointnas.errors import UnitError
 
-DURATIONS: Mapping[str, float] = {"": 1, "ms": 1e-3, "s": 1, "m": 60, "min": 60, "h": 3600}
+DURATIONS: Mapping[str, float] = {"": 1, "us": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "min": 60, "h": 3600}
 COUNTS: Mapping[str, float] = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 SIZES: Mapping[str, float] = {
     "": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30,
@@ -53,7 +53,8 @@ def _scaled(value: float, units: tuple[tuple[str, float], ...]) -> str:
     for name, factor in units:
         if abs(value) >= factor:
             return f"{value / factor:.4g}{name}"
-    return f"{value:.4g}{units[-1][0]}"
+    name, factor = units[-1]
+    return f"{value / factor:.4g}{name}"
 
 
 def format_count(value: float) -> str:
@@ -64,6 +65,11 @@ def format_count(value: float) -> str:
 def format_size(value: float) -> str:
     """Return bytes with four significant digits and a decimal unit: 4_000_000 is `4MB`."""
     return _scaled(value, (("GB", 1e9), ("MB", 1e6), ("KB", 1e3), ("B", 1)))
+
+
+def format_latency(seconds: float) -> str:
+    """Return a short time with four significant digits: 0.0051 is `5.1ms`."""
+    return _scaled(seconds, (("s", 1), ("ms", 1e-3), ("us", 1e-6)))
 
 
 def format_duration(seconds: float) -> str:

@@ -433,8 +433,6 @@ def desk(tmp_path_factory):
         ("augment --fix policy=autoaugment", "policy is one of none"),
         ("augment --show sheet.txt", "a picture is a .png"),
         ("augment --show file/sheet.png", "writable folder"),
-        ("spaces show resnet8", "did you mean 'resnet9'"),
-        ("spaces check malformed.toml", "valid TOML"),
     ],
 )
 def test_a_mistake_is_told_in_one_line_with_its_remedy(line, message, desk, monkeypatch):

@@ -52,9 +52,9 @@ def test_resnet9_has_the_published_weights_and_a_shift_for_each_batch_norm_chann
 # -------------------------------------------------------------------------------------------------- what knobs do
 
 
-def test_knobs_are_read_off_the_familys_signature() -> None:
-    assert networks.knobs("senet") == {"depth": 1.0, "width": 1.0, "resolution": 1.0}
-    assert networks.knobs("resnet9")["width"] == 64
+def test_a_family_says_its_knobs_with_their_defaults() -> None:
+    assert networks.family("senet").knobs == {"depth": 1.0, "width": 1.0, "resolution": 1.0}
+    assert networks.family("resnet9").knobs["width"] == 64
 
 
 def test_absent_knobs_take_the_familys_defaults() -> None:
@@ -211,11 +211,11 @@ def test_a_network_needs_an_image_and_two_classes(shape: tuple[int, ...], classe
 
 def test_a_family_of_ones_own_is_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def mine(shape: tuple[int, ...], classes: int, /, *, width: float = 0.1) -> Blueprint:
-        return networks.family("senet")(shape, classes, width=width)
+        return blueprint({"network": "senet", "width": width}, shape, classes)
 
     monkeypatch.setattr(networks, "FAMILIES", dict(networks.FAMILIES))
     networks.register("mine", mine)
-    assert networks.knobs("mine") == {"width": 0.1}
+    assert networks.family("mine").knobs == {"width": 0.1}
     assert of("mine", width=0.2) == of("senet", width=0.2)
     with pytest.raises(BlueprintError, match="registered once, got 'mine' again"):
         networks.register("mine", mine)

@@ -111,6 +111,25 @@ def test_a_bound_that_random_points_never_meet_is_met_by_descent_and_spread() ->
     assert all(sum(c["architecture"].values()) <= 1 for c in found)
 
 
+@pytest.mark.parametrize("name", ["fbnet", "joint", "resnet9"])
+def test_a_bound_that_one_point_in_ten_thousand_meets_fills_the_pool(name: str) -> None:
+    space = load(name)
+    drawn = space.costs(next(space.stream(5, chunk=16_384)))
+    small, light = np.quantile(drawn["params"], 1e-4), np.quantile(drawn["macs"], 0.5)
+    found = members(space, 1000, f"params<={small:.0f}", f"macs<={light:.0f}")
+    assert len(found) == 1000
+    assert all(space.cost(c)["params"] <= small and space.cost(c)["macs"] <= light for c in found)
+    assert len({space.identity(c) for c in found}) == 1000
+
+
+def test_repaired_points_stay_as_different_as_they_were_drawn() -> None:
+    space = load("resnet9")
+    bound = np.quantile(space.costs(next(space.stream(5, chunk=16_384)))["macs"], 1e-4)
+    found = members(space, 1000, f"macs<={bound:.0f}")
+    rates = np.log10([float(c["recipe"]["learning_rate"]) for c in found])
+    assert np.histogram(rates, bins=8)[0].min() > 1000 / 8 / 3
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_bound_that_most_single_steps_come_no_closer_to_is_met(seed: int) -> None:
     knobs = "\n".join(f"k{i} = {{low = 0, high = 99}}" for i in range(8))

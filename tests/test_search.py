@@ -1,14 +1,23 @@
 """The search as ask-and-tell: what it asks, what it learns, and what it names as best."""
 
 import itertools
+import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 
-from jointnas.errors import CandidateError, ConstraintError, SearchError, SpaceError
+from jointnas.blueprint import Blueprint
+from jointnas.cost import cost
+from jointnas.errors import CandidateError, ConstraintError, JointNASError, SearchError, SpaceError
+from jointnas.execution import share_slots
+from jointnas.measurement import Meter, Store
+from jointnas.measurement.meter import Network
 from jointnas.predictor import Predictor
+from jointnas.recipe import Recipe
 from jointnas.search import Search, Winner, space_filling
 from jointnas.space import Candidate, Space
 from jointnas.training import Observation
@@ -317,3 +326,126 @@ def test_a_pool_that_runs_out_is_exhausted_and_still_names_winners():
     search.tell(search.ask(5), [0.5, 0.6, 0.7])
     assert search.exhausted
     assert len(search.best(2)) == 2
+
+
+# ------------------------------------------------------------------------------------- what is measured on the device
+
+
+class CountingMeter(Meter):
+    """A device on which every layer takes a microsecond and every thousand MACs another, and SAM halves the speed."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        super().__init__(share_slots(1, "cpu"), (1, 8, 8), 10, Store(tmp_path / "figures.sqlite"))
+        self.measured: list[str] = []
+
+    def measure_networks(self, found: Sequence[Network], metrics: Sequence[str]) -> list[dict[str, float]]:
+        self.measured += [network.digest() for network, _ in found]
+        return [{metric: self.figure(metric, *network) for metric in metrics} for network in found]
+
+    def figure(self, metric: str, network: Blueprint, recipe: Recipe) -> float:
+        seconds = 1e-9 * cost(network)["macs"] + 1e-6 * sum(len(block.nodes) for block in network.blocks)
+        if metric == "latency":
+            return seconds
+        return 1 / seconds / (2 if recipe.gradient == "sam" else 1)
+
+
+def timed_search(tmp_path: Path, *constraints: str, **more: Any) -> tuple[Search, CountingMeter]:
+    meter = CountingMeter(tmp_path)
+    search = Search(Space.load("resnet9", (1, 8, 8), 10), constraints, pool_size=400, meter=meter, **more)
+    search.predictor.members = 2
+    return search, meter
+
+
+def wide(candidate: Candidate) -> float:
+    """Return an accuracy that grows with the width, so that every bound on costs is in the way."""
+    return 0.5 + 0.4 * float(candidate["architecture"]["width"]) / 64
+
+
+def told(search: Search, n: int = 12) -> Search:
+    batch = search.ask(n)
+    search.tell(batch, [wide(c) for c in batch])
+    return search
+
+
+def test_winners_are_measured_and_meet_their_measured_bounds(tmp_path: Path) -> None:
+    search, meter = timed_search(tmp_path, "latency<60us", "params<500K")
+    winners = told(search).best(3)
+    assert len(winners) == 3
+    for winner in winners:
+        assert winner.costs["latency"] == meter.figure("latency", search.space.blueprint(winner.candidate), Recipe())
+        assert winner.costs["latency"] < 60e-6
+        assert winner.costs["params"] < 500e3
+
+
+def test_a_forecast_keeps_candidates_from_being_asked_that_would_break_a_measured_bound(tmp_path: Path) -> None:
+    search, meter = timed_search(tmp_path, "latency<60us")
+    figures = [meter.figure("latency", search.space.blueprint(c), Recipe()) for c in search.ask(40)]
+    assert np.mean(np.array(figures) < 60e-6) > 0.8
+    free, _ = timed_search(tmp_path)
+    others = [meter.figure("latency", free.space.blueprint(c), Recipe()) for c in free.ask(40)]
+    assert np.mean(np.array(others) < 60e-6) < 0.6
+    assert search.forecast_errors["latency"] < 0.1
+
+
+def test_a_winner_that_breaks_its_bound_when_measured_is_replaced(tmp_path: Path) -> None:
+    search, meter = timed_search(tmp_path, "latency<60us")
+    told(search)
+    honest = meter.figure
+    first = {search.space.blueprint(w.candidate).digest() for w in search.best(2)}
+    meter.figure = lambda metric, network, recipe: (  # type: ignore[method-assign]
+        1.0 if network.digest() in first else honest(metric, network, recipe)
+    )
+    after = search.best(2)
+    assert not first & {search.space.blueprint(w.candidate).digest() for w in after}
+    assert all(w.costs["latency"] < 60e-6 for w in after)
+
+
+def test_a_metric_is_reported_of_winners_without_a_bound(tmp_path: Path) -> None:
+    search, _ = timed_search(tmp_path, "macs<2M", reported=["images_per_second"])
+    assert all(w.costs["images_per_second"] > 0 for w in told(search).best(2))
+
+
+def test_the_fastest_network_of_a_predicted_accuracy_is_found(tmp_path: Path) -> None:
+    search, meter = timed_search(tmp_path, "accuracy>=0.6", objective="min latency")
+    winners = told(search, 24).best(3)
+    assert [w.costs["latency"] for w in winners] == sorted(w.costs["latency"] for w in winners)
+    assert all(w.mean >= 0.6 for w in winners)
+    heavier = [c for c in search.space.sample(300, seed=9) if wide(c) >= 0.62]
+    typical = np.median([meter.figure("latency", search.space.blueprint(c), Recipe()) for c in heavier])
+    assert winners[0].costs["latency"] < typical
+
+
+def test_the_cheapest_network_of_a_predicted_accuracy_needs_no_device() -> None:
+    search = Search(
+        Space.load("resnet9", (1, 8, 8), 10), ["accuracy>=0.6"], pool_size=400, objective="min macs"
+    )
+    search.predictor.members = 2
+    winners = told(search, 24).best(3)
+    assert [w.costs["macs"] for w in winners] == sorted(w.costs["macs"] for w in winners)
+    assert all(w.mean >= 0.6 for w in winners)
+
+
+@pytest.mark.parametrize(
+    ("constraints", "objective", "message"),
+    [
+        (["latency<5ms"], "max accuracy", "latency is measured on a device, got a search without one"),
+        (["accuracy>=0.8"], "max accuracy", "a bound on accuracy goes with the objective min METRIC"),
+        ([], "min macs", "a bound on accuracy goes with the objective min METRIC, got none with min macs"),
+        (["accuracy>=0.8"], "min mac", "no metric is called 'mac' in 'min mac'"),
+        ([], "max macs", "an objective is 'max accuracy' or 'min METRIC', got 'max macs'"),
+    ],
+)
+def test_an_objective_that_cannot_be_searched_is_refused(constraints: list[str], objective: str, message: str) -> None:
+    with pytest.raises(JointNASError, match=re.escape(message)):
+        Search(Space.load("resnet9", (1, 8, 8), 10), constraints, pool_size=64, objective=objective)
+
+
+def test_a_measured_bound_that_nothing_is_forecast_to_meet_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ConstraintError, match=r"forecast to meet latency<1us, the nearest are .*us of latency"):
+        timed_search(tmp_path, "latency<1us")
+
+
+def test_a_predicted_accuracy_that_nothing_reaches_is_refused(tmp_path: Path) -> None:
+    search = told(Search(Space.load("resnet9", (1, 8, 8), 10), ["accuracy>=0.999"], pool_size=64, objective="min macs"))
+    with pytest.raises(ConstraintError, match=r"predicted to meet accuracy>=0.999, got none among"):
+        search.best(2)

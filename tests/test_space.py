@@ -23,7 +23,20 @@ from jointnas.resources import resource_folder
 from jointnas.space import GROUPS, Candidate, Space, built_in_spaces
 
 CIFAR = {"input_shape": (3, 32, 32), "classes": 10}
-BUILT_IN = ["resnet9", "resnet9-basic", "senet"]
+BUILT_IN = [
+    "autotrain",
+    "chain",
+    "fbnet",
+    "fbnetv3-imagenet",
+    "joint",
+    "mobilenet",
+    "nomad-hpo",
+    "nomad-nas",
+    "resnet",
+    "resnet9",
+    "resnet9-basic",
+    "senet",
+]
 SETTINGS = settings(max_examples=60, deadline=None)
 SEEDS = st.integers(min_value=0, max_value=2**32 - 1)
 

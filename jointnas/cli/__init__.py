@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from jointnas import __version__
-from jointnas.cli import augment, export, lists, search, train
+from jointnas.cli import augment, autotrain, baselines, export, lists, search, spaces, train
 from jointnas.errors import JointNASError
 
 app = typer.Typer(
@@ -39,12 +39,14 @@ def _root(
 app.command("search")(search.search)
 app.command("export")(export.export)
 app.command("retrain")(train.retrain_winners)
+app.command("autotrain")(autotrain.autotrain)
 app.command("train")(train.train)
+app.command("baselines")(baselines.baselines)
 app.command("predict")(train.predict)
 app.command("show")(export.show)
 app.command("augment")(augment.augment)
 app.add_typer(lists.runs_app, name="runs")
-app.add_typer(lists.spaces_app, name="spaces")
+app.add_typer(spaces.spaces_app, name="spaces")
 app.add_typer(lists.recipes_app, name="recipes")
 
 

@@ -1,4 +1,4 @@
-"""`jointnas runs`, `spaces` and `recipes`: what there is, one of them, and whether a file is right."""
+"""`jointnas runs` and `recipes`: what there is, and one of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import typer
 from jointnas.cli.common import Json, knob_text, messages, print_json, print_table, recipe_text
 
 runs_app = typer.Typer(rich_markup_mode=None)
-spaces_app = typer.Typer(rich_markup_mode=None)
 recipes_app = typer.Typer(rich_markup_mode=None)
 
 
@@ -123,68 +122,6 @@ def runs_show(
         architecture, recipe = knob_text(t.candidate["architecture"]), recipe_text(t.candidate["recipe"])
         shown.append((str(t.number), str(t.round), outcome, predicted, architecture, recipe))
     print_table(name, ("trial", "round", "accuracy", "predicted", "architecture", "recipe"), shown)
-
-
-@spaces_app.callback(invoke_without_command=True)
-def spaces(context: typer.Context, as_json: Json = False) -> None:
-    """List the built-in search spaces.
-
-    \b
-    Examples:
-      jointnas spaces
-      jointnas spaces show resnet9 > mine.toml
-      jointnas spaces check mine.toml
-    """
-    if context.invoked_subcommand is None:
-        spaces_list(as_json)
-
-
-@spaces_app.command("list")
-def spaces_list(as_json: Json = False) -> None:
-    """List the built-in search spaces.
-
-    \b
-    Examples:
-      jointnas spaces list --json
-    """
-    from jointnas.space import Space, built_in_spaces
-
-    found = [Space.load(name) for name in built_in_spaces()]
-    if as_json:
-        print_json({"spaces": [{"name": s.name, "knobs": len(s.knobs), "description": s.description} for s in found]})
-        return
-    print_table("", ("space", "knobs", "description"), [(s.name, str(len(s.knobs)), s.description) for s in found])
-
-
-@spaces_app.command("show")
-def spaces_show(name: Annotated[str, typer.Argument(help="A built-in space.")]) -> None:
-    """Print a built-in space's TOML file, to copy and edit.
-
-    \b
-    Examples:
-      jointnas spaces show resnet9 > mine.toml
-    """
-    from jointnas.resources import resource_folder
-    from jointnas.space import Space
-
-    Space.load(name)
-    path = Path(name) if name.endswith(".toml") else resource_folder("spaces") / f"{name}.toml"
-    typer.echo(path.read_text(encoding="utf-8"), nl=False)
-
-
-@spaces_app.command("check")
-def spaces_check(files: Annotated[list[Path], typer.Argument(help="Space files.")]) -> None:
-    """Check space files; the first that is wrong ends the check with its error.
-
-    \b
-    Examples:
-      jointnas spaces check mine.toml
-    """
-    from jointnas.space import Space
-
-    for file in files:
-        space = Space.load(file if file.suffix == ".toml" else Path(f"{file}.toml"))
-        typer.echo(f"{file}: {len(space.knobs)} knobs, right")
 
 
 @recipes_app.callback(invoke_without_command=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,8 +30,12 @@ from jointnas.cli.common import (
     recipe_text,
 )
 
+if TYPE_CHECKING:
+    from jointnas.search import Search
+    from jointnas.space import Space
+
 CHANGEABLE = ("rounds", "batch", "top", "engine")  # between a run and its resumption
-ASKED_AGAIN = ("from_", "constraint", "engine", "top", "seed", "as_json")  # what `--from` takes
+ASKED_AGAIN = ("from_", "constraint", "objective", "measure", "engine", "top", "seed", "as_json")  # what `--from` takes
 
 
 def search(
@@ -41,8 +45,15 @@ def search(
         typer.Option(
             "--constraint",
             "-c",
-            help="A bound on macs, params, activations, size or memory, as in 'macs<40M'; repeatable.",
+            help="A bound such as 'macs<40M', on macs, params, activations, size or memory, or, measured on this device, "
+            "on latency, batch_latency, images_per_second, train_memory or energy; repeatable.",
         ),
+    ] = None,
+    objective: Annotated[
+        str, typer.Option(help="'max accuracy', or 'min METRIC' beside a constraint such as 'accuracy>=0.8'.")
+    ] = "max accuracy",
+    measure: Annotated[
+        list[str] | None, typer.Option(help="A metric to measure of the winners, such as latency; repeatable.")
     ] = None,
     space: Annotated[str, typer.Option(help="A built-in space (see `jointnas spaces`) or a TOML file.")] = "resnet9",
     data: DataOption = None,
@@ -67,6 +78,9 @@ def search(
     fix: Annotated[
         list[str] | None, typer.Option(help="Hold a knob at a value, as in optimizer=sgd; repeatable.")
     ] = None,
+    architecture: Annotated[
+        str | None, typer.Option(help="Hold the network of a candidate file or built-in recipe; search recipes alone.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the data's split, the pool, the trainings and the predictor.")] = 0,
     out: Annotated[Path | None, typer.Option(help="The run's folder (default: a new one in runs/).")] = None,
     resume: Annotated[
@@ -89,10 +103,14 @@ def search(
     Examples:
       jointnas search --constraint 'macs<2M' --train-time 5s --rounds 3 --batch 6
       jointnas search -c 'macs<40M' -c 'size<4MB' --data photos/ --workers 2 --out runs/photos
-      jointnas search --from runs/photos --constraint 'macs<10M'
+      jointnas search --from runs/photos --constraint 'macs<10M' --constraint 'latency<2ms'
+      jointnas search --from runs/photos --objective 'min latency' --constraint 'accuracy>=0.8'
+      jointnas search --space autotrain --architecture resnet9-baseline --data photos/
     """
     from jointnas.engines import find_engine
     from jointnas.errors import SearchError
+    from jointnas.export import find_candidate
+    from jointnas.space import Space
 
     find_engine(engine)
     if seed < 0:
@@ -107,9 +125,10 @@ def search(
             if name not in ASKED_AGAIN and _said(context, name):
                 option = f"--{name.replace('_', '-')}"
                 raise SearchError(
-                    f"--from trains nothing and takes --constraint, --engine, --top and --seed, got {option}: drop it"
+                    f"--from trains nothing and takes --constraint, --objective, --measure, --engine, --top and --seed, "
+                    f"got {option}: drop it"
                 )
-        _ask_again(from_, constraint or [], engine, top, seed, as_json)
+        _ask_again(from_, constraint or [], objective, measure or [], engine, top, seed, as_json)
         return
     clock = clock_json(train_time, train_steps)
     if total_time is not None:
@@ -130,10 +149,13 @@ def search(
         "top": top,
         "engine": engine,
         "early_stop": early_stop,
+        "objective": objective,
+        "measure": measure or [],
     }
-    _campaign(
-        spec, space, constraint or [], parse_assignments(fix or []), workers, device, out, resume, dry_run, as_json
-    )
+    held = find_candidate(architecture).candidate["architecture"] if architecture is not None else None
+    unbound = Space.load(space)  # before the data: a wrong name costs no decoding
+    unbound = (unbound if held is None else unbound.with_architecture(held)).fix(parse_assignments(fix or []))
+    _campaign(spec, unbound, constraint or [], workers, device, out, resume, dry_run, as_json)
 
 
 def _said(context: typer.Context, name: str) -> bool:
@@ -159,9 +181,8 @@ def _batch_for(total_time: str, clock: dict[str, Any], rounds: int, workers: int
 
 def _campaign(
     spec: dict[str, Any],
-    space_name: str,
+    unbound: Space,
     constraints: list[str],
-    fixed: dict[str, Any],
     workers: int,
     device: str,
     out: Path | None,
@@ -174,23 +195,32 @@ def _campaign(
     from jointnas.data import DataSpec, load_data
     from jointnas.errors import SpaceError
     from jointnas.execution import share_slots
+    from jointnas.measurement import Meter
     from jointnas.run import Run
     from jointnas.search import Search
-    from jointnas.space import Space
     from jointnas.training.clock import clock_from_json
 
     slot = share_slots(workers, device)
     data_spec = DataSpec(**spec["data"], seed=spec["seed"])
-    unbound = Space.load(space_name).fix(fixed)  # before the data: a wrong name costs no decoding
     if unbound.is_abstract:
         raise SpaceError(
-            f'a space to train in has a network, got none in {space_name!r}: add network = "resnet9", or use jointnas.Search'
+            f'a space to train in has a network, got none in {unbound.name!r}: add network = "resnet9", or use jointnas.Search'
         )
     data = load_data(data_spec)
     for note in data.notes:
         messages.print(note)
     space = unbound.bind(data.input_shape, len(data.classes))
-    search = Search(space, constraints, seed=spec["seed"])
+    meter = Meter(slot, data.input_shape, len(data.classes))
+    with meter:  # its worker ends before any training begins
+        search = Search(
+            space,
+            constraints,
+            seed=spec["seed"],
+            objective=spec["objective"],
+            meter=meter,
+            reported=spec["measure"],
+        )
+    _print_forecast(search)
     specification = {
         **spec,
         "data": data_spec.to_json(),
@@ -230,7 +260,8 @@ def _campaign(
         search.predictor.context = {
             key: specification[key] for key in ("data", "fingerprint", "clock", "slot", "classes")
         }
-        winners = search.best(spec["top"], spec["engine"])
+        with meter:
+            winners = search.best(spec["top"], spec["engine"])
         search.predictor.save(run.path / "predictor")
         run.add_query(specification["constraints"], spec["engine"], spec["seed"], winners)
         trials = run.trials()
@@ -319,9 +350,28 @@ def _describe(specification: dict[str, Any], search: Any, data: Any, as_json: bo
     )
 
 
-def _ask_again(name: str, constraints: list[str], engine: str, top: int, seed: int, as_json: bool) -> None:
+def _print_forecast(search: Search) -> None:
+    """Say on stderr how well measured metrics are forecast on this device."""
+    for metric, error in search.forecast_errors.items():
+        messages.print(f"{metric} is forecast with a median error of {100 * error:.1f} %, and measured of the winners")
+
+
+def _ask_again(
+    name: str,
+    constraints: list[str],
+    objective: str,
+    measure: list[str],
+    engine: str,
+    top: int,
+    seed: int,
+    as_json: bool,
+) -> None:
     """Answer constraints from a run's predictor, or a saved one, without training anything."""
+    import torch
+
     from jointnas.errors import SearchError
+    from jointnas.execution import available_cores, share_slots
+    from jointnas.measurement import Meter
     from jointnas.predictor import Predictor
     from jointnas.run import DATABASE, Run, find_run
     from jointnas.search import Search
@@ -335,15 +385,20 @@ def _ask_again(name: str, constraints: list[str], engine: str, top: int, seed: i
             f"--from asks a run whose search has ended, got {str(path)!r}: say --resume with its command first"
         )
     predictor = Predictor.load(folder)
-    search = Search(predictor.space, constraints, seed, predictor=predictor)
-    texts = [str(c) for c in search.constraints]
-    if run is None:
-        winners = search.best(top, engine)
-    else:
-        with run:
+    space, own = predictor.space, predictor.context.get("slot", {})
+    workers = min(own.get("workers", 1), available_cores())
+    slot = share_slots(workers, own.get("device", "auto") if torch.cuda.is_available() else "auto")
+    with Meter(slot, space.input_shape or (), space.classes or 0) as meter, run or nullcontext():
+        search = Search(
+            space, constraints, seed, predictor=predictor, objective=objective, meter=meter, reported=measure
+        )
+        _print_forecast(search)
+        if run is not None:
             failed = [t for t in run.trials() if t.observation and t.observation.accuracy is None]
             search.tell([t.candidate for t in failed], [t.observation for t in failed])
-            winners = search.best(top, engine)
+        winners = search.best(top, engine)
+        texts = [str(c) for c in search.constraints]
+        if run is not None:
             messages.print(f"query {run.add_query(texts, engine, seed, winners)} of {run.path}")
     _print_winners(path, 0, 0, predictor.rank_correlation, winners, texts, as_json)
 
@@ -378,19 +433,19 @@ def _print_winners(
             }
         )
         return
-    from jointnas.constraint import format_metric
+    from jointnas.constraint import MEASURED, format_metric
 
+    metrics = ["macs", "params", *(m for m in MEASURED if rows and m in rows[0])]
     under = f" under {', '.join(constraints)}" if constraints else ""
     print_table(
         f"winners of {path}{under}",
-        ("rank", "predicted", "trained", "macs", "params", "architecture", "recipe"),
+        ("rank", "predicted", "trained", *metrics, "architecture", "recipe"),
         [
             (
                 str(row["rank"]),
                 f"{row['predicted_accuracy']:.4f} ± {row['std']:.4f}",
                 "" if row["accuracy"] is None else f"{row['accuracy']:.4f}",
-                format_metric("macs", row["macs"]),
-                format_metric("params", row["params"]),
+                *(format_metric(metric, row[metric]) for metric in metrics),
                 knob_text(row["architecture"]),
                 recipe_text(row["recipe"]),
             )

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from jointnas.blueprint import BlockBuilder, Shape
+from jointnas.blueprint import BlockBuilder, Blueprint, Shape
 from jointnas.errors import BlueprintError, suggest
 
-ACTIVATIONS = ("relu", "celu", "gelu", "silu")
+ACTIVATIONS = ("relu", "celu", "gelu", "silu", "hard_swish")
 LARGEST_MULTIPLIER = 4.0
 SMALLEST_PIXELS = 8
 
@@ -48,7 +48,22 @@ def open_block(name: str, input_shape: Shape, resolution: float) -> BlockBuilder
     return block
 
 
+def divisible(channels: float, by: int = 8) -> int:
+    """Return the nearest multiple of `by`, one at least, that is not below nine tenths of `channels` (MobileNet's rule)."""
+    nearest = max(by, int(channels + by / 2) // by * by)
+    return nearest if nearest >= 0.9 * channels else nearest + by
+
+
 def positive(name: str, value: float) -> None:
     """Raise `BlueprintError` unless a knob is above zero."""
     if value <= 0:
         raise BlueprintError(f"{name} is above 0, got {value!r}: raise it")
+
+
+def classifier(input_shape: Shape, classes: int) -> Blueprint:
+    """Return the head that most networks end with: the mean over the image, and one linear layer with a bias."""
+    block = BlockBuilder("head")
+    block.add("global_avg_pool")
+    block.add("flatten")
+    block.add("linear", features=classes, bias=True)
+    return Blueprint.chain(input_shape, [block.build()])

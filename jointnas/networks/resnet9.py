@@ -6,48 +6,16 @@ from functools import cache
 
 from jointnas.blueprint import Block, BlockBuilder, Blueprint, Shape
 from jointnas.errors import BlueprintError
-from jointnas.networks.parts import activate, open_block, positive, resized
+from jointnas.networks.family import Family, Part
+from jointnas.networks.parts import activate, open_block, positive
 
 LOGIT_SCALE = 1 / 16
 
 
-def resnet9(
-    input_shape: Shape,
-    classes: int,
-    /,
-    *,
-    width: int = 64,
-    depth1: int = 1,
-    depth3: int = 1,
-    resolution: float = 1.0,
-    activation: str = "celu",
-    whitening: bool = True,
+def _stem(
+    input_shape: Shape, classes: int, *, width: int, resolution: float, activation: str, whitening: bool
 ) -> Blueprint:
-    """Return the blueprint of a ResNet-9.
-
-    width: channels of the stem; the three stages have 2, 4 and 8 times as many (the winners: 64).
-    depth1, depth3: residual blocks after the first and the third stage (the winners: 1 and 1).
-    resolution: multiplier of the data's size, or pixels; see `parts.resized`.
-    activation: relu, celu (α = 0.3), gelu or silu.
-    whitening: a fixed 3×3 patch-whitening filter and a trained 1×1 convolution instead of a trained 3×3 one.
-    Batch-norm scales stay at 1. A stage whose image has a side of one pixel leaves its pooling out.
-    """
     positive("width", width)
-    if min(depth1, depth3) < 0:
-        raise BlueprintError(f"depth1 and depth3 are 0 or more, got {depth1} and {depth3}: raise them")
-    blocks = [_stem(input_shape, width, resolution, activation, whitening)]
-    side = min(resized(input_shape, resolution)[1:])
-    for stage, residuals in ((1, depth1), (2, 0), (3, depth3)):
-        channels = width * 2**stage
-        blocks.append(_pooled(channels, activation, side >= 2))
-        side = max(1, side // 2)
-        blocks.extend([_residual(channels, activation)] * residuals)
-    blocks.append(_head(classes))
-    return Blueprint.chain(input_shape, blocks)
-
-
-@cache
-def _stem(input_shape: Shape, width: int, resolution: float, activation: str, whitening: bool) -> Block:
     block = open_block("stem", input_shape, resolution)
     if whitening:
         block.add("whiten", kernel=3)
@@ -56,7 +24,20 @@ def _stem(input_shape: Shape, width: int, resolution: float, activation: str, wh
         block.conv(channels=width)
     block.add("batch_norm", scale=False)
     activate(block, activation)
-    return block.build()
+    return Blueprint.chain(input_shape, [block.build()])
+
+
+def _stage(number: int, residuals: str | None) -> Part:
+    """Return the part of one stage, which has residual blocks where a knob says how many."""
+
+    def make(input_shape: Shape, classes: int, *, width: int, activation: str, depth: int = 0) -> Blueprint:
+        if depth < 0:
+            raise BlueprintError(f"{residuals} is 0 or more, got {depth}: raise it")
+        channels = width * 2**number
+        pooled = _pooled(channels, activation, min(input_shape[1:]) >= 2)
+        return Blueprint.chain(input_shape, [pooled, *[_residual(channels, activation)] * depth])
+
+    return Part(make, {"width": "width", "activation": "activation", **({"depth": residuals} if residuals else {})})
 
 
 @cache
@@ -81,11 +62,31 @@ def _residual(channels: int, activation: str) -> Block:
     return block.build()
 
 
-@cache
-def _head(classes: int) -> Block:
+def _head(input_shape: Shape, classes: int) -> Blueprint:
     block = BlockBuilder("head")
     block.add("global_max_pool")
     block.add("flatten")
     block.add("linear", features=classes, bias=False)
     block.add("scale", factor=LOGIT_SCALE)
-    return block.build()
+    return Blueprint.chain(input_shape, [block.build()])
+
+
+RESNET9 = Family(
+    {"width": 64, "depth1": 1, "depth3": 1, "resolution": 1.0, "activation": "celu", "whitening": True},
+    (
+        Part(_stem, {name: name for name in ("width", "resolution", "activation", "whitening")}),
+        _stage(1, "depth1"),
+        _stage(2, None),
+        _stage(3, "depth3"),
+        Part(_head, {}),
+    ),
+)
+"""ResNet-9.
+
+width: channels of the stem; the three stages have 2, 4 and 8 times as many (the winners: 64).
+depth1, depth3: residual blocks after the first and the third stage (the winners: 1 and 1).
+resolution: multiplier of the data's size, or pixels; see `parts.resized`.
+activation: relu, celu (α = 0.3), gelu, silu or hard_swish.
+whitening: a fixed 3×3 patch-whitening filter and a trained 1×1 convolution instead of a trained 3×3 one.
+Batch-norm scales stay at 1. A stage whose image has a side of one pixel leaves its pooling out.
+"""

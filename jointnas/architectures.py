@@ -1,0 +1,182 @@
+"""Whole batches of architectures: their costs and digests, computed once for each distinct part of a network.
+
+A family is a row of parts (see `networks.family`), and each part reads few knobs: among a hundred thousand networks there are
+some thousand different parts. Costs add up over them, except the peak of the values alive, which is the largest of theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jointnas import networks
+from jointnas.blueprint import Blueprint, Shape, joined_digest
+from jointnas.cost import cost
+from jointnas.knobs import Codes, Continuous, Knob
+from jointnas.networks.family import Family, Part
+
+Index = NDArray[np.int64]
+LARGEST_KEY = 2**62
+
+Sums = Callable[[Blueprint], Sequence[float]]
+"""Numbers of a part of a network that add up over its parts."""
+
+
+class Architectures:
+    """The networks of a space's architecture knobs for one input shape (C, H, W) and class count."""
+
+    def __init__(self, knobs: Sequence[Knob], input_shape: Shape, classes: int) -> None:
+        self.knobs, self.input_shape, self.classes = tuple(knobs), input_shape, classes
+        self._network = next(i for i, knob in enumerate(knobs) if knob.name == "network")
+        self._rows: dict[str, _Row] = {}
+
+    def costs(self, codes: Codes) -> NDArray[np.float64]:
+        """Return the (n, 5) costs, in the order of `cost.METRICS`, of (n, knobs) codes. Raises `BlueprintError`."""
+        table = np.empty((len(codes), 5))
+        for rows, where in self._by_network(codes):
+            table[where] = rows.costs(codes[where])
+        return table
+
+    def digests(self, codes: Codes) -> list[str]:
+        """Return each network's digest, as `Blueprint.digest` has it."""
+        found = np.empty(len(codes), dtype=object)
+        for rows, where in self._by_network(codes):
+            found[where] = rows.digests(codes[where])
+        return list(found)
+
+    def sums(self, codes: Codes, of: Sums) -> NDArray[np.float64]:
+        """Return (n, k) sums over the parts of each network of the k numbers that `of` gives for a part."""
+        parts = [(rows.sums(codes[where], of), where) for rows, where in self._by_network(codes)]
+        table = np.zeros((len(codes), parts[0][0].shape[1] if parts else 0))
+        for values, where in parts:
+            table[where] = values
+        return table
+
+    def blueprint(self, row: Codes) -> Blueprint:
+        """Return the network of one row of codes. Raises `BlueprintError`."""
+        values = {k.name: k.value(c) for k, c in zip(self.knobs, row.tolist(), strict=True) if c == c}
+        return networks.blueprint(values, self.input_shape, self.classes)
+
+    def _by_network(self, codes: Codes) -> list[tuple[_Row, Index]]:
+        knob = self.knobs[self._network]
+        found = []
+        for code in np.unique(codes[:, self._network]).tolist():
+            name = str(knob.value(code))
+            if name not in self._rows:
+                networks.check_input(self.input_shape, self.classes)
+                self._rows[name] = _Row(name, networks.family(name), self.knobs, self.input_shape, self.classes)
+            found.append((self._rows[name], np.flatnonzero(codes[:, self._network] == code)))
+        return found
+
+
+class _Row:
+    """The parts of one family, with what was computed of them."""
+
+    def __init__(self, name: str, family: Family, knobs: tuple[Knob, ...], input_shape: Shape, classes: int) -> None:
+        self.input_shape = input_shape
+        self.shapes: list[Shape] = [input_shape]
+        self.parts = [_Made(part, name, family, knobs, classes, self.shapes) for part in family.parts]
+
+    def _walk(self, codes: Codes) -> list[tuple[_Made, Index]]:
+        """Return for each part which of its blueprints each of n networks has, as (n,) indices."""
+        entering = np.zeros(len(codes), dtype=np.int64)
+        found = []
+        for part in self.parts:
+            which = part.find(codes, entering)
+            found.append((part, which))
+            entering = np.array(part.leaving, dtype=np.int64)[which]
+        return found
+
+    def costs(self, codes: Codes) -> NDArray[np.float64]:
+        total, peak = np.zeros((len(codes), 4)), np.zeros(len(codes))
+        for part, which in self._walk(codes):
+            values = np.array(part.costs)[which]
+            total += values[:, :4]
+            peak = np.maximum(peak, values[:, 4])
+        return np.column_stack([total, total[:, 3] + peak])
+
+    def digests(self, codes: Codes) -> list[str]:
+        traces = [np.array(part.traces, dtype=object)[which].tolist() for part, which in self._walk(codes)]
+        return [joined_digest(self.input_shape, row) for row in zip(*traces, strict=True)]
+
+    def sums(self, codes: Codes, of: Sums) -> NDArray[np.float64]:
+        tables = [(part.sums(of), which) for part, which in self._walk(codes)]
+        return np.sum([table[which] for table, which in tables], axis=0)
+
+
+class _Made:
+    """The blueprints of one part that were met so far: in parallel lists, their costs, traces and output shapes."""
+
+    def __init__(
+        self, part: Part, name: str, family: Family, knobs: tuple[Knob, ...], classes: int, shapes: list[Shape]
+    ) -> None:
+        self.part, self.name, self.family, self.classes, self.shapes = part, name, family, classes, shapes
+        wanted = set(part.knobs.values())
+        self.columns = [i for i, knob in enumerate(knobs) if knob.name in wanted]
+        self.knobs = [knobs[i] for i in self.columns]
+        self.known: dict[tuple[float | None, ...], int] = {}  # by input shape and codes, None where inactive
+        self.blueprints: list[Blueprint] = []
+        self.costs: list[tuple[float, ...]] = []  # macs, params, activations, size, peak of the values alive
+        self.traces: list[bytes] = []
+        self.leaving: list[int] = []  # index of the output's shape
+        self._sums: dict[Sums, list[Sequence[float]]] = {}
+
+    def find(self, codes: Codes, entering: Index) -> Index:
+        """Return (n,) indices of the blueprints for (n, knobs) codes and (n,) indices of input shapes."""
+        first, inverse = distinct(
+            [(entering, len(self.shapes)), *(_numbered(knob, codes[:, i]) for i, knob in zip(self.columns, self.knobs, strict=True))]
+        )
+        rows = np.column_stack([entering[first], codes[np.ix_(first, self.columns)]])
+        return np.array([self._index(tuple(row)) for row in rows.tolist()], dtype=np.int64)[inverse]
+
+    def _index(self, row: tuple[float, ...]) -> int:
+        key = tuple(None if value != value else value for value in row)
+        if key not in self.known:
+            made = self._make(key)
+            shape = made.output_shape
+            if shape not in self.shapes:
+                self.shapes.append(shape)
+            found = cost(made)
+            self.leaving.append(self.shapes.index(shape))
+            self.traces.append(made.trace())
+            self.blueprints.append(made)
+            self.costs.append((*(found[m] for m in ("macs", "params", "activations", "size")), found["memory"] - found["size"]))
+            self.known[key] = len(self.costs) - 1
+        return self.known[key]
+
+    def _make(self, key: tuple[float | None, ...]) -> Blueprint:
+        shape, *codes = key
+        given = {knob.name: knob.value(code) for knob, code in zip(self.knobs, codes, strict=True) if code is not None}
+        return self.part.blueprint(self.shapes[int(shape or 0)], self.classes, self.family.values(self.name, given))
+
+    def sums(self, of: Sums) -> NDArray[np.float64]:
+        """Return the (m, k) numbers of the m blueprints met so far."""
+        known = self._sums.setdefault(of, [])
+        known.extend(of(blueprint) for blueprint in self.blueprints[len(known) :])
+        return np.array(known, dtype=np.float64)
+
+
+def _numbered(knob: Knob, codes: Codes) -> tuple[Index, int]:
+    """Return (n,) whole numbers that stand for a knob's codes, and a bound that they stay below."""
+    if isinstance(knob, Continuous):
+        values, index = np.unique(codes, return_inverse=True)
+        return index, len(values)
+    return np.where(np.isnan(codes), 0, codes + 1).astype(np.int64), len(knob.extremes) + 1
+
+
+def distinct(columns: Sequence[tuple[Index, int]]) -> tuple[Index, Index]:
+    """Return the first index of each distinct row, and for each row which distinct one it is.
+
+    columns: (n,) whole numbers from 0 with the bound that they stay below. As `np.unique(axis=0)`, many times faster.
+    """
+    key, size = np.zeros_like(columns[0][0]), 1
+    for column, bound in columns:
+        if size * bound > LARGEST_KEY:
+            key = np.unique(key, return_inverse=True)[1]
+            size = int(key.max(initial=0)) + 1
+        key = key * bound + column
+        size *= bound
+    _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+    return first, inverse

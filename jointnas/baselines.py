@@ -1,0 +1,176 @@
+"""The eighteen baselines that HAET 2021's second team chose its network among, and the campaign that ranks them.
+
+The networks are those of the pytorch-cifar collection: families of ours where there is one, so that a later search can scale
+depth and width too; else `classic` networks, or torchvision's and timm's. All have one recipe, pytorch-cifar's: SGD at 0.1,
+momentum 0.9 (Nesterov's, the one kind there is), weight decay 5e-4 on everything, batches of 128, crop and flip, a cosine that
+falls from the first step on. A repeat trains every baseline once, on training and validation images of its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from jointnas import opaque
+from jointnas.blueprint import Shape
+from jointnas.campaign import SEED_STRIDE
+from jointnas.cost import cost
+from jointnas.data import DataSpec, load_data
+from jointnas.errors import BlueprintError, SearchError, suggest
+from jointnas.execution import Event, Job, LocalExecutor, Slot
+from jointnas.execution.trials import prepare_trials
+from jointnas.execution.worker import Handler
+from jointnas.networks import blueprint
+from jointnas.retrain import spread
+from jointnas.run import Run, Trial
+from jointnas.space import Candidate
+from jointnas.training import Clock, Observation
+
+ARCHITECTURES: Mapping[str, Mapping[str, str | bool]] = {
+    "lenet": {"network": "classic", "name": "lenet"},
+    "vgg16": {"network": "classic", "name": "vgg16"},
+    "resnet18": {"network": "resnet"},
+    "preactresnet18": {"network": "resnet", "pre_activation": True},
+    "senet18": {"network": "senet"},
+    "resnext29": {"network": "classic", "name": "resnext29"},
+    "densenet121": {"network": "library", "name": "densenet121"},
+    "googlenet": {"network": "library", "name": "googlenet"},
+    "mobilenet": {"network": "classic", "name": "mobilenet_v1"},
+    "mobilenetv2": {"network": "mobilenet"},
+    "shufflenet": {"network": "classic", "name": "shufflenet_v1"},
+    "shufflenetv2": {"network": "library", "name": "shufflenet_v2_x1_0"},
+    "efficientnetb0": {"network": "library", "name": "efficientnet_b0"},
+    "regnetx200mf": {"network": "classic", "name": "regnetx_200mf"},
+    "dpn92": {"network": "library", "name": "dpn92"},
+    "pnasnet": {"network": "classic", "name": "pnasnet"},
+    "dla": {"network": "classic", "name": "dla"},
+    "simpledla": {"network": "classic", "name": "simpledla"},
+}
+
+RECIPE: Mapping[str, str | float | bool] = {
+    "optimizer": "sgd",
+    "learning_rate": 0.1,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "bias_weight_decay": 5e-4,
+    "batch_size": 128,
+    "schedule": "cosine",
+    "warmup": 0.0,
+    "label_smoothing": 0.0,
+    "crop": 0.125,
+    "flip": True,
+}
+
+Watch = Callable[[str, Trial], None]
+"""Called with a baseline's name and its trial when that has ended."""
+
+
+def candidate(name: str) -> Candidate:
+    """Return a baseline's candidate. Raises `SearchError` that names the nearest known one."""
+    if name not in ARCHITECTURES:
+        raise SearchError(f"no baseline is called {name!r}: {suggest(name, ARCHITECTURES)}")
+    return {"architecture": dict(ARCHITECTURES[name]), "recipe": dict(RECIPE)}
+
+
+def trainable(names: Sequence[str]) -> list[str]:
+    """Return the baselines, each once, whose libraries are installed. Raises `SearchError` for an unknown one."""
+    return [name for name in dict.fromkeys(names) if all(map(opaque.is_installed, _taken_from_libraries(name)))]
+
+
+def _taken_from_libraries(name: str) -> list[str]:
+    architecture = candidate(name)["architecture"]
+    return [str(architecture["name"])] if architecture["network"] == "library" else []
+
+
+def repeat_images(spec: DataSpec, repeat: int) -> DataSpec:
+    """Return the images of a repeat, from 1 on: as many as `spec` says, drawn by a seed of the repeat's own."""
+    return replace(spec, seed=spec.seed + repeat - 1)
+
+
+def train_baselines(
+    run: Run, names: Sequence[str], repeats: int, spec: DataSpec, slot: Slot, clock: Clock, watch: Watch
+) -> None:
+    """Train each baseline once a repeat; what the run already holds is not trained again.
+
+    The run's rounds are the repeats, and the names are the same, in one order, whenever it is resumed.
+    """
+    for repeat in range(1, repeats + 1):
+        trials = [t for t in run.trials() if t.round == repeat] or _ask(run, names, repeat, spec.seed)
+        waiting = {t.number: t for t in trials if t.observation is None}
+        if not waiting:
+            continue
+        images = repeat_images(spec, repeat)
+        libraries = {opaque.find(found).library for name in names for found in _taken_from_libraries(name)}
+        fingerprint = load_data(images).fingerprint
+        prepare = partial(_prepare, images.to_json(), slot.device, fingerprint, sorted(libraries))
+        jobs = [
+            Job(t.number, {"candidate": t.candidate, "clock": clock.to_json(), "seed": t.seed})
+            for t in waiting.values()
+        ]
+        with LocalExecutor(prepare, slot) as executor:
+            for event in executor.results(jobs):
+                if event.kind in ("done", "failed"):
+                    ended = replace(waiting[event.number], observation=_observed(event))
+                    run.end_trial(ended.number, ended.observation)
+                    watch(_name(ended, names), ended)
+
+
+def _ask(run: Run, names: Sequence[str], repeat: int, seed: int) -> list[Trial]:
+    first = (repeat - 1) * len(names) + 1
+    trials = [
+        Trial(first + i, repeat, candidate(name), seed * SEED_STRIDE + first + i) for i, name in enumerate(names)
+    ]
+    run.add_trials(trials, [f"{name} {repeat}" for name in names])
+    return trials
+
+
+def _name(trial: Trial, names: Sequence[str]) -> str:
+    return names[(trial.number - 1) % len(names)]
+
+
+def _prepare(spec: dict[str, Any], device: str, fingerprint: str, libraries: Sequence[str]) -> Handler:
+    """Import what the networks are taken from before any clock runs, then prepare as for every trial."""
+    for library in libraries:
+        importlib.import_module(library)
+    return prepare_trials(spec, device, fingerprint)
+
+
+def _observed(event: Event) -> Observation:
+    if event.kind == "failed":
+        return Observation.failed(event.reason)
+    return Observation.from_json(event.result["observation"])
+
+
+def rank(trials: Sequence[Trial], names: Sequence[str], input_shape: Shape, classes: int) -> list[dict[str, Any]]:
+    """Return a row for each baseline, the highest mean validation accuracy first and those without any last.
+
+    macs and params are None where the network does not fit the images.
+    """
+    rows = []
+    for name in names:
+        ended = [(t, t.observation) for t in trials if t.observation and _name(t, names) == name]
+        good = [o for _, o in ended if o.accuracy is not None]
+        rows.append(
+            {
+                "name": name,
+                **candidate(name),
+                "val_accuracy": spread([o.accuracy for o in good if o.accuracy is not None]),
+                "images_per_second": statistics.fmean(o.images_per_second or 0.0 for o in good) if good else None,
+                **_costs(name, input_shape, classes),
+                "failures": [f"repeat {t.round}: {o.failure}" for t, o in ended if o.accuracy is None],
+            }
+        )
+    rows.sort(key=lambda row: -1.0 if row["val_accuracy"]["mean"] is None else row["val_accuracy"]["mean"], reverse=True)
+    return [{"rank": place, **row} for place, row in enumerate(rows, 1)]
+
+
+def _costs(name: str, input_shape: Shape, classes: int) -> dict[str, int | None]:
+    try:
+        found = cost(blueprint(candidate(name)["architecture"], input_shape, classes))
+    except BlueprintError:  # which its trainings tell as their failure
+        return {"macs": None, "params": None}
+    return {metric: found[metric] for metric in ("macs", "params")}

@@ -1,0 +1,131 @@
+"""`jointnas spaces`: the search spaces there are, what one of them holds, and what is wrong with a file of one."""
+
+from __future__ import annotations
+
+from itertools import dropwhile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from jointnas.cli.common import Json, messages, print_json, print_table
+from jointnas.cli.export import parse_shape
+
+MARK = "#: "  # begins the lines that `show` puts above a space file, and takes away from a file that has them
+
+InputShape = Annotated[str, typer.Option(help="Input as CxHxW.")]
+Classes = Annotated[int, typer.Option(help="Classes.")]
+
+spaces_app = typer.Typer(rich_markup_mode=None)
+
+
+@spaces_app.callback(invoke_without_command=True)
+def spaces(context: typer.Context, as_json: Json = False) -> None:
+    """List the built-in search spaces.
+
+    \b
+    Examples:
+      jointnas spaces
+      jointnas spaces show resnet9 > mine.toml
+      jointnas spaces check mine.toml
+    """
+    if context.invoked_subcommand is None:
+        spaces_list(as_json)
+
+
+@spaces_app.command("list")
+def spaces_list(as_json: Json = False) -> None:
+    """List the built-in search spaces.
+
+    \b
+    Examples:
+      jointnas spaces list --json
+    """
+    from jointnas.space import Space, built_in_spaces
+
+    found = [Space.load(name) for name in built_in_spaces()]
+    if as_json:
+        print_json({"spaces": [{"name": s.name, "knobs": len(s.knobs), "description": s.description} for s in found]})
+        return
+    print_table("", ("space", "knobs", "description"), [(s.name, str(len(s.knobs)), s.description) for s in found])
+
+
+@spaces_app.command("show")
+def spaces_show(
+    name: Annotated[str, typer.Argument(help="A built-in space, or a TOML file.")],
+    input_shape: InputShape = "3x32x32",
+    classes: Classes = 10,
+    as_json: Json = False,
+) -> None:
+    """Print a space's TOML file, to copy and edit; what the space holds stands above it as comments.
+
+    \b
+    Examples:
+      jointnas spaces show resnet9 > mine.toml
+      jointnas spaces show mine.toml --input-shape 1x28x28
+    """
+    from jointnas.resources import resource_folder
+    from jointnas.space import Space
+    from jointnas.survey import survey
+
+    space = Space.load(name, parse_shape(input_shape), classes)
+    found = survey(space)
+    if as_json:
+        about = {"name": space.name, "description": space.description, "input_shape": space.input_shape}
+        print_json({**about, "classes": space.classes, **found.to_json()})
+        return
+    path = Path(name) if name.endswith(".toml") else resource_folder("spaces") / f"{name}.toml"
+    text = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    header = [f"{MARK}{line}\n" for line in _survey_lines(space, found)]
+    typer.echo("".join([*header, *dropwhile(lambda line: line.startswith(MARK), text)]), nl=False)
+
+
+def _survey_lines(space: Any, found: Any) -> list[str]:
+    """Return a survey in aligned lines: the size, and each cost's range."""
+    from jointnas.constraint import format_metric
+
+    if not found.costs:
+        return [found.size]
+    size = "x".join(map(str, space.input_shape))
+    rows = [(f"{size}, {space.classes} classes", "smallest", "median", "largest", "middle of every knob")]
+    for metric, reach in found.costs.items():
+        numbers = (reach.smallest, reach.median, reach.largest, found.example_costs[metric])
+        rows.append((metric, *(format_metric(metric, number) for number in numbers)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [found.size, *("  ".join(_aligned(row, widths)) for row in rows)]
+
+
+def _aligned(row: tuple[str, ...], widths: list[int]) -> list[str]:
+    return [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+
+
+@spaces_app.command("check")
+def spaces_check(
+    files: Annotated[list[Path], typer.Argument(help="Space files.")],
+    input_shape: InputShape = "3x32x32",
+    classes: Classes = 10,
+) -> None:
+    """Check space files, also that their networks exist for images of this shape; exit 1 where one is wrong.
+
+    Every problem is told with its file and line.
+
+    \b
+    Examples:
+      jointnas spaces check mine.toml
+      jointnas spaces check mine.toml --input-shape 1x28x28
+    """
+    from jointnas.space import Space
+    from jointnas.space_check import problems
+
+    shape = parse_shape(input_shape)
+    wrong = False
+    for file in files:
+        found = problems(file, shape, classes)
+        for line, message in found:
+            messages.print(f"jointnas: {file}{'' if line is None else f':{line}'}: {message}")
+        if found:
+            wrong = True
+        else:
+            typer.echo(f"{file}: {len(Space.load(file).knobs)} knobs, right")
+    if wrong:
+        raise typer.Exit(1)

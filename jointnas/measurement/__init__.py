@@ -1,0 +1,28 @@
+"""What networks and their trainings cost on this device, measured, kept, and estimated for those not measured."""
+
+from jointnas.measurement.estimate import Estimate, Estimator
+from jointnas.measurement.features import FEATURES, block_features, features
+from jointnas.measurement.inference import BATCH, INFERENCE_METRICS, Timing, measure_inference
+from jointnas.measurement.meter import MEASURED_METRICS, Meter, measure, prepare_measurements
+from jointnas.measurement.store import Store
+from jointnas.measurement.training import TRAINING_METRICS, TrainingCost, measure_training
+
+__all__ = [
+    "BATCH",
+    "FEATURES",
+    "INFERENCE_METRICS",
+    "MEASURED_METRICS",
+    "TRAINING_METRICS",
+    "Estimate",
+    "Estimator",
+    "Meter",
+    "Store",
+    "Timing",
+    "TrainingCost",
+    "block_features",
+    "features",
+    "measure",
+    "measure_inference",
+    "measure_training",
+    "prepare_measurements",
+]

@@ -1,0 +1,139 @@
+"""Numbers in which measured metrics are linear: sums over a network's blocks, and for training what its recipe makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jointnas.blueprint import Block, Blueprint, Node, Shape, block_shapes
+from jointnas.cost import BYTES_PER_VALUE, node_macs, node_weights
+from jointnas.measurement.training import PHASES
+from jointnas.recipe import knob_fields
+
+Array = NDArray[np.float64]
+Columns = Mapping[str, NDArray[Any]]
+"""The (n,) values of recipe knobs; the others are at their defaults."""
+
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "pointwise": (),  # convolutions with a 1×1 kernel
+    "grouped": (),  # convolutions in groups
+    "spatial": ("conv", "whiten"),
+    "linear": ("linear",),
+    "norm": ("batch_norm",),
+    "simple": ("relu", "relu6", "hard_swish", "hard_sigmoid", "scale", "add", "blend", "multiply", "concat"),
+    "curved": ("celu", "gelu", "silu", "sigmoid"),  # with an exponential
+    "pool": ("max_pool", "avg_pool", "global_max_pool", "global_avg_pool"),
+    "resize": ("resize",),
+    "view": ("flatten",),
+}
+"""The operations of each kind."""
+
+_KIND_OF = {operation: kind for kind, operations in KINDS.items() for operation in operations}
+_PLACE = {kind: i for i, kind in enumerate(KINDS)}
+
+CALLS = tuple(f"{kind}_calls" for kind in KINDS)
+WORK = (*(f"{kind}_work" for kind in KINDS), "convolved_values")
+FEATURES = (*CALLS, *WORK, "weight_bytes")
+"""What `features` holds, for one image: how often each kind is called; its work, which is the MACs of convolutions and linear
+layers, the values that pools read, and those that others write; the values that convolutions write; the bytes of weights."""
+
+
+def _kind(node: Node) -> str:
+    if node.operation == "conv" and node.get("groups") > 1:
+        return "grouped"
+    if node.operation == "conv" and node.get("kernel") == 1:
+        return "pointwise"
+    return _KIND_OF[node.operation]
+
+
+@lru_cache(maxsize=200_000)
+def block_features(block: Block, input_shapes: tuple[Shape, ...]) -> tuple[float, ...]:
+    """Return `FEATURES` of a block that reads values of these shapes."""
+    shapes = block_shapes(block, input_shapes)
+    calls, work = [0.0] * len(KINDS), [0.0] * len(KINDS)
+    convolved = stored = 0
+    for node, output in zip(block.nodes, shapes[len(input_shapes) :], strict=True):
+        source, kind = shapes[node.inputs[0]], _kind(node)
+        macs = node_macs(node, source, output)
+        calls[_PLACE[kind]] += 1
+        work[_PLACE[kind]] += macs or prod(source if kind == "pool" else output)
+        convolved += prod(output) if macs else 0
+        stored += sum(node_weights(node, source)) * BYTES_PER_VALUE
+    return (*calls, *work, convolved, stored)
+
+
+def features(blueprint: Blueprint) -> tuple[float, ...]:
+    """Return `FEATURES` of a network. They add up: those of a network are the sum of its parts'."""
+    shapes = blueprint.shapes()
+    blocks = zip(blueprint.blocks, blueprint.wiring, strict=True)
+    rows = [block_features(block, tuple(shapes[i] for i in inputs)) for block, inputs in blocks]
+    return tuple(map(sum, zip(*rows, strict=True)))
+
+
+# ------------------------------------------------------------------------------------------------------- training
+
+STATES: Mapping[str, int] = {
+    "sgd": 1, "adam": 2, "adamw": 2, "adamax": 2, "adadelta": 2, "adagrad": 1, "asgd": 1, "rmsprop": 1, "muon": 1,
+}  # fmt: skip
+"""Numbers that each optimizer keeps for a weight; SGD without momentum keeps none."""
+
+POLICY_OPERATIONS: Mapping[str, int] = {"none": 0, "trivialaugment": 1}
+"""Operations that a policy does to an image: AutoAugment's two, RandAugment as many as its knob says."""
+
+
+def step_features(metric: str, networks: Array, recipes: Columns) -> Array:
+    """Return (n, g) numbers of a training step, in which its seconds or, for `train_memory`, its bytes are linear.
+
+    networks: (n, `FEATURES`). Of seconds: calls and reads of the weights by the passes that the gradient takes; work by the
+    images that go through them, at their mean area where they grow; weights by what the optimizer and the averages keep of
+    each; the policy's operations; the images. Of bytes: values by the images of a pass, and copies of the weights.
+    """
+    n = len(networks)
+    calls, work, weights = np.split(networks, [len(CALLS), len(FEATURES) - 1], axis=1)
+    batch = _column(recipes, "batch_size", n).astype(np.float64)
+    gradient, optimizer = _column(recipes, "gradient", n), _column(recipes, "optimizer", n)
+    sam, two_tasks = gradient == "sam", gradient == "mltp"
+    states = np.array([STATES[name] for name in optimizer.tolist()], dtype=np.float64)
+    states[(optimizer == "sgd") & (_column(recipes, "momentum", n) == 0)] = 0
+    averages = (_column(recipes, "ema", n) > 0).astype(np.float64) + (_column(recipes, "lookahead", n) > 0)
+    if metric == "train_memory":
+        at_once = np.where(two_tasks, batch / 2, batch)
+        copies = 2 + states + averages + 2 * (sam | two_tasks)  # the weights, their gradients, and both again when moved
+        return np.column_stack([work * at_once[:, None], weights * copies[:, None], batch])
+    again = np.where(sam, 1 / _column(recipes, "sam_every", n).astype(np.float64), 0)
+    passes = (1 + again + two_tasks)[:, None]
+    images = (batch * (1 + again) * _area(recipes, n))[:, None]
+    columns = [
+        calls * passes,
+        work * images,
+        weights * passes,
+        weights * (1 + states + averages)[:, None],
+        weights * (optimizer == "muon")[:, None],
+        batch * _policy_operations(recipes, n),
+        batch,
+    ]
+    return np.column_stack(columns)
+
+
+def _policy_operations(recipes: Columns, n: int) -> Array:
+    policy, asked = _column(recipes, "policy", n), _column(recipes, "policy_operations", n)
+    known = np.array([POLICY_OPERATIONS.get(name, 2) for name in policy.tolist()], dtype=np.float64)
+    return np.where(policy == "randaugment", asked, known).astype(np.float64)
+
+
+def _area(recipes: Columns, n: int) -> Array:
+    """Return the (n,) mean areas of training images over the budget, as shares of the full one."""
+    start, until = (_column(recipes, name, n).astype(np.float64)[:, None] for name in ("start_resolution", "resize_until"))
+    fractions = (np.arange(PHASES) + 0.5) / PHASES  # (phases,), where images are measured
+    side = np.minimum(1, start + (1 - start) * fractions / until)
+    return np.asarray(np.mean(side**2, axis=1))
+
+
+def _column(recipes: Columns, name: str, n: int) -> NDArray[Any]:
+    default = np.full(n, knob_fields()[name].default, dtype=object)
+    return np.asarray(recipes.get(name, default))

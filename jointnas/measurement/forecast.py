@@ -1,0 +1,51 @@
+"""What measured metrics would be, for whole batches of a space's candidates, and what they are of those that matter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jointnas.knobs import Codes
+from jointnas.measurement.estimate import Estimate
+from jointnas.measurement.features import features
+from jointnas.measurement.meter import Meter
+from jointnas.space import Space
+
+CALIBRATION = 24  # candidates that are measured for it
+BLOCKS = 48  # of their blocks that are measured alone
+
+
+class Forecast:
+    """Estimates of metrics on a meter's device, fitted to a few measured candidates of a bound space and their blocks."""
+
+    def __init__(self, space: Space, meter: Meter, metrics: Sequence[str], seed: int) -> None:
+        self.space, self.meter, self.metrics, self.seed = space, meter, tuple(metrics), seed
+        self._estimates: dict[str, Estimate] = {}
+
+    def calibrate(self, codes: Codes) -> None:
+        """Measure some of (n, knobs) codes and fit the estimates to them.
+
+        Raises `ConstraintError` for a metric that cannot be measured here, `PredictorError` when measuring fails.
+        """
+        rows = np.random.default_rng([self.seed, 3]).permutation(len(codes))[:CALIBRATION]
+        candidates = self.space.to_candidates(codes[rows])
+        for metric in self.metrics:
+            self._estimates[metric] = Estimate.calibrate(self.meter, metric, candidates, BLOCKS, self.seed)
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """Each metric's median relative error on candidates that were held out of its fit."""
+        return {metric: estimate.error for metric, estimate in self._estimates.items()}
+
+    def predict(self, codes: Codes) -> dict[str, NDArray[np.float64]]:
+        """Return each metric's (n,) estimates for (n, knobs) codes."""
+        networks = self.space.architectures.sums(codes[:, : self.space.n_architecture], features)
+        recipes = self.space.recipe_columns(codes)
+        return {metric: estimate.predict(networks, recipes) for metric, estimate in self._estimates.items()}
+
+    def measure(self, candidates: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+        """Return each candidate's measured metrics, NaN where measuring failed."""
+        return self.meter.measure(candidates, self.metrics)

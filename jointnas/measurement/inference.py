@@ -1,0 +1,164 @@
+"""What classifying images costs on a device: seconds, and joules where the device counts them."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from jointnas.blueprint import Blueprint
+from jointnas.errors import ConstraintError
+from jointnas.module import build
+
+INFERENCE_METRICS = ("latency", "latency_p95", "batch_latency", "batch_latency_p95", "energy")
+BATCH = 64  # images of batch latency and energy
+
+SETTLED_SECONDS = 0.1  # without a call faster than those before: the warm-up is over
+WARM_UP_SECONDS = 0.5  # at most
+WARM_UP_CALLS = 2  # at least
+GAIN = 0.98  # of the fastest call so far: what counts as faster
+TIMED_SECONDS = 0.75  # in which calls are timed
+TIMED_CALLS = 3  # at least
+ENERGY_SECONDS = 1.5  # many times as long as counters take to count on
+POWERCAP = Path("/sys/class/powercap")
+
+Call = Callable[[], object]
+Now = Callable[[], float]
+
+
+class Timing(NamedTuple):
+    """Seconds of a call: their median, and what 95 % of the calls stay within."""
+
+    median: float
+    p95: float
+
+
+def measure_inference(blueprint: Blueprint, device: torch.device | str, batch: int) -> Timing:
+    """Return the seconds that a network takes for a batch of images, which lie on the device and are normalised.
+
+    As in scoring: evaluation mode, inference mode, channels-last float32; a GPU is waited for after each call.
+    """
+    call = forward(blueprint, torch.device(device), batch)
+    warm_up(call)
+    seconds = timed(call)
+    return Timing(float(np.median(seconds)), float(np.quantile(seconds, 0.95)))
+
+
+def measure_energy(blueprint: Blueprint, device: torch.device | str, counters: Sequence[EnergyCounter]) -> float:
+    """Return the joules an image in batches of `BATCH`, of all that the device draws meanwhile: what it draws idle too."""
+    call = forward(blueprint, torch.device(device), BATCH)
+    warm_up(call)
+    before = [counter.read() for counter in counters]
+    calls = len(timed(call, within=ENERGY_SECONDS))
+    return sum(c.since(b) for c, b in zip(counters, before, strict=True)) / (calls * BATCH)
+
+
+def forward(blueprint: Blueprint, device: torch.device, batch: int) -> Call:
+    """Return what classifies a batch of images, all of the same random ones, and returns when that is done."""
+    generator = torch.Generator().manual_seed(0)
+    network = build(blueprint, generator).to(device).to(memory_format=torch.channels_last).eval()
+    channels, height, width = blueprint.input_shape
+    images = torch.rand(batch, height, width, channels, generator=generator).to(device).permute(0, 3, 1, 2)
+
+    @torch.inference_mode()
+    def call() -> None:
+        network(images)
+        synchronise(device)
+
+    return call
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for what a GPU has in its queue."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def warm_up(call: Call, now: Now = time.perf_counter) -> None:
+    """Call until no call has been faster than those before for `SETTLED_SECONDS`."""
+    fastest, calls = math.inf, 0
+    start = gained = now()
+    while calls < WARM_UP_CALLS or (now() - gained < SETTLED_SECONDS and now() - start < WARM_UP_SECONDS):
+        took = _seconds(call, now)
+        calls += 1
+        if took < GAIN * fastest:
+            fastest, gained = took, now()
+
+
+def timed(call: Call, now: Now = time.perf_counter, within: float = TIMED_SECONDS, fewest: int = TIMED_CALLS) -> list[float]:
+    """Return the seconds of one call after another: as many as begin `within` seconds, `fewest` at least."""
+    seconds: list[float] = []
+    start = now()
+    while len(seconds) < fewest or now() - start < within:
+        seconds.append(_seconds(call, now))
+    return seconds
+
+
+def _seconds(call: Call, now: Now) -> float:
+    start = now()
+    call()
+    return now() - start
+
+
+class EnergyCounter(NamedTuple):
+    """Joules that a device has drawn: they rise up to `limit`, where they begin at 0 again."""
+
+    read: Callable[[], float]
+    limit: float = math.inf
+
+    def since(self, before: float) -> float:
+        """Return the joules since the counter stood at `before`."""
+        return (self.read() - before) % self.limit
+
+
+def energy_counters(device: torch.device, powercap: Path = POWERCAP) -> list[EnergyCounter]:
+    """Return the counters whose joules together are the device's: NVML's of a GPU, RAPL's of a CPU's packages.
+
+    Raises `ConstraintError` with the reason where there is none.
+    """
+    found, reason = _gpu_counters(device) if device.type == "cuda" else _package_counters(powercap)
+    if not found:
+        raise ConstraintError(f"energy is measured where the device counts it, got {device.type} without: {reason}")
+    return found
+
+
+def _package_counters(powercap: Path) -> tuple[list[EnergyCounter], str]:
+    """Return one counter for each CPU package; and what to do where there is none."""
+    counters = []
+    for folder in sorted(powercap.glob("intel-rapl:*")):  # of AMD's processors too
+        try:
+            if (folder / "name").read_text().startswith("package"):
+                counter = EnergyCounter(partial(_joules, folder / "energy_uj"), _joules(folder / "max_energy_range_uj"))
+                counter.read()
+                counters.append(counter)
+        except (OSError, ValueError):
+            return [], f"make {folder}/energy_uj readable or drop energy"
+    return counters, f"drop energy, there is nothing in {powercap}"
+
+
+def _joules(file: Path) -> float:
+    """Read a file that holds microjoules."""
+    return int(file.read_text()) / 1e6
+
+
+def _gpu_counters(device: torch.device) -> tuple[list[EnergyCounter], str]:
+    """Return NVML's counter of a GPU; and what to do where there is none."""
+    try:
+        nvml = importlib.import_module("pynvml")
+    except ImportError:
+        return [], "install nvidia-ml-py or drop energy"
+    try:
+        nvml.nvmlInit()
+        handle = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        counter = EnergyCounter(lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3)
+        counter.read()
+    except nvml.NVMLError as error:
+        return [], f"drop energy ({error})"
+    return [counter], ""

@@ -1,0 +1,151 @@
+"""The meter: measured figures of candidates, from the store where they are known, else from a worker in the run's own slot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from jointnas import networks
+from jointnas.blueprint import Blueprint, Shape
+from jointnas.errors import ConstraintError, suggest
+from jointnas.execution import Job, LocalExecutor, Slot
+from jointnas.execution.worker import Handler, Progress
+from jointnas.measurement.inference import BATCH, INFERENCE_METRICS, energy_counters, measure_energy, measure_inference
+from jointnas.measurement.store import Store, key, surroundings
+from jointnas.measurement.training import TRAINING_METRICS, make_trainer, measure_training, step_memory
+from jointnas.recipe import Recipe
+from jointnas.training import StepClock
+
+MEASURED_METRICS = (*INFERENCE_METRICS, *TRAINING_METRICS)
+"""Seconds, seconds, seconds, seconds, joules, images a second, bytes; see `inference` and `training`."""
+
+Workload = tuple[Blueprint, Recipe]
+
+
+def check_metrics(metrics: Iterable[str], device: torch.device | str) -> None:
+    """Raise `ConstraintError` for a metric that does not exist, or that this device has no meter for."""
+    for metric in metrics:
+        if metric not in MEASURED_METRICS:
+            raise ConstraintError(f"no measured metric is called {metric!r}: {suggest(metric, MEASURED_METRICS)}")
+        if metric == "energy":
+            energy_counters(torch.device(device))
+
+
+def measure(
+    candidate: Mapping[str, Any], input_shape: Shape, classes: int, metrics: Sequence[str], device: torch.device | str
+) -> dict[str, float]:
+    """Return a candidate's metrics, measured now in this process, which should be doing nothing else.
+
+    Raises `ConstraintError` as `check_metrics` does, and `BlueprintError` or `RecipeError` for what is no candidate.
+    """
+    return measure_workload(*_workload(candidate, input_shape, classes), classes, metrics, device)
+
+
+def measure_workload(
+    blueprint: Blueprint, recipe: Recipe, classes: int, metrics: Sequence[str], device: torch.device | str
+) -> dict[str, float]:
+    """Return the metrics of a network; only those of training read the recipe and the class count."""
+    check_metrics(metrics, device)
+    measures: dict[tuple[str, ...], Callable[[], tuple[float, ...]]] = {
+        ("latency", "latency_p95"): lambda: measure_inference(blueprint, device, 1),
+        ("batch_latency", "batch_latency_p95"): lambda: measure_inference(blueprint, device, BATCH),
+        ("energy",): lambda: (measure_energy(blueprint, device, energy_counters(torch.device(device))),),
+        TRAINING_METRICS: lambda: measure_training(blueprint, recipe, classes, device),
+    }
+    found: dict[str, float] = {}
+    for names, figures in measures.items():
+        if any(name in metrics for name in names):
+            found.update(zip(names, figures(), strict=True))
+    return {metric: found[metric] for metric in metrics}
+
+
+def prepare_measurements(input_shape: Shape, classes: int, device: str) -> Handler:
+    """Warm the libraries up; return what measures a payload's network."""
+    tiny = networks.blueprint({"network": "resnet9", "width": 4}, input_shape, classes)
+    step_memory(make_trainer(tiny, Recipe(batch_size=32), classes, StepClock(1), torch.device(device)))
+
+    def handle(payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        blueprint, recipe = Blueprint.from_json(payload["blueprint"]), Recipe.from_knobs(payload["recipe"])
+        return measure_workload(blueprint, recipe, classes, payload["metrics"], device)
+
+    return handle
+
+
+class Meter:
+    """Measures candidates in one worker of a slot's kind, which starts when a figure is missing; use as a context manager.
+
+    failures: of the last call, the reason by the candidate's place.
+    """
+
+    def __init__(self, slot: Slot, input_shape: Shape, classes: int, store: Store | None = None) -> None:
+        self.slot, self.input_shape, self.classes = slot, input_shape, classes
+        self.store = store or Store()
+        self.failures: dict[int, str] = {}
+        self._place = surroundings(slot)
+        self._executor: LocalExecutor | None = None
+
+    def __enter__(self) -> Meter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker."""
+        if self._executor:
+            self._executor.close()
+            self._executor = None
+
+    def measure(self, candidates: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[dict[str, float]]:
+        """Return each candidate's metrics, NaN where measuring failed, as when memory runs out.
+
+        Raises `ConstraintError` for a metric that cannot be measured here, `DataError` where figures cannot be kept.
+        """
+        return self.measure_workloads([self.workload(c) for c in candidates], metrics)
+
+    def workload(self, candidate: Mapping[str, Any]) -> Workload:
+        """Return the blueprint and the recipe that a candidate stands for."""
+        return _workload(candidate, self.input_shape, self.classes)
+
+    def measure_workloads(self, found: Sequence[Workload], metrics: Sequence[str]) -> list[dict[str, float]]:
+        """Return the metrics of networks with their recipes, as `measure` does; each figure is measured and kept once."""
+        check_metrics(metrics, self.slot.device)
+        keys = [{metric: key(metric, *workload, self._place) for metric in metrics} for workload in found]
+        known = self.store.read({name for row in keys for name in row.values()})
+        asked: set[str] = set(known)
+        jobs = []
+        for i, (workload, row) in enumerate(zip(found, keys, strict=True)):
+            missing = [metric for metric, name in row.items() if name not in asked]
+            asked.update(row.values())
+            if missing:
+                jobs.append(Job(i, _payload(*workload, missing)))
+        self.failures = {}
+        for event in self._workers().results(jobs) if jobs else ():
+            if event.kind == "done":
+                figures = {keys[event.number][metric]: value for metric, value in event.result.items()}
+                self.store.write(figures)
+                known.update(figures)
+            elif event.kind == "failed":
+                self.failures[event.number] = event.reason
+        return [{metric: known.get(name, math.nan) for metric, name in row.items()} for row in keys]
+
+    def _workers(self) -> LocalExecutor:
+        if self._executor is None:
+            prepare = partial(prepare_measurements, self.input_shape, self.classes, self.slot.device)
+            self._executor = LocalExecutor(prepare, replace(self.slot, workers=1))
+        return self._executor
+
+
+def _workload(candidate: Mapping[str, Any], input_shape: Shape, classes: int) -> Workload:
+    """Return what a candidate stands for."""
+    blueprint = networks.blueprint(candidate["architecture"], input_shape, classes)
+    return blueprint, Recipe.from_knobs(candidate["recipe"])
+
+
+def _payload(blueprint: Blueprint, recipe: Recipe, metrics: Sequence[str]) -> dict[str, Any]:
+    return {"blueprint": blueprint.to_json(), "recipe": asdict(recipe), "metrics": metrics}

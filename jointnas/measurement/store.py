@@ -1,0 +1,85 @@
+"""The store of measured figures: one SQLite file in the cache folder, which any number of processes read and write."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sqlite3
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from jointnas.blueprint import Blueprint
+from jointnas.data.pack import cache_folder
+from jointnas.errors import DataError
+from jointnas.execution import Slot
+from jointnas.measurement.training import TRAINING_METRICS, as_measured
+from jointnas.recipe import Recipe
+from jointnas.training.precision import trains_in_bfloat16
+
+DATABASE = "measurements.sqlite"
+FORMAT = 1  # of the figures: raise it when they are taken in another way
+WAIT_SECONDS = 60.0  # for another process that writes
+
+
+class Store:
+    """Figures by their keys. Each call opens the file, so that a store may be passed to any thread or process."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or cache_folder() / DATABASE
+
+    def read(self, keys: Iterable[str]) -> dict[str, float]:
+        """Return the figures that are known under these keys. Raises `DataError`."""
+        with closing(self._open()) as db:
+            rows = [(key, db.execute("SELECT value FROM figures WHERE key = ?", (key,)).fetchone()) for key in keys]
+        return {key: float(row[0]) for key, row in rows if row}
+
+    def write(self, figures: Mapping[str, float]) -> None:
+        """Keep figures, in the place of older ones under the same keys. Raises `DataError`."""
+        with closing(self._open()) as db, db:
+            db.executemany("INSERT OR REPLACE INTO figures VALUES (?, ?)", figures.items())
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            db = sqlite3.connect(self.path, timeout=WAIT_SECONDS)
+            db.execute("CREATE TABLE IF NOT EXISTS figures (key TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID")
+        except (OSError, sqlite3.DatabaseError) as error:
+            raise DataError(
+                f"measured figures are kept in a writable database, got {str(self.path)!r} ({error}): "
+                "delete it or set JOINTNAS_CACHE"
+            ) from error
+        return db
+
+
+def surroundings(slot: Slot) -> dict[str, Any]:
+    """Return what every figure measured in a slot depends on besides the network: device, its share, torch."""
+    cuda = slot.device == "cuda"
+    name = torch.cuda.get_device_name() if cuda else _processor()
+    return {"format": FORMAT, **slot.to_json(), "name": name, "torch": torch.__version__}
+
+
+def _processor() -> str:
+    """Return the CPU's model as the system names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def key(metric: str, network: Blueprint, recipe: Recipe, place: Mapping[str, Any]) -> str:
+    """Return the text that names a figure by all that it depends on; `place` is what `surroundings` gives.
+
+    Training metrics depend on what the recipe makes a step do (see `as_measured`) and on the precision of training.
+    """
+    about = {**place, "metric": metric, "network": network.digest(), "precision": "float32"}
+    if metric in TRAINING_METRICS:
+        if trains_in_bfloat16(torch.device(str(place["device"]))):
+            about["precision"] = "bfloat16"
+        about["recipe"] = as_measured(recipe).effective(*network.input_shape[1:])
+    return json.dumps(about, sort_keys=True)
