@@ -6,19 +6,24 @@ some thousand different parts. Costs add up over them, except the peak of the va
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jointnas import networks
 from jointnas.blueprint import Blueprint, Shape, joined_digest
-from jointnas.cost import cost
+from jointnas.cost import METRICS, cost
 from jointnas.knobs import Codes, Continuous, Knob
 from jointnas.networks.family import Family, Part
 
 Index = NDArray[np.int64]
 LARGEST_KEY = 2**62
+FEW = 16  # rows that are looked up one by one
+
+Key = tuple[float | None, ...]
+"""What a part's blueprint is made of: the index of its input's shape, and codes of knobs, None where inactive."""
 
 Sums = Callable[[Blueprint], Sequence[float]]
 """Numbers of a part of a network that add up over its parts."""
@@ -30,25 +35,25 @@ class Architectures:
     def __init__(self, knobs: Sequence[Knob], input_shape: Shape, classes: int) -> None:
         self.knobs, self.input_shape, self.classes = tuple(knobs), input_shape, classes
         self._network = next(i for i, knob in enumerate(knobs) if knob.name == "network")
-        self._rows: dict[str, _Row] = {}
+        self._families: dict[str, _Parts] = {}
 
     def costs(self, codes: Codes) -> NDArray[np.float64]:
         """Return the (n, 5) costs, in the order of `cost.METRICS`, of (n, knobs) codes. Raises `BlueprintError`."""
         table = np.empty((len(codes), 5))
-        for rows, where in self._by_network(codes):
-            table[where] = rows.costs(codes[where])
+        for family, where in self._by_network(codes):
+            table[where] = family.costs(codes[where])
         return table
 
     def digests(self, codes: Codes) -> list[str]:
         """Return each network's digest, as `Blueprint.digest` has it."""
         found = np.empty(len(codes), dtype=object)
-        for rows, where in self._by_network(codes):
-            found[where] = rows.digests(codes[where])
+        for family, where in self._by_network(codes):
+            found[where] = family.digests(codes[where])
         return list(found)
 
     def sums(self, codes: Codes, of: Sums) -> NDArray[np.float64]:
         """Return (n, k) sums over the parts of each network of the k numbers that `of` gives for a part."""
-        parts = [(rows.sums(codes[where], of), where) for rows, where in self._by_network(codes)]
+        parts = [(family.sums(codes[where], of), where) for family, where in self._by_network(codes)]
         table = np.zeros((len(codes), parts[0][0].shape[1] if parts else 0))
         for values, where in parts:
             table[where] = values
@@ -59,25 +64,25 @@ class Architectures:
         values = {k.name: k.value(c) for k, c in zip(self.knobs, row.tolist(), strict=True) if c == c}
         return networks.blueprint(values, self.input_shape, self.classes)
 
-    def _by_network(self, codes: Codes) -> list[tuple[_Row, Index]]:
+    def _by_network(self, codes: Codes) -> list[tuple[_Parts, Index]]:
         knob = self.knobs[self._network]
         found = []
         for code in np.unique(codes[:, self._network]).tolist():
             name = str(knob.value(code))
-            if name not in self._rows:
+            if name not in self._families:
                 networks.check_input(self.input_shape, self.classes)
-                self._rows[name] = _Row(name, networks.family(name), self.knobs, self.input_shape, self.classes)
-            found.append((self._rows[name], np.flatnonzero(codes[:, self._network] == code)))
+                self._families[name] = _Parts(networks.family(name), self.knobs, self.input_shape, self.classes)
+            found.append((self._families[name], np.flatnonzero(codes[:, self._network] == code)))
         return found
 
 
-class _Row:
+class _Parts:
     """The parts of one family, with what was computed of them."""
 
-    def __init__(self, name: str, family: Family, knobs: tuple[Knob, ...], input_shape: Shape, classes: int) -> None:
+    def __init__(self, family: Family, knobs: tuple[Knob, ...], input_shape: Shape, classes: int) -> None:
         self.input_shape = input_shape
         self.shapes: list[Shape] = [input_shape]
-        self.parts = [_Made(part, name, family, knobs, classes, self.shapes) for part in family.parts]
+        self.parts = [_Made(part, family, knobs, classes, self.shapes) for part in family.parts]
 
     def _walk(self, codes: Codes) -> list[tuple[_Made, Index]]:
         """Return for each part which of its blueprints each of n networks has, as (n,) indices."""
@@ -86,19 +91,19 @@ class _Row:
         for part in self.parts:
             which = part.find(codes, entering)
             found.append((part, which))
-            entering = np.array(part.leaving, dtype=np.int64)[which]
+            entering = part.leaving.array[which]
         return found
 
     def costs(self, codes: Codes) -> NDArray[np.float64]:
         total, peak = np.zeros((len(codes), 4)), np.zeros(len(codes))
         for part, which in self._walk(codes):
-            values = np.array(part.costs)[which]
+            values = part.costs.array[which]
             total += values[:, :4]
             peak = np.maximum(peak, values[:, 4])
         return np.column_stack([total, total[:, 3] + peak])
 
     def digests(self, codes: Codes) -> list[str]:
-        traces = [np.array(part.traces, dtype=object)[which].tolist() for part, which in self._walk(codes)]
+        traces = [part.traces.array[which].tolist() for part, which in self._walk(codes)]
         return [joined_digest(self.input_shape, row) for row in zip(*traces, strict=True)]
 
     def sums(self, codes: Codes, of: Sums) -> NDArray[np.float64]:
@@ -106,32 +111,60 @@ class _Row:
         return np.sum([table[which] for table, which in tables], axis=0)
 
 
-class _Made:
-    """The blueprints of one part that were met so far: in parallel lists, their costs, traces and output shapes."""
+class _Column:
+    """A growing list of values, and the same as an array."""
 
-    def __init__(
-        self, part: Part, name: str, family: Family, knobs: tuple[Knob, ...], classes: int, shapes: list[Shape]
-    ) -> None:
-        self.part, self.name, self.family, self.classes, self.shapes = part, name, family, classes, shapes
+    def __init__(self, kind: Any) -> None:
+        self._kind = kind
+        self._values: list[Any] = []
+        self._array = np.empty(0, dtype=kind)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def extend(self, values: Iterable[Any]) -> None:
+        self._values.extend(values)
+
+    @property
+    def array(self) -> NDArray[Any]:
+        if len(self._array) != len(self._values):
+            self._array = np.array(self._values, dtype=self._kind)
+        return self._array
+
+
+class _Made:
+    """What was computed of one part's blueprints: in parallel columns, their costs, traces and output shapes.
+
+    The blueprints themselves are not kept: a family of a single part would fill the memory with them.
+    """
+
+    def __init__(self, part: Part, family: Family, knobs: tuple[Knob, ...], classes: int, shapes: list[Shape]) -> None:
+        self.part, self.family, self.classes, self.shapes = part, family, classes, shapes
         wanted = set(part.knobs.values())
         self.columns = [i for i, knob in enumerate(knobs) if knob.name in wanted]
         self.knobs = [knobs[i] for i in self.columns]
-        self.known: dict[tuple[float | None, ...], int] = {}  # by input shape and codes, None where inactive
-        self.blueprints: list[Blueprint] = []
-        self.costs: list[tuple[float, ...]] = []  # macs, params, activations, size, peak of the values alive
-        self.traces: list[bytes] = []
-        self.leaving: list[int] = []  # index of the output's shape
-        self._sums: dict[Sums, list[Sequence[float]]] = {}
+        self.known: dict[Key, int] = {}
+        self.keys: list[Key] = []
+        self.costs = _Column(np.float64)  # macs, params, activations, size, peak of the values alive
+        self.traces = _Column(object)
+        self.leaving = _Column(np.int64)  # index of the output's shape
+        self._sums: dict[Sums, _Column] = {}
 
     def find(self, codes: Codes, entering: Index) -> Index:
         """Return (n,) indices of the blueprints for (n, knobs) codes and (n,) indices of input shapes."""
+        if len(codes) <= FEW:
+            rows = np.column_stack([entering, codes[:, self.columns]])
+            return np.array([self._index(row) for row in rows.tolist()], dtype=np.int64)
         first, inverse = distinct(
-            [(entering, len(self.shapes)), *(_numbered(knob, codes[:, i]) for i, knob in zip(self.columns, self.knobs, strict=True))]
+            [
+                (entering, len(self.shapes)),
+                *(_numbered(knob, codes[:, i]) for i, knob in zip(self.columns, self.knobs, strict=True)),
+            ]
         )
         rows = np.column_stack([entering[first], codes[np.ix_(first, self.columns)]])
-        return np.array([self._index(tuple(row)) for row in rows.tolist()], dtype=np.int64)[inverse]
+        return np.array([self._index(row) for row in rows.tolist()], dtype=np.int64)[inverse]
 
-    def _index(self, row: tuple[float, ...]) -> int:
+    def _index(self, row: list[float]) -> int:
         key = tuple(None if value != value else value for value in row)
         if key not in self.known:
             made = self._make(key)
@@ -139,23 +172,24 @@ class _Made:
             if shape not in self.shapes:
                 self.shapes.append(shape)
             found = cost(made)
-            self.leaving.append(self.shapes.index(shape))
-            self.traces.append(made.trace())
-            self.blueprints.append(made)
-            self.costs.append((*(found[m] for m in ("macs", "params", "activations", "size")), found["memory"] - found["size"]))
-            self.known[key] = len(self.costs) - 1
+            self.leaving.extend([self.shapes.index(shape)])
+            self.traces.extend([made.trace()])
+            self.keys.append(key)
+            self.costs.extend([(*(found[m] for m in METRICS[:4]), found["memory"] - found["size"])])
+            self.known[key] = len(self.keys) - 1
         return self.known[key]
 
-    def _make(self, key: tuple[float | None, ...]) -> Blueprint:
+    def _make(self, key: Key) -> Blueprint:
         shape, *codes = key
         given = {knob.name: knob.value(code) for knob, code in zip(self.knobs, codes, strict=True) if code is not None}
-        return self.part.blueprint(self.shapes[int(shape or 0)], self.classes, self.family.values(self.name, given))
+        values = self.family.part_values(self.part.knobs.values(), given)
+        return self.part.blueprint(self.shapes[int(shape or 0)], self.classes, values)
 
     def sums(self, of: Sums) -> NDArray[np.float64]:
         """Return the (m, k) numbers of the m blueprints met so far."""
-        known = self._sums.setdefault(of, [])
-        known.extend(of(blueprint) for blueprint in self.blueprints[len(known) :])
-        return np.array(known, dtype=np.float64)
+        known = self._sums.setdefault(of, _Column(np.float64))
+        known.extend([of(self._make(key)) for key in self.keys[len(known) :]])
+        return known.array
 
 
 def _numbered(knob: Knob, codes: Codes) -> tuple[Index, int]:

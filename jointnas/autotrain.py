@@ -1,7 +1,7 @@
 """AutoTrain (FBNetV3: Dai et al., CVPR 2021): the recipe alone is searched, on a network that stays as it is.
 
-Each network has a run of its own, whose specification says everything that the two steps here need: what `search` writes
-into it, and `default`, the candidate with the recipe that the searched one is compared with.
+Each network has a run of its own, whose specification says everything that the two steps here need: what `jointnas search`
+writes into it, and `default`, the candidate with the recipe that the searched one is compared with.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from jointnas.search import Search, Winner
 from jointnas.space import Space
 from jointnas.training.clock import clock_from_json
 
-CONTEXT = ("data", "fingerprint", "clock", "slot", "classes")  # of a specification: what a predictor's accuracies hold for
+CONTEXT = ("data", "fingerprint", "clock", "slot", "classes")  # of a specification: what accuracies hold for
 SIDE = ("recipe", "predicted_accuracy", "test_accuracy", "val_accuracy", "failures", "folder")  # of a retrained winner
 
 

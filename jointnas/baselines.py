@@ -13,6 +13,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 from jointnas import opaque
@@ -78,12 +79,13 @@ def candidate(name: str) -> Candidate:
 
 def trainable(names: Sequence[str]) -> list[str]:
     """Return the baselines, each once, whose libraries are installed. Raises `SearchError` for an unknown one."""
-    return [name for name in dict.fromkeys(names) if all(map(opaque.is_installed, _taken_from_libraries(name)))]
+    return [name for name in dict.fromkeys(names) if all(find_spec(library) for library in _libraries([name]))]
 
 
-def _taken_from_libraries(name: str) -> list[str]:
-    architecture = candidate(name)["architecture"]
-    return [str(architecture["name"])] if architecture["network"] == "library" else []
+def _libraries(names: Sequence[str]) -> list[str]:
+    """Return what the baselines' networks are taken from, where they are not ours."""
+    architectures = [candidate(name)["architecture"] for name in names]
+    return sorted({opaque.find(str(a["name"])).library for a in architectures if a["network"] == "library"})
 
 
 def repeat_images(spec: DataSpec, repeat: int) -> DataSpec:
@@ -104,9 +106,8 @@ def train_baselines(
         if not waiting:
             continue
         images = repeat_images(spec, repeat)
-        libraries = {opaque.find(found).library for name in names for found in _taken_from_libraries(name)}
         fingerprint = load_data(images).fingerprint
-        prepare = partial(_prepare, images.to_json(), slot.device, fingerprint, sorted(libraries))
+        prepare = partial(_prepare, images.to_json(), slot.device, fingerprint, _libraries(names))
         jobs = [
             Job(t.number, {"candidate": t.candidate, "clock": clock.to_json(), "seed": t.seed})
             for t in waiting.values()
@@ -114,16 +115,15 @@ def train_baselines(
         with LocalExecutor(prepare, slot) as executor:
             for event in executor.results(jobs):
                 if event.kind in ("done", "failed"):
-                    ended = replace(waiting[event.number], observation=_observed(event))
-                    run.end_trial(ended.number, ended.observation)
-                    watch(_name(ended, names), ended)
+                    observation = _observed(event)
+                    run.end_trial(event.number, observation)
+                    trial = replace(waiting[event.number], observation=observation)
+                    watch(_name(trial, names), trial)
 
 
 def _ask(run: Run, names: Sequence[str], repeat: int, seed: int) -> list[Trial]:
     first = (repeat - 1) * len(names) + 1
-    trials = [
-        Trial(first + i, repeat, candidate(name), seed * SEED_STRIDE + first + i) for i, name in enumerate(names)
-    ]
+    trials = [Trial(first + i, repeat, candidate(name), seed * SEED_STRIDE + first + i) for i, name in enumerate(names)]
     run.add_trials(trials, [f"{name} {repeat}" for name in names])
     return trials
 
@@ -150,22 +150,22 @@ def rank(trials: Sequence[Trial], names: Sequence[str], input_shape: Shape, clas
 
     macs and params are None where the network does not fit the images.
     """
-    rows = []
-    for name in names:
-        ended = [(t, t.observation) for t in trials if t.observation and _name(t, names) == name]
-        good = [o for _, o in ended if o.accuracy is not None]
-        rows.append(
-            {
-                "name": name,
-                **candidate(name),
-                "val_accuracy": spread([o.accuracy for o in good if o.accuracy is not None]),
-                "images_per_second": statistics.fmean(o.images_per_second or 0.0 for o in good) if good else None,
-                **_costs(name, input_shape, classes),
-                "failures": [f"repeat {t.round}: {o.failure}" for t, o in ended if o.accuracy is None],
-            }
-        )
-    rows.sort(key=lambda row: -1.0 if row["val_accuracy"]["mean"] is None else row["val_accuracy"]["mean"], reverse=True)
+    rows = [_row(name, [t for t in trials if _name(t, names) == name], input_shape, classes) for name in names]
+    rows.sort(key=lambda row: row["val_accuracy"]["mean"] or -1.0, reverse=True)
     return [{"rank": place, **row} for place, row in enumerate(rows, 1)]
+
+
+def _row(name: str, trials: Sequence[Trial], input_shape: Shape, classes: int) -> dict[str, Any]:
+    ended = [(t.round, t.observation) for t in trials if t.observation]
+    good = [o for _, o in ended if o.accuracy is not None]
+    return {
+        "name": name,
+        **candidate(name),
+        "val_accuracy": spread([o.accuracy for o in good if o.accuracy is not None]),
+        "images_per_second": statistics.fmean(o.images_per_second or 0.0 for o in good) if good else None,
+        **_costs(name, input_shape, classes),
+        "failures": [f"repeat {repeat}: {o.failure}" for repeat, o in ended if o.accuracy is None],
+    }
 
 
 def _costs(name: str, input_shape: Shape, classes: int) -> dict[str, int | None]:

@@ -110,7 +110,9 @@ class Blueprint:
     def trace(self) -> bytes:
         """Return what `digest` hashes: of networks put in a row, the traces in a row."""
         steps = zip(self.blocks, self.wiring, strict=True)
-        return b"".join(block.digest + bytes(repr([i - v for v in inputs]), "ascii") for i, (block, inputs) in enumerate(steps))
+        return b"".join(
+            block.digest + bytes(repr([i - v for v in inputs]), "ascii") for i, (block, inputs) in enumerate(steps)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the network as JSON types; `from_json` gives an equal blueprint back."""

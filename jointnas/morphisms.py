@@ -7,6 +7,7 @@ stay equal up to rounding.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -27,10 +28,10 @@ NOISE = 0.1
 IDEMPOTENT = ("relu", "relu6")
 UNFINISHED = ("conv", "batch_norm", "whiten")
 EPSILON = BatchNorm(1, scale=True).eps
-KEEPS = frozenset(
-    ("batch_norm", "relu", "celu", "gelu", "silu", "hard_swish", "relu6", "sigmoid", "hard_sigmoid", "resize", "scale")
-    + ("max_pool", "avg_pool", "global_max_pool", "global_avg_pool", "add", "blend", "multiply")
-)
+KEEPS = frozenset((
+    "batch_norm", "relu", "celu", "gelu", "silu", "hard_swish", "relu6", "sigmoid", "hard_sigmoid", "resize", "scale",
+    "max_pool", "avg_pool", "global_max_pool", "global_avg_pool", "add", "blend", "multiply",
+))  # fmt: skip
 """The operations that give as many channels as they read, and each channel from the same channel of every input."""
 
 Sources = tuple[int, ...]
@@ -75,8 +76,8 @@ class Deeper:
         """Insert the layer, and let all that read the activation read the new one."""
         vertex, k = graph.at(self.place), self.kernel
         channels, before = vertex.shape[0], vertex.inputs[0]
-        attributes = {"channels": channels, "kernel": k, "stride": 1, "padding": k // 2, "groups": 1, "bias": False}
-        conv = Vertex("conv", attributes, [vertex], vertex.shape)
+        filters = {"channels": channels, "kernel": k, "stride": 1, "padding": k // 2, "groups": 1, "bias": False}
+        conv = Vertex("conv", {**filters}, [vertex], vertex.shape)
         norm = Vertex("batch_norm", {"scale": True}, [conv], vertex.shape)
         active = Vertex(vertex.operation, {}, [norm], vertex.shape)
         if graph.weighted:
@@ -150,8 +151,8 @@ class Skip:
             raise MorphismError(
                 f"a skip brings what its end does not read, got {source.label} for {reader.label}: choose another start"
             )
-        kept = slice(1 if self.join == "concat" else 0, None)
-        if len(source.shape) != 3 or source.shape[kept] != before.shape[kept]:
+        first = 1 if self.join == "concat" else 0
+        if len(source.shape) != 3 or source.shape[first:] != before.shape[first:]:
             same = "height and width (no pool or stride between)" if self.join == "concat" else "shape"
             raise MorphismError(
                 f"{self.join} joins values of one {same}, got {source.shape} and {before.shape}: choose another start"
@@ -400,8 +401,8 @@ def _rectified(before: Vertex, channels: int, dtype: torch.dtype) -> tuple[Tenso
         return zeros, ones
     shift = before.weights["bias"]
     spread = before.weights.get("weight", ones).abs().clamp_min(EPSILON)
-    normal = torch.distributions.Normal(zeros, ones)
-    below, density = normal.cdf(shift / spread), normal.log_prob(shift / spread).exp()
+    z = shift / spread
+    below, density = torch.special.ndtr(z), torch.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
     mean = shift * below + spread * density
     square = (shift**2 + spread**2) * below + shift * spread * density
     return mean, (square - mean**2).clamp_min(0)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jointnas.errors import BlueprintError, suggest
@@ -40,9 +39,7 @@ NETWORKS: Mapping[str, Opaque] = {
         options={"aux_logits": False, "init_weights": False, "dropout": 0.0},
     ),
     "shufflenet_v2_x1_0": Opaque("torchvision", "conv1.0", ("maxpool",)),
-    "efficientnet_b0": Opaque(
-        "torchvision", "features.0.0", options={"dropout": 0.0, "stochastic_depth_prob": 0.0}
-    ),
+    "efficientnet_b0": Opaque("torchvision", "features.0.0", options={"dropout": 0.0, "stochastic_depth_prob": 0.0}),
     "dpn92": Opaque("timm", "features.conv1_1.conv", ("features.conv1_pool",)),
 }
 """The networks by the names that their libraries give them."""
@@ -56,11 +53,6 @@ def find(name: str, library: str | None = None) -> Opaque:
     if library not in (None, entry.library):
         raise BlueprintError(f"{name} is taken from {entry.library}, got {library!r}: change it")
     return entry
-
-
-def is_installed(name: str) -> bool:
-    """Return whether the library of a network is there."""
-    return find_spec(find(name).library) is not None
 
 
 def build(library: str, name: str, input_shape: tuple[int, ...], classes: int) -> nn.Module:

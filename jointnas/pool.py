@@ -149,9 +149,7 @@ def _by_network(space: Space, codes: Codes) -> list[Codes]:
     return [codes[network == code] for code in np.unique(network)]
 
 
-def _descent(
-    space: Space, start: Codes, target: Callable[[Codes], NDArray[np.float64]]
-) -> tuple[Codes, float]:
+def _descent(space: Space, start: Codes, target: Callable[[Codes], NDArray[np.float64]]) -> tuple[Codes, float]:
     """Return the (knobs,) code from which no change of one knob, to any of its values, lowers the target; and its target.
 
     start: (n, knobs) codes, the best of which comes first. target: (n,) numbers for (n, knobs) codes, none of them NaN.

@@ -109,7 +109,10 @@ class Search:
 
     def _check_accuracy_bound(self) -> None:
         if (self.objective is None) == bool(self._trained):
-            bound, remedy = str(*self._trained[:1]) or "none", "say objective 'min macs'" if self._trained else "add accuracy>=0.8"
+            bound, remedy = (
+                str(*self._trained[:1]) or "none",
+                "say objective 'min macs'" if self._trained else "add accuracy>=0.8",
+            )
             raise ConstraintError(
                 f"a bound on accuracy goes with the objective min METRIC, got {bound} with "
                 f"{'max accuracy' if self.objective is None else f'min {self.objective}'}: {remedy}"
@@ -123,7 +126,9 @@ class Search:
         if not wanted:
             return None
         if meter is None:
-            raise ConstraintError(f"{wanted[0]} is measured on a device, got a search without one: give it meter=Meter(…)")
+            raise ConstraintError(
+                f"{wanted[0]} is measured on a device, got a search without one: give it meter=Meter(…)"
+            )
         return Forecast(self.space, meter, tuple(dict.fromkeys(wanted)), self.seed)
 
     @property
@@ -290,9 +295,7 @@ class Search:
         self._refit()
         told = self.space.to_codes(self._told)
         known = (
-            self._pool
-            if self.closed
-            else np.concatenate([told[feasible(self.space, self._exact, told)], self._pool])
+            self._pool if self.closed else np.concatenate([told[feasible(self.space, self._exact, told)], self._pool])
         )
         problem = Problem(self.space, self._exact, self._score, known, len(known), self.seed)
         if self.closed:
@@ -351,7 +354,9 @@ class Search:
             for i, candidate in zip(chosen, self.space.to_candidates(codes[chosen]), strict=True)
         ]
 
-    def _measured_winners(self, codes: Codes, ranked: list[int], k: int) -> tuple[list[int], dict[int, dict[str, float]]]:
+    def _measured_winners(
+        self, codes: Codes, ranked: list[int], k: int
+    ) -> tuple[list[int], dict[int, dict[str, float]]]:
         """Return the first k of the ranked rows that meet the measured bounds, best first, with what was measured of them."""
         if self._forecast is None:
             return sorted(ranked[:k]), {}

@@ -53,7 +53,9 @@ class Space:
     input_shape: Shape | None = None
     classes: int | None = None
     cost_function: CostFunction | None = None
-    _costs: dict[bytes, tuple[float, ...]] = field(default_factory=dict, compare=False, repr=False)  # of an abstract space
+    _costs: dict[bytes, tuple[float, ...]] = field(
+        default_factory=dict, compare=False, repr=False
+    )  # of an abstract space
 
     def __post_init__(self) -> None:
         check_definition(Definition(self.name, self.description, *self._by_group))

@@ -66,12 +66,15 @@ def problems(path: Path, input_shape: Sequence[int], classes: int) -> list[Probl
 
 
 def _culprit(data: dict[str, Any], message: str, fault: Fault) -> Key | None:
-    """Return the key without which the error is not made: of the knobs that it mentions if it can be, the network last."""
+    """Return the key without which the error is not made; None where no single one makes it.
+
+    They are tried in this order: the knobs that the error mentions, the other ones, the network, top-level keys it mentions.
+    """
     knobs = {key: _resting_on(data, key) for key in _knobs(data)}
     for key in sorted(knobs, key=lambda k: (k[1] == "network", k[1] not in message, len(knobs[k]))):
         if fault(_without(data, knobs[key])) != message:
             return key
-    return next(((key,) for key in data if fault(_without(data, {(key,)})) != message), None)
+    return next(((key,) for key in data if key in message and fault(_without(data, {(key,)})) != message), None)
 
 
 def _knobs(data: dict[str, Any]) -> list[Key]:

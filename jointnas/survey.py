@@ -52,7 +52,7 @@ class Survey:
         count = f"{self.candidates:,}" if self.candidates < WRITTEN_OUT else f"{Decimal(self.candidates):.2e}"
         if not self.continuous:
             return f"{count} candidates"
-        return f"infinitely many candidates: {count} of countable knobs, times {self.continuous} continuous knobs"
+        return f"infinitely many candidates: {count} without the continuous knobs ({self.continuous})"
 
     def to_json(self) -> dict[str, Any]:
         """Return the survey as JSON types."""
@@ -129,9 +129,7 @@ def _linked(knobs: Iterable[Knob]) -> list[list[Knob]]:
     groups: list[list[Knob]] = []
     for knob in knobs:
         others = {other for other, _ in knob.when}
-        touched = [
-            group for group in groups if any(k.name in others or knob.name in dict(k.when) for k in group)
-        ]
+        touched = [group for group in groups if any(k.name in others or knob.name in dict(k.when) for k in group)]
         groups = [group for group in groups if group not in touched]
         groups.append([knob, *(k for group in touched for k in group)])
     return groups

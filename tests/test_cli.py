@@ -94,6 +94,10 @@ def cycle(tmp_path_factory):
         done.runs_show = answer("runs", "show", "digits-resnet9-1")
         done.bound = max(winner["macs"] for winner in done.search["winners"])
         done.tighter = answer("search", "--from", RUN, "--constraint", f"macs<{done.bound}", "--top", "2")
+        done.measured = answer("search", "--from", RUN, "-c", "latency<1s", "--measure", "train_memory", "--top", "1")
+        done.cheapest = answer("search", "--from", RUN, "-c", "accuracy>=0.01", "--objective", "min params", "--top", "2")
+        held = ("--architecture", f"{RUN}/export/winner-1.toml", "--space", "autotrain", "--out", "held")
+        done.held = answer("search", *held, "--train-steps", "4", "--rounds", "1", "--batch", "2", "--top", "2")
     return done
 
 
@@ -124,6 +128,24 @@ def test_a_question_to_an_ended_run_keeps_its_own_bound_and_trains_nothing(cycle
         assert [len(run.winners(query)) for query in (1, 2)] == [3, 2]
         assert run.queries()[0]["constraints"] == ["macs<1M"]
         assert run.queries()[1]["constraints"][0].startswith("macs<")
+
+
+def test_a_bound_on_what_is_measured_is_answered_by_an_ended_run(cycle):
+    (winner,) = cycle.measured["winners"]
+    assert 0 < winner["latency"] < 1
+    assert winner["train_memory"] > 4 * winner["params"]
+
+
+def test_the_cheapest_winners_come_in_the_order_of_their_cost(cycle):
+    costs = [winner["params"] for winner in cycle.cheapest["winners"]]
+    assert costs == sorted(costs)
+    assert all(winner["predicted_accuracy"] >= 0.01 for winner in cycle.cheapest["winners"])
+
+
+def test_a_held_network_leaves_recipes_to_be_searched(cycle):
+    held = cycle.search["winners"][0]["architecture"]
+    assert [winner["architecture"] for winner in cycle.held["winners"]] == [held, held]
+    assert cycle.held["winners"][0]["recipe"] != cycle.held["winners"][1]["recipe"]
 
 
 def test_exports_hold_the_winners_and_how_they_were_trained(in_cycle):
@@ -337,7 +359,7 @@ def desk(tmp_path_factory):
     """A folder with everything that can be wrong."""
     folder = tmp_path_factory.mktemp("desk")
     files = {
-        "network.toml": 'format = 1\n[architecture]\nnetwork = "resnet8"\nwidth = 4\n',
+        "network.toml": 'format = 1\n[architecture]\nnetwork = "resnet99"\nwidth = 4\n',
         "malformed.toml": "[architecture\n",
         "upside_down.toml": 'format = 1\n[architecture]\nnetwork = "resnet9"\nwidth = { low = 9, high = 4 }\n',
         "condition.toml": 'format = 1\n[architecture]\nnetwork = "resnet9"\nwidth = { low = 4, high = 9, when = { dept = 1 } }\n',
@@ -371,7 +393,7 @@ def desk(tmp_path_factory):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("search --space resnet8", "did you mean 'resnet9'"),
+        ("search --space resnet99", "did you mean 'resnet9'"),
         ("search --space none.toml", "none.toml"),
         ("search --space network.toml", "did you mean 'resnet9'"),
         ("search --space malformed.toml", "valid TOML"),

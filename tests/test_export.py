@@ -83,7 +83,7 @@ def test_a_file_written_by_hand_needs_no_more_than_the_candidate(tmp_path):
         ('[architektur]\nnetwork = "resnet9"\n', ExportError, "did you mean 'architecture'"),
         ('format = 9\n[architecture]\nnetwork = "resnet9"\n', ExportError, "format 1, got 9"),
         ('recipe = "fast"\n[architecture]\nnetwork = "resnet9"\n', ExportError, r"write \[recipe\]"),
-        ('[architecture]\nnetwork = "resnet8"\n', BlueprintError, "did you mean 'resnet9'"),
+        ('[architecture]\nnetwork = "resnet99"\n', BlueprintError, "did you mean 'resnet9'"),
         ("[architecture]\nwidth = 4\n", BlueprintError, "names its network"),
         ('[architecture]\nnetwork = "resnet9"\nwidht = 4\n', BlueprintError, "did you mean 'width'"),
         ('[architecture]\nnetwork = "resnet9"\nwidth = 0\n', BlueprintError, "width"),

@@ -58,8 +58,8 @@ def test_small_images_are_halved_three_times() -> None:
     assert [shape[1] for shape in of().shapes()[1:-1]][-1] == 4
 
 
-def test_a_stage_has_as_many_blocks_as_its_depth() -> None:
-    names = [block.name for block in of(depth3=4, depth5=1).blocks]
+def test_a_stage_has_as_many_blocks_as_it_is_told() -> None:
+    names = [block.name for block in of(blocks3=4, blocks5=1).blocks]
     assert names.count("stage3") == 4
     assert names.count("stage5") == 1
 
@@ -71,14 +71,14 @@ def test_an_expansion_of_one_leaves_the_first_convolution_out() -> None:
 
 
 def test_squeezes_have_a_quarter_of_the_blocks_input_channels() -> None:
-    network = of(width5=64, expand_rest5=3.0, depth5=2, squeeze5=True)
+    network = of(width5=64, expand_rest5=3.0, blocks5=2, squeeze5=True)
     block = [b for b in network.blocks if b.name == "stage5"][1]
     widths = [n.get("channels") for n in block.nodes if n.operation == "conv"]
     assert widths == [192, 192, 16, 192, 64]
 
 
 def test_a_block_adds_its_input_where_nothing_changes_size() -> None:
-    network = of(depth2=2)
+    network = of(blocks2=2)
     first, second = (b for b in network.blocks if b.name == "stage2")
     assert first.nodes[-1].operation == "batch_norm"
     assert second.nodes[-1].operation == "add"
@@ -91,7 +91,7 @@ def test_a_block_adds_its_input_where_nothing_changes_size() -> None:
     ("knobs", "message"),
     [
         ({"width3": 0}, "width3 is above 0, got 0"),
-        ({"depth2": 0}, "depth2 is above 0, got 0"),
+        ({"blocks2": 0}, "blocks2 is above 0, got 0"),
         ({"kernel4": 4}, "kernel4 is odd, got 4"),
         ({"kernel_rest4": 2}, "kernel_rest4 is odd, got 2"),
         ({"stem": 0}, "stem is above 0, got 0"),

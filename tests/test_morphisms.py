@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ IMAGE = (3, 16, 16)
 CLASSES = 5
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 KINDS = (Deeper, Wider, Skip)
-SAMPLES = 6
+SAMPLES = 3
 
 
 @pytest.fixture(autouse=True)
@@ -49,10 +50,12 @@ def lived_in(plan: Blueprint, dtype: torch.dtype = torch.float32) -> Network:
             bias = getattr(module, "bias", None)
             if bias is not None:
                 bias.normal_(0, 0.3, generator=rng)
-            if isinstance(module, BatchNorm) and module.weight is not None:
-                module.weight.uniform_(0.5, 1.5, generator=rng)
-        for seed in range(8):
-            network.train()(images(16, plan.input_shape, seed) + 0.2)
+            if isinstance(module, BatchNorm):
+                module.momentum = 0.4
+                if module.weight is not None:
+                    module.weight.uniform_(0.5, 1.5, generator=rng)
+        for seed in range(4):
+            network.train()(images(8, plan.input_shape, seed) + 0.2)
     return network.to(dtype).eval()
 
 
@@ -62,6 +65,15 @@ def small(name: str) -> Blueprint:
     defaults = FAMILIES[name].knobs
     knobs = {k: of_kind[type(defaults[k])] for k, of_kind in wanted.items() if k in defaults}
     return blueprint({"network": name, **knobs}, IMAGE, CLASSES)
+
+
+@cache
+def grown_up(name: str, dtype: torch.dtype) -> Network:
+    """Return a family's small network, lived in; made once, since morphisms leave it alone, as a test below proves."""
+    return lived_in(small(name), dtype)
+
+
+GROWING = [name for name in FAMILIES if None in options(small(name)).values()]
 
 
 def logits(network: Network) -> Tensor:
@@ -80,6 +92,12 @@ def assert_same(after: Network, before: Network) -> None:
 
 def allowed(plan: Blueprint, kind: type[Morphism]) -> list[Morphism]:
     return [m for m, reason in options(plan).items() if reason is None and isinstance(m, kind)]
+
+
+def below(factor: float, plan: Blueprint) -> Callable[[Blueprint], bool]:
+    """Return the test whether a network has less than so many times the parameters of `plan`."""
+    limit = factor * cost(plan)["params"]
+    return lambda child: cost(child)["params"] < limit
 
 
 def sample(morphisms: list[Morphism], n: int) -> list[Morphism]:
@@ -156,35 +174,31 @@ def channels(plan: Blueprint) -> list[int]:
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", GROWING)
 def test_a_morphism_keeps_the_logits(name: str, kind: type[Morphism], dtype: torch.dtype) -> None:
-    plan = small(name)
-    network = lived_in(plan, dtype)
-    for morphism in sample(allowed(plan, kind), SAMPLES):
+    network = grown_up(name, dtype)
+    for morphism in sample(allowed(network.blueprint, kind), SAMPLES):
         assert_same(apply(network, morphism, seeded(2)), network)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("make", [chain, inverted_residual, dense])
-def test_every_morphism_of_a_small_network_keeps_the_logits(
-    make: Callable[[], Blueprint], dtype: torch.dtype
-) -> None:
+def test_every_morphism_of_a_small_network_keeps_the_logits(make: Callable[[], Blueprint], dtype: torch.dtype) -> None:
     network = lived_in(make(), dtype)
-    for kind in KINDS:
-        found = allowed(make(), kind)
-        assert found
-        for morphism in found:
-            assert_same(apply(network, morphism, seeded(2)), network)
+    found = [morphism for kind in KINDS for morphism in allowed(make(), kind)]
+    assert len(found) > 6
+    for morphism in found:
+        assert_same(apply(network, morphism, seeded(2)), network)
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("name", FAMILIES)
-def test_five_random_morphisms_in_a_row_keep_the_logits(name: str, seed: int) -> None:
-    for dtype in TOLERANCE:
-        network = lived_in(small(name), dtype)
-        child = morph(network, seeded(seed), 5, fits=lambda plan: cost(plan)["params"] < 2e6)
-        assert child.blueprint != network.blueprint
-        assert_same(child, network)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("name", GROWING)
+def test_five_random_morphisms_in_a_row_keep_the_logits(name: str, seed: int, dtype: torch.dtype) -> None:
+    network = grown_up(name, dtype)
+    child = morph(network, seeded(seed), 5, fits=below(10, network.blueprint))
+    assert child.blueprint != network.blueprint
+    assert_same(child, network)
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -381,7 +395,7 @@ def test_a_source_is_joined_once() -> None:
 # --------------------------------------------------------------------------------------------- several, at random
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", GROWING)
 def test_costs_grow_and_json_keeps_the_blueprint(name: str) -> None:
     plan = small(name)
     before = cost(plan)
@@ -402,8 +416,8 @@ def test_a_preview_is_the_blueprint_of_the_changed_network(kind: type[Morphism])
 
 
 def test_a_seed_gives_the_same_child_and_another_seed_another() -> None:
-    network = lived_in(small("senet"))
-    one, again, other = (morph(network, seeded(seed), 5, fits=lambda p: cost(p)["params"] < 1e6) for seed in (0, 0, 1))
+    network = lived_in(inverted_residual())
+    one, again, other = (morph(network, seeded(seed), 5) for seed in (0, 0, 1))
     assert one.blueprint == again.blueprint != other.blueprint
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), again.parameters(), strict=True))
 
@@ -430,9 +444,10 @@ def test_a_limit_that_no_morphism_meets_is_refused() -> None:
         morph(lived_in(chain()), seeded(0), 1, fits=lambda plan: False)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", GROWING)
 def test_a_morphed_network_trains(name: str) -> None:
-    network = morph(lived_in(small(name)), seeded(3), 5, fits=lambda plan: cost(plan)["params"] < 1e6).train()
+    parent = grown_up(name, torch.float32)
+    network = morph(parent, seeded(3), 5, fits=below(10, parent.blueprint)).train()
     batch, labels = images(16), torch.arange(16) % CLASSES
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
     losses = []
@@ -544,6 +559,10 @@ def test_what_options_refuse_is_refused_for_the_same_reason(name: str) -> None:
             with pytest.raises(MorphismError) as caught:
                 preview(plan, morphism)
             assert str(caught.value) == reason
+
+
+def test_every_family_but_wrapped_networks_can_grow() -> None:
+    assert set(FAMILIES) - set(GROWING) == {"library"}
 
 
 def test_a_celu_is_no_place_to_go_deeper() -> None:

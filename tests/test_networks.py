@@ -137,12 +137,12 @@ def test_macs_grow_with_the_square_of_the_width(name: str) -> None:
 
 
 def test_an_unknown_network_is_refused_with_the_nearest() -> None:
-    with pytest.raises(BlueprintError, match="no network is called 'resnet8': did you mean 'resnet9'"):
-        of("resnet8")
+    with pytest.raises(BlueprintError, match="no network is called 'resnet99': did you mean 'resnet9'"):
+        of("resnet99")
 
 
 def test_an_unknown_network_far_from_all_is_refused_with_the_list() -> None:
-    with pytest.raises(BlueprintError, match="choose from resnet9, senet"):
+    with pytest.raises(BlueprintError, match="choose from .*resnet9"):
         of("zzz")
 
 
@@ -165,7 +165,7 @@ def test_an_architecture_names_its_network() -> None:
     ("network", "knobs", "rule"),
     [
         ("resnet9", {"width": 0}, "width is above 0, got 0"),
-        ("resnet9", {"depth1": -1}, "depth1 and depth3 are 0 or more, got -1"),
+        ("resnet9", {"depth1": -1}, "depth1 is 0 or more, got -1"),
         ("senet", {"width": -0.5}, "width is above 0, got -0.5"),
         ("senet", {"width": 0.005}, "width leaves a channel in every stage"),
         ("senet", {"depth": 0.2}, "depth leaves a block in every stage"),

@@ -15,7 +15,7 @@ from jointnas.cost import cost
 from jointnas.errors import CandidateError, ConstraintError, JointNASError, SearchError, SpaceError
 from jointnas.execution import share_slots
 from jointnas.measurement import Meter, Store
-from jointnas.measurement.meter import Network
+from jointnas.measurement.meter import Workload
 from jointnas.predictor import Predictor
 from jointnas.recipe import Recipe
 from jointnas.search import Search, Winner, space_filling
@@ -338,7 +338,7 @@ class CountingMeter(Meter):
         super().__init__(share_slots(1, "cpu"), (1, 8, 8), 10, Store(tmp_path / "figures.sqlite"))
         self.measured: list[str] = []
 
-    def measure_networks(self, found: Sequence[Network], metrics: Sequence[str]) -> list[dict[str, float]]:
+    def measure_workloads(self, found: Sequence[Workload], metrics: Sequence[str]) -> list[dict[str, float]]:
         self.measured += [network.digest() for network, _ in found]
         return [{metric: self.figure(metric, *network) for metric in metrics} for network in found]
 
@@ -416,9 +416,7 @@ def test_the_fastest_network_of_a_predicted_accuracy_is_found(tmp_path: Path) ->
 
 
 def test_the_cheapest_network_of_a_predicted_accuracy_needs_no_device() -> None:
-    search = Search(
-        Space.load("resnet9", (1, 8, 8), 10), ["accuracy>=0.6"], pool_size=400, objective="min macs"
-    )
+    search = Search(Space.load("resnet9", (1, 8, 8), 10), ["accuracy>=0.6"], pool_size=400, objective="min macs")
     search.predictor.members = 2
     winners = told(search, 24).best(3)
     assert [w.costs["macs"] for w in winners] == sorted(w.costs["macs"] for w in winners)
@@ -446,6 +444,8 @@ def test_a_measured_bound_that_nothing_is_forecast_to_meet_names_the_nearest(tmp
 
 
 def test_a_predicted_accuracy_that_nothing_reaches_is_refused(tmp_path: Path) -> None:
-    search = told(Search(Space.load("resnet9", (1, 8, 8), 10), ["accuracy>=0.999"], pool_size=64, objective="min macs"))
+    search = Search(Space.load("resnet9", (1, 8, 8), 10), ["accuracy>=0.999"], pool_size=64, objective="min macs")
+    search.predictor.members = 2
+    told(search)
     with pytest.raises(ConstraintError, match=r"predicted to meet accuracy>=0.999, got none among"):
         search.best(2)

@@ -610,8 +610,8 @@ def test_what_is_no_candidate_is_refused(candidate: Any) -> None:
 
 
 def test_an_unknown_space_is_refused_with_the_nearest() -> None:
-    with pytest.raises(SpaceError, match="no space is called 'resnet8': did you mean 'resnet9'"):
-        Space.load("resnet8")
+    with pytest.raises(SpaceError, match="no space is called 'resnet99': did you mean 'resnet9'"):
+        Space.load("resnet99")
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -742,8 +742,8 @@ def test_a_condition_that_cannot_be_followed_is_refused(architecture: str, rule:
 @pytest.mark.parametrize(
     ("architecture", "recipe", "rule"),
     [
-        ("network = 'resnet8'", "", "no network is called 'resnet8': did you mean 'resnet9'"),
-        ("network = {choices = ['senet', 'resnet8']}", "", "no network is called 'resnet8'"),
+        ("network = 'resnet99'", "", "no network is called 'resnet99': did you mean 'resnet9'"),
+        ("network = {choices = ['senet', 'resnet99']}", "", "no network is called 'resnet99'"),
         ("network = 3", "", "no network is called 3"),
         ("network = {low = 0.0, high = 1.0}", "", "network is a name or a choice of names"),
         ("network = 'senet'\nwidht = 1.0", "", "the network 'senet' has no knob 'widht': did you mean 'width'"),

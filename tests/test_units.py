@@ -58,7 +58,7 @@ def test_what_is_no_finite_positive_number_is_refused_with_an_example(text: str)
 
 
 def test_an_unknown_unit_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UnitError, match=r"units ms, s, m, min, h, got 'd' in '3d'"):
+    with pytest.raises(UnitError, match=r"units us, ms, s, m, min, h, got 'd' in '3d'"):
         parse_duration("3d")
     with pytest.raises(UnitError, match=r"units K, M, G, T, got 'MB'"):
         parse_count("4MB")

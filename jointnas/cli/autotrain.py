@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,9 +35,7 @@ if TYPE_CHECKING:
 
 
 def autotrain(
-    candidates: Annotated[
-        list[str], typer.Argument(metavar="CANDIDATE...", help="Candidate files, or built-in recipes' names.")
-    ],
+    candidates: Annotated[list[str], typer.Argument(help="Candidate files, or built-in recipes' names.")],
     space: Annotated[
         str, typer.Option(help="Whose recipes: a built-in space (see `jointnas spaces`) or a TOML file.")
     ] = "autotrain",
@@ -59,7 +55,7 @@ def autotrain(
         Path | None, typer.Option(help="Folder with a run for each network (default: a new one in runs/).")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on in --out; --seeds and the list of candidates may differ from before.")
+        bool, typer.Option("--resume", help="Go on in --out; --seeds and the candidates may differ from before.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -140,14 +136,13 @@ def _by_name(candidates: Sequence[str]) -> dict[str, CandidateFile]:
 
 def _folder(out: Path | None, source: str, resume: bool) -> Path:
     """Return the folder of the networks' runs: the one named, there if it is resumed and only then; or a new one in runs/."""
+    from jointnas.cli.folders import new_folder
     from jointnas.errors import RunError
-    from jointnas.run import RUNS
 
     if out is None:
         if resume:
-            raise RunError("--resume goes on in a folder, got no --out: name the folder that the first command wrote to")
-        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{Path(source).stem}-autotrain").strip("-")
-        return next(path for number in count(1) if not (path := RUNS / f"{stem}-{number}").exists())
+            raise RunError("--resume goes on in a folder, got no --out: name the one that the first command wrote to")
+        return new_folder(source, "autotrain")
     if resume and not out.is_dir():
         raise RunError(f"--resume goes on in a folder, got {str(out)!r}, which is none: check --out")
     if out.exists() and not resume:

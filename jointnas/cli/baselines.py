@@ -22,6 +22,7 @@ from jointnas.cli.common import (
     messages,
     print_json,
     print_table,
+    spread_text,
 )
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ def baselines(
     image_size: ImageSize = None,
     train_time: TrainTime = None,
     train_steps: TrainSteps = None,
-    repeats: Annotated[int, typer.Option(help="Trainings of each, every one on images that a seed of its own draws.")] = 10,
+    repeats: Annotated[
+        int, typer.Option(help="Trainings of each, every one on images that a seed of its own draws.")
+    ] = 10,
     only: Annotated[list[str] | None, typer.Option(help="A baseline to train; repeatable (default: all 18).")] = None,
     workers: Workers = 1,
     device: Device = "auto",
@@ -46,7 +49,8 @@ def baselines(
         bool, typer.Option("--resume", help="Go on with a run; --repeats may differ from before.")
     ] = False,
     export: Annotated[
-        str | None, typer.Option(help="Print this baseline as a candidate file, to edit or to start from; trains nothing.")
+        str | None,
+        typer.Option(help="Print this baseline as a candidate file, to edit or to start from; trains nothing."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -103,11 +107,10 @@ def _conduct(
     as_json: bool,
 ) -> None:
     from jointnas.baselines import rank, train_baselines
-    from jointnas.cli.search import _check_same, _choose_folder
+    from jointnas.cli.folders import open_run
     from jointnas.data import load_data
     from jointnas.errors import SearchError
     from jointnas.execution import share_slots
-    from jointnas.run import Run
     from jointnas.training.clock import clock_from_json
 
     slot = share_slots(workers, device)
@@ -126,10 +129,7 @@ def _conduct(
         "slot": slot.to_json(),
         "constraints": [],
     }
-    folder = _choose_folder(out, specification, "baselines", resume)
-    run = Run.open(folder, write=True) if resume else Run.create(folder, specification)
-    if resume:
-        _check_same(run, specification)
+    run = open_run(out, specification, "baselines", resume)
 
     def watch(name: str, trial: Trial) -> None:
         messages.print(_line(name, trial, repeats))
@@ -160,7 +160,6 @@ def _line(name: str, trial: Trial, repeats: int) -> str:
 
 
 def _print_rows(path: str, rows: list[dict[str, Any]]) -> None:
-    from jointnas.cli.train import _spread_text
     from jointnas.constraint import format_metric
 
     shown = []
@@ -170,7 +169,7 @@ def _print_rows(path: str, rows: list[dict[str, Any]]) -> None:
             (
                 str(row["rank"]),
                 row["name"],
-                _spread_text(accuracy) if accuracy["seeds"] else row["failures"][0],
+                spread_text(accuracy) if accuracy["seeds"] else row["failures"][0],
                 f"{len(accuracy['seeds'])}/{len(accuracy['seeds']) + len(row['failures'])}",
                 *("" if row[m] is None else format_metric(m, row[m]) for m in ("macs", "params")),
                 "" if speed is None else f"{speed:.0f}",

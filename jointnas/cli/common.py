@@ -32,6 +32,10 @@ TrainSteps = Annotated[
 ]
 Workers = Annotated[int, typer.Option(help="Trainings side by side; the cores are shared out between them.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Measured = Annotated[
+    list[str] | None,
+    typer.Option("--measure", help="A metric to measure on this device and show, such as latency; repeatable."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 messages = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
@@ -63,12 +67,29 @@ def knob_text(knobs: dict[str, Any]) -> str:
     return ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {str(v).lower()}" for k, v in knobs.items())
 
 
+def architecture_text(knobs: dict[str, Any]) -> str:
+    """Return an architecture's knobs in one line, without those that its family has at these values anyway."""
+    from jointnas.networks import family
+
+    defaults = family(knobs["network"]).knobs
+    return knob_text({k: v for k, v in knobs.items() if k not in defaults or v != defaults[k]})
+
+
 def recipe_text(knobs: dict[str, Any]) -> str:
     """Return a recipe's knobs in one line, without those that a recipe has at these values anyway."""
     from jointnas.recipe import knob_fields
 
     fields = knob_fields()
     return knob_text({k: v for k, v in knobs.items() if k not in fields or v != fields[k].default})
+
+
+def spread_text(values: dict[str, Any]) -> str:
+    """Return what `retrain.spread` found: the mean and deviation, or nothing."""
+    if values["mean"] is None:
+        return ""
+    return (
+        f"{values['mean']:.4f} (one seed)" if values["std"] is None else f"{values['mean']:.4f} ± {values['std']:.4f}"
+    )
 
 
 def clock_json(

@@ -69,7 +69,9 @@ def show(
         str | None, typer.Option(help="Input as CxHxW (default: the file's own, or 3x32x32).")
     ] = None,
     classes: Annotated[int | None, typer.Option(help="Classes (default: the file's own, or 10).")] = None,
-    layers: Annotated[bool, typer.Option("--layers", help="A row for each layer instead of one for each block.")] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="A row for each layer instead of one for each block.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show a candidate's network block by block, with what each costs; equal blocks in a row are one row with their sums.

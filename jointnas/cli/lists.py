@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jointnas.cli.common import Json, knob_text, messages, print_json, print_table, recipe_text
+from jointnas.cli.common import Json, architecture_text, messages, print_json, print_table, recipe_text
 
 runs_app = typer.Typer(rich_markup_mode=None)
 recipes_app = typer.Typer(rich_markup_mode=None)
@@ -119,7 +119,7 @@ def runs_show(
                 else f"failed: {t.observation.failure}"
             )
         predicted = "" if t.predicted is None else f"{t.predicted:.4f}"
-        architecture, recipe = knob_text(t.candidate["architecture"]), recipe_text(t.candidate["recipe"])
+        architecture, recipe = architecture_text(t.candidate["architecture"]), recipe_text(t.candidate["recipe"])
         shown.append((str(t.number), str(t.round), outcome, predicted, architecture, recipe))
     print_table(name, ("trial", "round", "accuracy", "predicted", "architecture", "recipe"), shown)
 
@@ -152,7 +152,7 @@ def recipes_list(as_json: Json = False) -> None:
     if as_json:
         print_json({"recipes": [{"name": name, **candidate} for name, candidate in found.items()]})
         return
-    rows = [(name, knob_text(c["architecture"]), recipe_text(c["recipe"])) for name, c in found.items()]
+    rows = [(name, architecture_text(c["architecture"]), recipe_text(c["recipe"])) for name, c in found.items()]
     print_table("", ("recipe", "architecture", "recipe's knobs"), rows)
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,14 +14,15 @@ from jointnas.cli.common import (
     Device,
     ImageSize,
     Json,
+    Measured,
     TrainImages,
     TrainSteps,
     TrainTime,
     ValImages,
     Workers,
+    architecture_text,
     clock_json,
     interruptible,
-    knob_text,
     messages,
     parse_assignments,
     print_json,
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from jointnas.search import Search
     from jointnas.space import Space
 
-CHANGEABLE = ("rounds", "batch", "top", "engine")  # between a run and its resumption
 ASKED_AGAIN = ("from_", "constraint", "objective", "measure", "engine", "top", "seed", "as_json")  # what `--from` takes
 
 
@@ -52,9 +51,7 @@ def search(
     objective: Annotated[
         str, typer.Option(help="'max accuracy', or 'min METRIC' beside a constraint such as 'accuracy>=0.8'.")
     ] = "max accuracy",
-    measure: Annotated[
-        list[str] | None, typer.Option(help="A metric to measure of the winners, such as latency; repeatable.")
-    ] = None,
+    measure: Measured = None,
     space: Annotated[str, typer.Option(help="A built-in space (see `jointnas spaces`) or a TOML file.")] = "resnet9",
     data: DataOption = None,
     train_images: TrainImages = None,
@@ -192,11 +189,11 @@ def _campaign(
 ) -> None:
     from jointnas.campaign import Campaign, local_executor
     from jointnas.cli.display import Display
+    from jointnas.cli.folders import open_run
     from jointnas.data import DataSpec, load_data
     from jointnas.errors import SpaceError
     from jointnas.execution import share_slots
     from jointnas.measurement import Meter
-    from jointnas.run import Run
     from jointnas.search import Search
     from jointnas.training.clock import clock_from_json
 
@@ -234,12 +231,7 @@ def _campaign(
     if dry_run:
         _describe(specification, search, data, as_json)
         return
-    folder = _choose_folder(out, specification, space.name, resume)
-    if resume:
-        run = Run.open(folder, write=True)
-        _check_same(run, specification)
-    else:
-        run = Run.create(folder, specification)
+    run = open_run(out, specification, space.name, resume)
     with run, interruptible(f"go on with the same command, --resume and --out {run.path}"):
         with (
             local_executor(specification["data"], slot, data.fingerprint) as executor,
@@ -268,45 +260,6 @@ def _campaign(
         failed = sum(t.observation is not None and t.observation.accuracy is None for t in trials)
         _print_winners(
             run.path, len(trials), failed, search.rank_correlation, winners, specification["constraints"], as_json
-        )
-
-
-def _choose_folder(out: Path | None, specification: dict[str, Any], space_name: str, resume: bool) -> Path:
-    """Return the run's folder: the one named; else, to resume, the latest run of the same kind, or a new one in runs/."""
-    from jointnas.errors import RunError
-    from jointnas.run import RUNS, Run, find_run, list_runs
-
-    if out is not None:
-        return find_run(str(out)) if resume else out
-    if resume:
-        for path in reversed(list_runs()):
-            with suppress(RunError), Run.open(path) as run:
-                if not _differences(run.specification, specification):
-                    return path
-        raise RunError(f"--resume goes on with a run of the same kind, got none in {str(RUNS)!r}: name it with --out")
-    source = Path(specification["data"]["source"]).stem
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{source}-{space_name}").strip("-")
-    number = 1
-    while (RUNS / f"{stem}-{number}").exists():
-        number += 1
-    return RUNS / f"{stem}-{number}"
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    return [key for key in now if key not in CHANGEABLE and before.get(key) != now[key]]
-
-
-def _check_same(run: Any, specification: dict[str, Any]) -> None:
-    from jointnas.errors import RunError
-
-    before = run.specification
-    for key in _differences(before, specification):
-        run.close()
-        shown = (
-            "" if key in ("space", "fingerprint") else f", {before.get(key)!r} before and {specification[key]!r} now"
-        )
-        raise RunError(
-            f"a run is resumed with the command that started it, got another {key}{shown}: repeat the first command"
         )
 
 
@@ -446,7 +399,7 @@ def _print_winners(
                 f"{row['predicted_accuracy']:.4f} ± {row['std']:.4f}",
                 "" if row["accuracy"] is None else f"{row['accuracy']:.4f}",
                 *(format_metric(metric, row[metric]) for metric in metrics),
-                knob_text(row["architecture"]),
+                architecture_text(row["architecture"]),
                 recipe_text(row["recipe"]),
             )
             for row in rows

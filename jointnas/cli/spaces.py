@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jointnas.cli.common import Json, messages, print_json, print_table
+from jointnas.cli.common import Json, print_json, print_table
 from jointnas.cli.export import parse_shape
 
 MARK = "#: "  # begins the lines that `show` puts above a space file, and takes away from a file that has them
@@ -122,7 +122,7 @@ def spaces_check(
     for file in files:
         found = problems(file, shape, classes)
         for line, message in found:
-            messages.print(f"jointnas: {file}{'' if line is None else f':{line}'}: {message}")
+            typer.echo(f"jointnas: {file}{'' if line is None else f':{line}'}: {message}", err=True)
         if found:
             wrong = True
         else:

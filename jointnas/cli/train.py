@@ -12,6 +12,7 @@ from jointnas.cli.common import (
     Device,
     ImageSize,
     Json,
+    Measured,
     TrainImages,
     TrainSteps,
     TrainTime,
@@ -21,6 +22,7 @@ from jointnas.cli.common import (
     messages,
     print_json,
     print_table,
+    spread_text,
 )
 
 
@@ -135,6 +137,7 @@ def retrain_winners(
     workers: Annotated[int | None, typer.Option(help="Trainings side by side (default: the run's).")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda (default: the run's).")] = None,
     to: Annotated[Path | None, typer.Option(help="Folder for the networks (default: RUN/retrained).")] = None,
+    measure: Measured = None,
     as_json: Json = False,
 ) -> None:
     """Train winners again with several seeds, in the run's own kind of slot, and score the test images once for each.
@@ -150,6 +153,7 @@ def retrain_winners(
     from jointnas.errors import ExportError
     from jointnas.execution import share_slots
     from jointnas.export import CandidateFile
+    from jointnas.measurement import Meter
     from jointnas.retrain import retrain
     from jointnas.run import find_run
     from jointnas.training.clock import clock_from_json
@@ -181,46 +185,43 @@ def retrain_winners(
             )
             messages.print(f"training {ended} of {total}  {what}")
 
-    with interruptible("say the command again"), local_executor(spec.to_json(), slot, data.fingerprint) as executor:
-        found = retrain(files, seeds, data, clock_from_json(clock), executor, to, watch)
+    with interruptible("say the command again"):
+        with Meter(slot, data.input_shape, len(data.classes)) as meter:
+            measured = meter.measure([file.candidate for file in files], measure or [])
+        with local_executor(spec.to_json(), slot, data.fingerprint) as executor:
+            found = retrain(files, seeds, data, clock_from_json(clock), executor, to, watch)
+    rows = [{**one.to_json(), **figures} for one, figures in zip(found, measured, strict=True)]
     if as_json:
-        print_json({"winners": [one.to_json() for one in found]})
+        print_json({"winners": rows})
     else:
-        _print_retrained(found, data.test_images, seeds)
+        for one in found:
+            for failure in one.failures:
+                messages.print(f"winner {one.rank}: {failure}")
+        _print_retrained(rows, measure or [], data.test_images, seeds)
     if not any(one.test_accuracies for one in found):
         raise ExportError(
             f"a winner is retrained by one training that succeeds, got {len(found) * seeds} failures: see above"
         )
 
 
-def _print_retrained(found: Any, test_images: int, seeds: int) -> None:
+def _print_retrained(rows: list[dict[str, Any]], measured: list[str], test_images: int, seeds: int) -> None:
     from jointnas.constraint import format_metric
 
-    rows = []
-    for one in found:
-        row = one.to_json()
-        test, val = row["test_accuracy"], row["val_accuracy"]
-        rows.append(
+    metrics = ["macs", *measured]
+    print_table(
+        f"{seeds} seeds each, {test_images} test images",
+        ("rank", "test accuracy", "validation", "predicted", *metrics, "folder"),
+        [
             (
-                str(one.rank),
-                _spread_text(test),
-                _spread_text(val),
+                str(row["rank"]),
+                spread_text(row["test_accuracy"]),
+                spread_text(row["val_accuracy"]),
                 "" if row["predicted_accuracy"] is None else f"{row['predicted_accuracy']:.4f}",
-                format_metric("macs", row["macs"]) if "macs" in row else "",
-                str(one.folder),
+                *(format_metric(metric, row[metric]) for metric in metrics),
+                row["folder"],
             )
-        )
-        for failure in one.failures:
-            messages.print(f"winner {one.rank}: {failure}")
-    title = f"{seeds} seeds each, {test_images} test images"
-    print_table(title, ("rank", "test accuracy", "validation", "predicted", "macs", "folder"), rows)
-
-
-def _spread_text(values: dict[str, Any]) -> str:
-    if values["mean"] is None:
-        return ""
-    return (
-        f"{values['mean']:.4f} (one seed)" if values["std"] is None else f"{values['mean']:.4f} ± {values['std']:.4f}"
+            for row in rows
+        ],
     )
 
 

@@ -80,7 +80,7 @@ def _children(
         children = np.where(crossed[:, None], problem.space.cross_codes(own, mate_codes, rng), own)
         mutated = rng.random(len(waiting)) < adaptive(fitness[waiting], fitness, MUTATION)
         children = np.where(mutated[:, None], problem.space.mutate_codes(children, rng), children)
-        good = np.array([len(problem.fresh(child[None, :])) == 1 for child in children])
+        good = problem.is_fresh(children)
         made.append(children[good])
         waiting = waiting[~good]
         if not len(waiting):

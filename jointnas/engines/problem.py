@@ -45,18 +45,18 @@ class Problem:
         """How many candidates were evaluated."""
         return len(self.seen)
 
-    def fresh(self, codes: Codes) -> Codes:
-        """Return those of (n, knobs) codes that meet the exact constraints and were never evaluated, each once."""
-        codes = codes[feasible(self.space, self.constraints, codes)]
-        new: dict[str, int] = {}
+    def is_fresh(self, codes: Codes) -> NDArray[np.bool_]:
+        """Return for each of (n, knobs) codes whether it meets the exact constraints, was never evaluated and is the first."""
+        fresh = feasible(self.space, self.constraints, codes)
+        met: set[str] = set()
         for i, identity in enumerate(self.space.identities(codes)):
-            if identity not in self.seen:
-                new.setdefault(identity, i)
-        return codes[list(new.values())]
+            fresh[i] &= identity not in self.seen and identity not in met
+            met.add(identity)
+        return fresh
 
     def evaluate(self, codes: Codes) -> tuple[Codes, Evaluation]:
         """Evaluate the fresh ones among `codes`, as far as the budget goes, and return them with what they gave."""
-        codes = self.fresh(codes)[: max(0, self.budget - self.spent)]
+        codes = codes[self.is_fresh(codes)][: max(0, self.budget - self.spent)]
         self.seen.update(self.space.identities(codes))
         found = self.evaluation(codes)
         good = ~found.failed & (found.violations.sum(axis=1) == 0)

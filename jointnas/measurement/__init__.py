@@ -2,16 +2,14 @@
 
 from jointnas.measurement.estimate import Estimate, Estimator
 from jointnas.measurement.features import FEATURES, block_features, features
-from jointnas.measurement.inference import BATCH, INFERENCE_METRICS, Timing, measure_inference
-from jointnas.measurement.meter import MEASURED_METRICS, Meter, measure, prepare_measurements
+from jointnas.measurement.inference import BATCH, Timing, measure_inference
+from jointnas.measurement.meter import Meter, measure, prepare_measurements
 from jointnas.measurement.store import Store
 from jointnas.measurement.training import TRAINING_METRICS, TrainingCost, measure_training
 
 __all__ = [
     "BATCH",
     "FEATURES",
-    "INFERENCE_METRICS",
-    "MEASURED_METRICS",
     "TRAINING_METRICS",
     "Estimate",
     "Estimator",

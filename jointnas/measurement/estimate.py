@@ -11,7 +11,7 @@ from scipy.optimize import nnls
 
 from jointnas.blueprint import Blueprint
 from jointnas.errors import PredictorError
-from jointnas.measurement.features import Array, Columns, features, step_features
+from jointnas.measurement.features import Array, Columns, column, features, step_features
 from jointnas.measurement.meter import Meter, Workload
 from jointnas.measurement.training import TRAINING_METRICS
 from jointnas.recipe import Recipe, knob_fields
@@ -65,8 +65,8 @@ def _fitted(features: Array, values: Array) -> Array:
     rows = np.column_stack([features, np.ones(len(values))]) / values[:, None]
     scale = rows.max(axis=0)
     scale[scale == 0] = 1
-    weights: Array = nnls(rows / scale, np.ones(len(rows)))[0]
-    return weights / scale
+    weights: Array = nnls(rows / scale, np.ones(len(rows)))[0] / scale
+    return weights
 
 
 def _predicted(law: Array, features: Array) -> Array:
@@ -86,7 +86,9 @@ class Estimate:
         return self.law.error
 
     @classmethod
-    def calibrate(cls, meter: Meter, metric: str, candidates: Sequence[Mapping[str, Any]], blocks: int, seed: int) -> Estimate:
+    def calibrate(
+        cls, meter: Meter, metric: str, candidates: Sequence[Mapping[str, Any]], blocks: int, seed: int
+    ) -> Estimate:
         """Return the law fitted to these candidates, measured; and, for inference, to some of their blocks, each alone.
 
         blocks: how many, drawn by seed. Raises `PredictorError` when fewer than two candidates could be measured.
@@ -99,7 +101,10 @@ class Estimate:
         values = np.array([figures[metric] for figures in found])
         networks = np.array([features(blueprint) for blueprint, _ in (*whole, *alone)])
         recipes = columns([recipe for _, recipe in (*whole, *alone)])
-        return cls(metric, Estimator.fit(_inputs(metric, networks, recipes), _linear(metric, values, recipes), seed, len(whole)))
+        return cls(
+            metric,
+            Estimator.fit(_inputs(metric, networks, recipes), _linear(metric, values, recipes), seed, len(whole)),
+        )
 
     def predict(self, networks: Array, recipes: Columns) -> Array:
         """Return (n,) estimates of the metric, from (n, `FEATURES`) networks and the (n,) columns of their recipes."""
@@ -114,7 +119,7 @@ def _linear(metric: str, values: Array, recipes: Columns) -> Array:
     """Return a metric's values as what a law estimates, and back: the seconds of a step for images a second."""
     if metric != "images_per_second":
         return values
-    return np.asarray(recipes.get("batch_size", np.full(len(values), Recipe().batch_size)) / values)
+    return np.asarray(column(recipes, "batch_size", len(values)) / values, dtype=np.float64)
 
 
 def columns(recipes: Sequence[Recipe]) -> Columns:

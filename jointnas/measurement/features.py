@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jointnas.blueprint import Block, Blueprint, Node, Shape, block_shapes
-from jointnas.cost import BYTES_PER_VALUE, node_macs, node_weights
+from jointnas.cost import BYTES_PER_VALUE, node_activations, node_macs, node_weights
 from jointnas.measurement.training import PHASES
 from jointnas.recipe import knob_fields
 
@@ -25,11 +25,12 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "spatial": ("conv", "whiten"),
     "linear": ("linear",),
     "norm": ("batch_norm",),
-    "simple": ("relu", "relu6", "hard_swish", "hard_sigmoid", "scale", "add", "blend", "multiply", "concat"),
+    "simple": ("relu", "relu6", "hard_swish", "hard_sigmoid", "scale", "add", "blend", "multiply", "concat", "shuffle"),
     "curved": ("celu", "gelu", "silu", "sigmoid"),  # with an exponential
     "pool": ("max_pool", "avg_pool", "global_max_pool", "global_avg_pool"),
     "resize": ("resize",),
     "view": ("flatten",),
+    "opaque": ("opaque",),
 }
 """The operations of each kind."""
 
@@ -62,7 +63,7 @@ def block_features(block: Block, input_shapes: tuple[Shape, ...]) -> tuple[float
         macs = node_macs(node, source, output)
         calls[_PLACE[kind]] += 1
         work[_PLACE[kind]] += macs or prod(source if kind == "pool" else output)
-        convolved += prod(output) if macs else 0
+        convolved += node_activations(node, source, output)
         stored += sum(node_weights(node, source)) * BYTES_PER_VALUE
     return (*calls, *work, convolved, stored)
 
@@ -95,17 +96,19 @@ def step_features(metric: str, networks: Array, recipes: Columns) -> Array:
     """
     n = len(networks)
     calls, work, weights = np.split(networks, [len(CALLS), len(FEATURES) - 1], axis=1)
-    batch = _column(recipes, "batch_size", n).astype(np.float64)
-    gradient, optimizer = _column(recipes, "gradient", n), _column(recipes, "optimizer", n)
+    batch = column(recipes, "batch_size", n).astype(np.float64)
+    gradient, optimizer = column(recipes, "gradient", n), column(recipes, "optimizer", n)
     sam, two_tasks = gradient == "sam", gradient == "mltp"
     states = np.array([STATES[name] for name in optimizer.tolist()], dtype=np.float64)
-    states[(optimizer == "sgd") & (_column(recipes, "momentum", n) == 0)] = 0
-    averages = (_column(recipes, "ema", n) > 0).astype(np.float64) + (_column(recipes, "lookahead", n) > 0)
+    states[(optimizer == "sgd") & (column(recipes, "momentum", n) == 0)] = 0
+    averages = (column(recipes, "ema", n) > 0).astype(np.float64) + (column(recipes, "lookahead", n) > 0)
     if metric == "train_memory":
         at_once = np.where(two_tasks, batch / 2, batch)
-        copies = 2 + states + averages + 2 * (sam | two_tasks)  # the weights, their gradients, and both again when moved
+        copies = (
+            2 + states + averages + 2 * (sam | two_tasks)
+        )  # the weights, their gradients, and both again when moved
         return np.column_stack([work * at_once[:, None], weights * copies[:, None], batch])
-    again = np.where(sam, 1 / _column(recipes, "sam_every", n).astype(np.float64), 0)
+    again = np.where(sam, 1 / column(recipes, "sam_every", n).astype(np.float64), 0)
     passes = (1 + again + two_tasks)[:, None]
     images = (batch * (1 + again) * _area(recipes, n))[:, None]
     columns = [
@@ -121,19 +124,22 @@ def step_features(metric: str, networks: Array, recipes: Columns) -> Array:
 
 
 def _policy_operations(recipes: Columns, n: int) -> Array:
-    policy, asked = _column(recipes, "policy", n), _column(recipes, "policy_operations", n)
+    policy, asked = column(recipes, "policy", n), column(recipes, "policy_operations", n)
     known = np.array([POLICY_OPERATIONS.get(name, 2) for name in policy.tolist()], dtype=np.float64)
     return np.where(policy == "randaugment", asked, known).astype(np.float64)
 
 
 def _area(recipes: Columns, n: int) -> Array:
     """Return the (n,) mean areas of training images over the budget, as shares of the full one."""
-    start, until = (_column(recipes, name, n).astype(np.float64)[:, None] for name in ("start_resolution", "resize_until"))
+    start, until = (
+        column(recipes, name, n).astype(np.float64)[:, None] for name in ("start_resolution", "resize_until")
+    )
     fractions = (np.arange(PHASES) + 0.5) / PHASES  # (phases,), where images are measured
     side = np.minimum(1, start + (1 - start) * fractions / until)
     return np.asarray(np.mean(side**2, axis=1))
 
 
-def _column(recipes: Columns, name: str, n: int) -> NDArray[Any]:
+def column(recipes: Columns, name: str, n: int) -> NDArray[Any]:
+    """Return a knob's (n,) values."""
     default = np.full(n, knob_fields()[name].default, dtype=object)
     return np.asarray(recipes.get(name, default))

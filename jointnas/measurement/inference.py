@@ -17,7 +17,6 @@ from jointnas.blueprint import Blueprint
 from jointnas.errors import ConstraintError
 from jointnas.module import build
 
-INFERENCE_METRICS = ("latency", "latency_p95", "batch_latency", "batch_latency_p95", "energy")
 BATCH = 64  # images of batch latency and energy
 
 SETTLED_SECONDS = 0.1  # without a call faster than those before: the warm-up is over
@@ -92,7 +91,9 @@ def warm_up(call: Call, now: Now = time.perf_counter) -> None:
             fastest, gained = took, now()
 
 
-def timed(call: Call, now: Now = time.perf_counter, within: float = TIMED_SECONDS, fewest: int = TIMED_CALLS) -> list[float]:
+def timed(
+    call: Call, now: Now = time.perf_counter, within: float = TIMED_SECONDS, fewest: int = TIMED_CALLS
+) -> list[float]:
     """Return the seconds of one call after another: as many as begin `within` seconds, `fewest` at least."""
     seconds: list[float] = []
     start = now()

@@ -12,17 +12,15 @@ import torch
 
 from jointnas import networks
 from jointnas.blueprint import Blueprint, Shape
+from jointnas.constraint import MEASURED
 from jointnas.errors import ConstraintError, suggest
 from jointnas.execution import Job, LocalExecutor, Slot
 from jointnas.execution.worker import Handler, Progress
-from jointnas.measurement.inference import BATCH, INFERENCE_METRICS, energy_counters, measure_energy, measure_inference
+from jointnas.measurement.inference import BATCH, energy_counters, measure_energy, measure_inference
 from jointnas.measurement.store import Store, key, surroundings
 from jointnas.measurement.training import TRAINING_METRICS, make_trainer, measure_training, step_memory
 from jointnas.recipe import Recipe
 from jointnas.training import StepClock
-
-MEASURED_METRICS = (*INFERENCE_METRICS, *TRAINING_METRICS)
-"""Seconds, seconds, seconds, seconds, joules, images a second, bytes; see `inference` and `training`."""
 
 Workload = tuple[Blueprint, Recipe]
 
@@ -30,8 +28,8 @@ Workload = tuple[Blueprint, Recipe]
 def check_metrics(metrics: Iterable[str], device: torch.device | str) -> None:
     """Raise `ConstraintError` for a metric that does not exist, or that this device has no meter for."""
     for metric in metrics:
-        if metric not in MEASURED_METRICS:
-            raise ConstraintError(f"no measured metric is called {metric!r}: {suggest(metric, MEASURED_METRICS)}")
+        if metric not in MEASURED:
+            raise ConstraintError(f"no measured metric is called {metric!r}: {suggest(metric, MEASURED)}")
         if metric == "energy":
             energy_counters(torch.device(device))
 
@@ -43,13 +41,14 @@ def measure(
 
     Raises `ConstraintError` as `check_metrics` does, and `BlueprintError` or `RecipeError` for what is no candidate.
     """
-    return measure_workload(*_workload(candidate, input_shape, classes), classes, metrics, device)
+    found = measure_workload(*_workload(candidate, input_shape, classes), classes, metrics, device)
+    return {metric: found[metric] for metric in metrics}
 
 
 def measure_workload(
     blueprint: Blueprint, recipe: Recipe, classes: int, metrics: Sequence[str], device: torch.device | str
 ) -> dict[str, float]:
-    """Return the metrics of a network; only those of training read the recipe and the class count."""
+    """Return the metrics of a network, and those that are measured with them; only training's read recipe and classes."""
     check_metrics(metrics, device)
     measures: dict[tuple[str, ...], Callable[[], tuple[float, ...]]] = {
         ("latency", "latency_p95"): lambda: measure_inference(blueprint, device, 1),
@@ -61,7 +60,7 @@ def measure_workload(
     for names, figures in measures.items():
         if any(name in metrics for name in names):
             found.update(zip(names, figures(), strict=True))
-    return {metric: found[metric] for metric in metrics}
+    return found
 
 
 def prepare_measurements(input_shape: Shape, classes: int, device: str) -> Handler:
@@ -86,7 +85,6 @@ class Meter:
         self.slot, self.input_shape, self.classes = slot, input_shape, classes
         self.store = store or Store()
         self.failures: dict[int, str] = {}
-        self._place = surroundings(slot)
         self._executor: LocalExecutor | None = None
 
     def __enter__(self) -> Meter:
@@ -115,7 +113,8 @@ class Meter:
     def measure_workloads(self, found: Sequence[Workload], metrics: Sequence[str]) -> list[dict[str, float]]:
         """Return the metrics of networks with their recipes, as `measure` does; each figure is measured and kept once."""
         check_metrics(metrics, self.slot.device)
-        keys = [{metric: key(metric, *workload, self._place) for metric in metrics} for workload in found]
+        place = surroundings(self.slot)
+        keys = [{metric: key(metric, *workload, place) for metric in metrics} for workload in found]
         known = self.store.read({name for row in keys for name in row.values()})
         asked: set[str] = set(known)
         jobs = []
@@ -127,7 +126,7 @@ class Meter:
         self.failures = {}
         for event in self._workers().results(jobs) if jobs else ():
             if event.kind == "done":
-                figures = {keys[event.number][metric]: value for metric, value in event.result.items()}
+                figures = {key(metric, *found[event.number], place): value for metric, value in event.result.items()}
                 self.store.write(figures)
                 known.update(figures)
             elif event.kind == "failed":

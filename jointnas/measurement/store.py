@@ -46,6 +46,8 @@ class Store:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             db = sqlite3.connect(self.path, timeout=WAIT_SECONDS)
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last figures, never the file
             db.execute("CREATE TABLE IF NOT EXISTS figures (key TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID")
         except (OSError, sqlite3.DatabaseError) as error:
             raise DataError(

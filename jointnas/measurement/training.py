@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from itertools import accumulate
-from pathlib import Path
 from statistics import fmean, median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
+from torch import Tensor, UntypedStorage
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from jointnas.blueprint import Blueprint, Shape
 from jointnas.data import Data, Split
@@ -125,9 +123,7 @@ def measure_training(blueprint: Blueprint, recipe: Recipe, classes: int, device:
         return TrainingCost(fmean(speeds), step_memory(trainer))
 
 
-def make_trainer(
-    blueprint: Blueprint, recipe: Recipe, classes: int, clock: StepClock, device: torch.device
-) -> Trainer:
+def make_trainer(blueprint: Blueprint, recipe: Recipe, classes: int, clock: StepClock, device: torch.device) -> Trainer:
     """Return a trainer of random images: two batches, or as many as the trainer reads at a time where those are more."""
     recipe = as_measured(recipe)
     _, height, width = blueprint.input_shape
@@ -167,9 +163,9 @@ def step_memory(trainer: Trainer) -> int:
     """Return the most bytes that a training holds in a step: what it keeps, and the peak of what it needs besides.
 
     It keeps weights, statistics, optimizer state and averages, counted exactly. The peak, from reading the images to the
-    updated averages, is what torch's allocator hands out above them: activations, gradients, the batch. On a GPU the allocator
-    keeps count of it. On a CPU it is the highest sum of the allocations and releases that torch's profiler sees, the scratch
-    space of libraries not among them. The data set itself is not counted.
+    updated averages, is of activations, gradients and the batch. On a GPU torch's allocator keeps count of it. On a CPU it is
+    the most bytes alive, between two operations, of what operations have made: a few per cent below what torch's profiler sees
+    allocated, as the scratch space inside an operation is not in it. The data set itself is not counted.
     """
     trainer.step(iter(trainer.batches))  # the optimizer makes its state in its first step
     trainer.optimizer.zero_grad(set_to_none=True)
@@ -192,7 +188,7 @@ def _kept(trainer: Trainer) -> Iterator[Tensor]:
 
 
 def peak_bytes(call: Call, device: torch.device) -> int:
-    """Return the most bytes that torch's allocator hands out in a call, above what it had before."""
+    """Return the most bytes that a call holds at once of what it makes."""
     if device.type == "cuda":
         synchronise(device)
         before = torch.cuda.memory_allocated(device)
@@ -200,11 +196,37 @@ def peak_bytes(call: Call, device: torch.device) -> int:
         call()
         synchronise(device)
         return torch.cuda.max_memory_allocated(device) - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with _Storages() as storages:
         call()
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())["traceEvents"]
-    changes = sorted((event for event in events if event.get("name") == "[memory]"), key=lambda event: event["ts"])
-    return max(accumulate((int(event["args"]["Bytes"]) for event in changes), initial=0))
+    return storages.peak
+
+
+class _Storages(TorchDispatchMode):
+    """Counts the bytes of the storages that operations make, for as long as each is alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = self._alive = 0
+        self._made: set[int] = set()  # the storages alive, by their ids
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Compute an operation; what it gives but did not read is new."""
+        read = {id(storage) for storage in _storages((args, kwargs))}
+        result = func(*args, **(kwargs or {}))
+        for storage in _storages(result):
+            if id(storage) not in read and id(storage) not in self._made:
+                self._made.add(id(storage))
+                self._alive += storage.nbytes()
+                weakref.finalize(storage, self._release, id(storage), storage.nbytes())
+        self.peak = max(self.peak, self._alive)
+        return result
+
+    def _release(self, storage: int, size: int) -> None:
+        self._made.discard(storage)
+        self._alive -= size
+
+
+def _storages(values: Any) -> list[UntypedStorage]:
+    return [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, Tensor)]

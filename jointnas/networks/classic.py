@@ -25,7 +25,13 @@ Stages = Iterable[tuple[int, int, int]]
 
 
 def _convolved(
-    block: BlockBuilder, *inputs: int, channels: int, kernel: int = 3, stride: int = 1, groups: int = 1, relu: bool = True
+    block: BlockBuilder,
+    *inputs: int,
+    channels: int,
+    kernel: int = 3,
+    stride: int = 1,
+    groups: int = 1,
+    relu: bool = True,
 ) -> int:
     """Append a convolution that keeps the size at stride 1, its batch norm and, unless told otherwise, a ReLU."""
     padding = kernel // 2
@@ -70,12 +76,14 @@ def _staged(make: Callable[[int, int, int], Block], channels: int, stages: Stage
 
 def _lenet(stem: BlockBuilder, side: int) -> list[Block]:
     """LeNet-5 (LeCun et al. 1998) with ReLU and max pooling; its last convolution spans what is left of the image."""
+    for channels in (6, 16):
+        stem.add("conv", channels=channels, kernel=5, stride=1, padding=0, groups=1, bias=True)
+        stem.add("relu")
+        stem.add("max_pool", kernel=2, stride=2)
     left = ((side - 4) // 2 - 4) // 2
-    for channels, kernel in ((6, 5), (16, 5), (120, max(1, min(5, left))), (84, 1)):
+    for channels, kernel in ((120, max(1, min(5, left))), (84, 1)):
         stem.add("conv", channels=channels, kernel=kernel, stride=1, padding=0, groups=1, bias=True)
         stem.add("relu")
-        if channels < 120:
-            stem.add("max_pool", kernel=2, stride=2)
     return [stem.build()]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,11 @@ class Family:
         for knob in knobs:
             if knob not in self.knobs:
                 raise BlueprintError(f"the network {name!r} has no knob {knob!r}: {suggest(knob, self.knobs)}")
-        return {knob: _of_kind(knob, knobs.get(knob, default), default) for knob, default in self.knobs.items()}
+        return self.part_values(self.knobs, knobs)
+
+    def part_values(self, names: Iterable[str], knobs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a value for each of these knobs, as `values` does."""
+        return {name: _of_kind(name, knobs.get(name, self.knobs[name]), self.knobs[name]) for name in names}
 
     def blueprint(self, input_shape: Shape, classes: int, values: Mapping[str, Any]) -> Blueprint:
         """Return the blueprint of a value for every knob."""

@@ -18,13 +18,13 @@ from jointnas.networks.parts import activate, divisible, open_block, positive
 HEAD_EXPANSION = 6
 
 STAGES: tuple[dict[str, Any], ...] = (
-    {"width": 12, "depth": 1, "expand": 1.0, "expand_rest": 1.0, "kernel": 3, "kernel_rest": 3, "squeeze": False, "stride": 1},
-    {"width": 16, "depth": 2, "expand": 4.0, "expand_rest": 2.0, "kernel": 3, "kernel_rest": 3, "squeeze": False, "stride": 2},
-    {"width": 24, "depth": 2, "expand": 4.0, "expand_rest": 3.0, "kernel": 3, "kernel_rest": 3, "squeeze": True, "stride": 1},
-    {"width": 40, "depth": 2, "expand": 4.0, "expand_rest": 3.0, "kernel": 3, "kernel_rest": 3, "squeeze": False, "stride": 2},
-    {"width": 64, "depth": 2, "expand": 4.0, "expand_rest": 3.0, "kernel": 3, "kernel_rest": 3, "squeeze": True, "stride": 1},
-    {"width": 96, "depth": 2, "expand": 5.0, "expand_rest": 4.0, "kernel": 3, "kernel_rest": 3, "squeeze": True, "stride": 2},
-    {"width": 112, "depth": 1, "expand": 6.0, "expand_rest": 6.0, "kernel": 3, "kernel_rest": 3, "squeeze": True, "stride": 1},
+    {"width": 12, "blocks": 1, "expand": 1.0, "expand_rest": 1.0, "kernel": 3, "kernel_rest": 3, "squeeze": False, "stride": 1},
+    {"width": 16, "blocks": 2, "expand": 4.0, "expand_rest": 2.0, "kernel": 3, "kernel_rest": 3, "squeeze": False, "stride": 2},
+    {"width": 24, "blocks": 2, "expand": 4.0, "expand_rest": 3.0, "kernel": 3, "kernel_rest": 3, "squeeze": True, "stride": 1},
+    {"width": 40, "blocks": 2, "expand": 4.0, "expand_rest": 3.0, "kernel": 3, "kernel_rest": 3, "squeeze": False, "stride": 2},
+    {"width": 64, "blocks": 2, "expand": 4.0, "expand_rest": 3.0, "kernel": 3, "kernel_rest": 3, "squeeze": True, "stride": 1},
+    {"width": 96, "blocks": 2, "expand": 5.0, "expand_rest": 4.0, "kernel": 3, "kernel_rest": 3, "squeeze": True, "stride": 2},
+    {"width": 112, "blocks": 1, "expand": 6.0, "expand_rest": 6.0, "kernel": 3, "kernel_rest": 3, "squeeze": True, "stride": 1},
 )  # fmt: skip
 """The defaults of each stage's knobs, for images of 32 pixels; a knob's name is this one and the stage's number."""
 
@@ -110,14 +110,14 @@ def _rest(number: int) -> Part:
     """Return the part of a stage's further blocks, which keep width and size."""
 
     def make(
-        input_shape: Shape, classes: int, *, depth: int, expand: float, kernel: int, squeeze: bool, activation: str
+        input_shape: Shape, classes: int, *, blocks: int, expand: float, kernel: int, squeeze: bool, activation: str
     ) -> Blueprint:
-        _check(number, depth=depth, expand_rest=expand, kernel_rest=kernel)
+        _check(number, blocks=blocks, expand_rest=expand, kernel_rest=kernel)
         channels = input_shape[0]
         block = _block(f"stage{number}", channels, channels, expand, kernel, squeeze, 1, activation)
-        return Blueprint.chain(input_shape, [block] * (depth - 1))
+        return Blueprint.chain(input_shape, [block] * (blocks - 1))
 
-    knobs = {"depth": "depth", "expand": "expand_rest", "kernel": "kernel_rest", "squeeze": "squeeze"}
+    knobs = {"blocks": "blocks", "expand": "expand_rest", "kernel": "kernel_rest", "squeeze": "squeeze"}
     return Part(make, {**{name: f"{knob}{number}" for name, knob in knobs.items()}, "activation": "activation"})
 
 
@@ -161,7 +161,7 @@ FBNET = Family(
 """FBNetV3.
 
 stem, head: channels of the first convolution, and of the last one, which follows the averaging.
-width1 … width7, depth1 … depth7: channels and blocks of a stage. stride1 … stride7, stem_stride: of the first blocks.
+width1 … width7, blocks1 … blocks7: channels and depth of a stage. stride1 … stride7, stem_stride: of the first blocks.
 expand, kernel: of a stage's first block, and expand_rest, kernel_rest of the others; 1 leaves the expansion out.
 squeeze: squeeze and excitation in the whole stage. activation: see `parts.ACTIVATIONS`.
 tight: the first blocks of stages 4 and 6 pad one pixel less, as the published models A, B, C and E do.

@@ -33,7 +33,14 @@ def _first(number: int, channels: int) -> Part:
     """Return the part of a stage's first block, which changes width and size."""
 
     def make(
-        input_shape: Shape, classes: int, *, width: float, stride: int, kernel: int, activation: str, expand: float = 1.0
+        input_shape: Shape,
+        classes: int,
+        *,
+        width: float,
+        stride: int,
+        kernel: int,
+        activation: str,
+        expand: float = 1.0,
     ) -> Blueprint:
         positive("expand", expand)
         if kernel % 2 == 0:

@@ -7,7 +7,7 @@ import math
 from jointnas.blueprint import BlockBuilder, Blueprint, Shape
 from jointnas.errors import BlueprintError, suggest
 
-ACTIVATIONS = ("relu", "celu", "gelu", "silu", "hard_swish")
+ACTIVATIONS = ("relu", "relu6", "celu", "gelu", "silu", "hard_swish")
 LARGEST_MULTIPLIER = 4.0
 SMALLEST_PIXELS = 8
 

@@ -70,11 +70,11 @@ def _rest(number: int) -> Part:
 
 @cache
 def _residual(kind: str, previous: int, planes: int, stride: int, pre_activation: bool) -> Block:
-    layers: tuple[tuple[int, int, int], ...]  # channels, kernel, stride
-    if kind == "basic":
-        layers = ((planes, 3, stride), (planes, 3, 1))
-    else:
-        layers = ((planes, 1, 1), (planes, 3, stride), (planes * BOTTLENECK, 1, 1))
+    layers = (  # channels, kernel, stride
+        ((planes, 3, stride), (planes, 3, 1))
+        if kind == "basic"
+        else ((planes, 1, 1), (planes, 3, stride), (planes * BOTTLENECK, 1, 1))
+    )
     block = BlockBuilder(kind)
     source = value = _norm_relu(block, 0) if pre_activation else 0
     out = layers[-1][0]
