@@ -81,8 +81,8 @@ class _Parts:
 
     def __init__(self, family: Family, knobs: tuple[Knob, ...], input_shape: Shape, classes: int) -> None:
         self.input_shape = input_shape
-        self.shapes: list[Shape] = [input_shape]
-        self.parts = [_Made(part, family, knobs, classes, self.shapes) for part in family.parts]
+        shapes = _Shapes(input_shape)
+        self.parts = [_Made(part, family, knobs, classes, shapes) for part in family.parts]
 
     def _walk(self, codes: Codes) -> list[tuple[_Made, Index]]:
         """Return for each part which of its blueprints each of n networks has, as (n,) indices."""
@@ -108,7 +108,21 @@ class _Parts:
 
     def sums(self, codes: Codes, of: Sums) -> NDArray[np.float64]:
         tables = [(part.sums(of), which) for part, which in self._walk(codes)]
-        return np.sum([table[which] for table, which in tables], axis=0)
+        return sum((table[which] for table, which in tables[1:]), start=tables[0][0][tables[0][1]])
+
+
+class _Shapes:
+    """The shapes that the parts of a family have met, each with an index."""
+
+    def __init__(self, first: Shape) -> None:
+        self.known = [first]
+        self._indices = {first: 0}
+
+    def index(self, shape: Shape) -> int:
+        found = self._indices.setdefault(shape, len(self.known))
+        if found == len(self.known):
+            self.known.append(shape)
+        return found
 
 
 class _Column:
@@ -138,7 +152,7 @@ class _Made:
     The blueprints themselves are not kept: a family of a single part would fill the memory with them.
     """
 
-    def __init__(self, part: Part, family: Family, knobs: tuple[Knob, ...], classes: int, shapes: list[Shape]) -> None:
+    def __init__(self, part: Part, family: Family, knobs: tuple[Knob, ...], classes: int, shapes: _Shapes) -> None:
         self.part, self.family, self.classes, self.shapes = part, family, classes, shapes
         wanted = set(part.knobs.values())
         self.columns = [i for i, knob in enumerate(knobs) if knob.name in wanted]
@@ -157,11 +171,11 @@ class _Made:
             return np.array([self._index(row) for row in rows.tolist()], dtype=np.int64)
         first, inverse = distinct(
             [
-                (entering, len(self.shapes)),
+                (entering, len(self.shapes.known)),
                 *(_numbered(knob, codes[:, i]) for i, knob in zip(self.columns, self.knobs, strict=True)),
             ]
         )
-        rows = np.column_stack([entering[first], codes[np.ix_(first, self.columns)]])
+        rows = np.column_stack([entering[first], codes[first][:, self.columns]])
         return np.array([self._index(row) for row in rows.tolist()], dtype=np.int64)[inverse]
 
     def _index(self, row: list[float]) -> int:
@@ -169,8 +183,6 @@ class _Made:
         if key not in self.known:
             made = self._make(key)
             shape = made.output_shape
-            if shape not in self.shapes:
-                self.shapes.append(shape)
             found = cost(made)
             self.leaving.extend([self.shapes.index(shape)])
             self.traces.extend([made.trace()])
@@ -180,10 +192,11 @@ class _Made:
         return self.known[key]
 
     def _make(self, key: Key) -> Blueprint:
-        shape, *codes = key
+        place, *codes = key
+        shape = self.shapes.known[int(place or 0)]
         given = {knob.name: knob.value(code) for knob, code in zip(self.knobs, codes, strict=True) if code is not None}
         values = self.family.part_values(self.part.knobs.values(), given)
-        return self.part.blueprint(self.shapes[int(shape or 0)], self.classes, values)
+        return self.part.blueprint(shape, self.classes, values)
 
     def sums(self, of: Sums) -> NDArray[np.float64]:
         """Return the (m, k) numbers of the m blueprints met so far."""

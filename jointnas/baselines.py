@@ -4,6 +4,7 @@ The networks are those of the pytorch-cifar collection: families of ours where t
 depth and width too; else `classic` networks, or torchvision's and timm's. All have one recipe, pytorch-cifar's: SGD at 0.1,
 momentum 0.9 (Nesterov's, the one kind there is), weight decay 5e-4 on everything, batches of 128, crop and flip, a cosine that
 falls from the first step on. A repeat trains every baseline once, on training and validation images of its own.
+From 64 pixels on, the families keep their stems at stride 1, unless a candidate says otherwise; most others do not.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ RECIPE: Mapping[str, str | float | bool] = {
     "flip": True,
 }
 
+HANG_SECONDS = 900.0  # without a word: one batch of the largest takes minutes on a slow CPU
+
 Watch = Callable[[str, Trial], None]
 """Called with a baseline's name and its trial when that has ended."""
 
@@ -112,7 +115,7 @@ def train_baselines(
             Job(t.number, {"candidate": t.candidate, "clock": clock.to_json(), "seed": t.seed})
             for t in waiting.values()
         ]
-        with LocalExecutor(prepare, slot) as executor:
+        with LocalExecutor(prepare, slot, HANG_SECONDS) as executor:
             for event in executor.results(jobs):
                 if event.kind in ("done", "failed"):
                     observation = _observed(event)

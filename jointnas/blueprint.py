@@ -98,10 +98,14 @@ class Blueprint:
 
     def shapes(self) -> tuple[Shape, ...]:
         """Return the shape of every value: the image's first, then each block's output. Raises `BlueprintError`."""
-        shapes: list[Shape] = [self.input_shape]
-        for block, inputs in zip(self.blocks, self.wiring, strict=True):
-            shapes.append(block_shapes(block, tuple(shapes[i] for i in inputs))[-1])
-        return tuple(shapes)
+        known: tuple[Shape, ...] | None = self.__dict__.get("_shapes")
+        if known is None:
+            shapes: list[Shape] = [self.input_shape]
+            for block, inputs in zip(self.blocks, self.wiring, strict=True):
+                shapes.append(block_shapes(block, tuple(shapes[i] for i in inputs))[-1])
+            known = tuple(shapes)
+            object.__setattr__(self, "_shapes", known)
+        return known
 
     def digest(self) -> str:
         """Return a hash that two equal networks share, on every machine and in every process."""

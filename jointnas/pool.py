@@ -13,17 +13,17 @@ from jointnas.knobs import Codes
 from jointnas.space import Space
 
 LARGEST_CHUNK = 16_384
-DRAWS = 32_768  # points drawn before the constraints are taken to be rarely met
+DRAWS = 16_384  # points drawn before the constraints are taken to be rarely met
 RAREST = 1 / 20  # share of the draws that must meet the constraints for drawing on to be the cheapest way
 SCOUTS = 512  # points from which a descent towards an unmet bound starts its choice
-WALKERS = 4096  # points that are repaired at once
-WALK_STEPS = 400  # changes that each of them tries at most
+WALKERS = 512  # points that are repaired at once
+WALK_STEPS = 128  # changes that each of them tries at most
 IDLE_ROUNDS = 3
 
 
 def feasible(space: Space, constraints: Sequence[Constraint], codes: Codes) -> NDArray[np.bool_]:
     """Return (n,) truth values: which of (n, knobs) codes meet every constraint."""
-    return excess(space, constraints, codes) == 0
+    return np.asarray(excess(space, constraints, codes) == 0)
 
 
 def excess(space: Space, constraints: Sequence[Constraint], codes: Codes) -> NDArray[np.float64]:
@@ -55,8 +55,16 @@ def pool(space: Space, n: int, constraints: Sequence[Constraint] = (), seed: int
     if len(seen) < n:
         rng = np.random.default_rng([seed, 1])
         if not seen:
-            found.append(_new(space, _descend(space, constraints, seed), seen))
-        found.append(_new(space, repaired(space, constraints, codes[:WALKERS], rng), seen))
+            _check_reachable(space, constraints, codes[:SCOUTS])
+        met = np.concatenate(
+            [_descended(space, constraints, codes[:SCOUTS]), repaired(space, constraints, codes[:WALKERS], rng)]
+        )
+        found.append(_new(space, met, seen))
+        if not seen:
+            raise ConstraintError(
+                f"each of {', '.join(map(str, constraints))} can be met in the space {space.name!r}, but no candidate was found "
+                "that meets all: loosen one"
+            )
         _spread(space, constraints, n, found, seen, rng)
     return np.concatenate(found)[:n]
 
@@ -74,7 +82,8 @@ def repaired(space: Space, constraints: Sequence[Constraint], codes: Codes, rng:
         better = after < before[open_rows]
         idle = 0 if better.any() else idle + 1
         current[open_rows[better]], before[open_rows[better]] = moved[better], after[better]
-    return current[before == 0]
+    met: Codes = current[before == 0]
+    return met
 
 
 def _spread(
@@ -105,12 +114,14 @@ def _new(space: Space, codes: Codes, seen: set[str]) -> Codes:
     return codes[keep]
 
 
-def _descend(space: Space, constraints: Sequence[Constraint], seed: int) -> Codes:
-    """Return one candidate that meets the constraints, found by steepest descent on the sum of violations."""
-    start: Codes = next(space.stream(seed, chunk=SCOUTS))
+def _descended(space: Space, constraints: Sequence[Constraint], start: Codes) -> Codes:
+    """Return the one candidate that steepest descent on the sum of violations leads to, or none where it misses."""
     best, beyond = _descent(space, start, lambda codes: excess(space, constraints, codes))
-    if beyond == 0:
-        return best[None, :]
+    return best[None, :] if beyond == 0 else start[:0]
+
+
+def _check_reachable(space: Space, constraints: Sequence[Constraint], start: Codes) -> None:
+    """Raise `ConstraintError` with the nearest value for a constraint that nothing in the space meets."""
     for constraint in constraints:
         value = extreme(space, constraint.metric, start, largest=not constraint.is_upper)
         if constraint.violation(np.array([value]))[0] > 0:
@@ -120,10 +131,6 @@ def _descend(space: Space, constraints: Sequence[Constraint], seed: int) -> Code
                 f"nothing in the space {space.name!r} meets {constraint}, the {side} {constraint.metric} it reaches is "
                 f"{format_metric(constraint.metric, value)}{exact}: change the bound or the space"
             )
-    asked = ", ".join(map(str, constraints))
-    raise ConstraintError(
-        f"each of {asked} can be met in the space {space.name!r}, but no candidate was found that meets all: loosen one"
-    )
 
 
 def extreme(space: Space, metric: str, start: Codes, largest: bool = False) -> float:

@@ -134,7 +134,7 @@ class Recipe:
         0,
         65536,
         "images that batch norm sees at once in training; 0 is the whole batch",
-        lambda r: (0 < r.ghost_batch) & (r.ghost_batch < r.batch_size),
+        lambda r: (r.ghost_batch > 0) & (r.ghost_batch < r.batch_size),
     )
     norm_images: int = _number(
         0, 0, 1_000_000, "training images that batch norm's statistics are taken from again before scoring; 0 is off"
@@ -196,8 +196,8 @@ def _effective(columns: Mapping[str, NDArray[Any]], height: int, width: int) -> 
     found = {}
     for name, spec in knob_fields().items():
         when: When | None = spec.metadata["when"]
-        acts = True if when is None else when(together)
-        found[name] = columns[name] if acts is True else np.where(acts, columns[name], spec.default)
+        default: Any = spec.default
+        found[name] = columns[name] if when is None else np.where(when(together), columns[name], default)
     crop = found.pop("crop")
     found["crop_height"], found["crop_width"] = _crop_pixels(crop, height), _crop_pixels(crop, width)
     found["cutout"] = _pixels(found["cutout"], min(height, width))
@@ -233,6 +233,11 @@ def knob(name: str) -> Field[Any]:
     if name not in known:
         raise RecipeError(f"a recipe has no knob {name!r}: {suggest(name, known)}")
     return known[name]
+
+
+def default_of(name: str) -> Any:
+    """Return a knob's default. Raises `RecipeError` that names the nearest known knob."""
+    return knob(name).default
 
 
 def check_value(name: str, value: Any) -> None:

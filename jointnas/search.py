@@ -157,7 +157,7 @@ class Search:
         if not self._measured:
             return codes
         values = self._forecast.predict(codes)
-        kept = codes[violations(self._measured, values).sum(axis=1) == 0]
+        kept: Codes = codes[violations(self._measured, values).sum(axis=1) == 0]
         if not len(kept):
             reached = ", ".join(
                 f"{format_metric(c.metric, values[c.metric].min() if c.is_upper else values[c.metric].max())} of {c.metric}"

@@ -23,8 +23,7 @@ from jointnas.blueprint import Blueprint, Shape
 from jointnas.cost import METRICS
 from jointnas.errors import BlueprintError, CandidateError, SpaceError, suggest
 from jointnas.knobs import Codes, Continuous, Fixed, Knob, Value
-from jointnas.recipe import Recipe, effective_rows
-from jointnas.recipe import knob as recipe_knob
+from jointnas.recipe import Recipe, default_of, effective_rows
 from jointnas.resources import resource_folder
 from jointnas.space_file import GROUPS, Definition, check_definition, read_definition, write_definition
 
@@ -435,7 +434,7 @@ class Space:
         """Return the (n,) values of each recipe knob, its default where it is inactive."""
         columns = {}
         for i, knob in enumerate(self._by_group[1], self.n_architecture):
-            default, column = recipe_knob(knob.name).default, codes[:, i]
+            column, default = codes[:, i], default_of(knob.name)
             if isinstance(knob, Continuous):
                 columns[knob.name] = np.where(np.isnan(column), default, column)
             else:

@@ -71,7 +71,11 @@ def _culprit(data: dict[str, Any], message: str, fault: Fault) -> Key | None:
     They are tried in this order: the knobs that the error mentions, the other ones, the network, top-level keys it mentions.
     """
     knobs = {key: _resting_on(data, key) for key in _knobs(data)}
-    for key in sorted(knobs, key=lambda k: (k[1] == "network", k[1] not in message, len(knobs[k]))):
+
+    def turn(key: Key) -> tuple[bool, bool, int]:
+        return (GROUPS[0], "network") in knobs[key], key[1] not in message, len(knobs[key])
+
+    for key in sorted(knobs, key=turn):
         if fault(_without(data, knobs[key])) != message:
             return key
     return next(((key,) for key in data if key in message and fault(_without(data, {(key,)})) != message), None)

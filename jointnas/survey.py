@@ -49,10 +49,10 @@ class Survey:
     @property
     def size(self) -> str:
         """The number of candidates in words."""
-        count = f"{self.candidates:,}" if self.candidates < WRITTEN_OUT else f"{Decimal(self.candidates):.2e}"
+        number = f"{self.candidates:,}" if self.candidates < WRITTEN_OUT else f"{Decimal(self.candidates):.2e}"
         if not self.continuous:
-            return f"{count} candidates"
-        return f"infinitely many candidates: {count} without the continuous knobs ({self.continuous})"
+            return f"{number} candidates"
+        return f"infinitely many candidates: {number} without the continuous knobs ({self.continuous})"
 
     def to_json(self) -> dict[str, Any]:
         """Return the survey as JSON types."""

@@ -95,7 +95,9 @@ def cycle(tmp_path_factory):
         done.bound = max(winner["macs"] for winner in done.search["winners"])
         done.tighter = answer("search", "--from", RUN, "--constraint", f"macs<{done.bound}", "--top", "2")
         done.measured = answer("search", "--from", RUN, "-c", "latency<1s", "--measure", "train_memory", "--top", "1")
-        done.cheapest = answer("search", "--from", RUN, "-c", "accuracy>=0.01", "--objective", "min params", "--top", "2")
+        done.cheapest = answer(
+            "search", "--from", RUN, "-c", "accuracy>=0.01", "--objective", "min params", "--top", "2"
+        )
         held = ("--architecture", f"{RUN}/export/winner-1.toml", "--space", "autotrain", "--out", "held")
         done.held = answer("search", *held, "--train-steps", "4", "--rounds", "1", "--batch", "2", "--top", "2")
     return done

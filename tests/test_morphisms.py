@@ -101,8 +101,8 @@ def below(factor: float, plan: Blueprint) -> Callable[[Blueprint], bool]:
 
 
 def sample(morphisms: list[Morphism], n: int) -> list[Morphism]:
-    """Return about n of the morphisms, from the first to the last."""
-    return morphisms[:: max(1, len(morphisms) // n)]
+    """Return n of the morphisms at most, from the first on at equal distances."""
+    return morphisms[:: max(1, -(-len(morphisms) // n))]
 
 
 def classified(body: BlockBuilder, shape: tuple[int, ...] = (3, 8, 8)) -> Blueprint:
@@ -302,10 +302,12 @@ def test_a_fresh_norm_has_the_statistics_of_rectified_normal_values() -> None:
 
 def test_wider_copies_outgoing_channels_and_shares_the_weights_that_read_them() -> None:
     network = lived_in(chain(), torch.float64)
-    child = apply(network, Wider(Place(0, 0), 7), seeded(0), noise=0.0)
+    child = apply(network, Wider(Place(0, 0), 12), seeded(0), noise=0.0)
     old, new = (n.blocks[0].nodes for n in (network, child))
     copied = [int((old[0].weight == row).flatten(1).all(1).nonzero()) for row in new[0].weight]  # g
     assert copied[:4] == [0, 1, 2, 3]
+    assert len(set(copied[4:])) > 1
+    assert copied[4:8] != copied[8:]
     for name in ("weight", "bias", "running_mean", "running_var"):
         assert torch.equal(getattr(new[1], name), getattr(old[1], name)[copied])
     for j, g in enumerate(copied):
@@ -452,12 +454,12 @@ def test_a_morphed_network_trains(name: str) -> None:
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
     losses = []
     for _ in range(4):
-        loss = F.cross_entropy(network(batch), labels)
-        losses.append(loss.item())
+        losses.append(F.cross_entropy(network(batch), labels))
         optimizer.zero_grad()
-        loss.backward()
+        losses[-1].backward()
+        assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in network.parameters())
         optimizer.step()
-    assert losses[-1] < losses[0]
+    assert min(losses[1:]) < losses[0]
 
 
 # ------------------------------------------------------------------------------------------------------ what is refused
@@ -554,11 +556,13 @@ def test_options_give_the_reason_for_what_is_refused() -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_options_refuse_is_refused_for_the_same_reason(name: str) -> None:
     plan = small(name)
-    for morphism, reason in options(plan).items():
-        if reason is not None:
-            with pytest.raises(MorphismError) as caught:
-                preview(plan, morphism)
-            assert str(caught.value) == reason
+    found = options(plan)
+    refused = sample([morphism for morphism, reason in found.items() if reason is not None], 50)
+    assert refused
+    for morphism in refused:
+        with pytest.raises(MorphismError) as caught:
+            preview(plan, morphism)
+        assert str(caught.value) == found[morphism]
 
 
 def test_every_family_but_wrapped_networks_can_grow() -> None:

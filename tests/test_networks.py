@@ -142,7 +142,7 @@ def test_an_unknown_network_is_refused_with_the_nearest() -> None:
 
 
 def test_an_unknown_network_far_from_all_is_refused_with_the_list() -> None:
-    with pytest.raises(BlueprintError, match="choose from .*resnet9"):
+    with pytest.raises(BlueprintError, match=r"choose from .*resnet9"):
         of("zzz")
 
 

@@ -18,7 +18,7 @@ from jointnas.space import Space, built_in_spaces
 from jointnas.space_check import line_of, problems
 from jointnas.survey import survey
 
-BUILT_IN = ["resnet9", "resnet9-basic", "senet"]
+SHOWN = ["resnet9", "resnet9-basic", "senet"]
 ABSTRACT = "format = 1\n[architecture]\nlayers = { low = 1, high = 8 }\n"
 
 
@@ -67,7 +67,7 @@ def test_every_built_in_space_is_listed_with_its_number_of_knobs(spaces: Command
 # --------------------------------------------------------------------------------------------------------------- show
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", SHOWN)
 def test_a_shown_space_is_its_file_to_the_letter_below_comments(name: str, spaces: Command) -> None:
     said = spaces("show", name)
     assert (said.code, said.err) == (0, "")
@@ -148,7 +148,7 @@ def found_in(text: str, tmp_path: Path, shape: tuple[int, ...] = (3, 32, 32)) ->
     return [tuple(problem) for problem in problems(path, shape, 10)]
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", built_in_spaces())
 def test_nothing_is_wrong_with_a_built_in_space(name: str) -> None:
     assert problems(resource_folder("spaces") / f"{name}.toml", (3, 32, 32), 10) == []
 
@@ -165,6 +165,11 @@ def test_nothing_is_wrong_with_a_built_in_space(name: str) -> None:
         (f"{HEAD}\n[recipies]\nflip = true\n", 6, "did you mean 'recipe'"),
         ("format = 1\n", None, "one knob or more"),
         ('format = 1\n[architecture]\nwidth = 4\nnetwork = "resnet99"\n', 4, "did you mean 'resnet9'"),
+        (
+            "format = 1\n[architecture]\nwidth = 4\nnetwork = { value = 'resnet9', when = { width = 4 } }\n",
+            4,
+            "without a condition",
+        ),
         (f"{HEAD}depth1 = 1\nwidht = 4\n", 6, "did you mean 'width'"),
         (f"{HEAD}width = {{ low = 9, high = 4 }}\n", 5, "swap them"),
         (f"{HEAD}width = {{ low = 4, hihg = 9 }}\n", 5, "did you mean 'high'"),

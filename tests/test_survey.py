@@ -133,19 +133,15 @@ def test_extremes_are_those_of_costing_every_candidate(name: str) -> None:
         assert (found.costs[metric].smallest, found.costs[metric].largest) == (min(values), max(values))
 
 
-def test_an_extreme_of_a_network_that_is_dear_in_the_middle_is_found() -> None:
+def test_the_smallest_cost_of_a_network_that_is_dear_in_the_middle_is_found() -> None:
     senet = "when = {network = 'senet'}"
     space = space_of(
         "network = {choices = ['resnet9', 'senet']}\nwhitening = {choices = [false, true], when = {network = 'resnet9'}}\n"
-        f"width = {{low = 0.02, high = 2.0, step = 0.02, {senet}}}\ndepth = {{low = 0.5, high = 3.0, step = 0.5, {senet}}}\n"
-        f"resolution = {{low = 0.1, high = 2.0, step = 0.05, {senet}}}",
+        f"width = {{low = 0.02, high = 8.0, step = 0.02, {senet}}}\ndepth = {{low = 0.5, high = 3.0, step = 0.5, {senet}}}",
         **CIFAR,
     )
-    dearest = {"network": "senet", "width": 2.0, "resolution": 2.0, "depth": 3.0}
-    least = {"network": "senet", "width": 0.02, "resolution": 0.1, "depth": 0.5}
-    found = survey(space, n=8).costs["macs"]
-    assert found.largest == space.cost({"architecture": dearest, "recipe": {}})["macs"]
-    assert found.smallest == space.cost({"architecture": least, "recipe": {}})["macs"]
+    least = {"network": "senet", "width": 0.02, "depth": 0.5}
+    assert survey(space, n=8).costs["macs"].smallest == space.cost({"architecture": least, "recipe": {}})["macs"]
 
 
 def test_the_median_is_that_of_uniform_draws() -> None:

@@ -156,7 +156,7 @@ def _line(name: str, trial: Trial, repeats: int) -> str:
         said = f"failed: {o.failure if o else 'no result'}"
     else:
         said = f"accuracy {o.accuracy:.4f}  ({o.steps} steps, {format_duration(o.seconds or 0)})"
-    return f"repeat {trial.round} of {max(repeats, trial.round)}  {name:<14}  {said}"
+    return f"repeat {trial.round} of {repeats}  {name:<14}  {said}"
 
 
 def _print_rows(path: str, rows: list[dict[str, Any]]) -> None:

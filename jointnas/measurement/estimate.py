@@ -18,6 +18,8 @@ from jointnas.recipe import Recipe, knob_fields
 
 FOLDS = 5
 FEWEST_ROWS = 2
+ITERATIONS = 10_000  # far more than a few dozen weights take
+BLOCK_WEIGHT = 0.1  # of a block's error beside a network's: alone it finds its input in the cache and is faster
 
 
 @dataclass(frozen=True)
@@ -32,27 +34,28 @@ class Estimator:
     error: float
 
     @classmethod
-    def fit(cls, features: Array, values: Array, seed: int, held: int | None = None) -> Estimator:
+    def fit(cls, features: Array, values: Array, seed: int, whole: int | None = None) -> Estimator:
         """Return the law of least squared relative errors, for (n, f) features and (n,) positive values.
 
-        Rows with the value NaN, failed measurements, are left out. held: only the first so many rows, by default all, are
-        networks whose error is of interest; the others are fitted on in every fold. Raises `PredictorError` for fewer than
-        two rows, or values that are not positive.
+        Rows with the value NaN, failed measurements, are left out. whole: the first so many rows, by default all, are networks;
+        the others are blocks measured alone, which count for less and are never held out. Raises `PredictorError` for fewer
+        than two networks, or values that are not positive.
         """
         known = ~np.isnan(values)
-        held = int(known[:held].sum())
+        networks = int(known[:whole].sum())
         features, values = features[known], values[known]
-        if held < FEWEST_ROWS or not np.all(values > 0) or not np.all(features >= 0):
+        if networks < FEWEST_ROWS or not np.all(values > 0):
             raise PredictorError(
-                f"an estimate is fitted to {FEWEST_ROWS} positive figures or more, got {values[:held].tolist()}: "
+                f"an estimate is fitted to {FEWEST_ROWS} positive figures or more, got {values[:networks].tolist()}: "
                 "measure other candidates"
             )
-        folds = np.array_split(np.random.default_rng(seed).permutation(held), min(FOLDS, held))
+        counts = np.where(np.arange(len(values)) < networks, 1.0, BLOCK_WEIGHT)
         errors = []
-        for fold in folds:
-            law = _fitted(np.delete(features, fold, axis=0), np.delete(values, fold))
+        for fold in np.array_split(np.random.default_rng(seed).permutation(networks), min(FOLDS, networks)):
+            rest = np.delete(np.arange(len(values)), fold)
+            law = _fitted(features[rest], values[rest], counts[rest])
             errors.append(np.abs(_predicted(law, features[fold]) / values[fold] - 1))
-        *weights, intercept = _fitted(features, values).tolist()
+        *weights, intercept = _fitted(features, values, counts).tolist()
         return cls(np.array(weights), intercept, float(np.median(np.concatenate(errors))))
 
     def predict(self, features: Array) -> Array:
@@ -60,12 +63,12 @@ class Estimator:
         return _predicted(np.append(self.weights, self.intercept), features)
 
 
-def _fitted(features: Array, values: Array) -> Array:
-    """Return (f + 1,) weights, the intercept last: non-negative least squares on rows divided by their values."""
-    rows = np.column_stack([features, np.ones(len(values))]) / values[:, None]
+def _fitted(features: Array, values: Array, counts: Array) -> Array:
+    """Return (f + 1,) weights, the intercept last: non-negative least squares of relative errors times their (n,) counts."""
+    rows = np.column_stack([features, np.ones(len(values))]) * (counts / values)[:, None]
     scale = rows.max(axis=0)
     scale[scale == 0] = 1
-    weights: Array = nnls(rows / scale, np.ones(len(rows)))[0] / scale
+    weights: Array = nnls(rows / scale, counts, maxiter=ITERATIONS)[0] / scale
     return weights
 
 

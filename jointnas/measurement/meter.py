@@ -22,6 +22,8 @@ from jointnas.measurement.training import TRAINING_METRICS, make_trainer, measur
 from jointnas.recipe import Recipe
 from jointnas.training import StepClock
 
+PATIENCE_SECONDS = 600.0  # with a network that is measured, which says nothing until it is
+
 Workload = tuple[Blueprint, Recipe]
 
 
@@ -136,7 +138,7 @@ class Meter:
     def _workers(self) -> LocalExecutor:
         if self._executor is None:
             prepare = partial(prepare_measurements, self.input_shape, self.classes, self.slot.device)
-            self._executor = LocalExecutor(prepare, replace(self.slot, workers=1))
+            self._executor = LocalExecutor(prepare, replace(self.slot, workers=1), PATIENCE_SECONDS)
         return self._executor
 
 

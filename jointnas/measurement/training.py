@@ -76,7 +76,7 @@ FREE_KNOBS = (
 
 STILL = 1e-5  # learning rate: weights that stay where they are never diverge
 SWITCHED_ON = 0.5  # in the range of every switch
-PHASES = 4  # of a training whose images grow
+PHASES = 3  # of a training whose images grow
 
 
 class TrainingCost(NamedTuple):
@@ -196,17 +196,19 @@ def peak_bytes(call: Call, device: torch.device) -> int:
         call()
         synchronise(device)
         return torch.cuda.max_memory_allocated(device) - before
-    with _Storages() as storages:
+    storages = _Storages()
+    with storages:
         call()
     return storages.peak
 
 
-class _Storages(TorchDispatchMode):
+class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the storages that operations make, for as long as each is alive."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.peak = self._alive = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak: int = 0
+        self._alive = 0
         self._made: set[int] = set()  # the storages alive, by their ids
 
     def __torch_dispatch__(

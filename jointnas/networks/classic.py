@@ -153,7 +153,8 @@ def _shuffled(previous: int, channels: int, stride: int) -> Block:
     made = channels if stride == 1 else channels - previous
     groups = 1 if previous == SHUFFLENET_STEM else SHUFFLENET_GROUPS
     _convolved(block, channels=made // 4, kernel=1, groups=groups)
-    block.add("shuffle", groups=groups)
+    if groups > 1:
+        block.add("shuffle", groups=groups)
     _convolved(block, channels=made // 4, stride=stride, groups=made // 4)
     out = _convolved(block, channels=made, kernel=1, groups=SHUFFLENET_GROUPS, relu=False)
     if stride == 1:
