@@ -38,15 +38,23 @@ OPERATIONS: dict[str, dict[str, Any]] = {
     "celu": {"alpha": 0.3},
     "gelu": {},
     "silu": {},
+    "hard_swish": {},
+    "relu6": {},
     "sigmoid": {},
-    "max_pool": {"kernel": 2, "stride": 2},
+    "hard_sigmoid": {},
+    "max_pool": {"kernel": 3, "stride": 2, "padding": 1},
+    "avg_pool": {"kernel": 2, "stride": 2},
     "global_max_pool": {},
     "global_avg_pool": {},
     "flatten": {},
     "resize": {"height": 5, "width": 11},
     "scale": {"factor": 0.125},
     "add": {},
+    "blend": {},
+    "concat": {},
     "multiply": {},
+    "shuffle": {"groups": 2},
+    "opaque": {"library": "torchvision", "name": "shufflenet_v2_x1_0", "features": 7},
     "linear": {"features": 3, "bias": False},
 }
 
@@ -78,9 +86,9 @@ def test_every_operation_with_a_shape_has_a_module() -> None:
 def test_an_operation_gives_the_shape_that_is_foretold(operation: str) -> None:
     block = BlockBuilder("block")
     read = block.add("flatten", 0) if operation == "linear" else 0  # a network reads images
-    block.add(operation, *([read, read] if operation in ("add", "multiply") else [read]), **OPERATIONS[operation])
+    block.add(operation, *[read] * RULES[operation].inputs[0], **OPERATIONS[operation])
     network = Blueprint.chain(IMAGE, [block.build()])
-    assert build(network)(torch.randn(2, *IMAGE)).shape == (2, *network.shapes()[-1])
+    assert build(network).eval()(torch.randn(2, *IMAGE)).shape == (2, *network.shapes()[-1])
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 28, 28), (3, 40, 32)])
@@ -435,3 +443,19 @@ def test_weights_of_another_blueprint_are_refused(tmp_path: Path) -> None:
     save_weights(narrow, tmp_path / "weights.safetensors")
     with pytest.raises(ExportError, match="weights fit their blueprint"):
         load_weights(wide, tmp_path / "weights.safetensors")
+
+
+@pytest.mark.parametrize("groups", [1, 8])
+def test_weights_that_meet_padding_alone_get_no_gradient_in_bfloat16(groups: int) -> None:
+    block = BlockBuilder("strided")
+    block.add("conv", channels=8, kernel=3, stride=2, padding=1, groups=groups, bias=False)
+    network = build(Blueprint.chain((8, 1, 1), [block.build()])).to(memory_format=torch.channels_last)
+    conv = next(m for m in network.modules() if isinstance(m, torch.nn.Conv2d))
+    outside = torch.ones(3, 3, dtype=torch.bool)
+    outside[1, 1] = False
+    for _ in range(20):
+        conv.weight.grad = None
+        with torch.autocast("cpu", torch.bfloat16):
+            network(torch.randn(16, 8, 1, 1)).float().sum().backward()
+        assert conv.weight.grad is not None
+        assert bool((conv.weight.grad[..., outside] == 0).all())
