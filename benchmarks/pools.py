@@ -40,7 +40,7 @@ def bound(name: str, share: float) -> Constraint:
     """Return the bound on MACs that this share of the space meets."""
     space = load(name)
     macs = space.costs(next(space.stream(1, chunk=65_536)))["macs"]
-    return Constraint("macs", "<=", float(np.quantile(macs, share)))
+    return Constraint("macs", "<=", float(np.floor(np.quantile(macs, share))))
 
 
 def half(name: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from jointnas.space import Space
 LARGEST_CHUNK = 16_384
 DRAWS = 16_384  # points drawn before the constraints are taken to be rarely met
 RAREST = 1 / 20  # share of the draws that must meet the constraints for drawing on to be the cheapest way
-SCOUTS = 512  # points from which a descent towards an unmet bound starts its choice
+SCOUTS = 512  # points that are looked at first, and from which descents towards an unmet bound start
 WALKERS = 512  # points that are repaired at once
 WALK_STEPS = 128  # changes that each of them tries at most
 IDLE_ROUNDS = 3
@@ -42,6 +42,9 @@ def pool(space: Space, n: int, constraints: Sequence[Constraint] = (), seed: int
     than n come back only when that finds no more.
     Raises `ConstraintError` with the nearest value the space reaches when nothing meets the constraints.
     """
+    scouts: Codes = next(space.stream(seed, chunk=SCOUTS))
+    if not space.is_abstract and not feasible(space, constraints, scouts).any():
+        _check_reachable(space, constraints, scouts)  # at once: a network's costs lead a descent where they may lead
     seen: set[str] = set()
     found: list[Codes] = []
     drawn = 0
@@ -54,13 +57,12 @@ def pool(space: Space, n: int, constraints: Sequence[Constraint] = (), seed: int
             break
     if len(seen) < n:
         rng = np.random.default_rng([seed, 1])
-        if not seen:
-            _check_reachable(space, constraints, codes[:SCOUTS])
         met = np.concatenate(
-            [_descended(space, constraints, codes[:SCOUTS]), repaired(space, constraints, codes[:WALKERS], rng)]
+            [_descended(space, constraints, scouts), repaired(space, constraints, codes[:WALKERS], rng)]
         )
         found.append(_new(space, met, seen))
         if not seen:
+            _check_reachable(space, constraints, scouts)
             raise ConstraintError(
                 f"each of {', '.join(map(str, constraints))} can be met in the space {space.name!r}, but no candidate was found "
                 "that meets all: loosen one"

@@ -120,16 +120,16 @@ class Search:
 
     def _make_forecast(self, meter: Meter | None) -> Forecast | None:
         """Return the forecast of the measured metrics that constraints, the objective and the report need."""
-        wanted = [c.metric for c in self._measured] + list(self._reported)
+        wanted = [c.metric for c in self._measured]
         if self.objective is not None and self.objective not in self.space.metrics:
             wanted.append(self.objective)
-        if not wanted:
+        if not (wanted or self._reported):
             return None
         if meter is None:
             raise ConstraintError(
-                f"{wanted[0]} is measured on a device, got a search without one: give it meter=Meter(…)"
+                f"{[*wanted, *self._reported][0]} is measured on a device, got a search without one: give it meter=Meter(…)"
             )
-        return Forecast(self.space, meter, tuple(dict.fromkeys(wanted)), self.seed)
+        return Forecast(self.space, meter, wanted, self._reported, self.seed)
 
     @property
     def forecast_errors(self) -> dict[str, float]:

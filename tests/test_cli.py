@@ -94,7 +94,9 @@ def cycle(tmp_path_factory):
         done.runs_show = answer("runs", "show", "digits-resnet9-1")
         done.bound = max(winner["macs"] for winner in done.search["winners"])
         done.tighter = answer("search", "--from", RUN, "--constraint", f"macs<{done.bound}", "--top", "2")
-        done.measured = answer("search", "--from", RUN, "-c", "latency<1s", "--measure", "train_memory", "--top", "1")
+        done.measured = answer(
+            "search", "--from", RUN, "--measure", "latency", "--measure", "train_memory", "--top", "1"
+        )
         done.cheapest = answer(
             "search", "--from", RUN, "-c", "accuracy>=0.01", "--objective", "min params", "--top", "2"
         )
@@ -132,7 +134,7 @@ def test_a_question_to_an_ended_run_keeps_its_own_bound_and_trains_nothing(cycle
         assert run.queries()[1]["constraints"][0].startswith("macs<")
 
 
-def test_a_bound_on_what_is_measured_is_answered_by_an_ended_run(cycle):
+def test_what_is_measured_of_the_winners_stands_beside_their_costs(cycle):
     (winner,) = cycle.measured["winners"]
     assert 0 < winner["latency"] < 1
     assert winner["train_memory"] > 4 * winner["params"]

@@ -14,15 +14,19 @@ from jointnas.measurement.features import features
 from jointnas.measurement.meter import Meter
 from jointnas.space import Space
 
-CALIBRATION = 24  # candidates that are measured for it
-BLOCKS = 48  # of their blocks that are measured alone
+CALIBRATION = 20  # candidates that are measured for it
+BLOCKS = 16  # of their blocks that are measured alone
 
 
 class Forecast:
-    """Estimates of metrics on a meter's device, fitted to a few measured candidates of a bound space and their blocks."""
+    """Estimates of metrics on a meter's device, fitted to a few measured candidates of a bound space and their blocks.
 
-    def __init__(self, space: Space, meter: Meter, metrics: Sequence[str], seed: int) -> None:
-        self.space, self.meter, self.metrics, self.seed = space, meter, tuple(metrics), seed
+    reported: further metrics, which are measured and not estimated.
+    """
+
+    def __init__(self, space: Space, meter: Meter, metrics: Sequence[str], reported: Sequence[str], seed: int) -> None:
+        self.space, self.meter, self.seed = space, meter, seed
+        self.metrics, self.measured = tuple(dict.fromkeys(metrics)), tuple(dict.fromkeys([*metrics, *reported]))
         self._estimates: dict[str, Estimate] = {}
 
     def calibrate(self, codes: Codes) -> None:
@@ -42,10 +46,12 @@ class Forecast:
 
     def predict(self, codes: Codes) -> dict[str, NDArray[np.float64]]:
         """Return each metric's (n,) estimates for (n, knobs) codes."""
+        if not self._estimates:
+            return {}
         networks = self.space.architectures.sums(codes[:, : self.space.n_architecture], features)
         recipes = self.space.recipe_columns(codes)
         return {metric: estimate.predict(networks, recipes) for metric, estimate in self._estimates.items()}
 
     def measure(self, candidates: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
         """Return each candidate's measured metrics, NaN where measuring failed."""
-        return self.meter.measure(candidates, self.metrics)
+        return self.meter.measure(candidates, self.measured)
