@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import multiprocessing
 import resource
 import time
@@ -113,11 +114,13 @@ def main() -> None:
     """Run every arm over every space, each in a fresh process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spaces", nargs="+", default=["fbnet", "resnet9", "joint"])
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS, help="others stay as the file has them")
     parser.add_argument("--to", type=Path)
     options = parser.parse_args()
-    found: dict[str, Any] = {"machine": machine(), "spaces": {}}
+    known = options.to is not None and options.to.exists()
+    found: dict[str, Any] = {"spaces": {}, **(json.loads(options.to.read_text()) if known else {}), "machine": machine()}
     for name in options.spaces:
-        for arm in ARMS:
+        for arm in options.arms:
             with multiprocessing.get_context("spawn").Pool(1) as process:
                 found["spaces"].setdefault(name, {})[arm] = process.apply(run, (arm, name))
     write(found, options.to)
