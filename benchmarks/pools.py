@@ -118,7 +118,11 @@ def main() -> None:
     parser.add_argument("--to", type=Path)
     options = parser.parse_args()
     known = options.to is not None and options.to.exists()
-    found: dict[str, Any] = {"spaces": {}, **(json.loads(options.to.read_text()) if known else {}), "machine": machine()}
+    found: dict[str, Any] = {
+        "spaces": {},
+        **(json.loads(options.to.read_text()) if known else {}),
+        "machine": machine(),
+    }
     for name in options.spaces:
         for arm in options.arms:
             with multiprocessing.get_context("spawn").Pool(1) as process:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from jointnas.campaign import Campaign
-from jointnas.campaign import Watch as CampaignWatch
 from jointnas.data import Data
 from jointnas.errors import RunError
 from jointnas.execution import Event, Executor, Job
@@ -25,6 +24,7 @@ from jointnas.run import DATABASE, Run
 from jointnas.search import Search, Winner
 from jointnas.space import Space
 from jointnas.training.clock import clock_from_json
+from jointnas.trainings import Watch as CampaignWatch
 
 CONTEXT = ("data", "fingerprint", "clock", "slot", "classes")  # of a specification: what accuracies hold for
 SIDE = ("recipe", "predicted_accuracy", "test_accuracy", "val_accuracy", "failures", "folder")  # of a retrained winner

@@ -19,7 +19,6 @@ from typing import Any
 
 from jointnas import opaque
 from jointnas.blueprint import Shape
-from jointnas.campaign import SEED_STRIDE
 from jointnas.cost import cost
 from jointnas.data import DataSpec, load_data
 from jointnas.errors import BlueprintError, SearchError, suggest
@@ -31,6 +30,7 @@ from jointnas.retrain import spread
 from jointnas.run import Run, Trial
 from jointnas.space import Candidate
 from jointnas.training import Clock, Observation
+from jointnas.trainings import SEED_STRIDE
 
 ARCHITECTURES: Mapping[str, Mapping[str, str | bool]] = {
     "lenet": {"network": "classic", "name": "lenet"},

@@ -2,47 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from jointnas.early_stop import at_fraction, stop_fraction
 from jointnas.errors import SearchError
-from jointnas.execution import Event, Executor, Job, LocalExecutor, Slot
+from jointnas.execution import Executor, LocalExecutor, Slot
 from jointnas.execution.trials import prepare_trials
 from jointnas.run import Run, Trial
 from jointnas.search import Search
-from jointnas.training import Clock, Observation
-
-SEED_STRIDE = 10_000  # between the trials' seeds of two searches with neighbouring seeds
-
-
-@dataclass
-class Status:
-    """What a campaign shows while it runs."""
-
-    rounds: int
-    round: int = 0
-    trials: dict[int, Trial] = field(default_factory=dict)
-    running: dict[int, tuple[float, float]] = field(default_factory=dict)  # trial: fraction, seconds
-    rank_correlation: float | None = None
-    stop_at: float = 1.0  # fraction of the budget that trainings run
-    activity: str = ""
-
-    @property
-    def best(self) -> Trial | None:
-        """The trial with the highest accuracy so far."""
-        ended = [t for t in self.trials.values() if t.observation and t.observation.accuracy is not None]
-        return max(
-            ended,
-            key=lambda t: t.observation.accuracy if t.observation and t.observation.accuracy else 0.0,
-            default=None,
-        )
-
-
-Watch = Callable[[Status, Trial | None], None]
-"""Called at every change; with a trial when that trial has just ended."""
+from jointnas.training import Clock
+from jointnas.trainings import Status, Trainings, Watch
 
 
 @dataclass
@@ -61,6 +32,7 @@ class Campaign:
 
     def __post_init__(self) -> None:
         self.status = Status(self.rounds)
+        self._trainings = Trainings(self.run, self.executor, self.clock, self.seed, self.watch, self.status)
         self._ended = {row["number"]: row["rank_correlation"] for row in self.run.rounds()}
 
     def conduct(self) -> None:
@@ -68,8 +40,6 @@ class Campaign:
 
         Ends early when the pool runs out. Raises `SearchError` when every training of the first round failed.
         """
-        for trial in self.run.trials():
-            self.status.trials[trial.number] = trial
         rounds = {trial.round for trial in self.status.trials.values()}
         for number in range(1, max([self.rounds, *rounds]) + 1):
             if number not in rounds and self.search.exhausted:
@@ -79,8 +49,7 @@ class Campaign:
     def _round(self, number: int) -> None:
         self.status.round = number
         trials = [t for t in self.status.trials.values() if t.round == number] or self._ask(number)
-        self._train([t for t in trials if t.observation is None])
-        trials = [self.status.trials[t.number] for t in trials]
+        trials = self._trainings.train(trials)
         observations = [t.observation for t in trials if t.observation is not None]
         if number == 1 and self.early_stop is not None:
             self.status.stop_at = stop_fraction(observations, self.early_stop)
@@ -94,60 +63,17 @@ class Campaign:
         if number in self._ended:  # in an earlier session of this run
             self.status.rank_correlation = self._ended[number]
             return
-        self._show("fitting the predictor")
+        self._trainings.show("fitting the predictor")
         self.status.rank_correlation = self.search.rank_correlation
         told = sum(t.round <= number for t in self.status.trials.values())
         self.run.end_round(number, told, self.status.rank_correlation)
-        self._show("")
+        self._trainings.show("")
 
     def _ask(self, number: int) -> list[Trial]:
-        self._show("choosing candidates")
+        self._trainings.show("choosing candidates")
         candidates = self.search.ask(self.batch)
-        predicted: Sequence[tuple[float | None, float | None]]
-        predicted = self.search.predict(candidates) or [(None, None)] * len(candidates)
-        first = len(self.status.trials) + 1
-        trials = [
-            Trial(first + i, number, candidate, self.seed * SEED_STRIDE + first + i, mean, std)
-            for i, (candidate, (mean, std)) in enumerate(zip(candidates, predicted, strict=True))
-        ]
-        self.run.add_trials(trials, [self.search.space.identity(t.candidate) for t in trials])
-        self.status.trials.update({t.number: t for t in trials})
-        return trials
-
-    def _train(self, trials: list[Trial]) -> None:
-        jobs = [
-            Job(
-                t.number,
-                {
-                    "candidate": t.candidate,
-                    "clock": self.clock.to_json(),
-                    "seed": t.seed,
-                    "stop_at": self.status.stop_at,
-                },
-            )
-            for t in trials
-        ]
-        for event in self.executor.results(jobs):
-            self._take(event)
-
-    def _take(self, event: Event) -> None:
-        if event.kind in ("started", "progress"):
-            self.status.running[event.number] = (event.fraction, event.seconds)
-            self._show("")
-            return
-        done = event.kind == "done"
-        observation = Observation.from_json(event.result["observation"]) if done else Observation.failed(event.reason)
-        self.status.running.pop(event.number, None)
-        old = self.status.trials[event.number]
-        self.run.end_trial(event.number, observation)
-        self.status.trials[event.number] = Trial(
-            old.number, old.round, old.candidate, old.seed, old.predicted, old.std, observation
-        )
-        self.watch(self.status, self.status.trials[event.number])
-
-    def _show(self, activity: str) -> None:
-        self.status.activity = activity
-        self.watch(self.status, None)
+        identities = [self.search.space.identity(candidate) for candidate in candidates]
+        return self._trainings.add(number, candidates, identities, self.search.predict(candidates))
 
 
 def local_executor(data: dict[str, Any], slot: Slot, fingerprint: str) -> LocalExecutor:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +70,10 @@ class Knob(ABC):
     def to_toml(self) -> Any:
         """Return what a space file says for this knob, `when` left out."""
 
+    def nearest(self, value: object) -> float:
+        """Return the code of the value nearest to any. Raises `CandidateError` where nothing is near."""
+        return self.code(value)
+
     @property
     @abstractmethod
     def extremes(self) -> tuple[Value, ...]:
@@ -110,15 +114,15 @@ class Continuous(Knob):
     def code(self, value: object) -> float:
         """Return the number, inside its bounds to one part in 10^9."""
         slack = 1e-9 * max(abs(self.low), abs(self.high))
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not (self.low - slack <= value <= self.high + slack)
-        ):
+        if not is_number(value) or not (self.low - slack <= value <= self.high + slack):
             raise CandidateError(
                 f"the knob {self.name} lies in [{self.low:g}, {self.high:g}], got {value!r}: change it"
             )
         return min(max(float(value), self.low), self.high)
+
+    def nearest(self, value: object) -> float:
+        """Return the number, or the bound that it lies beyond."""
+        return self.code(min(max(value, self.low), self.high) if is_number(value) else value)
 
     def from_unit(self, u: Codes) -> Codes:
         """Return low + u·(high − low), in the logarithm where asked."""
@@ -207,6 +211,12 @@ class Ordered(Knob):
                 rule = f"is one of {', '.join(map(str, self.values))}"
             raise CandidateError(f"the knob {self.name} {rule}, got {value!r}: change it")
         return float(index)
+
+    def nearest(self, value: object) -> float:
+        """Return the index of the number nearest to a number, else that of the value itself."""
+        if is_number(value) and all(is_number(known) for known in self.values):
+            return float(np.abs(np.array(self.values, dtype=np.float64) - value).argmin())
+        return self.code(value)
 
     def from_unit(self, u: Codes) -> Codes:
         """Return the index whose share holds u."""
@@ -329,6 +339,10 @@ class Fixed(Knob):
             raise CandidateError(f"the knob {self.name} is fixed at {self.only!r}, got {value!r}: change it")
         return 0.0
 
+    def nearest(self, value: object) -> float:
+        """Return 0, whatever the value."""
+        return 0.0
+
     def holds(self, value: object) -> bool:
         """Return whether this is the value."""
         return index_of(value, (self.only,)) is not None
@@ -360,6 +374,11 @@ class Fixed(Knob):
 
 def _another(codes: Codes, count: int, rng: np.random.Generator) -> Codes:
     return np.mod(codes + rng.integers(1, count, len(codes)), count)
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Return whether this is a number, which truth values are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def index_of(value: object, values: Sequence[Value]) -> int | None:

@@ -7,22 +7,22 @@ predictor to what it is told. Stage two lets an engine search the predictor unde
 from __future__ import annotations
 
 import copy
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jointnas.constraint import MEASURED, Constraint, format_metric, parse_all, violations
-from jointnas.engines import Evaluation, Problem, find_engine
-from jointnas.errors import ConstraintError, SearchError, SpaceError, suggest
+from jointnas.constraint import Constraint
+from jointnas.engines import ENGINES, Engine, Evaluation, Problem, evolve_front, find_engine
+from jointnas.errors import ConstraintError, SearchError, SpaceError
 from jointnas.knobs import Codes
-from jointnas.measurement.forecast import Forecast
 from jointnas.measurement.meter import Meter
-from jointnas.pool import feasible, pool
+from jointnas.pool import pool
 from jointnas.predictor import SMALLEST_FIT, Predictor, mean_and_std
+from jointnas.query import Query
 from jointnas.space import Candidate, CostFunction, Space
 from jointnas.training.observation import Observation
 
@@ -33,7 +33,7 @@ CONTENDERS = 2000  # from which winners are chosen
 TELL_APART = 1e-3  # difference in accuracy below which two predictions say the same
 FILLING_POOL = 4096  # pool members a space-filling batch is chosen from
 MOST_MEASURED = 10  # candidates measured for each winner, before too few hold their measured bounds
-ACCURACY = "accuracy"
+ALL = "all"  # engines, one after the other
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,20 @@ class Winner:
     std: float  # standard deviation of the ensemble's predictions
     accuracy: float | None  # measured by this search's own training, if it was trained
     costs: dict[str, float]  # exact ones, and what was measured on the device
+    found_by: tuple[str, ...] = ()  # the engines that scored it, where several were asked
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.candidate, self.mean, self.std))
+
+
+@dataclass(frozen=True)
+class EngineReport:
+    """What an engine did in stage two: candidates scored, seconds, and the objective of the best, None where it found none."""
+
+    engine: str
+    scored: int
+    seconds: float
+    best: float | None
 
 
 class Search:
@@ -55,6 +66,7 @@ class Search:
 
     pool: only these candidates are ever asked or returned. cost: for an abstract space, a function from a candidate to its
     costs. predictor: a fitted one, whose examples count as told. No candidate is asked twice, and none that was told.
+    start: candidates that are asked first.
 
     objective: "max accuracy", or "min METRIC" under a constraint such as "accuracy>=0.8", which the prediction has to meet.
     meter: what measures metrics of candidates on the device (see `measurement.Meter`), for constraints and objectives on
@@ -76,6 +88,7 @@ class Search:
         objective: str = "max accuracy",
         meter: Meter | None = None,
         reported: Sequence[str] = (),
+        start: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         if predictor is not None and predictor.space != space.with_cost(cost):
             raise SearchError(
@@ -84,22 +97,17 @@ class Search:
         if not space.is_bound:
             raise SpaceError(f"a search needs a space bound to its data, got {space.name!r} unbound: use Space.bind")
         self.space = space.with_cost(cost)
-        self.constraints = parse_all(constraints, (*self.space.metrics, *MEASURED, ACCURACY))
-        self.objective = parse_objective(objective, (*self.space.metrics, *MEASURED))
+        self.query = Query(self.space, constraints, objective, meter, reported, seed)
         self.seed = seed
         self.closed = pool is not None
-        self._exact = tuple(c for c in self.constraints if c.metric in self.space.metrics)
-        self._trained = tuple(c for c in self.constraints if c.metric == ACCURACY)
-        self._measured = tuple(c for c in self.constraints if c not in self._exact and c not in self._trained)
-        self._check_accuracy_bound()
-        self._reported = tuple(reported)
-        self._forecast = self._make_forecast(meter)
-        self._pool = self._make_pool(pool, pool_size)
+        self._start = self._make_start(start)
+        self._pool = np.concatenate([self._start, self._make_pool(pool, pool_size)])
         self._pool_identities = self.space.identities(self._pool)
         self._seen: set[str] = set()  # identities asked or told
         self._results: dict[str, Observation] = {}  # by identity
         self._told: list[Candidate] = []
         self._stale = False
+        self.reports: tuple[EngineReport, ...] = ()  # of the latest stage two
         self.predictor = (
             copy.copy(predictor) if predictor else Predictor(self.space, seed)
         )  # fits rebind, they change nothing
@@ -107,67 +115,38 @@ class Search:
             self.tell(predictor.candidates, list(predictor.accuracies))
             self._stale = False
 
-    def _check_accuracy_bound(self) -> None:
-        if (self.objective is None) == bool(self._trained):
-            bound, remedy = (
-                str(*self._trained[:1]) or "none",
-                "say objective 'min macs'" if self._trained else "add accuracy>=0.8",
-            )
-            raise ConstraintError(
-                f"a bound on accuracy goes with the objective min METRIC, got {bound} with "
-                f"{'max accuracy' if self.objective is None else f'min {self.objective}'}: {remedy}"
-            )
-
-    def _make_forecast(self, meter: Meter | None) -> Forecast | None:
-        """Return the forecast of the measured metrics that constraints, the objective and the report need."""
-        wanted = [c.metric for c in self._measured]
-        if self.objective is not None and self.objective not in self.space.metrics:
-            wanted.append(self.objective)
-        if not (wanted or self._reported):
-            return None
-        if meter is None:
-            raise ConstraintError(
-                f"{[*wanted, *self._reported][0]} is measured on a device, got a search without one: give it meter=Meter(…)"
-            )
-        return Forecast(self.space, meter, wanted, self._reported, self.seed)
+    @property
+    def constraints(self) -> tuple[Constraint, ...]:
+        """The bounds that winners meet."""
+        return self.query.constraints
 
     @property
     def forecast_errors(self) -> dict[str, float]:
         """The cross-validated median relative error of each measured metric's forecast; empty where none is used."""
-        return self._forecast.errors if self._forecast else {}
+        return self.query.forecast.errors if self.query.forecast else {}
+
+    def _make_start(self, given: Sequence[Mapping[str, Any]]) -> Codes:
+        codes = self.space.to_codes(given)
+        for candidate, held in zip(given, self.query.feasible(codes), strict=True):
+            if not held:
+                asked = ", ".join(map(str, self.query.exact))
+                raise ConstraintError(
+                    f"a candidate to start from meets {asked}, got {self.space.cost(candidate)}: loosen the bound or drop it"
+                )
+        return codes
 
     def _make_pool(self, given: Sequence[Mapping[str, Any]] | None, size: int) -> Codes:
         if given is None:
-            return self._promising(pool(self.space, size, self._exact, self.seed))
+            return self.query.promising(pool(self.space, size, self.query.exact, self.seed))
         codes = self.space.to_codes(given)
-        codes = codes[feasible(self.space, self._exact, codes)]
+        codes = codes[self.query.feasible(codes)]
         if not len(codes):
             asked = ", ".join(map(str, self.constraints)) or "no constraint"
             raise ConstraintError(
                 f"a pool holds a candidate that meets {asked}, got none in {len(given)}: widen the pool"
             )
         first = {identity: i for i, identity in reversed(list(enumerate(self.space.identities(codes))))}
-        return self._promising(codes[sorted(first.values())])
-
-    def _promising(self, codes: Codes) -> Codes:
-        """Return those of a pool that may meet the measured bounds, as the forecast has it. Raises `ConstraintError`."""
-        if self._forecast is None:
-            return codes
-        self._forecast.calibrate(codes)
-        if not self._measured:
-            return codes
-        values = self._forecast.predict(codes)
-        kept: Codes = codes[violations(self._measured, values).sum(axis=1) == 0]
-        if not len(kept):
-            reached = ", ".join(
-                f"{format_metric(c.metric, values[c.metric].min() if c.is_upper else values[c.metric].max())} of {c.metric}"
-                for c in self._measured
-            )
-            raise ConstraintError(
-                f"nothing in {len(codes)} candidates is forecast to meet {', '.join(map(str, self._measured))}, the nearest "
-                f"are {reached} (forecast): change the bound or the space"
-            )
-        return kept
+        return self.query.promising(codes[sorted(first.values())])
 
     # -------------------------------------------------------------------------------------------------- stage one
 
@@ -187,7 +166,10 @@ class Search:
             raise SearchError(
                 f"all {len(self._pool)} candidates of the pool were asked: loosen the constraints or the space"
             )
-        rows = left[self._choose(self._pool[left], min(n, len(left)))]
+        first = left[left < len(self._start)][:n]
+        others = left[left >= len(self._start)]
+        wanted = min(n - len(first), len(others))
+        rows = np.concatenate([first, others[self._choose(self._pool[others], wanted)]]) if wanted else first
         self._seen.update(self._pool_identities[i] for i in rows)
         return self.space.to_candidates(self._pool[rows])
 
@@ -197,24 +179,12 @@ class Search:
         members, _ = self._refit().predict_codes(codes)  # (m, candidates)
         rng = np.random.default_rng([self.seed, len(self._seen)])
         believed = [members.mean(axis=0), *members[rng.permutation(len(members))]]
-        opinions = [self._worth(codes, accuracies) for accuracies in believed]
+        opinions = [self.query.worth(codes, accuracies) for accuracies in believed]
         chosen: list[int] = []
         for i in range(n):
             order = np.argsort(-opinions[i % len(opinions)], kind="stable")
             chosen.append(next(int(j) for j in order if j not in chosen))
         return np.array(chosen)
-
-    def _worth(self, codes: Codes, accuracies: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return (n,) scores, larger is better, of candidates that are believed to have these accuracies."""
-        if self.objective is None:
-            return accuracies
-        short = violations(self._trained, {ACCURACY: accuracies}).sum(axis=1)
-        cost = self._costs(codes)[self.objective]
-        return np.where(short > 0, -short, 1 / (1 + cost))
-
-    def _costs(self, codes: Codes) -> dict[str, NDArray[np.float64]]:
-        """Return exact costs and forecasts of (n, knobs) codes."""
-        return {**self.space.costs(codes), **(self._forecast.predict(codes) if self._forecast else {})}
 
     def predict(self, candidates: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]] | None:
         """Return (mean, std) of each candidate's predicted accuracy, or None while there is nothing to predict from."""
@@ -251,6 +221,11 @@ class Search:
             self._seen.add(identity)
 
     @property
+    def started(self) -> int:
+        """How many candidates it was given to start from."""
+        return len(self._start)
+
+    @property
     def pool_size(self) -> int:
         """How many candidates the pool holds."""
         return len(self._pool)
@@ -284,112 +259,193 @@ class Search:
 
         Of candidates that no member of the predictor tells apart (to 0.001) the first stands for all while others are left.
 
-        The engine starts from the best of the pool and of what was told, and random ones of the pool; a closed pool is
-        ranked whole instead. Raises `SearchError` before two accuracies are known.
+        The engine starts from the best of the pool and of what was told, and random ones of the pool; "all" asks every engine
+        for the same and takes the best of what they found; a closed pool is ranked whole instead. `reports` says what each did.
+        Raises `SearchError` before two accuracies are known.
         """
-        run = find_engine(engine)
+        engines = dict(ENGINES) if engine == ALL else {engine: find_engine(engine)}
+        self._check_answerable(k)
+        problems = self._stage_two(engines, self.query)
+        found = [problem.results() for problem in problems.values()]
+        if not any(len(codes) for codes, _ in found):
+            bounds = ", ".join(map(str, (*self.query.trained, *self.query.measured)))
+            scored = sum(problem.spent for problem in problems.values())
+            raise ConstraintError(
+                f"a winner is predicted to meet {bounds}, got none among {scored} candidates: loosen the bound or train more"
+            )
+        codes = np.concatenate([codes for codes, _ in found])
+        objectives = np.concatenate([objectives[:, 0] for _, objectives in found])
+        codes = codes[np.argsort(objectives, kind="stable")]
+        codes = codes[self._firsts(codes[: len(problems) * max(CONTENDERS, k)])][: max(CONTENDERS, k)]
+        chosen, measured = self.query.measure(codes, self._told_apart(codes, k), k)
+        chosen = sorted(chosen)
+        finders = [
+            tuple(n for n, p in problems.items() if not p.is_fresh(codes[i : i + 1])[0]) if len(problems) > 1 else ()
+            for i in chosen
+        ]
+        return self._winners(codes[chosen], [measured.get(i, {}) for i in chosen], finders)
+
+    def best_trained(self, k: int = 5) -> list[Winner]:
+        """Return the k best of what was told, by the accuracies that were told, all within the constraints.
+
+        Raises `SearchError` before two accuracies are known, `ConstraintError` when nothing meets the constraints.
+        """
+        self._check_answerable(k)
+        codes = self.space.to_codes(self._told)
+        codes = codes[self.query.feasible(codes)]
+        found = self.evaluation(codes)
+        ranked = [int(i) for i in found.ranked() if found.violations[i].sum() == 0]
+        if not ranked:
+            asked = ", ".join(map(str, self.constraints))
+            raise ConstraintError(
+                f"a winner meets {asked}, got none among {len(codes)} trained candidates: loosen a bound or train more"
+            )
+        chosen, measured = self.query.measure(codes, ranked, k)
+        return self._winners(codes[chosen], [measured.get(i, {}) for i in chosen])
+
+    def front(self, metric: str = "macs", k: int = 20) -> list[Winner]:
+        """Return at most k candidates that trade predicted accuracy for a cost, the cheapest first, none better in both.
+
+        NSGA-II searches the predictor; where its front has more, those that lie farthest apart stand for it.
+        Raises `SearchError` before two accuracies are known, or for a metric that is not known beforehand.
+        """
+        self._check_answerable(k)
+        query = self.query.as_front(metric)
+        (problem,) = self._stage_two({"nsga2": evolve_front}, query).values()
+        codes, objectives = problem.results()
+        if not len(codes):
+            raise ConstraintError(f"a front has a candidate, got none among {problem.spent}: loosen the bounds")
+        rows = _spread_out(objectives, _front(objectives), k)
+        return self._winners(codes[rows], [{} for _ in rows])
+
+    def optimise(
+        self, engine: str, evaluation: Callable[[Codes], Evaluation], start: Codes, budget: int, batch: int
+    ) -> Problem:
+        """Let an engine search an evaluation of its own, `batch` candidates at a time, within the exact constraints."""
+        closed = self._pool if self.closed else None
+        problem = Problem(
+            self.space, self.query.exact, evaluation, start, budget, self.seed, batch, closed, expensive=True
+        )
+        find_engine(engine)(problem)
+        return problem
+
+    def evaluation(self, codes: Codes) -> Evaluation:
+        """Return how (n, knobs) codes stand to the query by the accuracies that were told; the others have failed."""
+        results = [self._results.get(identity) for identity in self.space.identities(codes)]
+        told = [np.nan if o is None or o.accuracy is None else o.accuracy for o in results]
+        return self.query.evaluation(codes, np.array(told, dtype=np.float64))
+
+    def _check_answerable(self, k: int) -> None:
         if k < 1:
             raise SearchError(f"a search returns one winner or more, got {k}: ask for more")
         if self.trained < SMALLEST_FIT:
             raise SearchError(f"winners are named from {SMALLEST_FIT} accuracies on, got {self.trained}: train more")
         self._refit()
+
+    def _stage_two(self, engines: Mapping[str, Engine], query: Query) -> dict[str, Problem]:
+        """Return each engine's problem, searched; of a closed pool one that holds all of it."""
+
+        def score(codes: Codes) -> Evaluation:
+            return self._score(query, codes)
+
         told = self.space.to_codes(self._told)
-        known = (
-            self._pool if self.closed else np.concatenate([told[feasible(self.space, self._exact, told)], self._pool])
-        )
-        problem = Problem(self.space, self._exact, self._score, known, len(known), self.seed)
+        known = self._pool if self.closed else np.concatenate([told[query.feasible(told)], self._pool])
         if self.closed:
+            problem = Problem(self.space, query.exact, score, known, len(known), self.seed)
             problem.evaluate(known)
-        else:
-            rng = np.random.default_rng([self.seed, 2])
-            found = self._score(known)
-            order = np.lexsort([found.objectives[:, 0], found.violations.sum(axis=1)])
-            spread = rng.permutation(len(known))[:START_RANDOM]
-            problem.start = known[np.concatenate([order[:START_BEST], spread])]
-            problem.budget = STAGE_TWO_BUDGET
-            run(problem)
-        return self._winners(problem, k)
+            self.reports = ()
+            return {"": problem}
+        rng = np.random.default_rng([self.seed, 2])
+        spread = rng.permutation(len(known))[:START_RANDOM]
+        start = known[np.concatenate([_leading(score(known), START_BEST), spread])]
+        problems = {
+            name: Problem(self.space, query.exact, score, start, STAGE_TWO_BUDGET, self.seed) for name in engines
+        }
+        self.reports = tuple(_timed(name, run, problems[name]) for name, run in engines.items())
+        return problems
 
-    def _score(self, codes: Codes) -> Evaluation:
+    def _score(self, query: Query, codes: Codes) -> Evaluation:
         accuracies = self.predictor.predict_codes(codes)[0].mean(axis=0)
-        bounds = (*self._trained, *self._measured)
-        known = {**self._costs(codes), ACCURACY: accuracies} if bounds or self.objective else {}
-        objective = -accuracies if self.objective is None else known[self.objective]
-        held = violations(bounds, known) if bounds else np.zeros((len(codes), 0))
-        failed = np.array([self._failed(identity) for identity in self.space.identities(codes)], dtype=bool)
-        return Evaluation(objective[:, None], held, failed)
+        broken = {identity for identity, told in self._results.items() if told.accuracy is None}
+        if broken:
+            accuracies[[identity in broken for identity in self.space.identities(codes)]] = np.nan
+        return query.evaluation(codes, accuracies)
 
-    def _failed(self, identity: str) -> bool:
-        return identity in self._results and self._results[identity].accuracy is None
+    def _firsts(self, codes: Codes) -> list[int]:
+        """Return the rows of (n, knobs) codes whose identity no row before them has."""
+        identities = self.space.identities(codes)
+        return sorted({identity: i for i, identity in reversed(list(enumerate(identities)))}.values())
 
-    def _winners(self, problem: Problem, k: int) -> list[Winner]:
-        """Return the k best; candidates that no member tells apart from a better one come only when too few are left."""
-        codes, objectives = np.concatenate(problem.codes), np.concatenate(problem.objectives)[:, 0]
-        if not len(codes):
-            raise ConstraintError(
-                f"a winner is predicted to meet {', '.join(map(str, (*self._trained, *self._measured)))}, got none among "
-                f"{problem.spent} candidates: loosen the bound or train more"
-            )
-        codes = codes[np.argsort(objectives, kind="stable")[: max(CONTENDERS, k)]]
-        members, shared = self.predictor.predict_codes(codes)
+    def _told_apart(self, codes: Codes, k: int) -> list[int]:
+        """Return rows of (n, knobs) codes, best first, to choose k of: behind all others, those that no member tells apart."""
+        members, _ = self.predictor.predict_codes(codes)
         distinct: list[int] = []
-        wanted = k if self._forecast is None else k * MOST_MEASURED
+        wanted = k if self.query.forecast is None else k * MOST_MEASURED
         for i in range(len(codes)):
             if self.closed or all(np.abs(members[:, i] - members[:, j]).max() >= TELL_APART for j in distinct):
                 distinct.append(i)
             if len(distinct) == wanted:
                 break
-        alike = [i for i in range(len(codes)) if i not in distinct][: wanted - len(distinct)]
-        chosen, measured = self._measured_winners(codes, distinct + alike, k)
-        mean, std = mean_and_std(members, shared)
-        identities = self.space.identities(codes)
+        return distinct + [i for i in range(len(codes)) if i not in distinct][: wanted - len(distinct)]
+
+    def _winners(
+        self, codes: Codes, measured: Sequence[Mapping[str, float]], finders: Sequence[tuple[str, ...]] | None = None
+    ) -> list[Winner]:
+        """Return (n, knobs) codes as winners, with what was measured of each."""
+        mean, std = mean_and_std(*self.predictor.predict_codes(codes))
+        results = [self._results.get(identity) for identity in self.space.identities(codes)]
         return [
             Winner(
                 candidate,
                 float(mean[i]),
                 float(std[i]),
-                self._results[identities[i]].accuracy if identities[i] in self._results else None,
-                {**self.space.cost(candidate), **measured.get(i, {})},
+                told.accuracy if (told := results[i]) else None,
+                {**self.space.cost(candidate), **measured[i]},
+                finders[i] if finders else (),
             )
-            for i, candidate in zip(chosen, self.space.to_candidates(codes[chosen]), strict=True)
+            for i, candidate in enumerate(self.space.to_candidates(codes))
         ]
 
-    def _measured_winners(
-        self, codes: Codes, ranked: list[int], k: int
-    ) -> tuple[list[int], dict[int, dict[str, float]]]:
-        """Return the first k of the ranked rows that meet the measured bounds, best first, with what was measured of them."""
-        if self._forecast is None:
-            return sorted(ranked[:k]), {}
-        chosen: list[int] = []
-        measured: dict[int, dict[str, float]] = {}
-        for start in range(0, len(ranked), k):
-            part = ranked[start : start + k]
-            for i, values in zip(part, self._forecast.measure(self.space.to_candidates(codes[part])), strict=True):
-                measured[i] = values
-                columns = {metric: np.array([value]) for metric, value in values.items()}
-                if violations(self._measured, columns).sum() == 0:
-                    chosen.append(i)
-            if len(chosen) >= k:
-                break
-        if not chosen:
-            raise ConstraintError(
-                f"a winner is measured to meet {', '.join(map(str, self._measured))}, got none in {len(measured)} "
-                "candidates that were forecast to: loosen the bound"
-            )
-        return sorted(chosen[:k]), measured
+
+def _timed(name: str, engine: Engine, problem: Problem) -> EngineReport:
+    began = time.perf_counter()
+    engine(problem)
+    seconds = time.perf_counter() - began
+    objectives = problem.results()[1]
+    return EngineReport(name, problem.spent, seconds, float(objectives[:, 0].min()) if len(objectives) else None)
 
 
-def parse_objective(text: str, metrics: Sequence[str]) -> str | None:
-    """Return the metric that "min METRIC" names, or None for "max accuracy". Raises `SearchError`."""
-    match = re.fullmatch(r"\s*(min|max)\s+(\w+)\s*", text)
-    side, metric = match.groups() if match else ("", "")
-    if (side, metric) == ("max", ACCURACY):
-        return None
-    if side != "min":
-        raise SearchError(f"an objective is 'max accuracy' or 'min METRIC', got {text!r}: say it like 'min macs'")
-    if metric not in metrics:
-        raise SearchError(f"no metric is called {metric!r} in {text!r}: {suggest(metric, metrics)}")
-    return metric
+def _leading(found: Evaluation, n: int) -> NDArray[np.int64]:
+    """Return the n rows to start from: the best by one objective, or those spread over the front of two."""
+    ranked = found.ranked()
+    if found.objectives.shape[1] == 1 or not len(ranked):
+        return ranked[:n]
+    objectives = found.objectives[ranked]
+    return np.asarray(ranked[_spread_out(objectives, _front(objectives), n)], dtype=np.int64)
+
+
+def _front(objectives: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the rows of (n, 2) objectives that no other beats in both, by the second from the least on."""
+    order = np.lexsort([objectives[:, 0], objectives[:, 1]])
+    best = np.minimum.accumulate(objectives[order, 0])
+    better = np.concatenate([[True], best[1:] < best[:-1]])
+    return np.asarray(order[better], dtype=np.int64)
+
+
+def _spread_out(objectives: NDArray[np.float64], front: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+    """Return at most k rows of a front in its order: both ends, and between them those farthest from what was chosen.
+
+    Distances are in accuracy and in the logarithm of the cost, each as a share of its range.
+    """
+    if len(front) <= k:
+        return front
+    points = np.stack([objectives[front, 0], np.log(objectives[front, 1])], axis=1)
+    points = (points - points.min(axis=0)) / np.maximum(np.ptp(points, axis=0), 1e-12)
+    chosen = [0, len(front) - 1][:k]
+    while len(chosen) < k:
+        away = np.linalg.norm(points[:, None] - points[chosen], axis=2).min(axis=1)
+        chosen.append(int(away.argmax()))
+    return front[sorted(chosen)]
 
 
 def _observe(result: float | None) -> Observation:

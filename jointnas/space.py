@@ -23,6 +23,7 @@ from jointnas.blueprint import Blueprint, Shape
 from jointnas.cost import METRICS
 from jointnas.errors import BlueprintError, CandidateError, SpaceError, suggest
 from jointnas.knobs import Codes, Continuous, Fixed, Knob, Value
+from jointnas.networks import family
 from jointnas.recipe import Recipe, default_of, effective_rows
 from jointnas.resources import resource_folder
 from jointnas.space_file import GROUPS, Definition, check_definition, read_definition, write_definition
@@ -146,7 +147,7 @@ class Space:
             return METRICS
         if self.cost_function is None:
             return ()
-        middle = self.to_candidates(self._settle(np.full((1, len(self.knobs)), np.nan), self._defaults[None, :]))
+        middle = self.to_candidates(self.settled(np.full((1, len(self.knobs)), np.nan)))
         return tuple(self.cost_function(middle[0]))
 
     @cached_property
@@ -198,14 +199,14 @@ class Space:
 
     def _check_networks(self) -> None:
         """Build the blueprint at every value of every architecture knob, the others in the middle."""
-        middle = self._settle(np.full((1, len(self.knobs)), np.nan), self._defaults[None, :])
+        middle = self.settled(np.full((1, len(self.knobs)), np.nan))
         for i, knob in enumerate(self._by_group[0]):
             for value in knob.extremes:
                 codes = middle.copy()
                 if not np.isnan(codes[0, i]):
                     codes[0, i] = knob.code(value)
                 try:
-                    self.architectures.blueprint(self._settle(codes, self._defaults[None, :])[0, : self.n_architecture])
+                    self.architectures.blueprint(self.settled(codes)[0, : self.n_architecture])
                 except BlueprintError as error:
                     raise SpaceError(
                         f"every network of a space exists, got {knob.name} = {value!r}: {error}"
@@ -239,6 +240,10 @@ class Space:
                 active &= np.isin(out[:, parent], wanted)
             out[:, i] = np.where(active, np.where(np.isnan(codes[:, i]), fill[:, i], codes[:, i]), np.nan)
         return out
+
+    def settled(self, codes: Codes) -> Codes:
+        """Return (n, knobs) codes whose conditions hold: knobs that are switched on stand in the middle of their ranges."""
+        return self._settle(codes, np.broadcast_to(self._defaults, codes.shape))
 
     def mutate_codes(self, codes: Codes, rng: np.random.Generator) -> Codes:
         """Return (n, knobs) codes in which each active knob changed with probability 1/(active knobs), one at least."""
@@ -279,8 +284,7 @@ class Space:
             for step in steps(self.knobs[i], float(code[i])):
                 rows.append(code.copy())
                 rows[-1][i] = step
-        moved = np.array(rows).reshape(-1, len(self.knobs))
-        return self._settle(moved, np.broadcast_to(self._defaults, moved.shape))
+        return self.settled(np.array(rows).reshape(-1, len(self.knobs)))
 
     def mutate(self, candidate: Candidate, rng: np.random.Generator) -> Candidate:
         """Return a changed candidate. Raises `CandidateError`."""
@@ -335,6 +339,31 @@ class Space:
                     raise CandidateError(
                         f"the space {self.name!r} has no {group} knob {name!r}: {suggest(name, names)}"
                     )
+
+    def nearest(self, candidate: Mapping[str, Any]) -> Candidate:
+        """Return the candidate of this space that is nearest to any: one from another space, or a hand-written one.
+
+        A knob that it lacks stands where its network or a recipe has it by default, else in the middle of its range; a value
+        that this space does not hold gives way to the nearest number, or to the only value. Raises `CandidateError` where
+        nothing is near: another network, another word.
+        """
+        check_candidate(candidate)
+        codes = np.full(len(self.knobs), np.nan)
+        for i, knob in enumerate(self.knobs):
+            group = GROUPS[0 if i < self.n_architecture else 1]
+            known = {**self._default_knobs(group, candidate), **candidate[group]}
+            if knob.name == "network":
+                codes[i] = knob.code(known.get("network"))
+            else:
+                codes[i] = knob.nearest(known[knob.name]) if knob.name in known else knob.default
+        return self.to_candidates(self.settled(codes[None, :]))[0]
+
+    def _default_knobs(self, group: str, candidate: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self.is_abstract:
+            return {}
+        if group == GROUPS[1]:
+            return {knob.name: default_of(knob.name) for knob in self._by_group[1]}
+        return family(str(candidate[group].get("network"))).knobs
 
     def validate(self, candidate: Mapping[str, Any]) -> None:
         """Raise `CandidateError` unless the candidate fits this space."""
@@ -402,7 +431,7 @@ class Space:
         if not self.is_abstract:
             table = self.architectures.costs(codes[:, : self.n_architecture])
         elif self.metrics:
-            table = np.array([self._cost(row) for row in codes]).reshape(len(codes), -1)
+            table = np.array([self._cost(row) for row in codes]).reshape(len(codes), len(self.metrics))
         else:
             table = np.zeros((len(codes), 0))
         return {metric: table[:, j] for j, metric in enumerate(self.metrics)}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from scipy.stats import kendalltau
 
-from jointnas.campaign import Campaign, Status, local_executor
+from jointnas.campaign import Campaign, local_executor
 from jointnas.data import DataSpec, load_data
 from jointnas.early_stop import accuracy_at, at_fraction, stop_fraction
 from jointnas.execution import Slot
@@ -19,6 +19,7 @@ from jointnas.search import Search
 from jointnas.space import Space
 from jointnas.training import CurvePoint, Observation, StepClock
 from jointnas.training.trainer import CURVE_FRACTIONS
+from jointnas.trainings import Status
 
 FINAL = (0.5, 0.6, 0.7, 0.8, 0.9)
 REVERSED, SWAPPED = (0.5, 0.4, 0.3, 0.2, 0.1), (0.1, 0.2, 0.3, 0.5, 0.4)  # τ = −1 and 0.8 with the final order

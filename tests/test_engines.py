@@ -1,14 +1,20 @@
-"""Engines: one contract for all of them, and the closed forms of the adaptive probabilities."""
+"""Engines: one contract for all of them, then what is each one's own."""
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from jointnas.constraint import parse_all
-from jointnas.engines import ENGINES, Evaluation, Problem, find_engine
+from jointnas.engines import ENGINES, Evaluation, Problem, evolve_front, find_engine
 from jointnas.engines.evolution import adaptive
+from jointnas.engines.problem import FAILURE, Merit
 from jointnas.errors import SearchError
 from jointnas.knobs import Codes
 from jointnas.pool import feasible, pool
@@ -56,7 +62,9 @@ class Recorder:
         return np.concatenate(self.batches)
 
 
-def problem(space: Space, recorder: Recorder, *constraints: str, budget: int = 3000, start: int = 64) -> Problem:
+def problem(
+    space: Space, recorder: Callable[[Codes], Evaluation], *constraints: str, budget: int = 3000, start: int = 64
+) -> Problem:
     parsed = parse_all(constraints, space.metrics)
     return Problem(space, parsed, recorder, pool(space, start, parsed, 5), budget, seed=0)
 
@@ -85,13 +93,13 @@ def test_an_engine_respects_its_budget(engine: str, budget: int) -> None:
 
 
 @every_engine
-def test_an_engine_evaluates_whole_generations_in_one_call(engine: str) -> None:
+def test_an_engine_evaluates_in_batches(engine: str) -> None:
     space = grid()
     recorder = Recorder(space)
     ENGINES[engine](problem(space, recorder))
     sizes = [len(batch) for batch in recorder.batches]
     assert sizes[0] == 64
-    assert np.mean(sizes) >= 32
+    assert np.mean(sizes) >= 4
 
 
 @every_engine
@@ -101,7 +109,7 @@ def test_an_engine_comes_near_the_optimum_of_a_separable_problem(engine: str, co
     recorder = Recorder(space)
     task = problem(space, recorder, *([constraint] if constraint else []))
     ENGINES[engine](task)
-    found = np.concatenate(task.objectives)[:, 0]
+    found = task.results()[1][:, 0]
     started = distance(values(space, task.start)).min()
     # The target's sum is 25, so 8 must go from five knobs (the last stands at 0): 2² + 2² + 2² + 1 + 1 = 14 at best.
     optimum = 0 if constraint is None else 14
@@ -114,11 +122,11 @@ def test_an_engine_keeps_its_results_with_their_objectives_and_no_failed_one(eng
     recorder = Recorder(space, failing=lambda x: x[:, 0] == 7)
     task = problem(space, recorder)
     ENGINES[engine](task)
-    codes, objectives = np.concatenate(task.codes), np.concatenate(task.objectives)[:, 0]
+    codes, objectives = task.results()
     x = values(space, codes)
     assert (values(space, recorder.codes)[:, 0] == 7).any()  # failures did occur
     assert not (x[:, 0] == 7).any()
-    np.testing.assert_array_equal(objectives, distance(x))
+    np.testing.assert_array_equal(objectives[:, 0], distance(x))
     assert objectives.min() <= 3  # 1 is the best without the failing value
 
 
@@ -136,7 +144,7 @@ def test_an_engine_ends_when_everything_fails(engine: str) -> None:
     recorder = Recorder(space, failing=lambda x: np.ones(len(x), dtype=bool))
     task = problem(space, recorder)
     ENGINES[engine](task)
-    assert sum(len(codes) for codes in task.codes) == 0
+    assert len(task.results()[0]) == 0
 
 
 @every_engine
@@ -150,6 +158,227 @@ def test_an_engine_repeats_itself_at_the_same_seed_whatever_the_global_generator
         recorders.append(Recorder(space))
         ENGINES[engine](problem(space, recorders[-1], budget=500))
     np.testing.assert_array_equal(recorders[0].codes, recorders[1].codes)
+
+
+MIXED = """
+format = 1
+[architecture]
+colour = { choices = ["red", "green", "blue"] }
+shade = { low = 0.0, high = 1.0, when = { colour = "blue" } }
+size = { low = 1, high = 20 }
+[recipe]
+rate = { low = 1e-4, high = 1.0, log = true }
+steps = { values = [1, 2, 5, 10] }
+nesterov = { choices = [true, false] }
+"""
+
+
+def mixed() -> Space:
+    """Return an abstract space with every kind of knob."""
+    return Space.from_toml(MIXED).with_cost(lambda c: {"size": float(c["architecture"]["size"])})
+
+
+def mixed_objective(space: Space, codes: Codes) -> Evaluation:
+    """Return an objective whose best, 0, is blue at shade 0.3, size 13, rate 0.01, 5 steps, without Nesterov."""
+    rows = []
+    for candidate in space.to_candidates(codes):
+        a, r = candidate["architecture"], candidate["recipe"]
+        off = 0.0 if a["colour"] == "blue" else 0.5
+        off += (float(a.get("shade", 0.3)) - 0.3) ** 2 + ((float(a["size"]) - 13) / 20) ** 2
+        off += (np.log10(float(r["rate"])) + 2) ** 2 / 16 + abs(float(r["steps"]) - 5) / 10 + 0.2 * bool(r["nesterov"])
+        rows.append(off)
+    return Evaluation(np.array(rows).reshape(-1, 1), np.zeros((len(rows), 0)), np.zeros(len(rows), dtype=bool))
+
+
+@every_engine
+def test_an_engine_handles_every_kind_of_knob(engine: str) -> None:
+    space = mixed()
+    red = space.to_codes([c for c in space.sample(64, seed=3) if c["architecture"]["colour"] == "red"][:4])
+    task = Problem(space, (), lambda codes: mixed_objective(space, codes), red, 1500, seed=1)
+    ENGINES[engine](task)
+    codes, objectives = task.results()
+    best = space.to_candidates(codes[objectives[:, 0].argmin()][None, :])[0]
+    assert objectives.min() < 0.02
+    assert best["architecture"]["colour"] == "blue"
+    assert (best["recipe"]["steps"], best["recipe"]["nesterov"]) == (5, False)
+
+
+@every_engine
+def test_an_engine_respects_bounds_that_only_an_evaluation_tells(engine: str) -> None:
+    space = grid()
+
+    def evaluation(codes: Codes) -> Evaluation:
+        x = values(space, codes)
+        return Evaluation(distance(x)[:, None], np.maximum(0, x[:, :1] - 4), np.zeros(len(x), dtype=bool))
+
+    task = problem(space, evaluation)
+    ENGINES[engine](task)
+    codes, objectives = task.results()
+    assert (values(space, codes)[:, 0] <= 4).all()
+    assert 9 <= objectives.min() <= 10  # x0 is 3 away from the 7 that it would have, 3² = 9
+
+
+@every_engine
+def test_an_engine_starts_where_nothing_meets_the_bounds(engine: str) -> None:
+    space = grid()
+
+    def evaluation(codes: Codes) -> Evaluation:
+        x = values(space, codes)
+        return Evaluation(distance(x)[:, None], np.maximum(0, 8 - x[:, :1]), np.zeros(len(x), dtype=bool))
+
+    task = problem(space, evaluation)
+    task.start = task.start[values(space, task.start)[:, 0] < 5]
+    ENGINES[engine](task)
+    codes, objectives = task.results()
+    assert (values(space, codes)[:, 0] >= 8).all()
+    assert 1 <= objectives.min() <= 3
+
+
+@every_engine
+def test_an_engine_never_leaves_the_pool_it_is_given(engine: str) -> None:
+    space = grid()
+    members = pool(space, 400, (), 7)
+    recorder = Recorder(space)
+    task = Problem(space, (), recorder, members[:16], 200, seed=0, pool=members)
+    ENGINES[engine](task)
+    known = set(space.identities(members))
+    found = space.identities(recorder.codes)
+    assert known.issuperset(found)
+    assert len(found) == len(set(found)) > 32
+    best = distance(values(space, members)).min()
+    assert task.results()[1].min() <= np.partition(distance(values(space, members)), 4)[4]
+    assert best <= task.results()[1].min()
+
+
+@every_engine
+def test_an_engine_passes_on_what_its_evaluation_raises(engine: str) -> None:
+    space = grid()
+    calls = []
+
+    def failing(codes: Codes) -> Evaluation:
+        calls.append(len(codes))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return Evaluation(
+            distance(values(space, codes))[:, None], np.zeros((len(codes), 0)), np.zeros(len(codes), bool)
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        ENGINES[engine](problem(space, failing))
+    assert len(calls) == 3
+
+
+@every_engine
+def test_an_engine_works_one_candidate_at_a_time_from_one_start(engine: str) -> None:
+    space = grid()
+    recorder = Recorder(space)
+    task = problem(space, recorder, budget=150, start=1)
+    task.batch, task.expensive = 1, True
+    ENGINES[engine](task)
+    assert task.spent <= 150
+    assert task.results()[1].min() < distance(values(space, task.start)).min()
+
+
+def test_a_problem_remembers_what_it_evaluated() -> None:
+    space = grid()
+    recorder = Recorder(space)
+    task = problem(space, recorder, "total<18", budget=5)
+    some = pool(space, 4, task.constraints, 1)
+    beyond = space.to_codes([{"architecture": {f"x{i}": 9 for i in range(6)}, "recipe": {}}])
+    _, first = task.evaluate(np.concatenate([some, beyond, some[:1]]))
+    assert len(recorder.batches) == 1
+    assert task.spent == 4
+    np.testing.assert_array_equal(first.failed, [False] * 4 + [True, False])
+    assert first.merit(4) == FAILURE
+    assert first.merit(0) == first.merit(5) == Merit(0.0, float(distance(values(space, some[:1]))[0]))
+    _, second = task.evaluate(pool(space, 20, task.constraints, 2))
+    assert task.spent == 5
+    assert (~second.failed).sum() == 1  # the budget had room for one
+
+
+def test_the_front_of_two_objectives_is_found_by_nsga2() -> None:
+    space = grid(knobs=4)
+
+    def evaluation(codes: Codes) -> Evaluation:
+        x = values(space, codes)
+        return Evaluation(
+            np.stack([((x - 9) ** 2).sum(axis=1), x.sum(axis=1)], axis=1), np.zeros((len(x), 0)), np.zeros(len(x), bool)
+        )
+
+    task = Problem(space, (), evaluation, pool(space, 64, (), 5), 2500, seed=0)
+    evolve_front(task)
+    _, objectives = task.results()
+    # For a given sum the best is the most even one: 37 sums from 0 to 36, each with one least distance.
+    best = {total: sum((9 - (total // 4 + (i < total % 4))) ** 2 for i in range(4)) for total in range(37)}
+    met = sum(((objectives[:, 1] == total) & (objectives[:, 0] == least)).any() for total, least in best.items())
+    assert met >= 33
+    assert task.spent <= 2500
+
+
+def test_nsga2_prefers_what_meets_the_bounds() -> None:
+    space = grid(knobs=2)
+
+    def evaluation(codes: Codes) -> Evaluation:
+        x = values(space, codes)
+        return Evaluation(x, np.maximum(0, 6 - x.sum(axis=1, keepdims=True)), np.zeros(len(x), bool))
+
+    task = Problem(space, (), evaluation, space.to_codes(space.sample(4)), 100, seed=0, batch=20)
+    evolve_front(task)
+    codes, _ = task.results()
+    assert (values(space, codes).sum(axis=1) >= 6).all()
+    assert (values(space, codes).sum(axis=1) == 6).sum() >= 5  # of the seven on the front
+
+
+def test_nomad_runs_no_longer_than_its_search() -> None:
+    space = grid()
+    ENGINES["mads"](problem(space, Recorder(space), budget=300))
+    found = subprocess.run(["ps", "-o", "args=", "--ppid", str(os.getpid())], capture_output=True, text=True).stdout
+    assert "nomad_process" not in found
+
+
+def test_a_nomad_that_dies_is_told_with_its_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from jointnas.engines import nomad_process
+
+    broken = tmp_path / "broken.py"
+    broken.write_text("import sys; sys.stdin.readline(); raise RuntimeError('no mesh today')")
+    monkeypatch.setattr(nomad_process, "__file__", str(broken))
+    space = grid()
+    with pytest.raises(SearchError, match="no mesh today"):
+        ENGINES["mads"](problem(space, Recorder(space)))
+
+
+def test_ctrl_c_reaches_the_search_and_not_nomad(tmp_path: Path) -> None:
+    script = tmp_path / "search.py"
+    script.write_text(
+        "import sys, time\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_engines import *\n"
+        "space = grid()\n"
+        "def slow(codes):\n"
+        "    print('evaluating', flush=True)\n"
+        "    time.sleep(0.2)\n"
+        "    return Recorder(space)(codes)\n"
+        "try:\n"
+        "    ENGINES['mads'](problem(space, slow))\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted', flush=True)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        for _ in range(4):
+            assert process.stdout.readline() == "evaluating\n"
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        assert process.stdout.read().splitlines()[-1] == "interrupted"
+    assert process.returncode == 0
+
+
+def test_mads_says_what_it_needs_where_nomad_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jointnas.engines.mads.find_spec", lambda name: None)
+    space = grid()
+    with pytest.raises(SearchError, match="PyNomadBBO"):
+        ENGINES["mads"](problem(space, Recorder(space)))
 
 
 def test_adaptive_probabilities_fall_from_the_mean_to_the_best() -> None:

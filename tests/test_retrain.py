@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from jointnas import load
-from jointnas.campaign import SEED_STRIDE, local_executor
+from jointnas.campaign import local_executor
 from jointnas.cost import cost
 from jointnas.data import Data, DataSpec, load_data
 from jointnas.errors import DataError, SearchError
@@ -19,6 +19,7 @@ from jointnas.networks import blueprint
 from jointnas.retrain import FIRST_SEED, retrain, spread
 from jointnas.space import Candidate
 from jointnas.training import StepClock
+from jointnas.trainings import SEED_STRIDE
 
 SPEC = DataSpec("digits")
 SLOT = Slot("cpu", 1, 1)

@@ -13,9 +13,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from jointnas.campaign import Status
 from jointnas.cli.common import messages
 from jointnas.run import Trial
+from jointnas.trainings import Status
 from jointnas.units import format_duration
 
 
@@ -68,15 +68,20 @@ class Display:
             each = sum(took) / len(took)
         waiting = sum(t.observation is None for t in status.trials.values()) - len(status.running)
         running = max((each * (1 - fraction) for fraction, _ in status.running.values()), default=0.0)
-        begun = any(t.round == status.round for t in status.trials.values())
-        later = max(0, status.rounds - status.round + (0 if begun else 1))
-        waves = math.ceil(max(0, waiting) / self.workers) + later * math.ceil(self.batch / self.workers)
+        waves = math.ceil(max(0, waiting) / self.workers) + self._later(status)
         return format_duration((running + waves * each) * status.stop_at)
+
+    def _later(self, status: Status) -> int:
+        """Return how many trainings one after the other are still to be asked for."""
+        if status.rounds is None:
+            return math.ceil(max(0, status.planned - len(status.trials)) / self.workers)
+        begun = any(t.round == status.round for t in status.trials.values())
+        return max(0, status.rounds - status.round + (0 if begun else 1)) * math.ceil(self.batch / self.workers)
 
 
 def round_line(status: Status) -> str:
     """Return one line on the campaign as a whole."""
-    parts = [f"round {status.round} of {status.rounds}"]
+    parts = [f"batch {status.round}" if status.rounds is None else f"round {status.round} of {status.rounds}"]
     ended = sum(t.observation is not None for t in status.trials.values())
     parts.append(f"{ended} trials")
     best = status.best

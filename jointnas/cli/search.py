@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,10 +33,11 @@ from jointnas.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from jointnas.search import Search
-    from jointnas.space import Space
+    from jointnas.search import EngineReport, Search
+    from jointnas.space import Candidate, Space
 
-ASKED_AGAIN = ("from_", "constraint", "objective", "measure", "engine", "top", "seed", "as_json")  # what `--from` takes
+ASKED_AGAIN = ("from_", "constraint", "objective", "measure", "engine", "top", "seed", "frontier", "as_json")
+"""What `--from` takes."""
 
 
 def search(
@@ -45,7 +48,7 @@ def search(
             "--constraint",
             "-c",
             help="A bound such as 'macs<40M', on macs, params, activations, size or memory, or, measured on this device, "
-            "on latency, batch_latency, images_per_second, train_memory or energy; repeatable.",
+            "on latency, batch_latency, images_per_second, train_memory or energy, or on accuracy; repeatable.",
         ),
     ] = None,
     objective: Annotated[
@@ -68,7 +71,24 @@ def search(
             help="Kendall's τ, 0.92 in the paper: later rounds train only the part of the budget that ranks the first so well."
         ),
     ] = None,
-    engine: Annotated[str, typer.Option(help="What searches the predictor in stage two: evolution.")] = "evolution",
+    engine: Annotated[
+        str,
+        typer.Option(help="What searches the predictor in stage two: evolution, mads, hillclimb, or all of them."),
+    ] = "evolution",
+    real: Annotated[
+        bool,
+        typer.Option("--real", help="Let the engine search real trainings, --rounds times --batch of them at most."),
+    ] = False,
+    repeats: Annotated[
+        int,
+        typer.Option(help="With --real: trainings of a candidate before it counts as the best; their mean decides."),
+    ] = 1,
+    start: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A candidate file or built-in recipe to train first; with --real, where it starts; repeatable."
+        ),
+    ] = None,
     top: Annotated[int, typer.Option(help="Winners to return.")] = 5,
     workers: Workers = 1,
     device: Device = "auto",
@@ -83,11 +103,16 @@ def search(
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Go on with a run; --rounds, --batch, --top and --engine may differ from before."
+            "--resume",
+            help="Go on with a run; --rounds, --batch, --top, --engine and --repeats may differ from before.",
         ),
     ] = False,
     from_: Annotated[
         str | None, typer.Option("--from", help="Ask an ended run or a saved predictor instead of training: seconds.")
+    ] = None,
+    frontier: Annotated[
+        str | None,
+        typer.Option(help="With --from: a cost such as macs; returns --top candidates that trade accuracy for it."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be trained and how long it would take.")
@@ -102,17 +127,23 @@ def search(
       jointnas search -c 'macs<40M' -c 'size<4MB' --data photos/ --workers 2 --out runs/photos
       jointnas search --from runs/photos --constraint 'macs<10M' --constraint 'latency<2ms'
       jointnas search --from runs/photos --objective 'min latency' --constraint 'accuracy>=0.8'
+      jointnas search --from runs/photos --frontier macs --top 20
+      jointnas search --from runs/photos --engine all
       jointnas search --space autotrain --architecture resnet9-baseline --data photos/
+      jointnas search --space nomad-nas --fix network=resnet --real --engine mads --start resnet18.toml \\
+        --objective 'min macs' --constraint 'accuracy>=0.6' --repeats 3 --train-time 60s --workers 2
     """
     from jointnas.engines import find_engine
     from jointnas.errors import SearchError
     from jointnas.export import find_candidate
+    from jointnas.search import ALL
     from jointnas.space import Space
 
-    find_engine(engine)
+    if engine != ALL:
+        find_engine(engine)
     if seed < 0:
         raise SearchError(f"--seed is 0 or more, got {seed}: raise it")
-    for name, value in (("--rounds", rounds), ("--batch", batch), ("--top", top)):
+    for name, value in (("--rounds", rounds), ("--batch", batch), ("--top", top), ("--repeats", repeats)):
         if value < 1:
             raise SearchError(f"{name} is 1 or more, got {value}: raise it")
     if early_stop is not None and not 0 < early_stop <= 1:
@@ -122,11 +153,23 @@ def search(
             if name not in ASKED_AGAIN and _said(context, name):
                 option = f"--{name.replace('_', '-')}"
                 raise SearchError(
-                    f"--from trains nothing and takes --constraint, --objective, --measure, --engine, --top and --seed, "
-                    f"got {option}: drop it"
+                    "--from trains nothing and takes --constraint, --objective, --measure, --engine, --frontier, --top and "
+                    f"--seed, got {option}: drop it"
                 )
-        _ask_again(from_, constraint or [], objective, measure or [], engine, top, seed, as_json)
+        if frontier is not None and (_said(context, "engine") or _said(context, "objective")):
+            raise SearchError(
+                "--frontier has an engine and objectives of its own, got --engine or --objective: drop it"
+            )
+        _ask_again(from_, constraint or [], objective, measure or [], engine, top, seed, frontier, as_json)
         return
+    if frontier is not None:
+        raise SearchError(f"--frontier asks an ended run, got --frontier {frontier} without --from: name the run")
+    if real and engine == ALL:
+        raise SearchError("--real trains what one engine proposes, got --engine all: choose one")
+    if real and early_stop is not None:
+        raise SearchError("--real trains the whole budget, got --early-stop: drop one")
+    if repeats > 1 and not real:
+        raise SearchError(f"--repeats goes with --real, got --repeats {repeats} alone: add --real or drop it")
     clock = clock_json(train_time, train_steps)
     if total_time is not None:
         if _said(context, "batch"):
@@ -148,11 +191,14 @@ def search(
         "early_stop": early_stop,
         "objective": objective,
         "measure": measure or [],
+        "real": real,
+        "repeats": repeats,
     }
     held = find_candidate(architecture).candidate["architecture"] if architecture is not None else None
     unbound = Space.load(space)  # before the data: a wrong name costs no decoding
     unbound = (unbound if held is None else unbound.with_architecture(held)).fix(parse_assignments(fix or []))
-    _campaign(spec, unbound, constraint or [], workers, device, out, resume, dry_run, as_json)
+    starts = {name: find_candidate(name).candidate for name in start or []}
+    _campaign(spec, unbound, constraint or [], starts, workers, device, out, resume, dry_run, as_json)
 
 
 def _said(context: typer.Context, name: str) -> bool:
@@ -180,6 +226,7 @@ def _campaign(
     spec: dict[str, Any],
     unbound: Space,
     constraints: list[str],
+    starts: dict[str, Candidate],
     workers: int,
     device: str,
     out: Path | None,
@@ -194,6 +241,7 @@ def _campaign(
     from jointnas.errors import SpaceError
     from jointnas.execution import share_slots
     from jointnas.measurement import Meter
+    from jointnas.real import RealSearch
     from jointnas.search import Search
     from jointnas.training.clock import clock_from_json
 
@@ -207,6 +255,7 @@ def _campaign(
     for note in data.notes:
         messages.print(note)
     space = unbound.bind(data.input_shape, len(data.classes))
+    start = [_brought_in(name, candidate, space) for name, candidate in starts.items()]
     meter = Meter(slot, data.input_shape, len(data.classes))
     with meter:  # its worker ends before any training begins
         search = Search(
@@ -216,6 +265,7 @@ def _campaign(
             objective=spec["objective"],
             meter=meter,
             reported=spec["measure"],
+            start=start,
         )
     _print_forecast(search)
     specification = {
@@ -226,6 +276,7 @@ def _campaign(
         "classes": list(data.classes),
         "space": space.to_toml(),
         "constraints": [str(c) for c in search.constraints],
+        "start": start,
         "slot": slot.to_json(),
     }
     if dry_run:
@@ -238,28 +289,49 @@ def _campaign(
             Display(spec["batch"], workers, spec["clock"]) as display,
         ):
             clock = clock_from_json(spec["clock"])
-            Campaign(
-                search,
-                run,
-                executor,
-                clock,
-                spec["rounds"],
-                spec["batch"],
-                spec["seed"],
-                display,
-                early_stop=spec["early_stop"],
-            ).conduct()
+            if spec["real"]:
+                RealSearch(
+                    search,
+                    run,
+                    executor,
+                    clock,
+                    spec["engine"],
+                    spec["rounds"] * spec["batch"],
+                    spec["batch"],
+                    spec["repeats"],
+                    spec["seed"],
+                    display,
+                ).conduct()
+            else:
+                Campaign(
+                    search,
+                    run,
+                    executor,
+                    clock,
+                    spec["rounds"],
+                    spec["batch"],
+                    spec["seed"],
+                    display,
+                    early_stop=spec["early_stop"],
+                ).conduct()
         search.predictor.context = {
             key: specification[key] for key in ("data", "fingerprint", "clock", "slot", "classes")
         }
         with meter:
-            winners = search.best(spec["top"], spec["engine"])
+            winners = search.best_trained(spec["top"]) if spec["real"] else search.best(spec["top"], spec["engine"])
         search.predictor.save(run.path / "predictor")
         run.add_query(specification["constraints"], spec["engine"], spec["seed"], winners)
         trials = run.trials()
         failed = sum(t.observation is not None and t.observation.accuracy is None for t in trials)
         _print_winners(
-            run.path, len(trials), failed, search.rank_correlation, winners, specification["constraints"], as_json
+            run.path,
+            len(trials),
+            failed,
+            search.rank_correlation,
+            winners,
+            specification["constraints"],
+            as_json,
+            search.reports,
         )
 
 
@@ -317,6 +389,7 @@ def _ask_again(
     engine: str,
     top: int,
     seed: int,
+    frontier: str | None,
     as_json: bool,
 ) -> None:
     """Answer constraints from a run's predictor, or a saved one, without training anything."""
@@ -349,11 +422,13 @@ def _ask_again(
         if run is not None:
             failed = [t for t in run.trials() if t.observation and t.observation.accuracy is None]
             search.tell([t.candidate for t in failed], [t.observation for t in failed])
-        winners = search.best(top, engine)
+        winners = search.best(top, engine) if frontier is None else search.front(frontier, top)
         texts = [str(c) for c in search.constraints]
         if run is not None:
-            messages.print(f"query {run.add_query(texts, engine, seed, winners)} of {run.path}")
-    _print_winners(path, 0, 0, predictor.rank_correlation, winners, texts, as_json)
+            messages.print(
+                f"query {run.add_query(texts, engine if frontier is None else 'nsga2', seed, winners)} of {run.path}"
+            )
+    _print_winners(path, 0, 0, predictor.rank_correlation, winners, texts, as_json, search.reports)
 
 
 def winner_rows(winners: Any) -> list[dict[str, Any]]:
@@ -366,15 +441,24 @@ def winner_rows(winners: Any) -> list[dict[str, Any]]:
             "std": winner.std,
             "accuracy": winner.accuracy,
             **winner.costs,
+            **({"found_by": list(winner.found_by)} if winner.found_by else {}),
         }
         for rank, winner in enumerate(winners, 1)
     ]
 
 
 def _print_winners(
-    path: Path, trials: int, failed: int, correlation: float | None, winners: Any, constraints: list[str], as_json: bool
+    path: Path,
+    trials: int,
+    failed: int,
+    correlation: float | None,
+    winners: Any,
+    constraints: list[str],
+    as_json: bool,
+    reports: Sequence[EngineReport],
 ) -> None:
     rows = winner_rows(winners)
+    several = len(reports) > 1
     if as_json:
         print_json(
             {
@@ -382,6 +466,7 @@ def _print_winners(
                 "trials": trials,
                 "failed": failed,
                 "predictor": {"rank_correlation": correlation},
+                **({"engines": [asdict(report) for report in reports]} if several else {}),
                 "winners": rows,
             }
         )
@@ -389,16 +474,19 @@ def _print_winners(
     from jointnas.constraint import MEASURED, format_metric
 
     metrics = ["macs", "params", *(m for m in MEASURED if rows and m in rows[0])]
+    if several:
+        _print_engines(reports)
     under = f" under {', '.join(constraints)}" if constraints else ""
     print_table(
         f"winners of {path}{under}",
-        ("rank", "predicted", "trained", *metrics, "architecture", "recipe"),
+        ("rank", "predicted", "trained", *metrics, *(["found by"] if several else []), "architecture", "recipe"),
         [
             (
                 str(row["rank"]),
                 f"{row['predicted_accuracy']:.4f} ± {row['std']:.4f}",
                 "" if row["accuracy"] is None else f"{row['accuracy']:.4f}",
                 *(format_metric(metric, row[metric]) for metric in metrics),
+                *([", ".join(row["found_by"])] if several else []),
                 architecture_text(row["architecture"]),
                 recipe_text(row["recipe"]),
             )
@@ -406,3 +494,33 @@ def _print_winners(
         ],
     )
     messages.print(f"next: jointnas export {path}, or jointnas retrain {path} --seeds 3")
+
+
+def _print_engines(reports: Sequence[EngineReport]) -> None:
+    """Print what each engine found in what time; an accuracy is minimised as its negative."""
+    print_table(
+        "engines over one predictor",
+        ("engine", "best", "scored", "seconds"),
+        [
+            (r.engine, "" if r.best is None else f"{abs(r.best):.6g}", str(r.scored), f"{r.seconds:.2f}")
+            for r in reports
+        ],
+    )
+
+
+def _brought_in(name: str, candidate: Candidate, space: Space) -> Candidate:
+    """Return the space's candidate nearest to one to start from, and say on stderr where they differ."""
+    from jointnas.space_file import GROUPS
+
+    nearest = space.nearest(candidate)
+    here: Mapping[str, Any] = nearest
+    there: Mapping[str, Any] = candidate
+    changes = [
+        f"{knob} {here[group].get(knob, 'left out')} instead of {value}"
+        for group in GROUPS
+        for knob, value in there[group].items()
+        if here[group].get(knob) != value
+    ]
+    if changes:
+        messages.print(f"{name} starts in the space {space.name} with {', '.join(changes)}")
+    return nearest

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from jointnas.engines.evolution import evolve
+from jointnas.engines.evolution import evolve, evolve_front
+from jointnas.engines.hillclimb import climb
+from jointnas.engines.mads import run_mads
 from jointnas.engines.problem import Engine, Evaluation, Problem
 from jointnas.errors import SearchError, suggest
 
-ENGINES: Mapping[str, Engine] = {"evolution": evolve}
+ENGINES: Mapping[str, Engine] = {"evolution": evolve, "mads": run_mads, "hillclimb": climb}
 
 
 def find_engine(name: str) -> Engine:
@@ -18,4 +20,4 @@ def find_engine(name: str) -> Engine:
     return ENGINES[name]
 
 
-__all__ = ["ENGINES", "Engine", "Evaluation", "Problem", "find_engine"]
+__all__ = ["ENGINES", "Engine", "Evaluation", "Problem", "evolve_front", "find_engine"]

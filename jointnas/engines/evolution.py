@@ -1,6 +1,12 @@
-"""FBNetV3's adaptive genetic algorithm, on DEAP: stage two of algorithm 1 (Dai et al., CVPR 2021)."""
+"""Genetic algorithms on DEAP: FBNetV3's adaptive one for one objective, NSGA-II for a front of several.
+
+The adaptive one is stage two of algorithm 1 (Dai et al., CVPR 2021), its probabilities those of Srinivas & Patnaik (1994);
+NSGA-II is Deb et al. (2002), with the log-time non-dominated sort of Fortin et al. (2013).
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from deap import base, tools
@@ -9,7 +15,6 @@ from numpy.typing import NDArray
 from jointnas.engines.problem import Evaluation, Problem
 from jointnas.knobs import Codes
 
-POPULATION = 100
 TOURNAMENT = 3
 CROSSOVER = (0.5, 0.95)  # probability at the best individual, and at or below the mean
 MUTATION = (0.2, 0.9)
@@ -25,61 +30,89 @@ class _Fitness(base.Fitness):  # type: ignore[misc]
 
 
 class _Individual:
-    """A candidate's codes with its fitness, as DEAP's selections want it."""
+    """A candidate's codes with what DEAP's selections read."""
 
-    def __init__(self, code: Codes, violation: float, objective: float) -> None:
-        self.code = code
-        self.fitness = _Fitness((violation, objective))
+    def __init__(self, code: Codes, fitness: base.Fitness, violation: float) -> None:
+        self.code, self.fitness, self.violation = code, fitness, violation
 
 
 def evolve(problem: Problem) -> None:
     """Evolve a population from the problem's start until the budget is spent or patience is.
 
     Each generation makes a child of every member by uniform crossover and per-knob mutation with adaptive probabilities,
-    evaluates the children in one call, and keeps the best of parents and children. First objective only.
+    evaluates the children in one call, and keeps the best `problem.batch` of parents and children. First objective only.
     """
     rng = np.random.default_rng(problem.seed)
-    toolbox = base.Toolbox()
-    toolbox.register("select", tools.selBest, k=POPULATION)
-    toolbox.register("tournament", _tournament, rng=rng)
-    population = toolbox.select(_individuals(*problem.evaluate(problem.start)))
+    population: list[_Individual] = []
+    children = problem.projected(problem.start)
     best, idle = np.inf, 0
-    while population and idle < PATIENCE and problem.spent < problem.budget:
-        score = population[0].fitness.values[1]
-        idle = 0 if best - score > EPSILON else idle + 1
-        best = min(best, score)
-        children = _children(problem, population, toolbox, rng)
-        population = toolbox.select(population + _individuals(*problem.evaluate(children)))
+    while idle < PATIENCE:
+        population += _adaptive_individuals(*problem.evaluate(children[problem.is_fresh(children)]))
+        population = tools.selBest(population, problem.batch)
+        if problem.exhausted or not population:
+            break
+        scores = np.array([one.fitness.values[1] for one in population])
+        idle = 0 if best - scores[0] > EPSILON else idle + 1
+        best = min(best, scores[0])
+        children = _children(problem, np.array([one.code for one in population]), -scores, rng)
 
 
-def _individuals(codes: Codes, found: Evaluation) -> list[_Individual]:
-    rows = zip(codes, found.violations.sum(axis=1), found.objectives[:, 0], found.failed, strict=True)
-    return [_Individual(code, float(v), float(o)) for code, v, o, failed in rows if not failed]
+def evolve_front(problem: Problem) -> None:
+    """Evolve a population towards the front of all objectives by NSGA-II, until the budget is spent or nothing new comes.
+
+    Generations as in `evolve`, the probabilities by rank. Candidates that violate a bound come after all that do not, the least
+    violation first.
+    """
+    rng = np.random.default_rng(problem.seed)
+    population: list[_Individual] = []
+    children = problem.projected(problem.start)
+    for _ in range(problem.budget):
+        fresh = children[problem.is_fresh(children)]
+        population = _crowded(population + _front_individuals(*problem.evaluate(fresh)), problem.batch)
+        if problem.exhausted or not population or not len(fresh):
+            break
+        children = _children(
+            problem, np.array([one.code for one in population]), -np.arange(float(len(population))), rng
+        )
 
 
-def _tournament(population: list[_Individual], k: int, rng: np.random.Generator) -> list[_Individual]:
-    """Return k winners of tournaments; DEAP's own draws from the global generator, which a search must not share."""
-    rounds = rng.integers(0, len(population), (k, TOURNAMENT))
-    return [max((population[i] for i in entrants), key=lambda one: one.fitness) for entrants in rounds]
+def _adaptive_individuals(codes: Codes, found: Evaluation) -> list[_Individual]:
+    return [_Individual(codes[i], _Fitness(found.merit(i)), found.merit(i).violation) for i in found.ranked()]
 
 
-def _children(
-    problem: Problem, population: list[_Individual], toolbox: base.Toolbox, rng: np.random.Generator
-) -> Codes:
-    """Return at most one new, feasible child of each member."""
-    fitness = -np.array([one.fitness.values[1] for one in population])
-    parents = np.array([one.code for one in population])
+def _front_individuals(codes: Codes, found: Evaluation) -> list[_Individual]:
+    weights = (-1.0,) * found.objectives.shape[1]
+    kind = type("_FrontFitness", (base.Fitness,), {"weights": weights})
+    return [_Individual(codes[i], kind(found.objectives[i].tolist()), found.merit(i).violation) for i in found.ranked()]
+
+
+def _crowded(population: Sequence[_Individual], k: int) -> list[_Individual]:
+    """Return the k best by front and crowding distance, best first, and behind them the least violations."""
+    good = [one for one in population if one.violation == 0]
+    chosen: list[_Individual] = []
+    for front in tools.sortLogNondominated(good, k) if good else []:
+        tools.emo.assignCrowdingDist(front)
+        chosen += sorted(front, key=lambda one: -one.fitness.crowding_dist)
+    bad = sorted((one for one in population if one.violation > 0), key=lambda one: one.violation)
+    return [*chosen, *bad][:k]
+
+
+def _children(problem: Problem, parents: Codes, fitness: NDArray[np.float64], rng: np.random.Generator) -> Codes:
+    """Return new, feasible children of (n, knobs) parents in order, best first: at most a batch, one of each parent in turn.
+
+    fitness: (n,) numbers, larger is better. Mates win tournaments, whose best entrant is the first in order.
+    """
     made: list[Codes] = []
-    waiting = np.arange(len(population))
+    waiting = np.arange(problem.batch) % len(parents)
     for _ in range(TRIES):
-        mates = toolbox.tournament(population, k=len(waiting))
-        mate_codes = np.array([one.code for one in mates])
-        mate_fitness = -np.array([one.fitness.values[1] for one in mates])
+        mates = rng.integers(0, len(parents), (len(waiting), TOURNAMENT)).min(axis=1)
         own = parents[waiting]
-        crossed = rng.random(len(waiting)) < adaptive(np.maximum(fitness[waiting], mate_fitness), fitness, CROSSOVER)
-        children = np.where(crossed[:, None], problem.space.cross_codes(own, mate_codes, rng), own)
+        better = np.maximum(fitness[waiting], fitness[mates])
+        crossed = rng.random(len(waiting)) < adaptive(better, fitness, CROSSOVER)
+        children = np.where(crossed[:, None], problem.space.cross_codes(own, parents[mates], rng), own)
         mutated = rng.random(len(waiting)) < adaptive(fitness[waiting], fitness, MUTATION)
         children = np.where(mutated[:, None], problem.space.mutate_codes(children, rng), children)
+        children = problem.projected(children)
         good = problem.is_fresh(children)
         made.append(children[good])
         waiting = waiting[~good]

@@ -1,0 +1,106 @@
+"""An engine over real trainings: what it proposes is trained, in the run store before it is relied on.
+
+A run is resumed by replaying it: the engine, deterministic in its seed, proposes the same again, and what the store holds
+is answered from there.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, replace
+
+from jointnas.engines import Evaluation
+from jointnas.engines.problem import FAILURE, Merit
+from jointnas.errors import SearchError
+from jointnas.execution import Executor
+from jointnas.knobs import Codes
+from jointnas.run import Run, Trial
+from jointnas.search import Search
+from jointnas.space import Candidate
+from jointnas.training import Clock, Observation
+from jointnas.trainings import Status, Trainings, Watch
+
+
+@dataclass
+class RealSearch:
+    """`engine` over trainings under `clock` in `executor`'s slots: `candidates` at most, about `batch` side by side.
+
+    It starts from the search's own start, or from `batch` candidates that fill the space where there is none.
+    repeats: a candidate that would be the best so far is trained so often, with a seed of its own each time, before it is; the mean of its
+    accuracies stands. So a bound on accuracy is not met by one lucky training. Repeats are not counted as candidates.
+    """
+
+    search: Search
+    run: Run
+    executor: Executor
+    clock: Clock
+    engine: str
+    candidates: int
+    batch: int
+    repeats: int
+    seed: int
+    watch: Watch
+
+    def __post_init__(self) -> None:
+        self.status = Status(None, planned=self.candidates)
+        self._trainings = Trainings(self.run, self.executor, self.clock, self.seed, self.watch, self.status)
+        self._trials: dict[str, list[Trial]] = {}  # by identity, the repeats in their order
+        trials = list(self.status.trials.values())
+        space = self.search.space
+        for trial, identity in zip(
+            trials, space.identities(space.to_codes([t.candidate for t in trials])), strict=True
+        ):
+            self._trials.setdefault(identity, []).append(trial)
+        self._best: Merit = FAILURE
+
+    def conduct(self) -> None:
+        """Run the engine until its budget is spent or it finds nothing better; the search has been told everything.
+
+        Raises `SearchError` when every training of the first batch failed.
+        """
+        start = self.search.space.to_codes(self.search.ask(self.search.started or self.batch))
+        self.search.optimise(self.engine, self._evaluate, start, self.candidates, self.batch)
+        self._trainings.show("fitting the predictor")
+        self.status.rank_correlation = self.search.rank_correlation
+        self._trainings.show("")
+
+    def _evaluate(self, codes: Codes) -> Evaluation:
+        """Train (n, knobs) codes and return how they stand, the best of them confirmed by repeats."""
+        self.status.round += 1
+        candidates = self.search.space.to_candidates(codes)
+        identities = self.search.space.identities(codes)
+        self._train(candidates, identities, 1)
+        if self.search.trained == 0:
+            reason = min(
+                str(trials[0].observation and trials[0].observation.failure) for trials in self._trials.values()
+            )
+            raise SearchError(
+                f"a first batch has a training that succeeds, got {len(codes)} failures ({reason}): mend it and start a new run"
+            )
+        for i in self.search.evaluation(codes).ranked():
+            merit = self.search.evaluation(codes).merit(i)
+            if merit.violation > 0 or not merit < self._best:
+                break
+            self._train([candidates[i]], [identities[i]], self.repeats)
+            self._best = min(self._best, self.search.evaluation(codes).merit(i))
+        return self.search.evaluation(codes)
+
+    def _train(self, candidates: list[Candidate], identities: list[str], repeats: int) -> None:
+        """See that each candidate was trained so often, and tell the search their mean accuracies."""
+        for candidate, identity in zip(candidates, identities, strict=True):
+            known = self._trials.setdefault(identity, [])
+            names = [identity if n == 0 else f"{identity} {n + 1}" for n in range(len(known), repeats)]
+            known += self._trainings.add(self.status.round, [candidate] * len(names), names)
+        self._trainings.train([trial for identity in identities for trial in self._trials[identity][:repeats]])
+        for identity in identities:
+            self._trials[identity] = [self.status.trials[t.number] for t in self._trials[identity]]
+        self.search.tell(candidates, [mean_observation(self._trials[identity][:repeats]) for identity in identities])
+
+
+def mean_observation(trials: list[Trial]) -> Observation:
+    """Return the first trial's observation with the mean accuracy of all; the repeats that failed do not count."""
+    observations = [t.observation for t in trials if t.observation is not None]
+    accuracies = [o.accuracy for o in observations if o.accuracy is not None]
+    if not accuracies:
+        return observations[0]
+    return replace(observations[0], accuracy=statistics.fmean(accuracies), failure=None)
