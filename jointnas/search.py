@@ -7,6 +7,7 @@ predictor to what it is told. Stage two lets an engine search the predictor unde
 from __future__ import annotations
 
 import copy
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,6 @@ from jointnas.training.observation import Observation
 POOL = 20_000
 START_BEST, START_RANDOM = 60, 40  # p and q of algorithm 1
 STAGE_TWO_BUDGET = 20_000  # candidates an engine may score
-CONTENDERS = 2000  # from which winners are chosen
 TELL_APART = 1e-3  # difference in accuracy below which two predictions say the same
 FILLING_POOL = 4096  # pool members a space-filling batch is chosen from
 MOST_MEASURED = 10  # candidates measured for each winner, before too few hold their measured bounds
@@ -276,7 +276,7 @@ class Search:
         codes = np.concatenate([codes for codes, _ in found])
         objectives = np.concatenate([objectives[:, 0] for _, objectives in found])
         codes = codes[np.argsort(objectives, kind="stable")]
-        codes = codes[self._firsts(codes[: len(problems) * max(CONTENDERS, k)])][: max(CONTENDERS, k)]
+        codes = codes[self._firsts(codes)] if len(problems) > 1 else codes
         chosen, measured = self.query.measure(codes, self._told_apart(codes, k), k)
         chosen = sorted(chosen)
         finders = [
@@ -378,15 +378,18 @@ class Search:
 
     def _told_apart(self, codes: Codes, k: int) -> list[int]:
         """Return rows of (n, knobs) codes, best first, to choose k of: behind all others, those that no member tells apart."""
-        members, _ = self.predictor.predict_codes(codes)
-        distinct: list[int] = []
         wanted = k if self.query.forecast is None else k * MOST_MEASURED
-        for i in range(len(codes)):
-            if self.closed or all(np.abs(members[:, i] - members[:, j]).max() >= TELL_APART for j in distinct):
-                distinct.append(i)
-            if len(distinct) == wanted:
-                break
-        return distinct + [i for i in range(len(codes)) if i not in distinct][: wanted - len(distinct)]
+        if self.closed:
+            return list(range(min(wanted, len(codes))))
+        members, _ = self.predictor.predict_codes(codes)
+        apart = np.ones(len(codes), dtype=bool)
+        distinct: list[int] = []
+        while apart.any() and len(distinct) < wanted:
+            distinct.append(int(apart.argmax()))
+            apart &= np.abs(members - members[:, distinct[-1:]]).max(axis=0) >= TELL_APART
+        chosen = set(distinct)
+        alike = (i for i in range(len(codes)) if i not in chosen)
+        return [*distinct, *itertools.islice(alike, wanted - len(distinct))]
 
     def _winners(
         self, codes: Codes, measured: Sequence[Mapping[str, float]], finders: Sequence[tuple[str, ...]] | None = None
