@@ -100,6 +100,14 @@ def cycle(tmp_path_factory):
         done.cheapest = answer(
             "search", "--from", RUN, "-c", "accuracy>=0.01", "--objective", "min params", "--top", "2"
         )
+        with pytest.MonkeyPatch.context() as quick:
+            quick.setattr("jointnas.search.STAGE_TWO_BUDGET", 600)
+            done.several = answer("search", "--from", RUN, "--engine", "all", "--top", "2")
+            done.front = answer("search", "--from", RUN, "--frontier", "macs", "--top", "4")
+        real = ("--real", "--engine", "hillclimb", "--repeats", "2", "--rounds", "2", "--batch", "2", "--train-steps", "4")
+        least = ("--objective", "min macs", "-c", "accuracy>=0.01", "--start", f"{RUN}/export/winner-1.toml")
+        done.real = answer("search", *real, *least, "--out", "real", "--top", "2")
+        done.again = answer("search", *real, *least, "--out", "real", "--top", "2", "--resume")
         held = ("--architecture", f"{RUN}/export/winner-1.toml", "--space", "autotrain", "--out", "held")
         done.held = answer("search", *held, "--train-steps", "4", "--rounds", "1", "--batch", "2", "--top", "2")
     return done
@@ -144,6 +152,31 @@ def test_the_cheapest_winners_come_in_the_order_of_their_cost(cycle):
     costs = [winner["params"] for winner in cycle.cheapest["winners"]]
     assert costs == sorted(costs)
     assert all(winner["predicted_accuracy"] >= 0.01 for winner in cycle.cheapest["winners"])
+
+
+def test_engines_are_set_side_by_side_on_one_predictor(cycle):
+    found = cycle.several
+    assert [report["engine"] for report in found["engines"]] == ["evolution", "mads", "hillclimb"]
+    assert all(0 < report["scored"] <= 600 and report["seconds"] > 0 for report in found["engines"])
+    assert all(set(w["found_by"]) <= {"evolution", "mads", "hillclimb"} and w["found_by"] for w in found["winners"])
+    assert found["winners"][0]["predicted_accuracy"] == pytest.approx(-min(r["best"] for r in found["engines"]), abs=0.01)
+
+
+def test_a_front_trades_accuracy_for_its_cost(cycle):
+    winners = cycle.front["winners"]
+    assert 2 <= len(winners) <= 4
+    for metric in ("macs", "predicted_accuracy"):
+        values = [w[metric] for w in winners]
+        assert values == sorted(set(values))
+
+
+def test_a_real_search_returns_what_it_trained_and_goes_on_without_training_again(cycle):
+    found = cycle.real
+    assert set(found) == SEARCH_KEYS
+    assert 4 <= found["trials"] <= 8  # candidates, and the second trainings of those that were best
+    assert [w["macs"] for w in found["winners"]] == sorted(w["macs"] for w in found["winners"])
+    assert all(w["accuracy"] >= 0.01 for w in found["winners"])
+    assert cycle.again == found
 
 
 def test_a_held_network_leaves_recipes_to_be_searched(cycle):
@@ -407,6 +440,14 @@ def desk(tmp_path_factory):
         ("search --fix width", "knob=value"),
         ("search --fix width=banana", "banana"),
         ("search --engine evolutoin", "did you mean 'evolution'"),
+        ("search --real --engine all", "one engine"),
+        ("search --real --early-stop 0.9", "drop one"),
+        ("search --repeats 3", "add --real"),
+        ("search --real --repeats 0", "1 or more, got 0"),
+        ("search --frontier macs", "name the run"),
+        ("search --start nothing.toml", "nothing.toml"),
+        ("search --space senet --start resnet9-baseline", "fixed at 'senet', got 'resnet9'"),
+        ("search --real -c accuracy>=0.5", "min METRIC"),
         ("search --data digit", "did you mean 'digits'"),
         ("search --data file", "convert it"),
         ("search --data one", "two classes or more, got cat"),

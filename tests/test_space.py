@@ -809,3 +809,37 @@ def test_recipes_that_round_to_the_same_pixels_are_one_candidate_on_small_images
 
     assert len(identities((1, 8, 8))) == 1
     assert len(identities((3, 32, 32))) == 2
+
+
+def test_the_nearest_candidate_of_a_space_takes_what_it_can_of_another() -> None:
+    space = Space.load("nomad-nas", (3, 32, 32), 10)
+    foreign = {
+        "architecture": {"network": "resnet", "width": 0.7234, "pre_activation": True},
+        "recipe": {"learning_rate": 0.3, "weight_decay": 5e-4},
+    }
+    nearest = space.nearest(foreign)
+    space.validate(nearest)
+    assert nearest["architecture"] == {"network": "resnet", "depth": 1.0, "width": 0.72, "resolution": 1.0}
+    assert nearest["recipe"]["learning_rate"] == 0.1  # fixed there
+    assert space.nearest(nearest) == nearest
+
+
+def test_the_nearest_candidate_stays_inside_the_ranges() -> None:
+    space = Space.load("nomad-hpo", (3, 32, 32), 10)
+    found = space.nearest({"architecture": {"network": "senet"}, "recipe": {"learning_rate": 3.0, "batch_size": 200}})
+    assert (found["recipe"]["learning_rate"], found["recipe"]["batch_size"]) == (0.6, 256)
+    assert found["architecture"]["width"] == 0.67
+
+
+@pytest.mark.parametrize(
+    ("architecture", "recipe", "message"),
+    [
+        ({"network": "resnet"}, {}, "fixed at 'senet', got 'resnet'"),
+        ({"network": "senet"}, {"optimizer": "rmsprop"}, "no choice 'rmsprop'"),
+        ({"network": "senet"}, {"learning_rate": "high"}, "got 'high'"),
+    ],
+)
+def test_there_is_no_nearest_candidate_to_another_network_or_word(architecture, recipe, message) -> None:  # type: ignore[no-untyped-def]
+    space = Space.load("nomad-hpo", (3, 32, 32), 10)
+    with pytest.raises(CandidateError, match=message):
+        space.nearest({"architecture": architecture, "recipe": recipe})

@@ -363,11 +363,14 @@ def _describe(specification: dict[str, Any], search: Any, data: Any, as_json: bo
         return
     time = "" if seconds is None else f", {format_duration(seconds)} in all"
     budget = clock_from_json(clock)
+    asked = f"{rounds} rounds of {batch}"
+    if specification["real"]:
+        asked = f"{rounds * batch} candidates at most, as {specification['engine']} proposes them"
     print_table(
         "",
         ("what", "value"),
         [
-            ("trainings", f"{rounds} rounds of {batch}, {budget} each, {workers} at a time{time}"),
+            ("trainings", f"{asked}, {budget} each, {workers} at a time{time}"),
             ("slot", f"{plan['device']}, {plan['threads_each']} threads each"),
             ("images", f"{plan['train_images']} training, {plan['val_images']} validation, {plan['test_images']} test"),
             ("pool", f"{plan['pool']} candidates meet {', '.join(plan['constraints']) or 'no constraint'}"),

@@ -174,7 +174,7 @@ class Mesh:
                 f"MIN_FRAME_SIZE ( {' '.join('-' if w else str(FINEST_FRAME) for w in whole)} )",
                 f"BB_MAX_BLOCK_SIZE {max(2, self.problem.batch)}",
                 f"MAX_EVAL {(TRIALS if self.problem.expensive else CHEAP_TRIALS) * len(knobs)}",
-                f"SEED {self.problem.seed}",
+                f"SEED {self.problem.seed % 2**31}",
                 "DISPLAY_DEGREE 0",
                 *(() if self.problem.expensive else CHEAP),
             ],
