@@ -80,15 +80,16 @@ class Batches:
 
 
 def by_random(space: Space, options: Setting, run: Run, executor: Executor, name: str) -> None:
-    """Train the first points of the space's Sobol sequence."""
+    """Train the first distinct points of the space's Sobol sequence."""
     train = Batches(space, options, run, executor)
-    candidates = space.sample(options.trainings, options.seed)
+    distinct = {space.identity(c): c for c in space.sample(4 * options.trainings, options.seed)}
+    candidates = list(distinct.values())[: options.trainings]
     for i in range(0, len(candidates), options.batch):
         train(candidates[i : i + options.batch])
 
 
 def by_optuna(space: Space, options: Setting, run: Run, executor: Executor, name: str) -> None:
-    """Ask Optuna's TPE sampler, a batch at a time."""
+    """Ask Optuna's TPE sampler, a batch at a time; what it proposes again is answered without a training."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -97,9 +98,11 @@ def by_optuna(space: Space, options: Setting, run: Run, executor: Executor, name
     )
     study = optuna.create_study(sampler=sampler)
     train = Batches(space, options, run, executor)
-    for _ in range(0, options.trainings, options.batch):
-        asked = [study.ask() for _ in range(options.batch)]
+    proposed: set[str] = set()
+    while len(proposed) < options.trainings:
+        asked = [study.ask() for _ in range(min(options.batch, options.trainings - len(proposed)))]
         candidates = [space.nearest({"architecture": _suggested(trial), "recipe": {}}) for trial in asked]
+        proposed.update(space.identity(c) for c in candidates)
         for trial, candidate, accuracy in zip(asked, candidates, train(candidates), strict=True):
             trial.set_user_attr("violation", [options.accuracy - accuracy])
             study.tell(trial, space.cost(candidate)["macs"])
@@ -120,6 +123,16 @@ ARMS: dict[str, Callable[[Space, Setting, Run, Executor, str], None]] = {
     "optuna": by_optuna,
     "random": by_random,
 }
+
+
+def opened(path: Path, asked: dict[str, Any]) -> Run:
+    """Return an arm's run, a new one or the one of the same setting."""
+    if not (path / DATABASE).is_file():
+        return Run.create(path, asked)
+    run = Run.open(path, write=True)
+    if any(run.specification.get(key) != value for key, value in asked.items()):
+        raise SystemExit(f"{path} is of another setting: choose another --out")
+    return run
 
 
 def summary(run: Run, space: Space, accuracy: float, trainings: int) -> dict[str, Any]:
@@ -153,10 +166,11 @@ def main() -> None:
     spec = DataSpec(options.data, train_images=5000, val_images=1000, seed=options.seed)
     data, slot = load_data(spec), share_slots(options.workers, "auto")
     space = Space.load("nomad-nas", data.input_shape, len(data.classes))
+    kept = ("accuracy", "train_time", "trainings", "batch", "workers", "seed")
+    asked = {**{key: getattr(options, key) for key in kept}, "fingerprint": data.fingerprint}
     found: dict[str, Any] = {
         "machine": machine(),
-        "accuracy": options.accuracy,
-        "train_time": options.train_time,
+        **asked,
         "slot": slot.to_json(),
         "arms": {},
     }
@@ -164,7 +178,7 @@ def main() -> None:
         print(name, flush=True)
         path = options.out / name.replace(" ", "-")
         with (
-            Run.open(path, write=True) if (path / DATABASE).is_file() else Run.create(path, {"arm": name}) as run,
+            opened(path, {"arm": name, **asked}) as run,
             local_executor(spec.to_json(), slot, data.fingerprint) as executor,
         ):
             ARMS[name](space, options, run, executor, name)

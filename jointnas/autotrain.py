@@ -82,7 +82,9 @@ def open_run(path: Path, specification: Mapping[str, Any], resume: bool) -> Run:
 
     Raises `RunError` when the folder exists without `resume`, or holds a run of another specification.
     """
-    if not (resume and (path / DATABASE).is_file()):
+    if resume and path.exists() and not (path / DATABASE).is_file():
+        raise RunError(f"a run is a folder with {DATABASE}, got {str(path)!r}, killed while it was made: delete it")
+    if not (resume and path.exists()):
         return Run.create(path, specification)
     run = Run.open(path, write=True)
     before = run.specification

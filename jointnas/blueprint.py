@@ -235,14 +235,19 @@ class BlockBuilder:
 
 def _image(node: Node, shape: Shape) -> tuple[int, int, int]:
     if len(shape) != 3:
-        raise BlueprintError(f"{node.operation} reads an image (C, H, W), got shape {shape}")
+        raise BlueprintError(
+            f"{node.operation} reads an image (C, H, W), got shape {shape}: put it before the image is flattened"
+        )
     return shape[0], shape[1], shape[2]
 
 
 def _window(node: Node, size: int) -> int:
     out = (size + 2 * int(node.get("padding", 0)) - int(node.get("kernel"))) // int(node.get("stride")) + 1
     if out < 1:
-        raise BlueprintError(f"{node.operation} with kernel {node.get('kernel')} does not fit an image side of {size}")
+        raise BlueprintError(
+            f"{node.operation} with kernel {node.get('kernel')} does not fit an image side of {size}: "
+            "raise the resolution, or take a network that shrinks images less"
+        )
     return out
 
 
@@ -250,7 +255,9 @@ def _conv(node: Node, shapes: Sequence[Shape]) -> Shape:
     c, h, w = _image(node, shapes[0])
     channels, groups = int(node.get("channels")), int(node.get("groups"))
     if channels < 1 or c % groups or channels % groups:
-        raise BlueprintError(f"a convolution needs channels that its groups divide, got {c} to {channels} in {groups}")
+        raise BlueprintError(
+            f"a convolution needs channels that its groups divide, got {c} to {channels} in {groups}: change them"
+        )
     return (channels, _window(node, h), _window(node, w))
 
 
@@ -284,21 +291,23 @@ def _same(node: Node, shapes: Sequence[Shape]) -> Shape:
 
 def _alike(node: Node, shapes: Sequence[Shape]) -> Shape:
     if len(set(shapes)) != 1:
-        raise BlueprintError(f"{node.operation} reads values of one shape, got {list(shapes)}")
+        raise BlueprintError(f"{node.operation} reads values of one shape, got {list(shapes)}: change what it reads")
     return shapes[0]
 
 
 def _concat(node: Node, shapes: Sequence[Shape]) -> Shape:
     images = [_image(node, shape) for shape in shapes]
     if len({image[1:] for image in images}) != 1:
-        raise BlueprintError(f"concat reads images of one height and width, got {list(shapes)}")
+        raise BlueprintError(f"concat reads images of one height and width, got {list(shapes)}: change what it reads")
     return (sum(image[0] for image in images), *images[0][1:])
 
 
 def _multiply(node: Node, shapes: Sequence[Shape]) -> Shape:
     c, _, _ = _image(node, shapes[0])
     if shapes[1] not in (shapes[0], (c, 1, 1)):
-        raise BlueprintError(f"multiply reads an image and a value per channel, got {list(shapes)}")
+        raise BlueprintError(
+            f"multiply reads an image and a value per channel, got {list(shapes)}: change what it reads"
+        )
     return shapes[0]
 
 
@@ -318,7 +327,9 @@ def _linear(node: Node, shapes: Sequence[Shape]) -> Shape:
 def _shuffle(node: Node, shapes: Sequence[Shape]) -> Shape:
     shape = _image(node, shapes[0])
     if shape[0] % int(node.get("groups")):
-        raise BlueprintError(f"shuffle reads channels that its groups divide, got {shape[0]} in {node.get('groups')}")
+        raise BlueprintError(
+            f"shuffle reads channels that its groups divide, got {shape[0]} in {node.get('groups')}: change them"
+        )
     return shape
 
 

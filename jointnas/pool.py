@@ -18,6 +18,7 @@ RAREST = 1 / 20  # share of the draws that must meet the constraints for drawing
 SCOUTS = 512  # points that are looked at first, and from which descents towards an unmet bound start
 WALKERS = 512  # points that are repaired at once
 WALK_STEPS = 128  # changes that each of them tries at most
+IDLE_CHANGES = 20  # in a row that bring none of them closer
 IDLE_ROUNDS = 3
 
 
@@ -77,7 +78,7 @@ def repaired(space: Space, constraints: Sequence[Constraint], codes: Codes, rng:
     idle = 0
     for _ in range(WALK_STEPS):
         open_rows = np.flatnonzero(before > 0)
-        if not len(open_rows) or idle > 20:
+        if not len(open_rows) or idle > IDLE_CHANGES:
             break
         moved = space.mutate_codes(current[open_rows], rng)
         after = excess(space, constraints, moved)
@@ -96,7 +97,7 @@ def _spread(
     seen: set[str],
     rng: np.random.Generator,
 ) -> None:
-    """Add feasible mutations of what was found, of what is new first, until there are n or no more come."""
+    """Add feasible mutations of what was found until there are n or no more come."""
     idle = 0
     while len(seen) < n and idle < IDLE_ROUNDS:
         known = np.concatenate(found)

@@ -19,6 +19,7 @@ from jointnas.pool import feasible
 from jointnas.space import Space
 
 ACCURACY = "accuracy"
+LARGER_IS_BETTER = ("images_per_second",)
 
 
 class Query:
@@ -38,6 +39,10 @@ class Query:
         self.minimised: tuple[str, ...] = (parse_objective(objective, (*space.metrics, *MEASURED)) or ACCURACY,)
         self.exact = tuple(c for c in self.constraints if c.metric in space.metrics)
         self.trained = tuple(c for c in self.constraints if c.metric == ACCURACY)
+        for constraint in self.trained:
+            if constraint.is_upper:
+                least = f"accuracy>={constraint.bound:g}"
+                raise ConstraintError(f"accuracy is bounded from below, got {constraint}: say {least}")
         self.measured = tuple(c for c in self.constraints if c not in self.exact and c not in self.trained)
         if (self.minimised == (ACCURACY,)) == bool(self.trained):
             bound = str(*self.trained[:1]) or "none"
@@ -61,7 +66,8 @@ class Query:
 
     def as_front(self, metric: str) -> Query:
         """Return this query with two objectives, accuracy and a cost. Raises `SearchError` for a metric nobody knows here."""
-        known = (*self.space.metrics, *(self.forecast.errors if self.forecast else {}))
+        forecast = self.forecast.errors if self.forecast else {}
+        known = [m for m in (*self.space.metrics, *forecast) if m not in LARGER_IS_BETTER]
         if metric not in known:
             raise SearchError(
                 f"a front is of accuracy and one of {', '.join(known)}, got {metric!r}: choose one of them"
@@ -137,9 +143,11 @@ class Query:
             if len(chosen) >= k:
                 break
         if not chosen:
+            failures = self.forecast.meter.failures
+            reason = f" (measuring failed: {failures[0]})" if failures else ""
             raise ConstraintError(
                 f"a winner is measured to meet {', '.join(map(str, self.measured))}, got none in {len(measured)} "
-                "candidates that were forecast to: loosen the bound"
+                f"candidates that were forecast to{reason}: loosen the bound"
             )
         return chosen[:k], measured
 
@@ -154,4 +162,8 @@ def parse_objective(text: str, metrics: Sequence[str]) -> str | None:
         raise SearchError(f"an objective is 'max accuracy' or 'min METRIC', got {text!r}: say it like 'min macs'")
     if metric not in metrics:
         raise SearchError(f"no metric is called {metric!r} in {text!r}: {suggest(metric, metrics)}")
+    if metric in LARGER_IS_BETTER:
+        raise SearchError(
+            f"an objective is a cost, got {text!r}, of which more is better: bound it, as in '{metric}>2000'"
+        )
     return metric

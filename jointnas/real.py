@@ -7,6 +7,7 @@ is answered from there.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from jointnas.engines import Evaluation
@@ -51,6 +52,7 @@ class RealSearch:
             trials, space.identities(space.to_codes([t.candidate for t in trials])), strict=True
         ):
             self._trials.setdefault(identity, []).append(trial)
+        self.status.planned += sum(len(repeats) - 1 for repeats in self._trials.values())
         self._best: Merit = FAILURE
 
     def conduct(self) -> None:
@@ -60,6 +62,7 @@ class RealSearch:
         """
         start = self.search.space.to_codes(self.search.ask(self.search.started or self.batch))
         self.search.optimise(self.engine, self._evaluate, start, self.candidates, self.batch)
+        self._tell(self._trials)  # also what an earlier session trained that this one did not propose
         self._trainings.show("fitting the predictor")
         self.status.rank_correlation = self.search.rank_correlation
         self._trainings.show("")
@@ -82,7 +85,11 @@ class RealSearch:
             if merit.violation > 0 or not merit < self._best:
                 break
             self._train([candidates[i]], [identities[i]], self.repeats)
-            self._best = min(self._best, self.search.evaluation(codes).merit(i))
+            merit = self.search.evaluation(codes).merit(i)
+            if merit < self._best:
+                self._best = merit
+                trials = self._trials[identities[i]]
+                self.status.leader = f"{mean_observation(trials).accuracy:.4f} (trial {trials[0].number})"
         return self.search.evaluation(codes)
 
     def _train(self, candidates: list[Candidate], identities: list[str], repeats: int) -> None:
@@ -91,10 +98,17 @@ class RealSearch:
             known = self._trials.setdefault(identity, [])
             names = [identity if n == 0 else f"{identity} {n + 1}" for n in range(len(known), repeats)]
             known += self._trainings.add(self.status.round, [candidate] * len(names), names)
+            self.status.planned += len(names) if repeats > 1 else 0
         self._trainings.train([trial for identity in identities for trial in self._trials[identity][:repeats]])
         for identity in identities:
             self._trials[identity] = [self.status.trials[t.number] for t in self._trials[identity]]
-        self.search.tell(candidates, [mean_observation(self._trials[identity][:repeats]) for identity in identities])
+        self._tell({identity: self._trials[identity][:repeats] for identity in identities})
+
+    def _tell(self, trials: Mapping[str, list[Trial]]) -> None:
+        """Tell the search the mean accuracy of each candidate's trainings, those that have ended."""
+        ended = {i: [t for t in repeats if t.observation is not None] for i, repeats in trials.items()}
+        told = [repeats for repeats in ended.values() if repeats]
+        self.search.tell([repeats[0].candidate for repeats in told], [mean_observation(repeats) for repeats in told])
 
 
 def mean_observation(trials: list[Trial]) -> Observation:

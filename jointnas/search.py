@@ -100,8 +100,8 @@ class Search:
         self.query = Query(self.space, constraints, objective, meter, reported, seed)
         self.seed = seed
         self.closed = pool is not None
-        self._start = self._make_start(start)
-        self._pool = np.concatenate([self._start, self._make_pool(pool, pool_size)])
+        self._start = self._distinct(self._make_start(start))
+        self._pool = self._distinct(np.concatenate([self._start, self._make_pool(pool, pool_size)]))
         self._pool_identities = self.space.identities(self._pool)
         self._seen: set[str] = set()  # identities asked or told
         self._results: dict[str, Observation] = {}  # by identity
@@ -145,8 +145,12 @@ class Search:
             raise ConstraintError(
                 f"a pool holds a candidate that meets {asked}, got none in {len(given)}: widen the pool"
             )
+        return self.query.promising(codes)
+
+    def _distinct(self, codes: Codes) -> Codes:
+        """Return those of (n, knobs) codes whose identity no row before them has."""
         first = {identity: i for i, identity in reversed(list(enumerate(self.space.identities(codes))))}
-        return self.query.promising(codes[sorted(first.values())])
+        return codes[sorted(first.values())]
 
     # -------------------------------------------------------------------------------------------------- stage one
 
@@ -263,7 +267,7 @@ class Search:
         for the same and takes the best of what they found; a closed pool is ranked whole instead. `reports` says what each did.
         Raises `SearchError` before two accuracies are known.
         """
-        engines = dict(ENGINES) if engine == ALL else {engine: find_engine(engine)}
+        engines = {name: find_engine(name) for name in (ENGINES if engine == ALL else [engine])}
         self._check_answerable(k)
         problems = self._stage_two(engines, self.query)
         found = [problem.results() for problem in problems.values()]
@@ -276,7 +280,7 @@ class Search:
         codes = np.concatenate([codes for codes, _ in found])
         objectives = np.concatenate([objectives[:, 0] for _, objectives in found])
         codes = codes[np.argsort(objectives, kind="stable")]
-        codes = codes[self._firsts(codes)] if len(problems) > 1 else codes
+        codes = self._distinct(codes) if len(problems) > 1 else codes
         chosen, measured = self.query.measure(codes, self._told_apart(codes, k), k)
         chosen = sorted(chosen)
         finders = [
@@ -315,8 +319,10 @@ class Search:
         codes, objectives = problem.results()
         if not len(codes):
             raise ConstraintError(f"a front has a candidate, got none among {problem.spent}: loosen the bounds")
-        rows = _spread_out(objectives, _front(objectives), k)
-        return self._winners(codes[rows], [{} for _ in rows])
+        chosen, measured = self.query.measure(codes, _spread_out(objectives, _front(objectives), k).tolist(), k)
+        values = [[objectives[i, 0], measured.get(i, {}).get(metric, objectives[i, 1])] for i in chosen]
+        rows = [chosen[i] for i in _front(np.array(values))]
+        return self._winners(codes[rows], [measured.get(i, {}) for i in rows])
 
     def optimise(
         self, engine: str, evaluation: Callable[[Codes], Evaluation], start: Codes, budget: int, batch: int
@@ -370,11 +376,6 @@ class Search:
         if broken:
             accuracies[[identity in broken for identity in self.space.identities(codes)]] = np.nan
         return query.evaluation(codes, accuracies)
-
-    def _firsts(self, codes: Codes) -> list[int]:
-        """Return the rows of (n, knobs) codes whose identity no row before them has."""
-        identities = self.space.identities(codes)
-        return sorted({identity: i for i, identity in reversed(list(enumerate(identities)))}.values())
 
     def _told_apart(self, codes: Codes, k: int) -> list[int]:
         """Return rows of (n, knobs) codes, best first, to choose k of: behind all others, those that no member tells apart."""
@@ -438,15 +439,18 @@ def _front(objectives: NDArray[np.float64]) -> NDArray[np.int64]:
 def _spread_out(objectives: NDArray[np.float64], front: NDArray[np.int64], k: int) -> NDArray[np.int64]:
     """Return at most k rows of a front in its order: both ends, and between them those farthest from what was chosen.
 
-    Distances are in accuracy and in the logarithm of the cost, each as a share of its range.
+    Distances are in accuracy and in the cost, or its logarithm where it has one, each as a share of its range.
     """
     if len(front) <= k:
         return front
-    points = np.stack([objectives[front, 0], np.log(objectives[front, 1])], axis=1)
+    points = objectives[front]
+    if points[:, 1].min() > 0:
+        points[:, 1] = np.log(points[:, 1])
     points = (points - points.min(axis=0)) / np.maximum(np.ptp(points, axis=0), 1e-12)
     chosen = [0, len(front) - 1][:k]
     while len(chosen) < k:
         away = np.linalg.norm(points[:, None] - points[chosen], axis=2).min(axis=1)
+        away[chosen] = -1.0
         chosen.append(int(away.argmax()))
     return front[sorted(chosen)]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -198,19 +199,25 @@ class Space:
         return self._names.index(name)
 
     def _check_networks(self) -> None:
-        """Build the blueprint at every value of every architecture knob, the others in the middle."""
-        middle = self.settled(np.full((1, len(self.knobs)), np.nan))
+        """Build the blueprint at every value of every architecture knob, the others in the middle, knobs switched on for it."""
         for i, knob in enumerate(self._by_group[0]):
             for value in knob.extremes:
-                codes = middle.copy()
-                if not np.isnan(codes[0, i]):
-                    codes[0, i] = knob.code(value)
+                codes = self._switched_on(np.full((1, len(self.knobs)), np.nan), i)
+                codes[0, i] = knob.code(value)
                 try:
                     self.architectures.blueprint(self.settled(codes)[0, : self.n_architecture])
                 except BlueprintError as error:
                     raise SpaceError(
                         f"every network of a space exists, got {knob.name} = {value!r}: {error}"
                     ) from error
+
+    def _switched_on(self, codes: Codes, i: int) -> Codes:
+        """Return (1, knobs) codes in which the knobs that switch knob i on, and theirs, stand at a value that does."""
+        for parent, wanted in self._conditions[i]:
+            if len(wanted):  # else a fixed knob keeps it off
+                codes = self._switched_on(codes, parent)
+                codes[0, parent] = wanted[0]
+        return codes
 
     # ---------------------------------------------------------------------------------------------- drawing and moving
 
@@ -348,22 +355,26 @@ class Space:
         nothing is near: another network, another word.
         """
         check_candidate(candidate)
-        codes = np.full(len(self.knobs), np.nan)
-        for i, knob in enumerate(self.knobs):
-            group = GROUPS[0 if i < self.n_architecture else 1]
-            known = {**self._default_knobs(group, candidate), **candidate[group]}
-            if knob.name == "network":
-                codes[i] = knob.code(known.get("network"))
-            else:
-                codes[i] = knob.nearest(known[knob.name]) if knob.name in known else knob.default
-        return self.to_candidates(self.settled(codes[None, :]))[0]
+        codes = []
+        for group, knobs in zip(GROUPS, self._by_group, strict=True):
+            defaults = self._default_knobs(group, candidate)
+            for knob in knobs:
+                given = candidate[group].get(knob.name)
+                if knob.name == "network":
+                    codes.append(knob.code(given))
+                elif given is not None:
+                    codes.append(knob.nearest(given))
+                else:
+                    codes.append(_default_code(knob, defaults))
+        return self.to_candidates(self.settled(np.array(codes)[None, :]))[0]
 
     def _default_knobs(self, group: str, candidate: Mapping[str, Any]) -> Mapping[str, Any]:
         if self.is_abstract:
             return {}
         if group == GROUPS[1]:
             return {knob.name: default_of(knob.name) for knob in self._by_group[1]}
-        return family(str(candidate[group].get("network"))).knobs
+        network = candidate[group].get("network")
+        return family(network).knobs if isinstance(network, str) else {}
 
     def validate(self, candidate: Mapping[str, Any]) -> None:
         """Raise `CandidateError` unless the candidate fits this space."""
@@ -475,6 +486,14 @@ class Space:
     def identity(self, candidate: Mapping[str, Any]) -> str:
         """Return the candidate's hash; candidates with equal blueprint and effective recipe share it."""
         return self.identities(self.to_codes([candidate]))[0]
+
+
+def _default_code(knob: Knob, defaults: Mapping[str, Any]) -> float:
+    """Return the code nearest to a knob's default, or the middle of its range where it has none that is near."""
+    with suppress(CandidateError):
+        if knob.name in defaults:
+            return knob.nearest(defaults[knob.name])
+    return knob.default
 
 
 def _hash(data: bytes) -> str:

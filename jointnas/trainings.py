@@ -27,7 +27,8 @@ class Status:
     rank_correlation: float | None = None
     stop_at: float = 1.0  # fraction of the budget that trainings run
     activity: str = ""
-    planned: int = 0  # candidates, where an engine decides
+    planned: int = 0  # trainings, where an engine decides
+    leader: str = ""  # accuracy and trial of the best by another measure than accuracy alone
 
     @property
     def best(self) -> Trial | None:

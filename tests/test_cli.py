@@ -104,7 +104,19 @@ def cycle(tmp_path_factory):
             quick.setattr("jointnas.search.STAGE_TWO_BUDGET", 600)
             done.several = answer("search", "--from", RUN, "--engine", "all", "--top", "2")
             done.front = answer("search", "--from", RUN, "--frontier", "macs", "--top", "4")
-        real = ("--real", "--engine", "hillclimb", "--repeats", "2", "--rounds", "2", "--batch", "2", "--train-steps", "4")
+        real = (
+            "--real",
+            "--engine",
+            "hillclimb",
+            "--repeats",
+            "2",
+            "--rounds",
+            "2",
+            "--batch",
+            "2",
+            "--train-steps",
+            "4",
+        )
         least = ("--objective", "min macs", "-c", "accuracy>=0.01", "--start", f"{RUN}/export/winner-1.toml")
         done.real = answer("search", *real, *least, "--out", "real", "--top", "2")
         done.again = answer("search", *real, *least, "--out", "real", "--top", "2", "--resume")
@@ -159,7 +171,9 @@ def test_engines_are_set_side_by_side_on_one_predictor(cycle):
     assert [report["engine"] for report in found["engines"]] == ["evolution", "mads", "hillclimb"]
     assert all(0 < report["scored"] <= 600 and report["seconds"] > 0 for report in found["engines"])
     assert all(set(w["found_by"]) <= {"evolution", "mads", "hillclimb"} and w["found_by"] for w in found["winners"])
-    assert found["winners"][0]["predicted_accuracy"] == pytest.approx(-min(r["best"] for r in found["engines"]), abs=0.01)
+    assert found["winners"][0]["predicted_accuracy"] == pytest.approx(
+        -min(r["best"] for r in found["engines"]), abs=0.01
+    )
 
 
 def test_a_front_trades_accuracy_for_its_cost(cycle):

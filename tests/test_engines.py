@@ -235,6 +235,21 @@ def test_an_engine_starts_where_nothing_meets_the_bounds(engine: str) -> None:
 
 
 @every_engine
+def test_an_engine_climbs_to_where_the_bounds_are_met_though_the_objective_falls(engine: str) -> None:
+    space = grid()
+
+    def evaluation(codes: Codes) -> Evaluation:
+        x = values(space, codes)
+        total = x.sum(axis=1)
+        return Evaluation(total[:, None], np.maximum(0, 40 - total)[:, None], np.zeros(len(x), dtype=bool))
+
+    task = problem(space, evaluation)
+    task.start = space.to_codes([{"architecture": {f"x{i}": 0 for i in range(6)}, "recipe": {}}])
+    ENGINES[engine](task)
+    assert task.results()[1].min() == 40
+
+
+@every_engine
 def test_an_engine_never_leaves_the_pool_it_is_given(engine: str) -> None:
     space = grid()
     members = pool(space, 400, (), 7)

@@ -2,7 +2,9 @@
 
 import json
 import multiprocessing
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from itertools import accumulate
 from math import isnan
@@ -488,7 +490,36 @@ def test_a_meter_measures_each_figure_once_and_a_failure_is_not_a_number(tmp_pat
         assert after["latency"] > 0
     with Meter(SLOT, SHAPE, 10, store) as again:
         assert again.measure(asked, metrics) == [first, same, other]
-        assert again.failures == {}
+        assert again.failures == ()
+
+
+def test_a_metric_that_cannot_be_measured_leaves_the_others(tmp_path: Path) -> None:
+    head = BlockBuilder("head")
+    for operation in ("global_avg_pool", "flatten"):
+        head.add(operation)
+    head.add("linear", features=10, bias=False)
+    whole = Blueprint.chain((3, 1024, 1024), [head.build()])
+    recipe = Recipe(batch_size=65536)  # whose images alone are 800 gigabytes
+    with Meter(SLOT, SHAPE, 10, Store(tmp_path / "figures.sqlite")) as meter:
+        (found,) = meter.measure_workloads([(whole, recipe)], ["latency", "train_memory"])
+        assert found["latency"] > 0
+        assert isnan(found["train_memory"])
+        assert "out of memory" in meter.failures[0]
+
+
+def test_a_store_that_breaks_while_it_is_read_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "figures.sqlite"
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("CREATE TABLE figures (something TEXT)")
+    with pytest.raises(DataError, match="delete it or set JOINTNAS_CACHE"):
+        Store(path).read(["any"])
+
+
+def test_a_librarys_network_is_measured_again_with_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = blueprint({"network": "library", "name": "resnet18"}, (3, 32, 32), 10)
+    before = key("latency", network, Recipe(), surroundings(SLOT))
+    monkeypatch.setattr("jointnas.measurement.store.version", lambda name: "999")
+    assert key("latency", network, Recipe(), surroundings(SLOT)) != before
 
 
 def test_a_meter_without_a_worker_answers_from_the_store(tmp_path: Path) -> None:

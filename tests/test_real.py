@@ -126,6 +126,18 @@ def test_an_interrupted_search_goes_on_where_it_stood(engine: str, after: int, t
     assert len(executor.trained) == len(whole[1]) - after
 
 
+def test_a_search_that_goes_on_with_another_engine_keeps_what_was_trained(tmp_path: Path) -> None:
+    before, trials = conduct(tmp_path / "run", Formula(smooth), "evolution")
+    after, more = conduct(tmp_path / "run", Formula(smooth), "hillclimb", resume=True)
+    assert more[: len(trials)] == trials
+    assert after[0].accuracy is not None
+    assert before[0].accuracy is not None
+    assert after[0].accuracy >= before[0].accuracy
+    assert [w.accuracy for w in after] == sorted((t.observation.accuracy for t in more if t.observation), reverse=True)[
+        :3
+    ]  # type: ignore[type-var]
+
+
 def test_a_start_is_all_that_the_engine_is_given_at_first(tmp_path: Path) -> None:
     start: Candidate = {
         "architecture": {"network": "resnet9", "width": 8, "depth1": 1},

@@ -18,7 +18,7 @@ from jointnas.measurement import Meter, Store
 from jointnas.measurement.meter import Workload
 from jointnas.predictor import Predictor
 from jointnas.recipe import Recipe
-from jointnas.search import Search, Winner, space_filling
+from jointnas.search import Search, Winner, _front, _spread_out, space_filling
 from jointnas.space import Candidate, Space
 from jointnas.training import Observation
 
@@ -449,3 +449,41 @@ def test_a_predicted_accuracy_that_nothing_reaches_is_refused(tmp_path: Path) ->
     told(search)
     with pytest.raises(ConstraintError, match=r"predicted to meet accuracy>=0.999, got none among"):
         search.best(2)
+
+
+def test_a_start_is_asked_first_and_once() -> None:
+    space = cube()
+    start = space.sample(3, seed=9)
+    search = Search(space, cost=total, start=[*start, start[0]], pool=[*space.sample(50, seed=1), start[1]])
+    asked = search.ask(53)
+    assert asked[:3] == start
+    assert len({space.identity(c) for c in asked}) == len(asked) == search.pool_size
+
+
+def test_a_start_that_breaks_a_bound_is_refused() -> None:
+    space = cube()
+    start = max(space.sample(50), key=lambda c: total(c)["total"])
+    with pytest.raises(ConstraintError, match="a candidate to start from meets total<1"):
+        Search(space, ["total<1"], cost=total, start=[start])
+
+
+def test_a_front_keeps_both_ends_and_nothing_twice_where_a_cost_is_nothing() -> None:
+    objectives = np.array([[-i / 10, float(i)] for i in range(10)])
+    front = _front(objectives)
+    for k in (1, 2, 5, 10):
+        rows = _spread_out(objectives, front, k).tolist()
+        assert len(set(rows)) == len(rows) == k
+    assert {0, 9} <= set(_spread_out(objectives, front, 5).tolist())
+
+
+@pytest.mark.parametrize(
+    ("constraints", "objective", "error", "message"),
+    [
+        (["accuracy<0.8"], "min total", ConstraintError, "bounded from below"),
+        ([], "min images_per_second", SearchError, "more is better"),
+        (["accuracy>=0.8"], "max accuracy", ConstraintError, "min METRIC"),
+    ],
+)
+def test_a_question_that_makes_no_sense_is_refused(constraints, objective, error, message) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(error, match=message):
+        Search(cube(), constraints, cost=total, objective=objective)

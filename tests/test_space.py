@@ -843,3 +843,35 @@ def test_there_is_no_nearest_candidate_to_another_network_or_word(architecture, 
     space = Space.load("nomad-hpo", (3, 32, 32), 10)
     with pytest.raises(CandidateError, match=message):
         space.nearest({"architecture": architecture, "recipe": recipe})
+
+
+def test_a_knob_that_another_switches_on_is_checked_too() -> None:
+    text = """
+    format = 1
+    [architecture]
+    network = { choices = ["resnet9", "senet"] }
+    depth1 = { values = [0, 1, 100000], when = { network = "resnet9" } }
+    [recipe]
+    learning_rate = 0.1
+    """
+    with pytest.raises(SpaceError, match=r"depth1 = 100000"):
+        Space.from_toml(text, (3, 32, 32), 10)
+
+
+def test_a_start_stands_in_the_middle_where_its_default_is_not_in_the_space() -> None:
+    space = Space.from_toml(
+        """
+        format = 1
+        [architecture]
+        network = "resnet9"
+        width = { low = 4, high = 16 }
+        [recipe]
+        optimizer = { choices = ["adamw", "muon"] }
+        """,
+        (3, 32, 32),
+        10,
+    )
+    found = space.nearest({"architecture": {"network": "resnet9"}, "recipe": {}})
+    assert found == {"architecture": {"network": "resnet9", "width": 16}, "recipe": {"optimizer": "muon"}}
+    with pytest.raises(CandidateError, match="got None"):
+        space.nearest({"architecture": {}, "recipe": {}})

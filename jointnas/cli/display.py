@@ -85,7 +85,9 @@ def round_line(status: Status) -> str:
     ended = sum(t.observation is not None for t in status.trials.values())
     parts.append(f"{ended} trials")
     best = status.best
-    if best and best.observation:
+    if status.leader:
+        parts.append(f"best {status.leader}")
+    elif best and best.observation:
         parts.append(f"best {best.observation.accuracy:.4f} (trial {best.number})")
     if status.rank_correlation is not None:
         parts.append(f"predictor τ {status.rank_correlation:.2f}")

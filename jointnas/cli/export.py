@@ -50,6 +50,8 @@ def winner_files(run: str, query: int | None, top: int | None) -> list[Any]:
         raise RunError(f"--top is 1 or more, got {top}: raise it")
     with Run.open(find_run(run)) as opened:
         specification = opened.specification
+        if "space" not in specification:
+            raise RunError(f"winners belong to a search, got a run of another command in {run!r}: name a search's run")
         training = {key: specification[key] for key in ("data", "fingerprint", "clock", "slot", "input_shape", "space")}
         training["classes"] = len(specification["classes"])
         return [
@@ -83,15 +85,24 @@ def show(
       jointnas show mine.toml --input-shape 1x28x28
     """
     from jointnas.cost import cost
+    from jointnas.errors import ExportError
     from jointnas.export import WinnerFile, find_candidate
     from jointnas.networks import blueprint
 
     if path.is_dir():
+        if input_shape is not None or classes is not None:
+            raise ExportError(
+                f"a trained network has its input and classes, got --input-shape or --classes beside {str(path)!r}: drop them"
+            )
         members = [member.blueprint for member in WinnerFile.read(path).members]
     else:
         file = find_candidate(path)
         shape = parse_shape(input_shape) if input_shape else tuple(file.training.get("input_shape", (3, 32, 32)))
-        members = [blueprint(file.candidate["architecture"], shape, classes or file.training.get("classes", 10))]
+        members = [
+            blueprint(
+                file.candidate["architecture"], shape, file.training.get("classes", 10) if classes is None else classes
+            )
+        ]
     if as_json:
         print_json({"members": [{"blueprint": m.to_json(), "costs": cost(m)} for m in members]})
         return
@@ -107,7 +118,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
     from jointnas.errors import BlueprintError
 
     parts = text.lower().split("x")
-    if len(parts) != 3 or not all(p.isdigit() and int(p) > 0 for p in parts):
+    if len(parts) != 3 or not all(p.isdecimal() and int(p) > 0 for p in parts):
         raise BlueprintError(f"an input shape is channels, height and width, got {text!r}: write it like 3x32x32")
     return tuple(int(p) for p in parts)
 

@@ -130,17 +130,16 @@ def search(
       jointnas search --from runs/photos --frontier macs --top 20
       jointnas search --from runs/photos --engine all
       jointnas search --space autotrain --architecture resnet9-baseline --data photos/
-      jointnas search --space nomad-nas --fix network=resnet --real --engine mads --start resnet18.toml \\
-        --objective 'min macs' --constraint 'accuracy>=0.6' --repeats 3 --train-time 60s --workers 2
+      jointnas search --space nomad-nas --real --engine mads --objective 'min macs' --constraint 'accuracy>=0.6' --repeats 3
     """
-    from jointnas.engines import find_engine
+    from jointnas.engines import ENGINES, find_engine
     from jointnas.errors import SearchError
     from jointnas.export import find_candidate
     from jointnas.search import ALL
     from jointnas.space import Space
 
-    if engine != ALL:
-        find_engine(engine)
+    for name in ENGINES if engine == ALL else [engine]:
+        find_engine(name)
     if seed < 0:
         raise SearchError(f"--seed is 0 or more, got {seed}: raise it")
     for name, value in (("--rounds", rounds), ("--batch", batch), ("--top", top), ("--repeats", repeats)):
@@ -241,6 +240,7 @@ def _campaign(
     from jointnas.errors import SpaceError
     from jointnas.execution import share_slots
     from jointnas.measurement import Meter
+    from jointnas.predictor import SMALLEST_FIT
     from jointnas.real import RealSearch
     from jointnas.search import Search
     from jointnas.training.clock import clock_from_json
@@ -317,9 +317,12 @@ def _campaign(
         search.predictor.context = {
             key: specification[key] for key in ("data", "fingerprint", "clock", "slot", "classes")
         }
+        if search.trained >= SMALLEST_FIT:
+            search.predictor.save(
+                run.path / "predictor"
+            )  # before winners are named: other bounds may be asked if none is
         with meter:
             winners = search.best_trained(spec["top"]) if spec["real"] else search.best(spec["top"], spec["engine"])
-        search.predictor.save(run.path / "predictor")
         run.add_query(specification["constraints"], spec["engine"], spec["seed"], winners)
         trials = run.trials()
         failed = sum(t.observation is not None and t.observation.accuracy is None for t in trials)
@@ -423,7 +426,9 @@ def _ask_again(
         )
         _print_forecast(search)
         if run is not None:
+            good = {space.identity(candidate) for candidate in predictor.candidates}
             failed = [t for t in run.trials() if t.observation and t.observation.accuracy is None]
+            failed = [t for t in failed if space.identity(t.candidate) not in good]  # a repeat alone failed
             search.tell([t.candidate for t in failed], [t.observation for t in failed])
         winners = search.best(top, engine) if frontier is None else search.front(frontier, top)
         texts = [str(c) for c in search.constraints]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from jointnas.engines.evolution import evolve, evolve_front
 from jointnas.engines.hillclimb import climb
-from jointnas.engines.mads import run_mads
+from jointnas.engines.mads import check_nomad, run_mads
 from jointnas.engines.problem import Engine, Evaluation, Problem
 from jointnas.errors import SearchError, suggest
 
@@ -14,9 +14,11 @@ ENGINES: Mapping[str, Engine] = {"evolution": evolve, "mads": run_mads, "hillcli
 
 
 def find_engine(name: str) -> Engine:
-    """Return the engine called `name`. Raises `SearchError` that names the nearest."""
+    """Return the engine called `name`. Raises `SearchError` that names the nearest, or what an engine needs."""
     if name not in ENGINES:
         raise SearchError(f"no engine is called {name!r}: {suggest(name, ENGINES)}")
+    if name == "mads":
+        check_nomad()
     return ENGINES[name]
 
 

@@ -12,14 +12,14 @@ import numpy as np
 from deap import base, tools
 from numpy.typing import NDArray
 
-from jointnas.engines.problem import Evaluation, Problem
+from jointnas.engines.problem import FAILURE, Evaluation, Merit, Problem
 from jointnas.knobs import Codes
 
 TOURNAMENT = 3
 CROSSOVER = (0.5, 0.95)  # probability at the best individual, and at or below the mean
 MUTATION = (0.2, 0.9)
 TRIES = 4  # to make a feasible, new child of a parent
-EPSILON = 1e-6  # of the best objective: less is no improvement
+EPSILON = 1e-6  # share of the best objective: less is no improvement
 PATIENCE = 10  # generations without improvement
 
 
@@ -45,16 +45,16 @@ def evolve(problem: Problem) -> None:
     rng = np.random.default_rng(problem.seed)
     population: list[_Individual] = []
     children = problem.projected(problem.start)
-    best, idle = np.inf, 0
+    best, idle = FAILURE, 0
     while idle < PATIENCE:
         population += _adaptive_individuals(*problem.evaluate(children[problem.is_fresh(children)]))
         population = tools.selBest(population, problem.batch)
         if problem.exhausted or not population:
             break
-        scores = np.array([one.fitness.values[1] for one in population])
-        idle = 0 if best - scores[0] > EPSILON else idle + 1
-        best = min(best, scores[0])
-        children = _children(problem, np.array([one.code for one in population]), -scores, rng)
+        merits = [Merit(*one.fitness.values) for one in population]
+        idle = 0 if _is_better(merits[0], best) else idle + 1
+        best = min(best, merits[0])
+        children = _children(problem, np.array([one.code for one in population]), _fitness(merits), rng)
 
 
 def evolve_front(problem: Problem) -> None:
@@ -74,6 +74,21 @@ def evolve_front(problem: Problem) -> None:
         children = _children(
             problem, np.array([one.code for one in population]), -np.arange(float(len(population))), rng
         )
+
+
+def _is_better(merit: Merit, best: Merit) -> bool:
+    """Return whether a merit is better by more than rounding."""
+    if merit.violation != best.violation:
+        return merit.violation < best.violation
+    return not np.isfinite(best.objective) or best.objective - merit.objective > EPSILON * abs(best.objective)
+
+
+def _fitness(merits: Sequence[Merit]) -> NDArray[np.float64]:
+    """Return (n,) numbers, larger is better: whatever violates a bound is below all that do not."""
+    violations, objectives = np.array(merits).T
+    held = violations == 0
+    floor = -objectives[held].max() if held.any() else 0.0
+    return np.asarray(np.where(held, -objectives, floor - violations), dtype=np.float64)
 
 
 def _adaptive_individuals(codes: Codes, found: Evaluation) -> list[_Individual]:

@@ -49,14 +49,19 @@ def run_mads(problem: Problem) -> None:
     constraint is never evaluated and fails (the extreme barrier). First objective only.
     Raises `SearchError` where PyNomad is not installed.
     """
-    if find_spec("PyNomad") is None:
-        raise SearchError(
-            "the engine mads needs NOMAD's Python interface, got none: pip install PyNomadBBO, or choose another engine"
-        )
+    check_nomad()
     codes, found = problem.evaluate(problem.start)
     for i in found.ranked():
         if not problem.exhausted:
             _search(problem, codes[i], found.merit(i))
+
+
+def check_nomad() -> None:
+    """Raise `SearchError` where PyNomad is not installed."""
+    if find_spec("PyNomad") is None:
+        raise SearchError(
+            "the engine mads needs NOMAD's Python interface, got none: pip install PyNomadBBO, or choose another engine"
+        )
 
 
 def _search(problem: Problem, centre: Codes, merit: Merit) -> None:
@@ -124,21 +129,28 @@ class Mesh:
         self._complaints = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
 
     def __enter__(self) -> Mesh:
-        if not self.converged:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", str(Path(nomad_process.__file__))],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._complaints,
-                text=True,
-                start_new_session=True,  # so that Ctrl-C reaches us alone
-            )
-            self._say(self._task())
+        try:
+            if not self.converged:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", str(Path(nomad_process.__file__))],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._complaints,
+                    text=True,
+                    start_new_session=True,  # so that Ctrl-C reaches us alone
+                )
+                self._say(self._task())
+        except BaseException:
+            self._end()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
@@ -149,7 +161,7 @@ class Mesh:
         end = self.problem.spent + max(SMALLEST_PHASE, PHASE * len(self._knobs))
         while not self.converged and self.problem.spent < min(end, self.problem.budget):
             points = self._hear()
-            if points is None:
+            if isinstance(points, str):
                 self.converged = True
                 return
             codes, found = self.problem.evaluate(self._codes(np.array(points)))
@@ -205,14 +217,15 @@ class Mesh:
         except BrokenPipeError:
             self._fail()
 
-    def _hear(self) -> list[list[float]] | None:
+    def _hear(self) -> list[list[float]] | str:
+        """Return the points that NOMAD asks for, or why it has ended."""
         assert self._process is not None
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
             self._fail()
-        points: list[list[float]] | None = json.loads(line)
-        return points
+        said: list[list[float]] | str = json.loads(line)
+        return said
 
     def _fail(self) -> None:
         self._complaints.seek(0)

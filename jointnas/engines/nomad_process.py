@@ -1,7 +1,7 @@
 """NOMAD in a process of its own, for it keeps global state, writes to stdout and loses what its callbacks raise.
 
 Run as a script. Every message is a line of JSON: first the problem on stdin; then blocks of points on stdout, each answered on
-stdin by the outputs of every point, null where its evaluation failed; at the end null on stdout. End of stdin ends it.
+stdin by the outputs of every point, null where its evaluation failed; at the end why it ended, a word. End of stdin ends it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def main() -> None:
             traceback.print_exc()
             os._exit(1)
 
-    PyNomad.optimize(evaluate, problem["start"], problem["lower"], problem["upper"], problem["parameters"])
-    _say(replies, None)
+    result = PyNomad.optimize(evaluate, problem["start"], problem["lower"], problem["upper"], problem["parameters"])
+    _say(replies, str(result.get("stop_reason", "no reason")))
 
 
 def _evaluate(block: Any, replies: TextIO) -> list[bool]:

@@ -102,6 +102,11 @@ class Estimate:
             alone = [(block, Recipe()) for block in blocks_alone([blueprint for blueprint, _ in whole], blocks, seed)]
         found = meter.measure_workloads([*whole, *alone], [metric])
         values = np.array([figures[metric] for figures in found])
+        if np.sum(~np.isnan(values[: len(whole)])) < FEWEST_ROWS and meter.failures:
+            raise PredictorError(
+                f"{metric} is forecast from {FEWEST_ROWS} measured candidates or more, got fewer of {len(whole)}, for "
+                f"measuring failed ({meter.failures[0]}): tighten the other bounds, or free the device"
+            )
         networks = np.array([features(blueprint) for blueprint, _ in (*whole, *alone)])
         recipes = columns([recipe for _, recipe in (*whole, *alone)])
         return cls(

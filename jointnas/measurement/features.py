@@ -73,7 +73,7 @@ def features(blueprint: Blueprint) -> tuple[float, ...]:
     shapes = blueprint.shapes()
     blocks = zip(blueprint.blocks, blueprint.wiring, strict=True)
     rows = [block_features(block, tuple(shapes[i] for i in inputs)) for block, inputs in blocks]
-    return tuple(map(sum, zip(*rows, strict=True)))
+    return tuple(map(sum, zip(*rows, strict=True))) if rows else (0.0,) * len(FEATURES)
 
 
 # ------------------------------------------------------------------------------------------------------- training

@@ -26,6 +26,9 @@ PATIENCE_SECONDS = 600.0  # with a network that is measured, which says nothing 
 
 Workload = tuple[Blueprint, Recipe]
 
+TOGETHER = (("latency", "latency_p95"), ("batch_latency", "batch_latency_p95"), ("energy",), TRAINING_METRICS)
+"""Metrics that one measurement gives."""
+
 
 def check_metrics(metrics: Iterable[str], device: torch.device | str) -> None:
     """Raise `ConstraintError` for a metric that does not exist, or that this device has no meter for."""
@@ -52,14 +55,14 @@ def measure_workload(
 ) -> dict[str, float]:
     """Return the metrics of a network, and those that are measured with them; only training's read recipe and classes."""
     check_metrics(metrics, device)
-    measures: dict[tuple[str, ...], Callable[[], tuple[float, ...]]] = {
-        ("latency", "latency_p95"): lambda: measure_inference(blueprint, device, 1),
-        ("batch_latency", "batch_latency_p95"): lambda: measure_inference(blueprint, device, BATCH),
-        ("energy",): lambda: (measure_energy(blueprint, device, energy_counters(torch.device(device))),),
-        TRAINING_METRICS: lambda: measure_training(blueprint, recipe, classes, device),
-    }
+    measures: tuple[Callable[[], tuple[float, ...]], ...] = (
+        lambda: measure_inference(blueprint, device, 1),
+        lambda: measure_inference(blueprint, device, BATCH),
+        lambda: (measure_energy(blueprint, device, energy_counters(torch.device(device))),),
+        lambda: measure_training(blueprint, recipe, classes, device),
+    )
     found: dict[str, float] = {}
-    for names, figures in measures.items():
+    for names, figures in zip(TOGETHER, measures, strict=True):
         if any(name in metrics for name in names):
             found.update(zip(names, figures(), strict=True))
     return found
@@ -80,13 +83,13 @@ def prepare_measurements(input_shape: Shape, classes: int, device: str) -> Handl
 class Meter:
     """Measures candidates in one worker of a slot's kind, which starts when a figure is missing; use as a context manager.
 
-    failures: of the last call, the reason by the candidate's place.
+    failures: of the last call, each reason once.
     """
 
     def __init__(self, slot: Slot, input_shape: Shape, classes: int, store: Store | None = None) -> None:
         self.slot, self.input_shape, self.classes = slot, input_shape, classes
         self.store = store or Store()
-        self.failures: dict[int, str] = {}
+        self.failures: tuple[str, ...] = ()
         self._executor: LocalExecutor | None = None
 
     def __enter__(self) -> Meter:
@@ -115,24 +118,31 @@ class Meter:
     def measure_workloads(self, found: Sequence[Workload], metrics: Sequence[str]) -> list[dict[str, float]]:
         """Return the metrics of networks with their recipes, as `measure` does; each figure is measured and kept once."""
         check_metrics(metrics, self.slot.device)
+        self.failures = ()
+        if not metrics:
+            return [{} for _ in found]
         place = surroundings(self.slot)
         keys = [{metric: key(metric, *workload, place) for metric in metrics} for workload in found]
         known = self.store.read({name for row in keys for name in row.values()})
         asked: set[str] = set(known)
-        jobs = []
-        for i, (workload, row) in enumerate(zip(found, keys, strict=True)):
+        jobs: list[Job] = []
+        workloads: list[Workload] = []  # of the jobs; one for each measurement, so that one that fails is alone in it
+        for workload, row in zip(found, keys, strict=True):
             missing = [metric for metric, name in row.items() if name not in asked]
             asked.update(row.values())
-            if missing:
-                jobs.append(Job(i, _payload(*workload, missing)))
-        self.failures = {}
+            for together in TOGETHER:
+                if some := [metric for metric in missing if metric in together]:
+                    jobs.append(Job(len(jobs), _payload(*workload, some)))
+                    workloads.append(workload)
         for event in self._workers().results(jobs) if jobs else ():
             if event.kind == "done":
-                figures = {key(metric, *found[event.number], place): value for metric, value in event.result.items()}
+                figures = {
+                    key(metric, *workloads[event.number], place): value for metric, value in event.result.items()
+                }
                 self.store.write(figures)
                 known.update(figures)
             elif event.kind == "failed":
-                self.failures[event.number] = event.reason
+                self.failures = tuple(dict.fromkeys([*self.failures, event.reason]))
         return [{metric: known.get(name, math.nan) for metric, name in row.items()} for row in keys]
 
     def _workers(self) -> LocalExecutor:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import platform
 import sqlite3
-from collections.abc import Iterable, Mapping
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,28 +34,31 @@ class Store:
 
     def read(self, keys: Iterable[str]) -> dict[str, float]:
         """Return the figures that are known under these keys. Raises `DataError`."""
-        with closing(self._open()) as db:
+        with self._opened() as db:
             rows = [(key, db.execute("SELECT value FROM figures WHERE key = ?", (key,)).fetchone()) for key in keys]
         return {key: float(row[0]) for key, row in rows if row}
 
     def write(self, figures: Mapping[str, float]) -> None:
         """Keep figures, in the place of older ones under the same keys. Raises `DataError`."""
-        with closing(self._open()) as db, db:
+        with self._opened() as db, db:
             db.executemany("INSERT OR REPLACE INTO figures VALUES (?, ?)", figures.items())
 
-    def _open(self) -> sqlite3.Connection:
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            db = sqlite3.connect(self.path, timeout=WAIT_SECONDS)
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last figures, never the file
-            db.execute("CREATE TABLE IF NOT EXISTS figures (key TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID")
+            with closing(sqlite3.connect(self.path, timeout=WAIT_SECONDS)) as db:
+                db.execute("PRAGMA journal_mode = WAL")
+                db.execute("PRAGMA synchronous = NORMAL")  # a power cut may lose the last figures, never the file
+                db.execute(
+                    "CREATE TABLE IF NOT EXISTS figures (key TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID"
+                )
+                yield db
         except (OSError, sqlite3.DatabaseError) as error:
             raise DataError(
                 f"measured figures are kept in a writable database, got {str(self.path)!r} ({error}): "
                 "delete it or set JOINTNAS_CACHE"
             ) from error
-        return db
 
 
 def surroundings(slot: Slot) -> dict[str, Any]:
@@ -77,9 +81,13 @@ def _processor() -> str:
 def key(metric: str, network: Blueprint, recipe: Recipe, place: Mapping[str, Any]) -> str:
     """Return the text that names a figure by all that it depends on; `place` is what `surroundings` gives.
 
-    Training metrics depend on what the recipe makes a step do (see `as_measured`) and on the precision of training.
+    A library's network depends on the library's version. Training metrics depend on what the recipe makes a step do (see `as_measured`) and on the precision of training.
     """
     about = {**place, "metric": metric, "network": network.digest(), "precision": "float32"}
+    nodes = [node for block in network.blocks for node in block.nodes]
+    libraries = {str(node.get("library")) for node in nodes if node.operation == "opaque"}
+    if libraries:
+        about["libraries"] = {name: version(name) for name in sorted(libraries)}
     if metric in TRAINING_METRICS:
         if trains_in_bfloat16(torch.device(str(place["device"]))):
             about["precision"] = "bfloat16"

@@ -11,6 +11,8 @@ from typing import Any
 from jointnas.blueprint import Blueprint, Shape
 from jointnas.errors import BlueprintError, suggest
 
+LARGEST = 65_536  # of any knob: as many channels as an operation has, and no list of layers that fills the memory
+
 Make = Callable[..., Blueprint]
 """`make(input_shape, classes, *, knob=default, …)`: returns a blueprint or raises `BlueprintError`."""
 
@@ -75,6 +77,8 @@ def _of_kind(knob: str, value: Any, default: Any) -> Any:
         kind = "true or false" if isinstance(default, bool) else "a word"
     else:
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if number and abs(value) > LARGEST:
+            raise BlueprintError(f"{knob} is at most {LARGEST}, got {value!r}: lower it")
         if number and isinstance(default, float):
             return float(value)
         if number and value == int(value):

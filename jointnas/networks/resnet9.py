@@ -86,7 +86,7 @@ RESNET9 = Family(
 width: channels of the stem; the three stages have 2, 4 and 8 times as many (the winners: 64).
 depth1, depth3: residual blocks after the first and the third stage (the winners: 1 and 1).
 resolution: multiplier of the data's size, or pixels; see `parts.resized`.
-activation: relu, celu (α = 0.3), gelu, silu or hard_swish.
+activation: see `parts.ACTIVATIONS`; CELU's α is 0.3.
 whitening: a fixed 3×3 patch-whitening filter and a trained 1×1 convolution instead of a trained 3×3 one.
 Batch-norm scales stay at 1. A stage whose image has a side of one pixel leaves its pooling out.
 """
