@@ -91,6 +91,8 @@ def cycle(tmp_path_factory):
         done.retrain = answer("retrain", RUN, "--seeds", "2", "--top", "1")
         done.predict = answer("predict", f"{RUN}/retrained/winner-1", "seven.png")
         done.list = answer("runs", "list")
+        done.figures = answer("show", f"{RUN}/export/winner-1.toml", "--measure", "latency")
+        done.trial_figures = answer("runs", "show", "digits-resnet9-1", "--measure", "latency")
         done.runs_show = answer("runs", "show", "digits-resnet9-1")
         done.bound = max(winner["macs"] for winner in done.search["winners"])
         done.tighter = answer("search", "--from", RUN, "--constraint", f"macs<{done.bound}", "--top", "2")
@@ -158,6 +160,12 @@ def test_what_is_measured_of_the_winners_stands_beside_their_costs(cycle):
     (winner,) = cycle.measured["winners"]
     assert 0 < winner["latency"] < 1
     assert winner["train_memory"] > 4 * winner["params"]
+
+
+def test_what_is_measured_stands_in_every_table(cycle):
+    latency = cycle.figures["members"][0]["costs"]["latency"]
+    assert latency > 0
+    assert all(trial["latency"] > 0 for trial in cycle.trial_figures["trials"])
 
 
 def test_the_cheapest_winners_come_in_the_order_of_their_cost(cycle):

@@ -12,12 +12,15 @@ from jointnas.cli.common import (
     Device,
     ImageSize,
     Json,
+    Measured,
     TrainImages,
     TrainSteps,
     TrainTime,
     ValImages,
     Workers,
     clock_json,
+    figure_texts,
+    figures_of,
     interruptible,
     messages,
     print_json,
@@ -40,6 +43,7 @@ def baselines(
     repeats: Annotated[
         int, typer.Option(help="Trainings of each, every one on images that a seed of its own draws.")
     ] = 10,
+    measure: Measured = None,
     only: Annotated[list[str] | None, typer.Option(help="A baseline to train; repeatable (default: all 18).")] = None,
     workers: Workers = 1,
     device: Device = "auto",
@@ -83,7 +87,7 @@ def baselines(
     clock = clock_json(train_time, train_steps)
     clock_from_json(clock)
     spec = DataSpec(data or "digits", train_images, val_images, image_size, seed)
-    _conduct(names, repeats, spec, clock, workers, device, out, resume, as_json)
+    _conduct(names, repeats, spec, clock, measure or [], workers, device, out, resume, as_json)
 
 
 def _print_candidate(name: str) -> None:
@@ -100,6 +104,7 @@ def _conduct(
     repeats: int,
     spec: DataSpec,
     clock: dict[str, Any],
+    measure: list[str],
     workers: int,
     device: str,
     out: Path | None,
@@ -111,6 +116,8 @@ def _conduct(
     from jointnas.data import load_data
     from jointnas.errors import SearchError
     from jointnas.execution import share_slots
+    from jointnas.measurement import Meter, check_metrics
+    from jointnas.space_file import GROUPS
     from jointnas.training.clock import clock_from_json
 
     slot = share_slots(workers, device)
@@ -129,6 +136,7 @@ def _conduct(
         "slot": slot.to_json(),
         "constraints": [],
     }
+    check_metrics(measure, slot.device)
     run = open_run(out, specification, "baselines", resume)
 
     def watch(name: str, trial: Trial) -> None:
@@ -138,11 +146,16 @@ def _conduct(
         train_baselines(run, names, repeats, spec, slot, clock_from_json(clock), watch)
         trials = run.trials()
     rows = rank(trials, names, loaded.input_shape, len(loaded.classes))
+    fitting = [row for row in rows if row["macs"] is not None]
+    with Meter(slot, loaded.input_shape, len(loaded.classes)) as meter:
+        candidates = [{group: row[group] for group in GROUPS} for row in fitting]
+        for row, figures in zip(fitting, figures_of(meter, candidates, measure), strict=True):
+            row.update(figures)
     failed = sum(len(row["failures"]) for row in rows)
     if as_json:
         print_json({"run": str(run.path), "trials": len(trials), "failed": failed, "baselines": rows})
     else:
-        _print_rows(str(run.path), rows)
+        _print_rows(str(run.path), rows, measure)
     if failed == len(trials):
         raise SearchError(f"baselines are ranked by trainings that succeed, got {failed} failures: see above")
 
@@ -159,9 +172,8 @@ def _line(name: str, trial: Trial, repeats: int) -> str:
     return f"repeat {trial.round} of {repeats}  {name:<14}  {said}"
 
 
-def _print_rows(path: str, rows: list[dict[str, Any]]) -> None:
-    from jointnas.constraint import format_metric
-
+def _print_rows(path: str, rows: list[dict[str, Any]], measured: list[str]) -> None:
+    metrics = ["macs", "params", *measured]
     shown = []
     for row in rows:
         accuracy, speed = row["val_accuracy"], row["images_per_second"]
@@ -171,9 +183,9 @@ def _print_rows(path: str, rows: list[dict[str, Any]]) -> None:
                 row["name"],
                 spread_text(accuracy) if accuracy["seeds"] else row["failures"][0],
                 f"{len(accuracy['seeds'])}/{len(accuracy['seeds']) + len(row['failures'])}",
-                *("" if row[m] is None else format_metric(m, row[m]) for m in ("macs", "params")),
+                *figure_texts(row, metrics),
                 "" if speed is None else f"{speed:.0f}",
             )
         )
-    columns = ("rank", "baseline", "validation accuracy", "trained", "macs", "params", "images/s")
+    columns = ("rank", "baseline", "validation accuracy", "trained", *metrics, "images/s")
     print_table(f"baselines of {path}", columns, shown)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,6 +15,9 @@ from rich.table import Table
 
 from jointnas.errors import BudgetError, CandidateError
 from jointnas.units import parse_duration
+
+if TYPE_CHECKING:
+    from jointnas.measurement import Meter
 
 DEFAULT_TRAIN_TIME = "10m"
 INTERRUPTED = 130
@@ -81,6 +85,23 @@ def recipe_text(knobs: dict[str, Any]) -> str:
 
     fields = knob_fields()
     return knob_text({k: v for k, v in knobs.items() if k not in fields or v != fields[k].default})
+
+
+def figures_of(
+    meter: Meter, candidates: Sequence[Mapping[str, Any]], metrics: Sequence[str]
+) -> list[dict[str, float | None]]:
+    """Return measured metrics of candidates, None for what could not be measured; the reasons go to stderr."""
+    found = meter.measure(candidates, metrics)
+    for reason in meter.failures:
+        messages.print(f"a figure could not be measured: {reason}")
+    return [{metric: None if math.isnan(value) else value for metric, value in row.items()} for row in found]
+
+
+def figure_texts(row: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
+    """Return the cells of a table for a row's metrics, empty for what is not known."""
+    from jointnas.constraint import format_metric
+
+    return ["" if row.get(metric) is None else format_metric(metric, row[metric]) for metric in metrics]
 
 
 def spread_text(values: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jointnas.cli.common import Json, print_json, print_table
+from jointnas.cli.common import Json, Measured, figure_texts, figures_of, print_json, print_table
 
 
 def export(
@@ -71,6 +71,7 @@ def show(
         str | None, typer.Option(help="Input as CxHxW (default: the file's own, or 3x32x32).")
     ] = None,
     classes: Annotated[int | None, typer.Option(help="Classes (default: the file's own, or 10).")] = None,
+    measure: Measured = None,
     layers: Annotated[
         bool, typer.Option("--layers", help="A row for each layer instead of one for each block.")
     ] = False,
@@ -82,35 +83,39 @@ def show(
     Examples:
       jointnas show runs/digits-resnet9-1/export/winner-1.toml
       jointnas show nomad-senet --layers
-      jointnas show mine.toml --input-shape 1x28x28
+      jointnas show mine.toml --input-shape 1x28x28 --measure latency
     """
     from jointnas.cost import cost
     from jointnas.errors import ExportError
+    from jointnas.execution import share_slots
     from jointnas.export import WinnerFile, find_candidate
+    from jointnas.measurement import Meter
     from jointnas.networks import blueprint
 
+    measured: dict[str, float | None] = {}
     if path.is_dir():
-        if input_shape is not None or classes is not None:
+        if input_shape is not None or classes is not None or measure:
             raise ExportError(
-                f"a trained network has its input and classes, got --input-shape or --classes beside {str(path)!r}: drop them"
+                f"--input-shape, --classes and --measure go with a candidate file, got one beside the folder {str(path)!r}: drop it"
             )
         members = [member.blueprint for member in WinnerFile.read(path).members]
     else:
         file = find_candidate(path)
         shape = parse_shape(input_shape) if input_shape else tuple(file.training.get("input_shape", (3, 32, 32)))
-        members = [
-            blueprint(
-                file.candidate["architecture"], shape, file.training.get("classes", 10) if classes is None else classes
-            )
-        ]
+        outputs = file.training.get("classes", 10) if classes is None else classes
+        members = [blueprint(file.candidate["architecture"], shape, outputs)]
+        with Meter(share_slots(1, "auto"), shape, outputs) as meter:
+            (measured,) = figures_of(meter, [file.candidate], measure or [])
     if as_json:
-        print_json({"members": [{"blueprint": m.to_json(), "costs": cost(m)} for m in members]})
+        print_json({"members": [{"blueprint": m.to_json(), "costs": {**cost(m), **measured}} for m in members]})
         return
     for member in members:
         if layers:
             print_table("", ("layer", "block", "operation", "reads", "output", "macs", "params"), _layer_rows(member))
         else:
             print_table("", ("number", "block", "operations", "output", "macs", "params"), _block_rows(member))
+    if measured:
+        print_table("", ("measured", "value"), list(zip(measured, figure_texts(measured, list(measured)), strict=True)))
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

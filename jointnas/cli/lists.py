@@ -7,7 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from jointnas.cli.common import Json, architecture_text, messages, print_json, print_table, recipe_text
+from jointnas.cli.common import (
+    Json,
+    Measured,
+    architecture_text,
+    figure_texts,
+    figures_of,
+    messages,
+    print_json,
+    print_table,
+    recipe_text,
+)
 
 runs_app = typer.Typer(rich_markup_mode=None)
 recipes_app = typer.Typer(rich_markup_mode=None)
@@ -83,18 +93,27 @@ def _run_row(path: Path) -> dict[str, Any]:
 
 @runs_app.command("show")
 def runs_show(
-    name: Annotated[str, typer.Argument(help="A run's folder, or its name in runs/.")], as_json: Json = False
+    name: Annotated[str, typer.Argument(help="A run's folder, or its name in runs/.")],
+    measure: Measured = None,
+    as_json: Json = False,
 ) -> None:
     """Show a run's trials in the order they were asked for.
 
     \b
     Examples:
       jointnas runs show digits-resnet9-1 --json
+      jointnas runs show digits-resnet9-1 --measure latency
     """
+    from jointnas.execution import Slot
+    from jointnas.measurement import Meter
     from jointnas.run import Run, find_run
 
     with Run.open(find_run(name)) as run:
         spec, trials, rounds, queries = run.specification, run.trials(), run.rounds(), run.queries()
+    measured: list[dict[str, float | None]] = [{} for _ in trials]
+    if measure:
+        with Meter(Slot(**spec["slot"]), tuple(spec["input_shape"]), len(spec["classes"])) as meter:
+            measured = figures_of(meter, [t.candidate for t in trials], measure)
     rows = [
         {
             "number": t.number,
@@ -103,14 +122,15 @@ def runs_show(
             "predicted_accuracy": t.predicted,
             "std": t.std,
             "observation": t.observation.to_json() if t.observation else None,
+            **figures,
         }
-        for t in trials
+        for t, figures in zip(trials, measured, strict=True)
     ]
     if as_json:
         print_json({"run": name, "specification": spec, "rounds": rounds, "queries": queries, "trials": rows})
         return
     shown = []
-    for t in trials:
+    for t, figures in zip(trials, measured, strict=True):
         outcome = "waiting"
         if t.observation:
             outcome = (
@@ -120,8 +140,9 @@ def runs_show(
             )
         predicted = "" if t.predicted is None else f"{t.predicted:.4f}"
         architecture, recipe = architecture_text(t.candidate["architecture"]), recipe_text(t.candidate["recipe"])
-        shown.append((str(t.number), str(t.round), outcome, predicted, architecture, recipe))
-    print_table(name, ("trial", "round", "accuracy", "predicted", "architecture", "recipe"), shown)
+        cells = figure_texts(figures, list(figures))
+        shown.append((str(t.number), str(t.round), outcome, predicted, *cells, architecture, recipe))
+    print_table(name, ("trial", "round", "accuracy", "predicted", *(measure or []), "architecture", "recipe"), shown)
 
 
 @recipes_app.callback(invoke_without_command=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +18,8 @@ from jointnas.cli.common import (
     TrainTime,
     ValImages,
     clock_json,
+    figure_texts,
+    figures_of,
     interruptible,
     messages,
     print_json,
@@ -188,15 +189,10 @@ def retrain_winners(
 
     with interruptible("say the command again"):
         with Meter(slot, data.input_shape, len(data.classes)) as meter:
-            measured = meter.measure([file.candidate for file in files], measure or [])
-            for reason in meter.failures:
-                messages.print(f"a figure could not be measured: {reason}")
+            measured = figures_of(meter, [file.candidate for file in files], measure or [])
         with local_executor(spec.to_json(), slot, data.fingerprint) as executor:
             found = retrain(files, seeds, data, clock_from_json(clock), executor, to, watch)
-    rows = [
-        {**one.to_json(), **{metric: None if math.isnan(value) else value for metric, value in figures.items()}}
-        for one, figures in zip(found, measured, strict=True)
-    ]
+    rows = [{**one.to_json(), **figures} for one, figures in zip(found, measured, strict=True)]
     if as_json:
         print_json({"winners": rows})
     else:
@@ -211,8 +207,6 @@ def retrain_winners(
 
 
 def _print_retrained(rows: list[dict[str, Any]], measured: list[str], test_images: int, seeds: int) -> None:
-    from jointnas.constraint import format_metric
-
     metrics = ["macs", *measured]
     print_table(
         f"{seeds} seeds each, {test_images} test images",
@@ -223,7 +217,7 @@ def _print_retrained(rows: list[dict[str, Any]], measured: list[str], test_image
                 spread_text(row["test_accuracy"]),
                 spread_text(row["val_accuracy"]),
                 "" if row["predicted_accuracy"] is None else f"{row['predicted_accuracy']:.4f}",
-                *("" if row[metric] is None else format_metric(metric, row[metric]) for metric in metrics),
+                *figure_texts(row, metrics),
                 row["folder"],
             )
             for row in rows

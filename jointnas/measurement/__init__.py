@@ -3,7 +3,7 @@
 from jointnas.measurement.estimate import Estimate, Estimator
 from jointnas.measurement.features import FEATURES, block_features, features
 from jointnas.measurement.inference import BATCH, Timing, measure_inference
-from jointnas.measurement.meter import Meter, measure, prepare_measurements
+from jointnas.measurement.meter import Meter, check_metrics, measure, prepare_measurements
 from jointnas.measurement.store import Store
 from jointnas.measurement.training import TRAINING_METRICS, TrainingCost, measure_training
 
@@ -18,6 +18,7 @@ __all__ = [
     "Timing",
     "TrainingCost",
     "block_features",
+    "check_metrics",
     "features",
     "measure",
     "measure_inference",

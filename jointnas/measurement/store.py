@@ -81,7 +81,8 @@ def _processor() -> str:
 def key(metric: str, network: Blueprint, recipe: Recipe, place: Mapping[str, Any]) -> str:
     """Return the text that names a figure by all that it depends on; `place` is what `surroundings` gives.
 
-    A library's network depends on the library's version. Training metrics depend on what the recipe makes a step do (see `as_measured`) and on the precision of training.
+    A library's network depends on the library's version; training metrics on what the recipe makes a step do (see
+    `as_measured`) and on the precision of training.
     """
     about = {**place, "metric": metric, "network": network.digest(), "precision": "float32"}
     nodes = [node for block in network.blocks for node in block.nodes]
