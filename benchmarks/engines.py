@@ -6,7 +6,7 @@ The predictor is fitted to real trainings: 48 candidates of the space `resnet9` 
 anyone gets the same. Two problems are searched on it. `small` holds all knobs but eight in the middle of their ranges: its true
 optimum comes from scoring all that is left. `whole` is the space with all its knobs, continuous ones too; what is best there is
 the best that any engine of any seed found. Each engine starts from the same 100 feasible Sobol points of the seed and may score
-20,000 candidates; random search, the rest of that Sobol sequence, is the measure of all.
+3,000 candidates of `small`, 20,000 of `whole`; random search, the rest of that Sobol sequence, is the measure of all.
 
 Regret is in accuracy: the optimum's predicted accuracy less that of the best found.
 """
@@ -34,7 +34,8 @@ from jointnas.predictor import Predictor
 from jointnas.space import Space
 
 TRAININGS, STEPS = 48, 40
-START, BUDGET = 100, 20_000
+START = 100
+BUDGETS = {"small": 3000, "whole": 20_000}
 EVALUATIONS = (300, 1000, 3000, 10_000, 20_000)
 SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)
 ROUNDING = 1e-6  # of predictions, which are computed in batches of other sizes
@@ -111,7 +112,7 @@ def random_search(problem: Problem) -> None:
             break
 
 
-def race(predictor: Predictor, space: Space, seeds: int) -> dict[str, list[Traced]]:
+def race(predictor: Predictor, space: Space, budget: int, seeds: int) -> dict[str, list[Traced]]:
     """Return each arm's traces over the seeds; the arms take turns."""
     constraints = (Constraint.parse(BOUND),)
     arms: dict[str, Callable[[Problem], None]] = {**ENGINES, "random": random_search}
@@ -120,7 +121,7 @@ def race(predictor: Predictor, space: Space, seeds: int) -> dict[str, list[Trace
         start = pool(space, START, constraints, seed)
         for name, arm in arms.items():
             traced = Traced(predictor, space)
-            arm(Problem(space, constraints, traced, start, BUDGET, seed))
+            arm(Problem(space, constraints, traced, start, budget, seed))
             found[name].append(traced)
         print(f"{space.name} seed {seed}: " + ", ".join(f"{n} {-t[-1].best:.5f}" for n, t in found.items()), flush=True)
     return found
@@ -161,10 +162,10 @@ def main() -> None:
         "small": {
             "candidates": len(everything),
             "optimum": -optimum,
-            **summary(race(predictor, small, options.seeds), optimum),
+            **summary(race(predictor, small, BUDGETS["small"], options.seeds), optimum),
         }
     }
-    races = race(predictor, whole, options.seeds)
+    races = race(predictor, whole, BUDGETS["whole"], options.seeds)
     best = min(t.best for traces in races.values() for t in traces)
     results["whole"] = {"optimum": -best, **summary(races, best)}
     write(

@@ -14,6 +14,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from scipy.stats import kendalltau
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from jointnas.ensemble import Ensemble, Features, fit_heads, pretrain
@@ -190,7 +192,8 @@ class Predictor:
         members, shared = [np.zeros((self.members, 0))], [np.zeros(0)]
         for start in range(0, len(codes), SCORING_CHUNK):
             features = self._features(codes[start : start + SCORING_CHUNK])
-            rest, deviation = self._rest.predict(torch.cat(features, dim=1).numpy(), return_std=True)
+            with _blas().limit(limits=1, user_api="blas"):
+                rest, deviation = self._rest.predict(torch.cat(features, dim=1).numpy(), return_std=True)
             members.append(self._slope * self._fitted.scores(features).double().numpy() + rest)
             shared.append(deviation)
         scores = self._centre + self._spread * np.concatenate(members, axis=1)
@@ -304,6 +307,12 @@ class Predictor:
         self._kernel = _default_kernel().clone_with_theta(np.array(about["kernel"], dtype=np.float64))
         targets = (self._score(self.accuracies) - self._centre) / self._spread
         self._fit_rest(features, targets)
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """Return what limits NumPy's BLAS: its threads, waiting for more, hold up PyTorch's (13 times for 10 candidates)."""
+    return ThreadpoolController()
 
 
 def mean_and_std(members: Array, shared: Array) -> tuple[Array, Array]:
