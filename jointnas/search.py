@@ -101,8 +101,10 @@ class Search:
         self.seed = seed
         self.closed = pool is not None
         self._start = self._distinct(self._make_start(start))
-        self._pool = self._distinct(np.concatenate([self._start, self._make_pool(pool, pool_size)]))
-        self._pool_identities = self.space.identities(self._pool)
+        codes = np.concatenate([self._start, self._make_pool(pool, pool_size)])
+        identities = self.space.identities(codes)
+        rows = _firsts(identities)
+        self._pool, self._pool_identities = codes[rows], [identities[i] for i in rows]
         self._seen: set[str] = set()  # identities asked or told
         self._results: dict[str, Observation] = {}  # by identity
         self._told: list[Candidate] = []
@@ -149,8 +151,7 @@ class Search:
 
     def _distinct(self, codes: Codes) -> Codes:
         """Return those of (n, knobs) codes whose identity no row before them has."""
-        first = {identity: i for i, identity in reversed(list(enumerate(self.space.identities(codes))))}
-        return codes[sorted(first.values())]
+        return codes[_firsts(self.space.identities(codes))]
 
     # -------------------------------------------------------------------------------------------------- stage one
 
@@ -180,7 +181,7 @@ class Search:
     def _choose(self, codes: Codes, n: int) -> NDArray[np.int64]:
         if self.trained < SMALLEST_FIT:
             return space_filling(np.concatenate(self.space.encode_codes(codes[:FILLING_POOL]), axis=1), n)
-        members, _ = self._refit().predict_codes(codes)  # (m, candidates)
+        members, _ = self.fitted().predict_codes(codes)  # (m, candidates)
         rng = np.random.default_rng([self.seed, len(self._seen)])
         believed = [members.mean(axis=0), *members[rng.permutation(len(members))]]
         opinions = [self.query.worth(codes, accuracies) for accuracies in believed]
@@ -194,7 +195,7 @@ class Search:
         """Return (mean, std) of each candidate's predicted accuracy, or None while there is nothing to predict from."""
         if self.trained < SMALLEST_FIT:
             return None
-        mean, std = self._refit().predict(candidates)
+        mean, std = self.fitted().predict(candidates)
         return list(zip(mean.tolist(), std.tolist(), strict=True))
 
     def tell(self, candidates: Sequence[Mapping[str, Any]], results: Sequence[float | Observation | None]) -> None:
@@ -247,10 +248,14 @@ class Search:
     @property
     def rank_correlation(self) -> float | None:
         """Kendall's τ of the predictor, cross-validated on all that was told; None before there is enough of it."""
-        return self._refit().rank_correlation if self.trained >= SMALLEST_FIT else None
+        return self.fitted().rank_correlation if self.trained >= SMALLEST_FIT else None
 
-    def _refit(self) -> Predictor:
-        """Return the predictor, fitted to everything that was told."""
+    def fitted(self) -> Predictor:
+        """Return the predictor, fitted to everything that was told. Raises `SearchError` before two accuracies are known."""
+        if self.trained < SMALLEST_FIT:
+            raise SearchError(
+                f"a predictor is fitted from {SMALLEST_FIT} accuracies on, got {self.trained}: train more"
+            )
         if self._stale:
             self.predictor.fit(self._told, list(self._results.values()))
             self._stale = False
@@ -346,7 +351,7 @@ class Search:
             raise SearchError(f"a search returns one winner or more, got {k}: ask for more")
         if self.trained < SMALLEST_FIT:
             raise SearchError(f"winners are named from {SMALLEST_FIT} accuracies on, got {self.trained}: train more")
-        self._refit()
+        self.fitted()
 
     def _stage_two(self, engines: Mapping[str, Engine], query: Query) -> dict[str, Problem]:
         """Return each engine's problem, searched; of a closed pool one that holds all of it."""
@@ -409,6 +414,14 @@ class Search:
             )
             for i, candidate in enumerate(self.space.to_candidates(codes))
         ]
+
+
+def _firsts(identities: Sequence[str]) -> list[int]:
+    """Return where each identity stands for the first time, in order."""
+    first: dict[str, int] = {}
+    for i, identity in enumerate(identities):
+        first.setdefault(identity, i)
+    return list(first.values())
 
 
 def _timed(name: str, engine: Engine, problem: Problem) -> EngineReport:

@@ -124,6 +124,7 @@ def cycle(tmp_path_factory):
         done.again = answer("search", *real, *least, "--out", "real", "--top", "2", "--resume")
         held = ("--architecture", f"{RUN}/export/winner-1.toml", "--space", "autotrain", "--out", "held")
         done.held = answer("search", *held, "--train-steps", "4", "--rounds", "1", "--batch", "2", "--top", "2")
+        done.ended = answer(*SEARCH, "--resume", "--out", RUN)
     return done
 
 
@@ -172,6 +173,10 @@ def test_the_cheapest_winners_come_in_the_order_of_their_cost(cycle):
     costs = [winner["params"] for winner in cycle.cheapest["winners"]]
     assert costs == sorted(costs)
     assert all(winner["predicted_accuracy"] >= 0.01 for winner in cycle.cheapest["winners"])
+
+
+def test_a_search_that_has_ended_answers_again_when_it_is_resumed(cycle):
+    assert cycle.ended == cycle.search
 
 
 def test_engines_are_set_side_by_side_on_one_predictor(cycle):

@@ -240,7 +240,6 @@ def _campaign(
     from jointnas.errors import SpaceError
     from jointnas.execution import share_slots
     from jointnas.measurement import Meter
-    from jointnas.predictor import SMALLEST_FIT
     from jointnas.real import RealSearch
     from jointnas.search import Search
     from jointnas.training.clock import clock_from_json
@@ -314,13 +313,11 @@ def _campaign(
                     display,
                     early_stop=spec["early_stop"],
                 ).conduct()
-        search.predictor.context = {
-            key: specification[key] for key in ("data", "fingerprint", "clock", "slot", "classes")
-        }
-        if search.trained >= SMALLEST_FIT:
-            search.predictor.save(
-                run.path / "predictor"
-            )  # before winners are named: other bounds may be asked if none is
+        predictor = search.fitted()
+        predictor.context = {key: specification[key] for key in ("data", "fingerprint", "clock", "slot", "classes")}
+        predictor.save(
+            run.path / "predictor"
+        )  # before winners are named: other bounds may be asked where there is none
         with meter:
             winners = search.best_trained(spec["top"]) if spec["real"] else search.best(spec["top"], spec["engine"])
         run.add_query(specification["constraints"], spec["engine"], spec["seed"], winners)
