@@ -50,30 +50,37 @@ class Query:
             raise ConstraintError(
                 f"a bound on accuracy goes with the objective min METRIC, got {bound} with {objective}: {remedy}"
             )
-        self.forecast = self._make_forecast(meter, reported, seed)
+        self._meter, self._reported, self._seed = meter, tuple(reported), seed
+        self.forecast = self._make_forecast()
 
-    def _make_forecast(self, meter: Meter | None, reported: Sequence[str], seed: int) -> Forecast | None:
+    def _make_forecast(self) -> Forecast | None:
         """Return the forecast of the measured metrics that constraints, the objective and the report need."""
         wanted = [c.metric for c in self.measured]
         wanted += [m for m in self.minimised if m != ACCURACY and m not in self.space.metrics]
-        if not (wanted or reported):
+        if not (wanted or self._reported):
             return None
-        if meter is None:
+        if self._meter is None:
             raise ConstraintError(
-                f"{[*wanted, *reported][0]} is measured on a device, got a search without one: give it meter=Meter(…)"
+                f"{[*wanted, *self._reported][0]} is measured on a device, got a search without one: give it meter=Meter(…)"
             )
-        return Forecast(self.space, meter, wanted, reported, seed)
+        return Forecast(self.space, self._meter, wanted, self._reported, self._seed)
 
-    def as_front(self, metric: str) -> Query:
-        """Return this query with two objectives, accuracy and a cost. Raises `SearchError` for a metric nobody knows here."""
-        forecast = self.forecast.errors if self.forecast else {}
-        known = [m for m in (*self.space.metrics, *forecast) if m not in LARGER_IS_BETTER]
+    def as_front(self, metric: str, codes: Codes) -> Query:
+        """Return this query with two objectives, accuracy and a cost; a measured one is forecast for (n, knobs) codes.
+
+        Raises `SearchError` for what is no cost, `ConstraintError` for a metric that cannot be measured here.
+        """
+        measured = MEASURED if self._meter is not None else ()
+        known = [m for m in (*self.space.metrics, *measured) if m not in LARGER_IS_BETTER]
         if metric not in known:
             raise SearchError(
                 f"a front is of accuracy and one of {', '.join(known)}, got {metric!r}: choose one of them"
             )
         query = copy.copy(self)
         query.minimised = (ACCURACY, metric)
+        if metric not in (*self.space.metrics, *(self.forecast.metrics if self.forecast else ())):
+            query.forecast = query._make_forecast()
+            query.promising(codes)
         return query
 
     def feasible(self, codes: Codes) -> NDArray[np.bool_]:

@@ -316,15 +316,16 @@ class Search:
         """Return at most k candidates that trade predicted accuracy for a cost, the cheapest first, none better in both.
 
         NSGA-II searches the predictor; where its front has more, those that lie farthest apart stand for it.
-        Raises `SearchError` before two accuracies are known, or for a metric that is not known beforehand.
+        A measured cost is forecast, and measured of what is returned.
+        Raises `SearchError` before two accuracies are known, or for what is no cost.
         """
         self._check_answerable(k)
-        query = self.query.as_front(metric)
+        query = self.query.as_front(metric, self._pool)
         (problem,) = self._stage_two({"nsga2": evolve_front}, query).values()
         codes, objectives = problem.results()
         if not len(codes):
             raise ConstraintError(f"a front has a candidate, got none among {problem.spent}: loosen the bounds")
-        chosen, measured = self.query.measure(codes, _spread_out(objectives, _front(objectives), k).tolist(), k)
+        chosen, measured = query.measure(codes, _spread_out(objectives, _front(objectives), k).tolist(), k)
         values = [[objectives[i, 0], measured.get(i, {}).get(metric, objectives[i, 1])] for i in chosen]
         rows = [chosen[i] for i in _front(np.array(values))]
         return self._winners(codes[rows], [measured.get(i, {}) for i in rows])

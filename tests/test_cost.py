@@ -2,7 +2,6 @@
 
 import random
 import warnings
-from collections.abc import Iterator
 from math import prod
 
 import pytest
@@ -13,21 +12,14 @@ from jointnas.cost import METRICS, cost, node_weights
 from jointnas.module import Network, build
 from jointnas.space import Space
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 
 SAMPLES = 6
 AFFORDABLE = 60e6
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tracing tiny networks is ten times as fast without a thread pool."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def traced(network: Network, image: torch.Tensor) -> tuple[float, float]:

@@ -391,9 +391,8 @@ def test_ctrl_c_reaches_the_search_and_not_nomad(tmp_path: Path) -> None:
 
 def test_mads_says_what_it_needs_where_nomad_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jointnas.engines.mads.find_spec", lambda name: None)
-    space = grid()
     with pytest.raises(SearchError, match="PyNomadBBO"):
-        ENGINES["mads"](problem(space, Recorder(space)))
+        find_engine("mads")
 
 
 def test_adaptive_probabilities_fall_from_the_mean_to_the_best() -> None:

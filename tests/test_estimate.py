@@ -1,6 +1,5 @@
 """Estimates: features that add up, laws that are found again, and an error that is told of networks not fitted to."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -25,17 +24,11 @@ from jointnas.recipe import Recipe, knob
 from jointnas.space import Space
 from jointnas.training import StepClock
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 SHAPE = (3, 32, 32)
 RNG = np.random.default_rng
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def resnet9(**knobs: Any) -> Blueprint:

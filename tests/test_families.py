@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +20,12 @@ from jointnas.networks import blueprint
 from jointnas.search import Search
 from jointnas.space import Space, built_in_spaces
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CIFAR, IMAGENET = (3, 32, 32), (3, 224, 224)
 SAMPLES, TRACED = 200, 20
 AFFORDABLE = 300e6  # MACs of a network that is worth building in a test
 PAGE = Path(__file__).parent.parent / "docs" / "families.md"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tracing tiny networks is ten times as fast without a thread pool."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def of(network: str, **knobs: object) -> Blueprint:

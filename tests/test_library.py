@@ -22,6 +22,8 @@ from jointnas.errors import BlueprintError
 from jointnas.module import Network, build
 from jointnas.networks.classic import CLASSICS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
@@ -37,14 +39,6 @@ def marked(names):
 
 def of(network, shape=CIFAR, **knobs):
     return networks.blueprint({"network": network, **knobs}, shape, 10)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # ------------------------------------------------------------------------------------------------------ all eighteen

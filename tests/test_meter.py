@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import accumulate
@@ -56,18 +55,12 @@ from jointnas.recipe import Recipe, knob, knob_fields
 from jointnas.training import StepClock
 from jointnas.training.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 SHAPE = (1, 8, 8)
 SLOT = Slot("cpu", 1, 1)
 TINY = {"network": "resnet9", "width": 4, "depth1": 0, "depth3": 0, "whitening": False}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

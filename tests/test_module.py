@@ -1,7 +1,6 @@
 """The module of a blueprint: shapes, fresh weights, what acts in training alone, and whitening."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,8 @@ from jointnas.module import (
 )
 from jointnas.networks import blueprint
 from jointnas.space import Space
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 IMAGE = (4, 9, 7)
 OPERATIONS: dict[str, dict[str, Any]] = {
@@ -57,15 +58,6 @@ OPERATIONS: dict[str, dict[str, Any]] = {
     "opaque": {"library": "torchvision", "name": "shufflenet_v2_x1_0", "features": 7},
     "linear": {"features": 3, "bias": False},
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny networks are several times as fast without a thread pool."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -1,7 +1,7 @@
 """Network morphisms: what a network computes stays, what it costs grows, what cannot be is refused."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
@@ -13,24 +13,18 @@ from torch.nn import functional as F
 from jointnas.blueprint import BlockBuilder, Blueprint
 from jointnas.cost import cost
 from jointnas.errors import MorphismError
+from jointnas.graph import KEEPS, Place
 from jointnas.module import BatchNorm, Network, build
-from jointnas.morphisms import KEEPS, Deeper, Morphism, Place, Skip, Wider, apply, morph, options, preview
+from jointnas.morphisms import Deeper, Morphism, Skip, Wider, apply, morph, options, preview
 from jointnas.networks import FAMILIES, blueprint
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 IMAGE = (3, 16, 16)
 CLASSES = 5
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 KINDS = (Deeper, Wider, Skip)
 SAMPLES = 3
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny networks are several times as fast without a thread pool."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def seeded(seed: int) -> torch.Generator:

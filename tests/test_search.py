@@ -476,6 +476,29 @@ def test_a_front_keeps_both_ends_and_nothing_twice_where_a_cost_is_nothing() -> 
     assert {0, 9} <= set(_spread_out(objectives, front, 5).tolist())
 
 
+@pytest.mark.parametrize("constraints", [(), ("latency<200us",), ("params<500K",)])
+def test_a_front_trades_accuracy_for_a_measured_cost(constraints: tuple[str, ...], tmp_path: Path) -> None:
+    search, meter = timed_search(tmp_path, *constraints)
+    front = told(search, 24).front("latency", 5)
+    assert 2 <= len(front) <= 5
+    latencies, accuracies = [w.costs["latency"] for w in front], [w.mean for w in front]
+    assert latencies == [meter.figure("latency", search.space.blueprint(w.candidate), Recipe()) for w in front]
+    assert latencies == sorted(set(latencies))
+    assert accuracies == sorted(set(accuracies))
+    assert all(c.violation(np.array([w.costs[c.metric]]))[0] == 0 for w in front for c in search.constraints)
+
+
+def test_a_front_of_what_is_no_cost_is_refused(tmp_path: Path) -> None:
+    search, _ = timed_search(tmp_path)
+    with pytest.raises(SearchError, match=r"a front is of accuracy and one of macs, .* got 'images_per_second'"):
+        told(search).front("images_per_second")
+    abstract = light(cube(), cost=total)
+    batch = abstract.ask(4)
+    abstract.tell(batch, [truth(c) for c in batch])
+    with pytest.raises(SearchError, match="a front is of accuracy and one of total, got 'latency'"):
+        abstract.front("latency")
+
+
 @pytest.mark.parametrize(
     ("constraints", "objective", "error", "message"),
     [

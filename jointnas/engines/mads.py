@@ -47,9 +47,7 @@ def run_mads(problem: Problem) -> None:
     the middle of their ranges. A better one is the centre of a new mesh; else those within a twentieth of the best get a
     phase of their own (the extended poll). Bounds on trained or measured metrics are NOMAD's progressive barrier; what breaks an exact
     constraint is never evaluated and fails (the extreme barrier). First objective only.
-    Raises `SearchError` where PyNomad is not installed.
     """
-    check_nomad()
     codes, found = problem.evaluate(problem.start)
     for i in found.ranked():
         if not problem.exhausted:

@@ -1,0 +1,190 @@
+"""What `jointnas search` does with a space, data and a budget: conduct the campaign, or say what it would be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jointnas.cli.answers import print_forecast, print_winners
+from jointnas.cli.common import interruptible, messages, print_json, print_table
+
+if TYPE_CHECKING:
+    from jointnas.space import Candidate, Space
+
+
+def conduct(
+    spec: dict[str, Any],
+    unbound: Space,
+    constraints: list[str],
+    starts: dict[str, Candidate],
+    workers: int,
+    device: str,
+    out: Path | None,
+    resume: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Search, with rounds of trainings or an engine over real ones, and print the winners; with `dry_run` say what it would do."""
+    from jointnas.campaign import Campaign, local_executor
+    from jointnas.cli.display import Display
+    from jointnas.cli.folders import open_run
+    from jointnas.data import DataSpec, load_data
+    from jointnas.errors import SpaceError
+    from jointnas.execution import share_slots
+    from jointnas.measurement import Meter
+    from jointnas.real import RealSearch
+    from jointnas.search import Search
+    from jointnas.training.clock import clock_from_json
+
+    slot = share_slots(workers, device)
+    data_spec = DataSpec(**spec["data"], seed=spec["seed"])
+    if unbound.is_abstract:
+        raise SpaceError(
+            f'a space to train in has a network, got none in {unbound.name!r}: add network = "resnet9", or use jointnas.Search'
+        )
+    data = load_data(data_spec)
+    for note in data.notes:
+        messages.print(note)
+    space = unbound.bind(data.input_shape, len(data.classes))
+    start = [_brought_in(name, candidate, space) for name, candidate in starts.items()]
+    meter = Meter(slot, data.input_shape, len(data.classes))
+    with meter:  # its worker ends before any training begins
+        search = Search(
+            space,
+            constraints,
+            seed=spec["seed"],
+            objective=spec["objective"],
+            meter=meter,
+            reported=spec["measure"],
+            start=start,
+        )
+    print_forecast(search)
+    specification = {
+        **spec,
+        "data": data_spec.to_json(),
+        "fingerprint": data.fingerprint,
+        "input_shape": list(data.input_shape),
+        "classes": list(data.classes),
+        "space": space.to_toml(),
+        "constraints": [str(c) for c in search.constraints],
+        "start": start,
+        "slot": slot.to_json(),
+    }
+    if dry_run:
+        _describe(specification, search, data, as_json)
+        return
+    run = open_run(out, specification, space.name, resume)
+    with run, interruptible(f"go on with the same command, --resume and --out {run.path}"):
+        with (
+            local_executor(specification["data"], slot, data.fingerprint) as executor,
+            Display(spec["batch"], workers, spec["clock"]) as display,
+        ):
+            clock = clock_from_json(spec["clock"])
+            if spec["real"]:
+                RealSearch(
+                    search,
+                    run,
+                    executor,
+                    clock,
+                    spec["engine"],
+                    spec["rounds"] * spec["batch"],
+                    spec["batch"],
+                    spec["repeats"],
+                    spec["seed"],
+                    display,
+                ).conduct()
+            else:
+                Campaign(
+                    search,
+                    run,
+                    executor,
+                    clock,
+                    spec["rounds"],
+                    spec["batch"],
+                    spec["seed"],
+                    display,
+                    early_stop=spec["early_stop"],
+                ).conduct()
+        predictor = search.fitted()
+        predictor.context = {key: specification[key] for key in ("data", "fingerprint", "clock", "slot", "classes")}
+        predictor.save(
+            run.path / "predictor"
+        )  # before winners are named: other bounds may be asked where there is none
+        with meter:
+            winners = search.best_trained(spec["top"]) if spec["real"] else search.best(spec["top"], spec["engine"])
+        run.add_query(specification["constraints"], spec["engine"], spec["seed"], winners)
+        trials = run.trials()
+        failed = sum(t.observation is not None and t.observation.accuracy is None for t in trials)
+        print_winners(
+            run.path,
+            len(trials),
+            failed,
+            search.rank_correlation,
+            winners,
+            specification["constraints"],
+            as_json,
+            search.reports,
+        )
+
+
+def _describe(specification: dict[str, Any], search: Any, data: Any, as_json: bool) -> None:
+    """Print what a search would train and how long it would take."""
+    from jointnas.training.clock import clock_from_json
+    from jointnas.units import format_duration
+
+    clock, rounds, batch = specification["clock"], specification["rounds"], specification["batch"]
+    workers = specification["slot"]["workers"]
+    waves = rounds * math.ceil(batch / workers)
+    seconds = waves * clock["train_seconds"] if "train_seconds" in clock else None
+    plan = {
+        "trainings": rounds * batch,
+        "rounds": rounds,
+        "batch": batch,
+        "workers": workers,
+        "threads_each": specification["slot"]["threads"],
+        "device": specification["slot"]["device"],
+        "train_images": len(data.train),
+        "val_images": len(data.val),
+        "test_images": data.test_images,
+        "pool": search.pool_size,
+        "constraints": specification["constraints"],
+        "train_seconds": seconds,
+    }
+    if as_json:
+        print_json(plan)
+        return
+    time = "" if seconds is None else f", {format_duration(seconds)} in all"
+    budget = clock_from_json(clock)
+    asked = f"{rounds} rounds of {batch}"
+    if specification["real"]:
+        asked = f"{rounds * batch} candidates at most, as {specification['engine']} proposes them"
+    print_table(
+        "",
+        ("what", "value"),
+        [
+            ("trainings", f"{asked}, {budget} each, {workers} at a time{time}"),
+            ("slot", f"{plan['device']}, {plan['threads_each']} threads each"),
+            ("images", f"{plan['train_images']} training, {plan['val_images']} validation, {plan['test_images']} test"),
+            ("pool", f"{plan['pool']} candidates meet {', '.join(plan['constraints']) or 'no constraint'}"),
+        ],
+    )
+
+
+def _brought_in(name: str, candidate: Candidate, space: Space) -> Candidate:
+    """Return the space's candidate nearest to one to start from, and say on stderr where they differ."""
+    from jointnas.space_file import GROUPS
+
+    nearest = space.nearest(candidate)
+    here: Mapping[str, Any] = nearest
+    there: Mapping[str, Any] = candidate
+    changes = [
+        f"{knob} {here[group].get(knob, 'left out')} instead of {value}"
+        for group in GROUPS
+        for knob, value in there[group].items()
+        if here[group].get(knob) != value
+    ]
+    if changes:
+        messages.print(f"{name} starts in the space {space.name} with {', '.join(changes)}")
+    return nearest
