@@ -38,6 +38,7 @@ from jointnas.space import Candidate, CostFunction, Space
 from jointnas.training.observation import Observation
 
 FORMAT = 1
+DESCRIPTION, WEIGHTS = "predictor.json", "predictor.safetensors"
 MEMBERS = 10
 FOLDS = 5
 MEMBERS_PER_FOLD = 4
@@ -241,8 +242,8 @@ class Predictor:
         about["weights"] = hashlib.sha256(weights).hexdigest()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "predictor.safetensors").write_bytes(weights)
-            (folder / "predictor.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+            (folder / WEIGHTS).write_bytes(weights)
+            (folder / DESCRIPTION).write_text(json.dumps(about, indent=1), encoding="utf-8")
         except OSError as error:
             raise PredictorError(
                 f"a predictor is saved to a writable folder, got {str(folder)!r} ({error.strerror}): choose another"
@@ -252,23 +253,14 @@ class Predictor:
     def load(cls, folder: Path | str, cost: CostFunction | None = None) -> Predictor:
         """Return the predictor that `save` wrote. Nothing in the files is executed. Raises `PredictorError`."""
         folder = Path(folder)
+        about = read_description(folder)
         try:
-            about = json.loads((folder / "predictor.json").read_text(encoding="utf-8"))
-            if about["format"] != FORMAT:
-                raise PredictorError(
-                    f"a predictor has format {FORMAT}, got {about['format']!r} in {str(folder)!r}: "
-                    "install the version that wrote it"
-                )
             space = Space.from_toml(about["space"], about["input_shape"], about["classes"])
             predictor = cls(space, int(about["seed"]), cost=cost, members=int(about["members"]))
-            weights = (folder / "predictor.safetensors").read_bytes()
+            weights = (folder / WEIGHTS).read_bytes()
             if about["weights"] != hashlib.sha256(weights).hexdigest():
                 raise ValueError("weights of another save than predictor.json")
             predictor._restore(about, load(weights))
-        except FileNotFoundError as error:
-            raise PredictorError(
-                f"a predictor is a folder with predictor.json, got {str(folder)!r}: check the path"
-            ) from error
         except (OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as error:
             raise PredictorError(
                 f"the files of a predictor are whole, got {error} in {str(folder)!r}: save it again"
@@ -307,6 +299,30 @@ class Predictor:
         self._kernel = _default_kernel().clone_with_theta(np.array(about["kernel"], dtype=np.float64))
         targets = (self._score(self.accuracies) - self._centre) / self._spread
         self._fit_rest(features, targets)
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Return what `predictor.json` in a folder says, the weights unread. Raises `PredictorError`."""
+    try:
+        about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        missing = sorted(
+            {"format", "space", "input_shape", "classes", "context", "trials", "rank_correlation"} - set(about)
+        )
+        if missing:
+            raise ValueError(f"no {missing[0]}")
+    except FileNotFoundError as error:
+        raise PredictorError(
+            f"a predictor is a folder with {DESCRIPTION}, got {str(folder)!r}: check the path"
+        ) from error
+    except (OSError, TypeError, ValueError) as error:
+        raise PredictorError(
+            f"the files of a predictor are whole, got {error} in {str(folder)!r}: save it again"
+        ) from error
+    if about["format"] != FORMAT:
+        raise PredictorError(
+            f"a predictor has format {FORMAT}, got {about['format']!r} in {str(folder)!r}: install the version that wrote it"
+        )
+    return dict(about)
 
 
 @cache

@@ -273,6 +273,44 @@ def test_off_a_terminal_tables_are_plain_lines_of_tab_separated_cells(in_cycle):
     assert "\x1b" not in found.out + found.err
 
 
+def test_a_predictor_is_fitted_to_runs_shown_checked_and_asked(in_cycle, tmp_path):
+    week = tmp_path / "week"
+    assert "6 trials" in jointnas("predictors", "fit", RUN, "--to", week).out
+    card = answer("predictors", "show", week, "--top", "3")
+    assert (card["space"], card["data"], card["budget"], card["trials"]) == ("resnet9", "digits", "20 steps", 6)
+    best = [one["accuracy"] for one in card["best"]]
+    assert best == sorted(best, reverse=True)
+    assert len(best) == 3
+    assert answer("predictors", "show", RUN, "--top", "3")["best"] == card["best"]
+    checked = jointnas("predictors", "check", week, RUN)
+    assert (checked.code, checked.out.count("right")) == (0, 2)
+    (winner,) = answer("search", "--from", week, "-c", "macs<1M", "--top", "1")["winners"]
+    assert winner["macs"] < 1e6
+
+
+def test_predictors_that_do_not_fit_are_refused(in_cycle, tmp_path):
+    week = tmp_path / "week"
+    assert "another space" in mistake(jointnas("predictors", "fit", RUN, "held", "--to", week))
+    assert not week.exists()
+    assert jointnas("predictors", "fit", RUN, "--to", week).code == 0
+    assert "which exists" in mistake(jointnas("predictors", "fit", RUN, "--to", week))
+    assert "no run and no predictor is called 'nowhere'" in mistake(jointnas("search", "--from", "nowhere"))
+    weights = (week / "predictor.safetensors").read_bytes()
+    (week / "predictor.safetensors").write_bytes(weights[:-4] + b"\0\0\0\1")
+    assert "whole" in mistake(jointnas("predictors", "check", week))
+    (week / "predictor.safetensors").write_bytes(weights)
+    about = json.loads((week / "predictor.json").read_text())
+    for change, message in (
+        ({"format": 99}, "format 1, got 99"),
+        ({"trials": []}, "whole"),
+        ({"space": "?"}, "its own space"),
+    ):
+        (week / "predictor.json").write_text(json.dumps({**about, **change}))
+        assert message in mistake(jointnas("predictors", "check", week))
+    (week / "predictor.json").write_text("{}")
+    assert "whole" in mistake(jointnas("predictors", "show", week))
+
+
 def test_a_run_in_use_is_refused(in_cycle):
     with Run.open(Path(RUN), write=True):
         assert "in use" in mistake(jointnas(*SEARCH, "--resume", "--out", RUN))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from jointnas import __version__
-from jointnas.cli import augment, autotrain, baselines, export, lists, search, spaces, train
+from jointnas.cli import augment, autotrain, baselines, export, lists, predictors, search, spaces, train
 from jointnas.errors import JointNASError
 
 app = typer.Typer(
@@ -47,6 +47,7 @@ app.command("show")(export.show)
 app.command("augment")(augment.augment)
 app.add_typer(lists.runs_app, name="runs")
 app.add_typer(spaces.spaces_app, name="spaces")
+app.add_typer(predictors.predictors_app, name="predictors")
 app.add_typer(lists.recipes_app, name="recipes")
 
 

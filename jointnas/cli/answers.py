@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jointnas.cli.common import architecture_text, messages, print_json, print_table, recipe_text
@@ -28,21 +27,15 @@ def ask_again(
     """Answer constraints from a run's predictor, or a saved one, without training anything."""
     import torch
 
-    from jointnas.errors import SearchError
     from jointnas.execution import available_cores, share_slots
     from jointnas.measurement import Meter
     from jointnas.predictor import Predictor
-    from jointnas.run import DATABASE, Run, find_run
+    from jointnas.run import Run
     from jointnas.search import Search
+    from jointnas.shelf import find_predictor
 
-    path = find_run(name)
-    run = Run.open(path) if (path / DATABASE).is_file() or not (path / "predictor.json").is_file() else None
-    folder = path / "predictor" if run else path
-    if run and not folder.is_dir():
-        run.close()
-        raise SearchError(
-            f"--from asks a run whose search has ended, got {str(path)!r}: say --resume with its command first"
-        )
+    folder, path = find_predictor(name)
+    run = Run.open(path) if path is not None else None
     predictor = Predictor.load(folder)
     space, own = predictor.space, predictor.context.get("slot", {})
     workers = min(own.get("workers", 1), available_cores())
@@ -63,7 +56,9 @@ def ask_again(
             messages.print(
                 f"query {run.add_query(texts, engine if frontier is None else 'nsga2', seed, winners)} of {run.path}"
             )
-    print_winners(path, 0, 0, predictor.rank_correlation, winners, texts, as_json, search.reports)
+    print_winners(
+        str(path or name), run is not None, 0, 0, predictor.rank_correlation, winners, texts, as_json, search.reports
+    )
 
 
 def _rows(winners: Any) -> list[dict[str, Any]]:
@@ -83,7 +78,8 @@ def _rows(winners: Any) -> list[dict[str, Any]]:
 
 
 def print_winners(
-    path: Path,
+    name: str,
+    is_run: bool,
     trials: int,
     failed: int,
     correlation: float | None,
@@ -98,7 +94,7 @@ def print_winners(
     if as_json:
         print_json(
             {
-                "run": str(path),
+                "run": name,
                 "trials": trials,
                 "failed": failed,
                 "predictor": {"rank_correlation": correlation},
@@ -114,7 +110,7 @@ def print_winners(
         _print_engines(reports)
     under = f" under {', '.join(constraints)}" if constraints else ""
     print_table(
-        f"winners of {path}{under}",
+        f"winners of {name}{under}",
         ("rank", "predicted", "trained", *metrics, *(["found by"] if several else []), "architecture", "recipe"),
         [
             (
@@ -129,7 +125,8 @@ def print_winners(
             for row in rows
         ],
     )
-    messages.print(f"next: jointnas export {path}, or jointnas retrain {path} --seeds 3")
+    if is_run:
+        messages.print(f"next: jointnas export {name}, or jointnas retrain {name} --seeds 3")
 
 
 def _print_engines(reports: Sequence[EngineReport]) -> None:

@@ -36,6 +36,7 @@ def conduct(
     from jointnas.measurement import Meter
     from jointnas.real import RealSearch
     from jointnas.search import Search
+    from jointnas.shelf import CONTEXT
     from jointnas.training.clock import clock_from_json
 
     slot = share_slots(workers, device)
@@ -108,7 +109,7 @@ def conduct(
                     early_stop=spec["early_stop"],
                 ).conduct()
         predictor = search.fitted()
-        predictor.context = {key: specification[key] for key in ("data", "fingerprint", "clock", "slot", "classes")}
+        predictor.context = {key: specification[key] for key in CONTEXT}
         predictor.save(
             run.path / "predictor"
         )  # before winners are named: other bounds may be asked where there is none
@@ -118,7 +119,8 @@ def conduct(
         trials = run.trials()
         failed = sum(t.observation is not None and t.observation.accuracy is None for t in trials)
         print_winners(
-            run.path,
+            str(run.path),
+            True,
             len(trials),
             failed,
             search.rank_correlation,

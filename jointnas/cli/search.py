@@ -100,7 +100,9 @@ def search(
     ] = None,
     frontier: Annotated[
         str | None,
-        typer.Option(help="With --from: a cost such as macs or latency; returns --top candidates that trade accuracy for it."),
+        typer.Option(
+            help="With --from: a cost such as macs or latency; returns --top candidates that trade accuracy for it."
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be trained and how long it would take.")

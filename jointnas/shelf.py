@@ -1,0 +1,72 @@
+"""Predictors to ask: those that travel with the package, those of ended runs, and one fitted to the trials of several runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jointnas.early_stop import at_fraction
+from jointnas.errors import PredictorError, suggest
+from jointnas.predictor import DESCRIPTION, Predictor
+from jointnas.resources import resource_folder
+from jointnas.run import DATABASE, Run, find_run
+from jointnas.space import Space
+
+SHARED = ("space", "input_shape", "classes", "data", "fingerprint", "clock")
+"""What runs have in common whose trials say the same."""
+
+CONTEXT = ("data", "fingerprint", "clock", "slot", "classes")
+"""What a predictor is told of the run that it was fitted to."""
+
+
+def built_in_predictors() -> list[str]:
+    """Return the names of the predictors that travel with the package."""
+    return sorted(path.parent.name for path in resource_folder("predictors").glob(f"*/{DESCRIPTION}"))
+
+
+def find_predictor(name: str) -> tuple[Path, Path | None]:
+    """Return the folder of a predictor, and of the run that it belongs to, None where it stands alone.
+
+    name: a folder, a run's or a predictor's; a run in `runs/`; or a predictor that travels with the package, in this order.
+    Raises `PredictorError` for a name that is none of these, and for a run whose search has not ended.
+    """
+    run = find_run(name)
+    if (run / DATABASE).is_file():
+        if not (run / "predictor" / DESCRIPTION).is_file():
+            raise PredictorError(
+                f"a run is asked once its search has ended, got {str(run)!r}: say search --resume with its command first"
+            )
+        return run / "predictor", run
+    for folder in (Path(name), resource_folder("predictors") / name):
+        if (folder / DESCRIPTION).is_file():
+            return folder, None
+    raise PredictorError(f"no run and no predictor is called {name!r}: {suggest(name, built_in_predictors())}")
+
+
+def fit_runs(names: Sequence[str], seed: int = 0) -> Predictor:
+    """Return a predictor fitted to the trials of runs, which share their space, data and budget.
+
+    Trainings that ended at several fractions of the budget are compared at the smallest. Raises `PredictorError` and
+    `RunError`.
+    """
+    first = ""
+    shared: dict[str, object] = {}
+    trials = []
+    for name in names:
+        with Run.open(find_run(name)) as run:
+            specification = run.specification
+            trials += [t for t in run.trials() if t.observation is not None]
+        mine = {key: specification[key] for key in SHARED}
+        first, shared = first or name, shared or mine
+        for key in SHARED:
+            if mine[key] != shared[key]:
+                raise PredictorError(
+                    f"a predictor is fitted to runs of one space, data set and budget, got another {key} in {name!r} than in "
+                    f"{first!r}: leave one out"
+                )
+    space = Space.from_toml(specification["space"], specification["input_shape"], len(specification["classes"]))
+    fractions = [t.observation.fraction for t in trials if t.observation and t.observation.accuracy is not None]
+    told = [at_fraction(t.observation, min(fractions, default=1.0)) for t in trials if t.observation]
+    predictor = Predictor(space, seed).fit([t.candidate for t in trials], told)
+    predictor.context = {**{key: specification[key] for key in CONTEXT}, "runs": list(names)}
+    return predictor
