@@ -2,7 +2,7 @@
 
     python benchmarks/table.py --data cifar10-images.zip --workers 2
 
-The first candidates of the space's Sobol sequence; every tenth has two more trainings with other seeds, which tell the noise. Before a
+The first candidates of the space's pool; every twentieth has two more trainings with other seeds, which tell the noise. Before a
 training its steps are timed on a network that is thrown away, in seconds of the processor and on one thread, so that what else runs
 does not count; then it gets the steps that `--seconds` hold, as under a wall clock on a quiet machine: a slow network gets fewer.
 From there on steps alone count. May be stopped at any time: the same command trains what has no result yet.
@@ -29,11 +29,13 @@ import torch
 from measure import machine
 
 from jointnas import networks
+from jointnas.constraint import parse_all
 from jointnas.data import DataSpec, load_data
 from jointnas.execution import Job, LocalExecutor, Slot
 from jointnas.execution.trials import prepare_trials
 from jointnas.execution.worker import Handler, Progress
 from jointnas.measurement.training import make_trainer
+from jointnas.pool import pool
 from jointnas.recipe import Recipe
 from jointnas.space import Candidate, Space
 from jointnas.training import StepClock
@@ -41,7 +43,7 @@ from jointnas.training.trainer import CURVE_FRACTIONS
 
 TABLE = Path(__file__).parent / "table" / "resnet9.csv"
 SPLIT = 7000  # the seed that draws the images: of no search and no test
-EVERY, REPEATS = 10, 3  # candidates, the first of which is trained so often
+EVERY, REPEATS = 20, 3  # candidates, the first of which is trained so often
 PHASES = 3  # of a training whose images grow
 TIMED_SECONDS = 0.4  # in which steps of a phase are timed, one at least
 CURVE = tuple(f"accuracy_at_{fraction:g}" for fraction in CURVE_FRACTIONS)
@@ -99,9 +101,9 @@ def planned(options: argparse.Namespace) -> Table:
     """Return the table whose trainings are to come."""
     data = load_data(data_spec(options.data, vars(options)))
     space = Space.load(options.space, data.input_shape, len(data.classes))
-    drawn = [rounded(c) for c in space.sample(options.candidates, options.seed)]
+    codes = pool(space, options.candidates, parse_all(options.constraint, space.metrics), options.seed)
     rows = []
-    for i, candidate in enumerate({space.identity(c): c for c in drawn}.values()):
+    for i, candidate in enumerate(map(rounded, space.to_candidates(codes))):
         knobs = {**candidate["architecture"], **candidate["recipe"]}
         cells = {k.name: cell(knobs[k.name]) if k.name in knobs else "" for k in space.knobs}
         for seed in range(10 * i, 10 * i + (1 if i % EVERY else REPEATS)):
@@ -111,7 +113,7 @@ def planned(options: argparse.Namespace) -> Table:
         "input_shape": list(data.input_shape),
         "classes": len(data.classes),
         "fingerprint": data.fingerprint,
-        **{name: getattr(options, name) for name in ("seconds", "train_images", "val_images", "seed")},
+        **{name: getattr(options, name) for name in ("constraint", "seconds", "train_images", "val_images", "seed")},
         "machine": machine(),
     }
     return Table(options.table, card, rows)
@@ -228,7 +230,8 @@ def main() -> None:
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--space", default="resnet9")
-    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--constraint", nargs="*", default=["macs<40M"])
+    parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--candidates", type=int, default=2000)
     parser.add_argument("--train-images", type=int, default=5000)
     parser.add_argument("--val-images", type=int, default=2000)
