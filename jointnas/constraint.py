@@ -125,6 +125,18 @@ def parse_all(constraints: Sequence[str | Constraint], metrics: Iterable[str]) -
     return parsed
 
 
+def read_sweep(text: str) -> list[str]:
+    """Return the constraints of a sweep, such as 'macs<5M,10M,20M', one for each bound. Raises `ConstraintError`."""
+    first, *others = text.split(",")
+    match = _TEXT.fullmatch(first)
+    if match is None or not all(other.strip() for other in others):
+        raise ConstraintError(
+            f"a sweep is metric, comparison and bounds, got {text!r}: write it like 'macs<5M,10M,20M'"
+        )
+    metric, comparison, bound = match.groups()
+    return [f"{metric}{comparison}{each.strip()}" for each in (bound, *others)]
+
+
 def violations(constraints: Sequence[Constraint], costs: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
     """Return (n, c) violations of c constraints by n candidates with these (n,) costs; all zero means feasible."""
     if not constraints:

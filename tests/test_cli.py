@@ -96,6 +96,7 @@ def cycle(tmp_path_factory):
         done.runs_show = answer("runs", "show", "digits-resnet9-1")
         done.bound = max(winner["macs"] for winner in done.search["winners"])
         done.tighter = answer("search", "--from", RUN, "--constraint", f"macs<{done.bound}", "--top", "2")
+        done.sweep = answer("search", "--from", RUN, "--sweep", f"macs<{done.bound},1M", "--top", "1")
         done.measured = answer(
             "search", "--from", RUN, "--measure", "latency", "--measure", "train_memory", "--top", "1"
         )
@@ -155,6 +156,14 @@ def test_a_question_to_an_ended_run_keeps_its_own_bound_and_trains_nothing(cycle
         assert [len(run.winners(query)) for query in (1, 2)] == [3, 2]
         assert run.queries()[0]["constraints"] == ["macs<1M"]
         assert run.queries()[1]["constraints"][0].startswith("macs<")
+
+
+def test_a_sweep_answers_one_bound_after_another(cycle):
+    first, second = cycle.sweep["sweep"]
+    assert (first["constraint"], second["constraint"]) == (f"macs<{cycle.bound}", "macs<1M")
+    assert [len(answered["winners"]) for answered in (first, second)] == [1, 1]
+    assert first["winners"][0]["macs"] < cycle.bound
+    assert first["winners"][0] == cycle.tighter["winners"][0]
 
 
 def test_what_is_measured_of_the_winners_stands_beside_their_costs(cycle):
@@ -510,6 +519,9 @@ def desk(tmp_path_factory):
         ("search --repeats 3", "add --real"),
         ("search --real --repeats 0", "1 or more, got 0"),
         ("search --frontier macs", "name the run"),
+        ("search --sweep macs<1M,2M", "name the run"),
+        ("search --from none --sweep macs", "write it like 'macs<5M,10M,20M'"),
+        ("search --from none --sweep macs<1M --frontier macs", "two questions"),
         ("search --start nothing.toml", "nothing.toml"),
         ("search --space senet --start resnet9-baseline", "fixed at 'senet', got 'resnet9'"),
         ("search --real -c accuracy>=0.5", "min METRIC"),

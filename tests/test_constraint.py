@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jointnas.constraint import Constraint, parse_all, violations
+from jointnas.constraint import Constraint, parse_all, read_sweep, violations
 from jointnas.cost import METRICS
 from jointnas.errors import ConstraintError
 
@@ -127,3 +127,14 @@ def test_several_constraints_are_read_from_text_or_taken_as_they_are() -> None:
     ready = Constraint("size", "<", 4e6)
     assert parse_all(["macs<40M", ready], METRICS) == (Constraint("macs", "<", 40e6), ready)
     assert parse_all([], METRICS) == ()
+
+
+def test_a_sweep_is_a_constraint_for_each_of_its_bounds() -> None:
+    assert read_sweep("macs<5M,10M, 20M") == ["macs<5M", "macs<10M", "macs<20M"]
+    assert read_sweep("latency <= 2ms") == ["latency<=2ms"]
+
+
+@pytest.mark.parametrize("text", ["", "macs", "macs<", "macs<5M,", ",5M", "5M,10M"])
+def test_what_is_no_sweep_is_refused(text: str) -> None:
+    with pytest.raises(ConstraintError, match="a sweep is metric, comparison and bounds, got"):
+        read_sweep(text)

@@ -4,13 +4,70 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from jointnas.cli.common import architecture_text, messages, print_json, print_table, recipe_text
 
 if TYPE_CHECKING:
-    from jointnas.search import EngineReport, Search
+    from jointnas.search import EngineReport, Search, Winner
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Winners under constraints, and how they were found. name: of the run or predictor that was asked."""
+
+    name: str
+    is_run: bool
+    constraints: Sequence[str]
+    winners: Sequence[Winner]
+    rank_correlation: float | None
+    reports: Sequence[EngineReport]
+    trials: int = 0  # that were trained for it
+    failed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `search --json` prints."""
+        several = len(self.reports) > 1
+        return {
+            "run": self.name,
+            "trials": self.trials,
+            "failed": self.failed,
+            "predictor": {"rank_correlation": self.rank_correlation},
+            **({"engines": [asdict(report) for report in self.reports]} if several else {}),
+            "winners": self.rows(),
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the winners as rows."""
+        return [
+            {
+                "rank": rank,
+                **winner.candidate,
+                "predicted_accuracy": winner.mean,
+                "std": winner.std,
+                "accuracy": winner.accuracy,
+                **winner.costs,
+                **({"found_by": list(winner.found_by)} if winner.found_by else {}),
+            }
+            for rank, winner in enumerate(self.winners, 1)
+        ]
+
+    def print(self, as_json: bool) -> None:
+        """Print the winners as a table or as JSON."""
+        if as_json:
+            print_json(self.to_json())
+            return
+        if len(self.reports) > 1:
+            _print_engines(self.reports)
+        under = f" under {', '.join(self.constraints)}" if self.constraints else ""
+        _print_winners(f"winners of {self.name}{under}", "rank", [(str(row["rank"]), row) for row in self.rows()])
+        self.advise()
+
+    def advise(self) -> None:
+        """Say what can be done with the winners, which a run keeps."""
+        if self.is_run:
+            messages.print(f"next: jointnas export {self.name}, or jointnas retrain {self.name} --seeds 3")
 
 
 def ask_again(
@@ -22,11 +79,13 @@ def ask_again(
     top: int,
     seed: int,
     frontier: str | None,
+    sweep: str | None,
     as_json: bool,
 ) -> None:
     """Answer constraints from a run's predictor, or a saved one, without training anything."""
     import torch
 
+    from jointnas.constraint import read_sweep
     from jointnas.execution import available_cores, share_slots
     from jointnas.measurement import Meter
     from jointnas.predictor import Predictor
@@ -34,87 +93,55 @@ def ask_again(
     from jointnas.search import Search
     from jointnas.shelf import find_predictor
 
+    bounds = [[]] if sweep is None else [[bound] for bound in read_sweep(sweep)]
     folder, path = find_predictor(name)
     run = Run.open(path) if path is not None else None
     predictor = Predictor.load(folder)
     space, own = predictor.space, predictor.context.get("slot", {})
     workers = min(own.get("workers", 1), available_cores())
     slot = share_slots(workers, own.get("device", "auto") if torch.cuda.is_available() else "auto")
+    answers = []
     with Meter(slot, space.input_shape or (), space.classes or 0) as meter, run or nullcontext():
-        search = Search(
-            space, constraints, seed, predictor=predictor, objective=objective, meter=meter, reported=measure
-        )
-        print_forecast(search)
+        failed = []
         if run is not None:
             good = {space.identity(candidate) for candidate in predictor.candidates}
             failed = [t for t in run.trials() if t.observation and t.observation.accuracy is None]
             failed = [t for t in failed if space.identity(t.candidate) not in good]  # a repeat alone failed
+        for bound in bounds:
+            asked = [*constraints, *bound]
+            search = Search(space, asked, seed, predictor=predictor, objective=objective, meter=meter, reported=measure)
+            print_forecast(search)
             search.tell([t.candidate for t in failed], [t.observation for t in failed])
-        winners = search.best(top, engine) if frontier is None else search.front(frontier, top)
-        texts = [str(c) for c in search.constraints]
-        if run is not None:
-            messages.print(
-                f"query {run.add_query(texts, engine if frontier is None else 'nsga2', seed, winners)} of {run.path}"
-            )
-    print_winners(
-        str(path or name), run is not None, 0, 0, predictor.rank_correlation, winners, texts, as_json, search.reports
-    )
+            winners = search.best(top, engine) if frontier is None else search.front(frontier, top)
+            texts = [str(c) for c in search.constraints]
+            if run is not None:
+                number = run.add_query(texts, engine if frontier is None else "nsga2", seed, winners)
+                messages.print(f"query {number} of {run.path}")
+            found = (texts, winners, predictor.rank_correlation, search.reports)
+            answers.append(Answer(str(path or name), run is not None, *found))
+    if sweep is None:
+        answers[0].print(as_json)
+    elif as_json:
+        answered = [{"constraint": a.constraints[-1], "winners": a.rows()} for a in answers]
+        print_json({"run": answers[0].name, "sweep": answered})
+    else:
+        rows = [(answer.constraints[-1], row) for answer in answers for row in answer.rows()]
+        _print_winners(f"winners of {answers[0].name}", "under", rows)
+        answers[0].advise()
 
 
-def _rows(winners: Any) -> list[dict[str, Any]]:
-    """Return winners as the rows that `search --json` prints."""
-    return [
-        {
-            "rank": rank,
-            **winner.candidate,
-            "predicted_accuracy": winner.mean,
-            "std": winner.std,
-            "accuracy": winner.accuracy,
-            **winner.costs,
-            **({"found_by": list(winner.found_by)} if winner.found_by else {}),
-        }
-        for rank, winner in enumerate(winners, 1)
-    ]
-
-
-def print_winners(
-    name: str,
-    is_run: bool,
-    trials: int,
-    failed: int,
-    correlation: float | None,
-    winners: Any,
-    constraints: list[str],
-    as_json: bool,
-    reports: Sequence[EngineReport],
-) -> None:
-    """Print winners with what they were found by, as a table or as JSON."""
-    rows = _rows(winners)
-    several = len(reports) > 1
-    if as_json:
-        print_json(
-            {
-                "run": name,
-                "trials": trials,
-                "failed": failed,
-                "predictor": {"rank_correlation": correlation},
-                **({"engines": [asdict(report) for report in reports]} if several else {}),
-                "winners": rows,
-            }
-        )
-        return
+def _print_winners(title: str, first: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
+    """Print a table of winners whose first column is the first of each pair."""
     from jointnas.constraint import MEASURED, format_metric
 
-    metrics = ["macs", "params", *(m for m in MEASURED if rows and m in rows[0])]
-    if several:
-        _print_engines(reports)
-    under = f" under {', '.join(constraints)}" if constraints else ""
+    metrics = ["macs", "params", *(m for m in MEASURED if rows and m in rows[0][1])]
+    several = any("found_by" in row for _, row in rows)
     print_table(
-        f"winners of {name}{under}",
-        ("rank", "predicted", "trained", *metrics, *(["found by"] if several else []), "architecture", "recipe"),
+        title,
+        (first, "predicted", "trained", *metrics, *(["found by"] if several else []), "architecture", "recipe"),
         [
             (
-                str(row["rank"]),
+                label,
                 f"{row['predicted_accuracy']:.4f} ± {row['std']:.4f}",
                 "" if row["accuracy"] is None else f"{row['accuracy']:.4f}",
                 *(format_metric(metric, row[metric]) for metric in metrics),
@@ -122,11 +149,9 @@ def print_winners(
                 architecture_text(row["architecture"]),
                 recipe_text(row["recipe"]),
             )
-            for row in rows
+            for label, row in rows
         ],
     )
-    if is_run:
-        messages.print(f"next: jointnas export {name}, or jointnas retrain {name} --seeds 3")
 
 
 def _print_engines(reports: Sequence[EngineReport]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jointnas.cli.answers import print_forecast, print_winners
+from jointnas.cli.answers import Answer, print_forecast
 from jointnas.cli.common import interruptible, messages, print_json, print_table
 
 if TYPE_CHECKING:
@@ -118,17 +118,16 @@ def conduct(
         run.add_query(specification["constraints"], spec["engine"], spec["seed"], winners)
         trials = run.trials()
         failed = sum(t.observation is not None and t.observation.accuracy is None for t in trials)
-        print_winners(
+        Answer(
             str(run.path),
             True,
+            specification["constraints"],
+            winners,
+            search.rank_correlation,
+            search.reports,
             len(trials),
             failed,
-            search.rank_correlation,
-            winners,
-            specification["constraints"],
-            as_json,
-            search.reports,
-        )
+        ).print(as_json)
 
 
 def _describe(specification: dict[str, Any], search: Any, data: Any, as_json: bool) -> None:

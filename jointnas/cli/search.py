@@ -24,7 +24,7 @@ from jointnas.cli.common import (
     parse_assignments,
 )
 
-ASKED_AGAIN = ("from_", "constraint", "objective", "measure", "engine", "top", "seed", "frontier", "as_json")
+ASKED_AGAIN = ("from_", "constraint", "objective", "measure", "engine", "top", "seed", "frontier", "sweep", "as_json")
 """What `--from` takes."""
 
 
@@ -104,6 +104,10 @@ def search(
             help="With --from: a cost such as macs or latency; returns --top candidates that trade accuracy for it."
         ),
     ] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(help="With --from: one bound after another, as in 'macs<5M,10M,20M'; --top winners under each."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be trained and how long it would take.")
     ] = False,
@@ -118,6 +122,7 @@ def search(
       jointnas search --from runs/photos --constraint 'macs<10M' --constraint 'latency<2ms'
       jointnas search --from runs/photos --objective 'min latency' --constraint 'accuracy>=0.8'
       jointnas search --from runs/photos --frontier macs --top 20
+      jointnas search --from runs/photos --sweep 'macs<5M,10M,20M' --top 1
       jointnas search --from runs/photos --engine all
       jointnas search --space autotrain --architecture resnet9-baseline --data photos/
       jointnas search --space nomad-nas --real --engine mads --objective 'min macs' --constraint 'accuracy>=0.6' --repeats 3
@@ -142,17 +147,22 @@ def search(
             if name not in ASKED_AGAIN and _said(context, name):
                 option = f"--{name.replace('_', '-')}"
                 raise SearchError(
-                    "--from trains nothing and takes --constraint, --objective, --measure, --engine, --frontier, --top and "
-                    f"--seed, got {option}: drop it"
+                    "--from trains nothing and takes --constraint, --objective, --measure, --engine, --frontier, --sweep, --top "
+                    f"and --seed, got {option}: drop it"
                 )
         if frontier is not None and (_said(context, "engine") or _said(context, "objective")):
             raise SearchError(
                 "--frontier has an engine and objectives of its own, got --engine or --objective: drop it"
             )
-        ask_again(from_, constraint or [], objective, measure or [], engine, top, seed, frontier, as_json)
+        if frontier is not None and sweep is not None:
+            raise SearchError(
+                f"--frontier and --sweep are two questions, got --sweep {sweep} beside --frontier: drop one"
+            )
+        ask_again(from_, constraint or [], objective, measure or [], engine, top, seed, frontier, sweep, as_json)
         return
-    if frontier is not None:
-        raise SearchError(f"--frontier asks an ended run, got --frontier {frontier} without --from: name the run")
+    for name, asked in (("--frontier", frontier), ("--sweep", sweep)):
+        if asked is not None:
+            raise SearchError(f"{name} asks an ended run, got {name} {asked} without --from: name the run")
     if real and engine == ALL:
         raise SearchError("--real trains what one engine proposes, got --engine all: choose one")
     if real and early_stop is not None:
