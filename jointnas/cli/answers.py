@@ -62,10 +62,6 @@ class Answer:
             _print_engines(self.reports)
         under = f" under {', '.join(self.constraints)}" if self.constraints else ""
         _print_winners(f"winners of {self.name}{under}", "rank", [(str(row["rank"]), row) for row in self.rows()])
-        self.advise()
-
-    def advise(self) -> None:
-        """Say what can be done with the winners, which a run keeps."""
         if self.is_run:
             messages.print(f"next: jointnas export {self.name}, or jointnas retrain {self.name} --seeds 3")
 
@@ -116,7 +112,7 @@ def ask_again(
             texts = [str(c) for c in search.constraints]
             if run is not None:
                 number = run.add_query(texts, engine if frontier is None else "nsga2", seed, winners)
-                messages.print(f"query {number} of {run.path}")
+                messages.print(f"query {number} of {run.path}{': ' if texts else ''}{', '.join(texts)}")
             found = (texts, winners, predictor.rank_correlation, search.reports)
             answers.append(Answer(str(path or name), run is not None, *found))
     if sweep is None:
@@ -127,7 +123,10 @@ def ask_again(
     else:
         rows = [(answer.constraints[-1], row) for answer in answers for row in answer.rows()]
         _print_winners(f"winners of {answers[0].name}", "under", rows)
-        answers[0].advise()
+        if run is not None:
+            messages.print(
+                f"next: jointnas export {run.path} --query N, or jointnas retrain {run.path} --query N --seeds 3"
+            )
 
 
 def _print_winners(title: str, first: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
