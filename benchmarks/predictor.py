@@ -1,0 +1,274 @@
+"""How well predictors rank candidates they have not seen, by how many trainings they were fitted to, on the table of real trainings.
+
+    python benchmarks/predictor.py --splits 20 --to benchmarks/results/predictor.json
+
+Each split draws the candidates to fit to and ranks all the others: Kendall's τ, Spearman's ρ and how many of the true ten best are
+among the predicted ten best. Peers read the same features of the knobs as ours, and the logarithms of MACs and parameters. The
+ceiling is what a predictor would reach that knew every candidate's true mean: the noise that repeated trainings show, drawn anew on
+the accuracies shrunk by as much. Differences are paired over the splits, with 95 % intervals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measure import machine, write
+from numpy.typing import NDArray
+from scipy.stats import kendalltau, spearmanr, t
+from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+from table import TABLE, Table
+from torch import nn
+
+from jointnas.predictor import Predictor
+from jointnas.space import Candidate, Space
+from jointnas.training.observation import Observation
+
+SIZES = (16, 32, 64, 128, 256)
+TOP = 10
+FREE = 4096  # candidates whose costs are known for nothing
+EMBEDDING = 24
+ENSEMBLE = 5  # plain networks whose mean is taken
+Array = NDArray[np.float64]
+
+
+class Examples:
+    """The table's candidates, what peers read of them, and their trainings."""
+
+    def __init__(self, table: Table) -> None:
+        self.space: Space = table.space
+        found = [(c, rows) for c, rows in table.trained() if rows[0]["accuracy"]]
+        self.candidates: list[Candidate] = [candidate for candidate, _ in found]
+        self.accuracies: Array = np.array([float(rows[0]["accuracy"]) for _, rows in found])
+        self.repeated = [[float(r["accuracy"]) for r in rows if r["accuracy"]] for _, rows in found if len(rows) > 1]
+        self.observations = [
+            Observation(
+                float(rows[0]["accuracy"]),
+                steps=int(rows[0]["steps"]),
+                images_per_second=float(rows[0]["images_per_second"]),
+                seconds=table.card["seconds"],
+            )
+            for _, rows in found
+        ]
+        codes = self.space.to_codes(self.candidates)
+        self.architecture, self.recipe = self.space.encode_codes(codes)
+        self.costs = self.log_costs(codes)
+        free = next(self.space.stream(1, chunk=FREE))
+        self.free_architecture, self.free_costs = self.space.encode_codes(free)[0], self.log_costs(free)
+        self.x: Array = np.concatenate([self.architecture, self.recipe, self.costs], axis=1)
+
+    def log_costs(self, codes: Array) -> Array:
+        """Return (n, 2) logarithms of MACs and parameters."""
+        costs = self.space.costs(codes)
+        return np.log(np.stack([costs["macs"], costs["params"]], axis=1))
+
+
+def forest(examples: Examples, known: Array, asked: Array, seed: int) -> Array:
+    """Fit a random forest."""
+    model = RandomForestRegressor(500, random_state=seed, n_jobs=1)
+    return np.asarray(model.fit(examples.x[known], examples.accuracies[known]).predict(examples.x[asked]))
+
+
+def boosting(examples: Examples, known: Array, asked: Array, seed: int) -> Array:
+    """Fit gradient-boosted trees."""
+    model = GradientBoostingRegressor(n_estimators=300, learning_rate=0.05, subsample=0.8, random_state=seed)
+    return np.asarray(model.fit(examples.x[known], examples.accuracies[known]).predict(examples.x[asked]))
+
+
+def process(examples: Examples, known: Array, asked: Array, seed: int) -> Array:
+    """Fit a Gaussian process, Matérn 5/2, with a length scale a feature."""
+    spread = np.ptp(examples.x[known], axis=0)
+    x = (examples.x - examples.x[known].min(axis=0)) / np.where(spread > 0, spread, 1)
+    lengths = Matern(np.ones(x.shape[1]), (0.05, 1e3), nu=2.5)
+    kernel = ConstantKernel(1.0, (1e-2, 1e2)) * lengths + WhiteKernel(0.1, (1e-4, 2.0))
+    model = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=1, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return np.asarray(model.fit(x[known], examples.accuracies[known]).predict(x[asked]))
+
+
+def plain(pretrained: bool) -> Callable[[Examples, Array, Array, int], Array]:
+    """Return FBNetV3's predictor: an encoder of the architecture and a head on it and the recipe, the encoder pretrained or not."""
+
+    def predict(examples: Examples, known: Array, asked: Array, seed: int) -> Array:
+        """Fit networks and return their mean."""
+        return np.mean([network(examples, known, asked, 100 * seed + i, pretrained) for i in range(ENSEMBLE)], axis=0)
+
+    return predict
+
+
+def network(examples: Examples, known: Array, asked: Array, seed: int, pretrained: bool) -> Array:
+    """Fit one network: 50 epochs of the head, the encoder at rest where it is pretrained, then 50 of everything at a lower rate."""
+    torch.manual_seed(seed)
+    architecture = torch.from_numpy(examples.architecture).float()
+    rest = torch.from_numpy(np.concatenate([examples.recipe, standard(examples.costs, examples.costs)], axis=1)).float()
+    mean, std = examples.accuracies[known].mean(), max(examples.accuracies[known].std(), 1e-6)
+    targets = torch.from_numpy((examples.accuracies - mean) / std).float()
+    encoder = mlp(architecture.shape[1], 256, 128, EMBEDDING)
+    if pretrained:
+        proxy = nn.Linear(EMBEDDING, 2)
+        free = torch.from_numpy(examples.free_architecture).float()
+        costs = torch.from_numpy(standard(examples.free_costs, examples.free_costs)).float()
+        epochs([encoder, proxy], lambda rows: (proxy(encoder(free[rows])), costs[rows]), len(free), 20, 1e-3, 128)
+    head = mlp(EMBEDDING + rest.shape[1], 256, 128, 1)
+    rows_known = torch.from_numpy(known)
+
+    def answers(rows: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        chosen = rows_known[rows]
+        return head(torch.cat([encoder(architecture[chosen]), rest[chosen]], dim=1)).squeeze(1), targets[chosen]
+
+    epochs([head] if pretrained else [encoder, head], answers, len(known), 50, 1e-3, 8)
+    epochs([encoder, head], answers, len(known), 50, 3e-4, 8)
+    with torch.no_grad():
+        return np.asarray(head(torch.cat([encoder(architecture[asked]), rest[asked]], dim=1)).squeeze(1).double())
+
+
+def standard(values: Array, of: Array) -> Array:
+    """Return values with the mean and deviation of others taken out."""
+    return np.asarray((values - of.mean(axis=0)) / of.std(axis=0))
+
+
+def mlp(*sizes: int) -> nn.Sequential:
+    """Return linear layers with ReLU between them."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def epochs(parts: list[nn.Module], answers: Callable[[Any], Any], n: int, count: int, rate: float, batch: int) -> None:
+    """Train modules on the Huber loss between what `answers` returns for rows of n."""
+    optimizer = torch.optim.Adam([p for part in parts for p in part.parameters()], lr=rate)
+    for _ in range(count):
+        for rows in torch.randperm(n).split(batch):
+            loss = nn.functional.huber_loss(*answers(rows))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+class Ours:
+    """The project's predictor, its encoders pretrained once for a space."""
+
+    def __init__(self, examples: Examples) -> None:
+        self.predictor = Predictor(examples.space)
+        self.predictor.pretrain()
+
+    def __call__(self, examples: Examples, known: Array, asked: Array, seed: int) -> Array:
+        """Fit it."""
+        self.predictor.seed = seed
+        self.predictor.fit([examples.candidates[i] for i in known], [examples.observations[i] for i in known])
+        return self.predictor.predict([examples.candidates[i] for i in asked])[0]
+
+
+def scores(predicted: Array, true: Array) -> tuple[float, float, float]:
+    """Return Kendall's τ, Spearman's ρ, and the share of the true best among the predicted best."""
+    best = set(np.argsort(-predicted)[:TOP]) & set(np.argsort(-true)[:TOP])
+    return float(kendalltau(predicted, true).statistic), float(spearmanr(predicted, true).statistic), len(best) / TOP
+
+
+def noise(repeated: list[list[float]]) -> float:
+    """Return the standard deviation of trainings that differ in their seeds alone."""
+    squares = sum(np.var(values, ddof=1) * (len(values) - 1) for values in repeated if len(values) > 1)
+    return float(np.sqrt(squares / sum(len(values) - 1 for values in repeated if len(values) > 1)))
+
+
+def ceiling(accuracies: Array, deviation: float, draws: int = 20) -> tuple[float, float, float]:
+    """Return the scores of a predictor that knows the true means."""
+    kept = np.sqrt(max(0.0, 1 - deviation**2 / accuracies.var()))
+    true = accuracies.mean() + kept * (accuracies - accuracies.mean())
+    rng = np.random.default_rng(0)
+    found = [scores(true, true + deviation * rng.standard_normal(len(true))) for _ in range(draws)]
+    return tuple(np.mean(found, axis=0))  # type: ignore[return-value]
+
+
+def paired(ours: Array, theirs: Array) -> dict[str, float]:
+    """Return the mean difference over the splits with its 95 % interval."""
+    differences = ours - theirs
+    half = t.ppf(0.975, len(differences) - 1) * differences.std(ddof=1) / np.sqrt(len(differences))
+    mean = differences.mean()
+    return {"mean": round(mean, 4), "low": round(mean - half, 4), "high": round(mean + half, 4)}
+
+
+def main() -> None:
+    """Fit every predictor to every split."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--splits", type=int, default=20)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--arms", nargs="+")
+    parser.add_argument("--to", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    examples = Examples(Table.read(options.table))
+    arms: dict[str, Callable[[Examples, Array, Array, int], Array]] = {
+        "ours": Ours(examples),
+        "random forest": forest,
+        "gradient boosting": boosting,
+        "gaussian process": process,
+        "fbnetv3": plain(pretrained=True),
+        "fbnetv3, not pretrained": plain(pretrained=False),
+    }
+    arms = {name: arms[name] for name in options.arms or arms}
+    found: dict[str, dict[str, list[Any]]] = {str(n): {name: [] for name in arms} for n in options.sizes}
+    seconds: dict[str, dict[str, list[float]]] = {str(n): {name: [] for name in arms} for n in options.sizes}
+    for n in options.sizes:
+        for split in range(options.splits):
+            order = np.random.default_rng([split, n]).permutation(len(examples.accuracies))
+            known, asked = order[:n], order[n:]
+            for name, arm in arms.items():
+                began = time.perf_counter()
+                predicted = arm(examples, known, asked, split)
+                seconds[str(n)][name].append(time.perf_counter() - began)
+                found[str(n)][name].append(scores(predicted, examples.accuracies[asked]))
+        means = {name: [round(v, 3) for v in np.mean(rows, axis=0)] for name, rows in found[str(n)].items()}
+        print(n, json.dumps(means), flush=True)
+    deviation = noise(examples.repeated)
+    write(
+        {
+            "machine": machine(),
+            "candidates": len(examples.accuracies),
+            "splits": options.splits,
+            "noise": round(deviation, 4),
+            "ceiling": dict(zip(("tau", "rho", "top10"), ceiling(examples.accuracies, deviation), strict=True)),
+            "scores": {
+                n: {
+                    name: {
+                        key: {"mean": round(values.mean(), 4), "sd": round(values.std(ddof=1), 4)}
+                        for key, values in zip(("tau", "rho", "top10"), np.array(rows).T, strict=True)
+                    }
+                    for name, rows in by_arm.items()
+                }
+                for n, by_arm in found.items()
+            },
+            "ours_minus": {
+                n: {
+                    name: paired(np.array(by_arm["ours"])[:, 0], np.array(rows)[:, 0])
+                    for name, rows in by_arm.items()
+                    if name != "ours"
+                }
+                for n, by_arm in found.items()
+                if "ours" in by_arm
+            },
+            "seconds": {
+                n: {name: round(float(np.median(values)), 3) for name, values in by_arm.items()}
+                for n, by_arm in seconds.items()
+            },
+        },
+        options.to,
+    )
+
+
+if __name__ == "__main__":
+    main()
