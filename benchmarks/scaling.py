@@ -54,7 +54,9 @@ def by_mads(space: Space, options: Setting, run: Run, executor: Executor, name: 
         start=[space.nearest(baseline(start))],
     )
     clock = clock_from_json({"train_seconds": parse_duration(options.train_time)})
-    RealSearch(search, run, executor, clock, "mads", options.trainings, options.batch, 1, options.seed, show).conduct()
+    RealSearch(
+        search, run, executor, clock, "mads", options.trainings, options.batch, 1, 1, options.seed, show
+    ).conduct()
 
 
 class Batches:

@@ -310,6 +310,8 @@ def read_description(folder: Path) -> dict[str, Any]:
         )
         if missing:
             raise ValueError(f"no {missing[0]}")
+        if not (isinstance(about["context"], dict) and isinstance(about["trials"], list)):
+            raise ValueError("a context and trials of another kind")
     except FileNotFoundError as error:
         raise PredictorError(
             f"a predictor is a folder with {DESCRIPTION}, got {str(folder)!r}: check the path"

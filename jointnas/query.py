@@ -83,6 +83,11 @@ class Query:
             query.promising(codes)
         return query
 
+    @property
+    def measures_objective(self) -> bool:
+        """Whether the (first) objective is measured on the device."""
+        return self.forecast is not None and self.minimised[0] in self.forecast.measured
+
     def feasible(self, codes: Codes) -> NDArray[np.bool_]:
         """Return which of (n, knobs) codes meet the exact constraints."""
         return feasible(self.space, self.exact, codes)
@@ -134,7 +139,8 @@ class Query:
     def measure(self, codes: Codes, ranked: Sequence[int], k: int) -> tuple[list[int], dict[int, dict[str, float]]]:
         """Return the first k of the ranked rows of codes that are measured to meet the bounds, and what was measured.
 
-        Where nothing is measured, the first k. Raises `ConstraintError` when none meets them.
+        Where the objective is measured, they come in its order. Where nothing is measured, the first k. Raises `ConstraintError`
+        when none meets the bounds.
         """
         if self.forecast is None:
             return list(ranked[:k]), {}
@@ -145,7 +151,8 @@ class Query:
             for i, values in zip(part, self.forecast.measure(self.space.to_candidates(codes[part])), strict=True):
                 measured[i] = values
                 columns = {metric: np.array([value]) for metric, value in values.items()}
-                if violations(self.measured, columns).sum() == 0:
+                known = not any(np.isnan(values[m]) for m in self.minimised if m in values)
+                if known and violations(self.measured, columns).sum() == 0:
                     chosen.append(i)
             if len(chosen) >= k:
                 break
@@ -156,7 +163,10 @@ class Query:
                 f"a winner is measured to meet {', '.join(map(str, self.measured))}, got none in {len(measured)} "
                 f"candidates that were forecast to{reason}: loosen the bound"
             )
-        return chosen[:k], measured
+        chosen = chosen[:k]
+        if self.measures_objective:
+            chosen.sort(key=lambda i: measured[i][self.minimised[0]])
+        return chosen, measured
 
 
 def parse_objective(text: str, metrics: Sequence[str]) -> str | None:

@@ -28,7 +28,8 @@ class RealSearch:
 
     It starts from the search's own start, or from `batch` candidates that fill the space where there is none.
     repeats: a candidate that would be the best so far is trained so often, with a seed of its own each time, before it is; the mean of its
-    accuracies stands. So a bound on accuracy is not met by one lucky training. Repeats are not counted as candidates.
+    accuracies stands. At the end so are the `winners` best. So a bound on accuracy is not met by one lucky training. Repeats are
+    not counted as candidates.
     """
 
     search: Search
@@ -39,6 +40,7 @@ class RealSearch:
     candidates: int
     batch: int
     repeats: int
+    winners: int
     seed: int
     watch: Watch
 
@@ -63,16 +65,37 @@ class RealSearch:
         start = self.search.space.to_codes(self.search.ask(self.search.started or self.batch))
         self.search.optimise(self.engine, self._evaluate, start, self.candidates, self.batch)
         self._tell(self._trials)  # also what an earlier session trained that this one did not propose
+        self._confirm()
         self._trainings.show("fitting the predictor")
         self.status.rank_correlation = self.search.rank_correlation
         self._trainings.show("")
 
+    def _confirm(self) -> None:
+        """Repeat the best until all winners were trained as often: what falls behind gives its place to the next."""
+        known = {identity: trials[0].candidate for identity, trials in self._trials.items()}
+        identities, candidates = list(known), list(known.values())
+        codes = self.search.space.to_codes(candidates)
+        codes_held = self.search.query.feasible(codes)
+        while True:
+            found = self.search.evaluation(codes)
+            best = [i for i in found.ranked() if codes_held[i] and found.violations[i].sum() == 0][: self.winners]
+            short = [i for i in best if len(self._trials[identities[i]]) < self.repeats]
+            if not short:
+                return
+            self._train([candidates[i] for i in short], [identities[i] for i in short], self.repeats)
+
     def _evaluate(self, codes: Codes) -> Evaluation:
-        """Train (n, knobs) codes and return how they stand, the best of them confirmed by repeats."""
+        """Train (n, knobs) codes and return how they stand, the best of them confirmed by repeats.
+
+        Those beyond the run's own count of candidates, which another engine may have trained before, are not and fail.
+        """
         self.status.round += 1
         candidates = self.search.space.to_candidates(codes)
         identities = self.search.space.identities(codes)
-        self._train(candidates, identities, 1)
+        fresh = [i for i, identity in enumerate(identities) if identity not in self._trials]
+        beyond = set(fresh[max(0, self.candidates - len(self._trials)) :])
+        kept = [i for i in range(len(codes)) if i not in beyond]
+        self._train([candidates[i] for i in kept], [identities[i] for i in kept], 1)
         if self.search.trained == 0:
             reason = min(
                 str(trials[0].observation and trials[0].observation.failure) for trials in self._trials.values()

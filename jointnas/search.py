@@ -287,7 +287,7 @@ class Search:
         codes = codes[np.argsort(objectives, kind="stable")]
         codes = self._distinct(codes) if len(problems) > 1 else codes
         chosen, measured = self.query.measure(codes, self._told_apart(codes, k), k)
-        chosen = sorted(chosen)
+        chosen = chosen if self.query.measures_objective else sorted(chosen)
         finders = [
             tuple(n for n, p in problems.items() if not p.is_fresh(codes[i : i + 1])[0]) if len(problems) > 1 else ()
             for i in chosen
@@ -325,7 +325,12 @@ class Search:
         codes, objectives = problem.results()
         if not len(codes):
             raise ConstraintError(f"a front has a candidate, got none among {problem.spent}: loosen the bounds")
-        chosen, measured = query.measure(codes, _spread_out(objectives, _front(objectives), k).tolist(), k)
+        front = _front(objectives)
+        first = _spread_out(objectives, front, k).tolist()
+        others = (
+            [i for i in front.tolist() if i not in first] if query.forecast else []
+        )  # where the first break a bound
+        chosen, measured = query.measure(codes, [*first, *others][: k * MOST_MEASURED], k)
         values = [[objectives[i, 0], measured.get(i, {}).get(metric, objectives[i, 1])] for i in chosen]
         rows = [chosen[i] for i in _front(np.array(values))]
         return self._winners(codes[rows], [measured.get(i, {}) for i in rows])

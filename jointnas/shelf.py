@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from jointnas.early_stop import at_fraction
 from jointnas.errors import PredictorError, suggest
 from jointnas.predictor import DESCRIPTION, Predictor
+from jointnas.real import mean_observation
 from jointnas.resources import resource_folder
-from jointnas.run import DATABASE, Run, find_run
+from jointnas.run import DATABASE, Run, Trial, find_run, list_runs
 from jointnas.space import Space
 
-SHARED = ("space", "input_shape", "classes", "data", "fingerprint", "clock")
+SHARED = ("space", "input_shape", "classes", "data", "fingerprint", "clock", "slot")
 """What runs have in common whose trials say the same."""
 
 CONTEXT = ("data", "fingerprint", "clock", "slot", "classes")
@@ -32,6 +34,7 @@ def find_predictor(name: str) -> tuple[Path, Path | None]:
     """
     run = find_run(name)
     if (run / DATABASE).is_file():
+        Run.open(run).close()  # of a format that this version reads
         if not (run / "predictor" / DESCRIPTION).is_file():
             raise PredictorError(
                 f"a run is asked once its search has ended, got {str(run)!r}: say search --resume with its command first"
@@ -40,33 +43,43 @@ def find_predictor(name: str) -> tuple[Path, Path | None]:
     for folder in (Path(name), resource_folder("predictors") / name):
         if (folder / DESCRIPTION).is_file():
             return folder, None
-    raise PredictorError(f"no run and no predictor is called {name!r}: {suggest(name, built_in_predictors())}")
+    known = [*built_in_predictors(), *(path.name for path in list_runs())]
+    raise PredictorError(f"no run and no predictor is called {name!r}: {suggest(name, known)}")
 
 
 def fit_runs(names: Sequence[str], seed: int = 0) -> Predictor:
-    """Return a predictor fitted to the trials of runs, which share their space, data and budget.
+    """Return a predictor fitted to the trials of runs, which share their space, data, budget and slot.
 
-    Trainings that ended at several fractions of the budget are compared at the smallest. Raises `PredictorError` and
-    `RunError`.
+    Trainings that ended at several fractions of the budget are compared at the smallest; of a candidate that was trained more
+    than once the mean counts. Raises `PredictorError` and `RunError`.
     """
     first = ""
     shared: dict[str, object] = {}
-    trials = []
+    trials: list[Trial] = []
     for name in names:
         with Run.open(find_run(name)) as run:
             specification = run.specification
+            if "space" not in specification:
+                raise PredictorError(
+                    f"a predictor is fitted to the trials of searches, got a run of another command in {name!r}: leave it out"
+                )
             trials += [t for t in run.trials() if t.observation is not None]
         mine = {key: specification[key] for key in SHARED}
         first, shared = first or name, shared or mine
         for key in SHARED:
             if mine[key] != shared[key]:
                 raise PredictorError(
-                    f"a predictor is fitted to runs of one space, data set and budget, got another {key} in {name!r} than in "
+                    f"a predictor is fitted to runs of one space, data set, budget and slot, got another {key} in {name!r} than in "
                     f"{first!r}: leave one out"
                 )
     space = Space.from_toml(specification["space"], specification["input_shape"], len(specification["classes"]))
     fractions = [t.observation.fraction for t in trials if t.observation and t.observation.accuracy is not None]
-    told = [at_fraction(t.observation, min(fractions, default=1.0)) for t in trials if t.observation]
-    predictor = Predictor(space, seed).fit([t.candidate for t in trials], told)
+    fraction = min(fractions, default=1.0)
+    trials = [replace(t, observation=at_fraction(t.observation, fraction)) for t in trials if t.observation]
+    by_identity: dict[str, list[Trial]] = {}
+    for trial in trials:
+        by_identity.setdefault(space.identity(trial.candidate), []).append(trial)
+    candidates = [repeats[0].candidate for repeats in by_identity.values()]
+    predictor = Predictor(space, seed).fit(candidates, [mean_observation(r) for r in by_identity.values()])
     predictor.context = {**{key: specification[key] for key in CONTEXT}, "runs": list(names)}
     return predictor

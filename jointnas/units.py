@@ -28,7 +28,12 @@ def _parse(text: str, kind: str, units: Mapping[str, float], example: str) -> fl
     if factor is None:
         known = ", ".join(name for name in units if name)
         raise UnitError(f"a {kind} has one of the units {known}, got {unit!r} in {text!r}: write it like {example}")
-    value = float(Decimal(number.replace("_", "")) * Decimal(str(factor)))  # so that 1.001K is 1001 and not a hair less
+    try:
+        value = float(
+            Decimal(number.replace("_", "")) * Decimal(str(factor))
+        )  # so that 1.001K is 1001, not a hair less
+    except ArithmeticError:  # too large for a decimal number
+        value = math.inf
     if not math.isfinite(value) or value < 0:
         raise UnitError(f"a {kind} is finite and not negative, got {text!r}: write it like {example}")
     return value

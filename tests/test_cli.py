@@ -166,6 +166,20 @@ def test_a_sweep_answers_one_bound_after_another(cycle):
     assert first["winners"][0] == cycle.tighter["winners"][0]
 
 
+def test_a_sweep_goes_on_after_a_bound_that_nothing_meets(in_cycle):
+    asked = ("search", "--from", RUN, "--sweep", f"macs<{in_cycle.bound},1K,1M", "--top", "1", "--json")
+    found = jointnas(*asked)
+    assert found.code == 1
+    assert [answered["constraint"] for answered in json.loads(found.out)["sweep"]] == [
+        f"macs<{in_cycle.bound}",
+        "macs<1M",
+    ]
+    assert "smallest macs" in found.err.splitlines()[-1]
+    before = len(answer("runs", "show", RUN)["queries"])
+    assert "units" in mistake(jointnas("search", "--from", RUN, "--sweep", "macs<1M,2Q"))
+    assert len(answer("runs", "show", RUN)["queries"]) == before
+
+
 def test_what_is_measured_of_the_winners_stands_beside_their_costs(cycle):
     (winner,) = cycle.measured["winners"]
     assert 0 < winner["latency"] < 1
@@ -299,6 +313,8 @@ def test_a_predictor_is_fitted_to_runs_shown_checked_and_asked(in_cycle, tmp_pat
 
 def test_predictors_that_do_not_fit_are_refused(in_cycle, tmp_path):
     week = tmp_path / "week"
+    Run.create(tmp_path / "other", {"command": "baselines"}).close()
+    assert "another command" in mistake(jointnas("predictors", "fit", tmp_path / "other", "--to", week))
     assert "another space" in mistake(jointnas("predictors", "fit", RUN, "held", "--to", week))
     assert not week.exists()
     assert jointnas("predictors", "fit", RUN, "--to", week).code == 0
@@ -375,7 +391,7 @@ def examples_of(command):
 
 
 EXAMPLES = sorted({line for command in COMMANDS.values() for line in examples_of(command)})
-QUICK = ("runs", "spaces", "recipes", "augment", "export", "show", "predict")
+QUICK = ("runs", "spaces", "recipes", "predictors", "augment", "export", "show", "predict")
 CHEAP = [line for line in EXAMPLES if line.split()[1] in QUICK and "cifar10" not in line]
 
 
@@ -519,6 +535,12 @@ def desk(tmp_path_factory):
         ("search --repeats 3", "add --real"),
         ("search --real --repeats 0", "1 or more, got 0"),
         ("search --frontier macs", "name the run"),
+        ("search --from none --frontier macs -c accuracy>=0.5", "trades accuracy itself"),
+        ("search --total-time 1h --real --repeats 3", "one training a candidate, got --repeats 3"),
+        ("search -c macs<1e9999999", "finite"),
+        ("predictors fit none --to x --seed -1", "--seed is 0 or more, got -1"),
+        ("predictors show none --top 0", "--top is 1 or more, got 0"),
+        ("predictors fit none --to x", "run.sqlite"),
         ("search --sweep macs<1M,2M", "name the run"),
         ("search --from none --sweep macs", "write it like 'macs<5M,10M,20M'"),
         ("search --from none --sweep macs<1M --frontier macs", "two questions"),
@@ -547,7 +569,7 @@ def desk(tmp_path_factory):
         ("search -c macs<1Q", "units.*'Q'"),
         ("search -c macs<1K", r"smallest macs it reaches is \d"),
         ("search --out file/run --train-steps 1", "writable.*--out"),
-        ("search --from none", "run.sqlite"),
+        ("search --from none", "no run and no predictor is called 'none'"),
         ("search --from newer", "format 99.*upgrade"),
         ("runs show newer", "format 99.*upgrade"),
         ("runs show none", "run.sqlite"),

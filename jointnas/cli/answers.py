@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from jointnas.cli.common import architecture_text, messages, print_json, print_table, recipe_text
+import typer
+
+from jointnas.cli.common import (
+    architecture_text,
+    figure_texts,
+    messages,
+    print_failures,
+    print_json,
+    print_table,
+    recipe_text,
+)
 
 if TYPE_CHECKING:
     from jointnas.search import EngineReport, Search, Winner
@@ -47,7 +59,7 @@ class Answer:
                 "predicted_accuracy": winner.mean,
                 "std": winner.std,
                 "accuracy": winner.accuracy,
-                **winner.costs,
+                **{metric: None if math.isnan(value) else value for metric, value in winner.costs.items()},
                 **({"found_by": list(winner.found_by)} if winner.found_by else {}),
             }
             for rank, winner in enumerate(self.winners, 1)
@@ -81,10 +93,12 @@ def ask_again(
     """Answer constraints from a run's predictor, or a saved one, without training anything."""
     import torch
 
-    from jointnas.constraint import read_sweep
+    from jointnas.constraint import MEASURED, parse_all, read_sweep
+    from jointnas.errors import ConstraintError
     from jointnas.execution import available_cores, share_slots
     from jointnas.measurement import Meter
     from jointnas.predictor import Predictor
+    from jointnas.query import ACCURACY
     from jointnas.run import Run
     from jointnas.search import Search
     from jointnas.shelf import find_predictor
@@ -96,42 +110,59 @@ def ask_again(
     space, own = predictor.space, predictor.context.get("slot", {})
     workers = min(own.get("workers", 1), available_cores())
     slot = share_slots(workers, own.get("device", "auto") if torch.cuda.is_available() else "auto")
-    answers = []
+    parse_all(
+        [*constraints, *itertools.chain(*bounds)], (*space.metrics, *MEASURED, ACCURACY)
+    )  # all, before any is asked
+    answers: list[Answer] = []
+    unmet: list[ConstraintError] = []
     with Meter(slot, space.input_shape or (), space.classes or 0) as meter, run or nullcontext():
         failed = []
         if run is not None:
             good = {space.identity(candidate) for candidate in predictor.candidates}
             failed = [t for t in run.trials() if t.observation and t.observation.accuracy is None]
             failed = [t for t in failed if space.identity(t.candidate) not in good]  # a repeat alone failed
-        for bound in bounds:
-            asked = [*constraints, *bound]
+
+        def answered(asked: list[str]) -> Answer:
             search = Search(space, asked, seed, predictor=predictor, objective=objective, meter=meter, reported=measure)
             print_forecast(search)
             search.tell([t.candidate for t in failed], [t.observation for t in failed])
             winners = search.best(top, engine) if frontier is None else search.front(frontier, top)
+            print_failures(meter)
             texts = [str(c) for c in search.constraints]
             if run is not None:
                 number = run.add_query(texts, engine if frontier is None else "nsga2", seed, winners)
                 messages.print(f"query {number} of {run.path}{': ' if texts else ''}{', '.join(texts)}")
-            found = (texts, winners, predictor.rank_correlation, search.reports)
-            answers.append(Answer(str(path or name), run is not None, *found))
-    if sweep is None:
-        answers[0].print(as_json)
-    elif as_json:
-        answered = [{"constraint": a.constraints[-1], "winners": a.rows()} for a in answers]
-        print_json({"run": answers[0].name, "sweep": answered})
+            return Answer(
+                str(path or name), run is not None, texts, winners, predictor.rank_correlation, search.reports
+            )
+
+        if sweep is None:
+            answered(constraints).print(as_json)
+            return
+        for (bound,) in bounds:
+            try:
+                answers.append(answered([*constraints, bound]))
+            except ConstraintError as error:
+                unmet.append(error)
+    if as_json:
+        found = [{"constraint": a.constraints[-1], "winners": a.rows()} for a in answers]
+        print_json({"run": str(path or name), "sweep": found})
     else:
         rows = [(answer.constraints[-1], row) for answer in answers for row in answer.rows()]
-        _print_winners(f"winners of {answers[0].name}", "under", rows)
-        if run is not None:
-            messages.print(
-                f"next: jointnas export {run.path} --query N, or jointnas retrain {run.path} --query N --seeds 3"
-            )
+        _print_winners(f"winners of {path or name}", "under", rows)
+    for error in unmet:
+        messages.print(f"jointnas: {error}")
+    if unmet:
+        raise typer.Exit(1)
+    if run is not None:
+        messages.print(
+            f"next: jointnas export {run.path} --query N, or jointnas retrain {run.path} --query N --seeds 3"
+        )
 
 
 def _print_winners(title: str, first: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
     """Print a table of winners whose first column is the first of each pair."""
-    from jointnas.constraint import MEASURED, format_metric
+    from jointnas.constraint import MEASURED
 
     metrics = ["macs", "params", *(m for m in MEASURED if rows and m in rows[0][1])]
     several = any("found_by" in row for _, row in rows)
@@ -143,7 +174,7 @@ def _print_winners(title: str, first: str, rows: Sequence[tuple[str, dict[str, A
                 label,
                 f"{row['predicted_accuracy']:.4f} ± {row['std']:.4f}",
                 "" if row["accuracy"] is None else f"{row['accuracy']:.4f}",
-                *(format_metric(metric, row[metric]) for metric in metrics),
+                *figure_texts(row, metrics),
                 *([", ".join(row["found_by"])] if several else []),
                 architecture_text(row["architecture"]),
                 recipe_text(row["recipe"]),

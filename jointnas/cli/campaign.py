@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jointnas.cli.answers import Answer, print_forecast
-from jointnas.cli.common import interruptible, messages, print_json, print_table
+from jointnas.cli.common import interruptible, messages, print_failures, print_json, print_table
 
 if TYPE_CHECKING:
     from jointnas.space import Candidate, Space
@@ -93,6 +93,7 @@ def conduct(
                     spec["rounds"] * spec["batch"],
                     spec["batch"],
                     spec["repeats"],
+                    spec["top"],
                     spec["seed"],
                     display,
                 ).conduct()
@@ -115,6 +116,7 @@ def conduct(
         )  # before winners are named: other bounds may be asked where there is none
         with meter:
             winners = search.best_trained(spec["top"]) if spec["real"] else search.best(spec["top"], spec["engine"])
+        print_failures(meter)
         run.add_query(specification["constraints"], spec["engine"], spec["seed"], winners)
         trials = run.trials()
         failed = sum(t.observation is not None and t.observation.accuracy is None for t in trials)
@@ -161,6 +163,7 @@ def _describe(specification: dict[str, Any], search: Any, data: Any, as_json: bo
     asked = f"{rounds} rounds of {batch}"
     if specification["real"]:
         asked = f"{rounds * batch} candidates at most, as {specification['engine']} proposes them"
+        asked += f", the best {specification['repeats']} times" if specification["repeats"] > 1 else ""
     print_table(
         "",
         ("what", "value"),

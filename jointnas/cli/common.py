@@ -92,9 +92,14 @@ def figures_of(
 ) -> list[dict[str, float | None]]:
     """Return measured metrics of candidates, None for what could not be measured; the reasons go to stderr."""
     found = meter.measure(candidates, metrics)
+    print_failures(meter)
+    return [{metric: None if math.isnan(value) else value for metric, value in row.items()} for row in found]
+
+
+def print_failures(meter: Meter) -> None:
+    """Say on stderr why figures could not be measured."""
     for reason in meter.failures:
         messages.print(f"a figure could not be measured: {reason}")
-    return [{metric: None if math.isnan(value) else value for metric, value in row.items()} for row in found]
 
 
 def figure_texts(row: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:

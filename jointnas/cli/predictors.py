@@ -19,7 +19,7 @@ def predictors(context: typer.Context, as_json: Json = False) -> None:
     \b
     Examples:
       jointnas predictors
-      jointnas search --from resnet9-cifar10-10s --constraint 'macs<10M'
+      jointnas predictors show runs/photos
     """
     if context.invoked_subcommand is None:
         predictors_list(as_json)
@@ -54,15 +54,18 @@ def predictors_show(
 
     \b
     Examples:
-      jointnas predictors show resnet9-cifar10-10s
-      jointnas predictors show runs/photos --json
+      jointnas predictors show runs/photos
+      jointnas predictors show week --top 3 --json
     """
+    from jointnas.errors import PredictorError
     from jointnas.predictor import Predictor
     from jointnas.shelf import find_predictor
 
+    if top < 1:
+        raise PredictorError(f"--top is 1 or more, got {top}: raise it")
     card = _card(name)
     predictor = Predictor.load(find_predictor(name)[0])
-    order = sorted(range(len(predictor.candidates)), key=lambda i: -predictor.accuracies[i])[: max(0, top)]
+    order = sorted(range(len(predictor.candidates)), key=lambda i: -predictor.accuracies[i])[:top]
     best: list[dict[str, Any]] = [
         {**predictor.candidates[i], "accuracy": float(predictor.accuracies[i])} for i in order
     ]
@@ -92,6 +95,8 @@ def predictors_fit(
     from jointnas.errors import PredictorError
     from jointnas.shelf import fit_runs
 
+    if seed < 0:
+        raise PredictorError(f"--seed is 0 or more, got {seed}: raise it")
     if to.exists():
         raise PredictorError(f"a predictor makes its own folder, got --to {to}, which exists: name another")
     predictor = fit_runs(runs, seed)

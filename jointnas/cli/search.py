@@ -154,6 +154,8 @@ def search(
             raise SearchError(
                 "--frontier has an engine and objectives of its own, got --engine or --objective: drop it"
             )
+        if frontier is not None and any(text.strip().startswith("accuracy") for text in constraint or []):
+            raise SearchError("--frontier trades accuracy itself, got a bound on it beside --frontier: drop it")
         if frontier is not None and sweep is not None:
             raise SearchError(
                 f"--frontier and --sweep are two questions, got --sweep {sweep} beside --frontier: drop one"
@@ -173,6 +175,10 @@ def search(
     if total_time is not None:
         if _said(context, "batch"):
             raise SearchError(f"--total-time sets the batch, got --batch {batch} beside it: drop one")
+        if repeats > 1:
+            raise SearchError(
+                f"--total-time counts one training a candidate, got --repeats {repeats} beside it: drop one"
+            )
         batch = _batch_for(total_time, clock, rounds, workers)
     spec = {
         "data": {

@@ -19,8 +19,8 @@ Neighbours = Callable[[Codes], Codes]
 def climb(problem: Problem, neighbours: Neighbours | None = None) -> None:
     """Climb from each start, the best first, then from mutations of the best found, until the budget is spent.
 
-    A climb evaluates all neighbours of where it stands in one call, moves to the best of them, and ends where none is
-    better. neighbours: what lies beside a candidate; by default one step of one knob (`Space.neighbour_codes`).
+    A climb evaluates all neighbours of where it stands in one call (`Problem.poll`), moves to the best of them, and ends where
+    none is better. neighbours: what lies beside a candidate; by default one step of one knob (`Space.neighbour_codes`).
     """
     beside = neighbours or problem.space.neighbour_codes
     rng = np.random.default_rng(problem.seed)
@@ -33,7 +33,7 @@ def climb(problem: Problem, neighbours: Neighbours | None = None) -> None:
     while not problem.exhausted and idle < PATIENCE:
         before = problem.spent
         start, merit = waiting.pop(0) if waiting else _kicked(problem, best, rng)
-        reached, merit = _ascend(problem, start, merit, beside)
+        reached, merit = _ascend(problem, start, merit, beside, rng)
         if merit < top:
             best, top = reached, merit
         idle = 0 if waiting or problem.spent > before else idle + 1
@@ -48,10 +48,12 @@ def _kicked(problem: Problem, code: Codes, rng: np.random.Generator) -> tuple[Co
     return codes[0], found.merit(0)
 
 
-def _ascend(problem: Problem, code: Codes, merit: Merit, beside: Neighbours) -> tuple[Codes, Merit]:
+def _ascend(
+    problem: Problem, code: Codes, merit: Merit, beside: Neighbours, rng: np.random.Generator
+) -> tuple[Codes, Merit]:
     """Return where steepest ascent from a candidate ends, and how good that is."""
     while not problem.exhausted:
-        codes, found = problem.evaluate(beside(code))
+        codes, found = problem.poll(beside(code), merit, rng)
         order = found.ranked()
         if not len(order) or not found.merit(order[0]) < merit:
             break

@@ -43,15 +43,16 @@ def run_mads(problem: Problem) -> None:
 
     Around the best candidate so far NOMAD polls its mesh over the numeric knobs that are active there: continuous ones in
     their (logarithmic) range, ordered ones by the index of their value, a granularity of 1. After a phase of that, and when the mesh
-    has converged, every other category of every categorical knob is evaluated in one call, the knobs that it switches on in
+    has converged, every other category of every categorical knob is evaluated (`Problem.poll`), the knobs that it switches on in
     the middle of their ranges. A better one is the centre of a new mesh; else those within a twentieth of the best get a
     phase of their own (the extended poll). Bounds on trained or measured metrics are NOMAD's progressive barrier; what breaks an exact
     constraint is never evaluated and fails (the extreme barrier). First objective only.
     """
+    rng = np.random.default_rng(problem.seed)
     codes, found = problem.evaluate(problem.start)
     for i in found.ranked():
         if not problem.exhausted:
-            _search(problem, codes[i], found.merit(i))
+            _search(problem, codes[i], found.merit(i), rng)
 
 
 def check_nomad() -> None:
@@ -62,19 +63,19 @@ def check_nomad() -> None:
         )
 
 
-def _search(problem: Problem, centre: Codes, merit: Merit) -> None:
+def _search(problem: Problem, centre: Codes, merit: Merit, rng: np.random.Generator) -> None:
     """Poll mesh and categories in turn around a centre that moves to whatever category is better, until none is."""
     better: tuple[Codes, Merit] | None = (centre, merit)
     while better is not None:
         with Mesh(problem, *better) as mesh:
-            better = _poll(problem, mesh)
+            better = _poll(problem, mesh, rng)
 
 
-def _poll(problem: Problem, mesh: Mesh) -> tuple[Codes, Merit] | None:
+def _poll(problem: Problem, mesh: Mesh, rng: np.random.Generator) -> tuple[Codes, Merit] | None:
     """Return the first candidate of another category that is better than the mesh's best; None when it has converged."""
     while not problem.exhausted:
         mesh.advance()
-        codes, found = problem.evaluate(_other_categories(problem, mesh.best))
+        codes, found = problem.poll(_other_categories(problem, mesh.best), mesh.merit, rng)
         order = found.ranked()
         if len(order) and found.merit(order[0]) < mesh.merit:
             return codes[order[0]], found.merit(order[0])

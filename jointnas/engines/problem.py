@@ -128,6 +128,22 @@ class Problem:
             self._rows.update({identities[i]: (call, row) for row, i in enumerate(rows)})
         return codes, self._recall(identities)
 
+    def poll(self, codes: Codes, merit: Merit, rng: np.random.Generator) -> tuple[Codes, Evaluation]:
+        """Evaluate what lies around a candidate of this merit: as `evaluate` does, all (n, knobs) codes in one call.
+
+        Where evaluations are expensive, a batch at a time in an order that rng draws, and no further than the first batch in which
+        something is better.
+        """
+        if not self.expensive or not len(codes):
+            return self.evaluate(codes)
+        tried: list[Codes] = []
+        for part in np.array_split(rng.permutation(codes), -(-len(codes) // self.batch)):
+            tried.append(part)
+            found = self.evaluate(part)[1]
+            if self.exhausted or any(found.merit(int(i)) < merit for i in found.ranked()[:1]):
+                break
+        return self.evaluate(np.concatenate(tried))
+
     def _recall(self, identities: Sequence[str]) -> Evaluation:
         n = len(identities)
         k, c = (self._found[0].objectives.shape[1], self._found[0].violations.shape[1]) if self._found else (1, 0)
