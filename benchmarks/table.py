@@ -2,7 +2,7 @@
 
     python benchmarks/table.py --data cifar10-images.zip --workers 2
 
-The first candidates of the space's pool; every twentieth has two more trainings with other seeds, which tell the noise. Before a
+Candidates drawn from a large pool of the space; every twentieth has two more trainings with other seeds, which tell the noise. Before a
 training its steps are timed on a network that is thrown away, in seconds of the processor and on one thread, so that what else runs
 does not count; then it gets the steps that `--seconds` hold, as under a wall clock on a quiet machine: a slow network gets fewer.
 From there on steps alone count. May be stopped at any time: the same command trains what has no result yet.
@@ -25,6 +25,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 from measure import machine
 
@@ -43,6 +44,7 @@ from jointnas.training.trainer import CURVE_FRACTIONS
 
 TABLE = Path(__file__).parent / "table" / "resnet9.csv"
 SPLIT = 7000  # the seed that draws the images: of no search and no test
+DRAWN_FROM = 50_000  # candidates: the first of a Sobol sequence alone would tie many knobs to each other
 EVERY, REPEATS = 20, 3  # candidates, the first of which is trained so often
 PHASES = 3  # of a training whose images grow
 TIMED_SECONDS = 0.4  # in which steps of a phase are timed, one at least
@@ -101,7 +103,8 @@ def planned(options: argparse.Namespace) -> Table:
     """Return the table whose trainings are to come."""
     data = load_data(data_spec(options.data, vars(options)))
     space = Space.load(options.space, data.input_shape, len(data.classes))
-    codes = pool(space, options.candidates, parse_all(options.constraint, space.metrics), options.seed)
+    codes = pool(space, DRAWN_FROM, parse_all(options.constraint, space.metrics), options.seed)
+    codes = np.random.default_rng(options.seed).permutation(codes)[: options.candidates]
     rows = []
     for i, candidate in enumerate(map(rounded, space.to_candidates(codes))):
         knobs = {**candidate["architecture"], **candidate["recipe"]}
