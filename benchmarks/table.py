@@ -42,7 +42,7 @@ from jointnas.space import Candidate, Space
 from jointnas.training import StepClock
 from jointnas.training.trainer import CURVE_FRACTIONS
 
-TABLE = Path(__file__).parent / "table" / "resnet9.csv"
+TABLE = Path(__file__).parent / "table" / "cifar10.csv"
 SPLIT = 7000  # the seed that draws the images: of no search and no test
 DRAWN_FROM = 50_000  # candidates: the first of a Sobol sequence alone would tie many knobs to each other
 EVERY, REPEATS = 20, 3  # candidates, the first of which is trained so often
