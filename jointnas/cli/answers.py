@@ -150,8 +150,8 @@ def ask_again(
     else:
         rows = [(answer.constraints[-1], row) for answer in answers for row in answer.rows()]
         _print_winners(f"winners of {path or name}", "under", rows)
-    for error in unmet:
-        messages.print(f"jointnas: {error}")
+    for reason in unmet:
+        messages.print(f"jointnas: {reason}")
     if unmet:
         raise typer.Exit(1)
     if run is not None:
