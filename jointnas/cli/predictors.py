@@ -19,7 +19,7 @@ def predictors(context: typer.Context, as_json: Json = False) -> None:
     \b
     Examples:
       jointnas predictors
-      jointnas predictors show runs/photos
+      jointnas predictors show runs/digits-resnet9-1
     """
     if context.invoked_subcommand is None:
         predictors_list(as_json)
@@ -54,8 +54,8 @@ def predictors_show(
 
     \b
     Examples:
-      jointnas predictors show runs/photos
-      jointnas predictors show week --top 3 --json
+      jointnas predictors show runs/digits-resnet9-1
+      jointnas predictors show digits-resnet9-1 --top 3 --json
     """
     from jointnas.errors import PredictorError
     from jointnas.predictor import Predictor
@@ -89,7 +89,7 @@ def predictors_fit(
 
     \b
     Examples:
-      jointnas predictors fit runs/monday runs/tuesday --to week
+      jointnas predictors fit runs/digits-resnet9-1 --to week
       jointnas search --from week --constraint 'macs<10M'
     """
     from jointnas.errors import PredictorError
@@ -112,7 +112,7 @@ def predictors_check(
 
     \b
     Examples:
-      jointnas predictors check week runs/photos
+      jointnas predictors check runs/digits-resnet9-1
     """
     from jointnas.errors import JointNASError
     from jointnas.predictor import Predictor
