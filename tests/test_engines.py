@@ -384,6 +384,7 @@ def test_ctrl_c_reaches_the_search_and_not_nomad(tmp_path: Path) -> None:
         "import sys, time\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from test_engines import *\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background inherits that it is ignored
         "space = grid()\n"
         "def slow(codes):\n"
         "    print('evaluating', flush=True)\n"
