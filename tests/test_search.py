@@ -415,6 +415,32 @@ def test_the_fastest_network_of_a_predicted_accuracy_is_found(tmp_path: Path) ->
     assert winners[0].costs["latency"] < typical
 
 
+def test_the_fastest_winners_come_in_the_order_that_was_measured(tmp_path: Path) -> None:
+    search, meter = timed_search(tmp_path, "accuracy>=0.55", objective="min latency")
+    told(search, 24)
+    honest = meter.figure
+    meter.figure = (
+        lambda metric, network, recipe: (  # type: ignore[method-assign]
+            honest(metric, network, recipe) * (1 + int(network.digest()[:2], 16) / 64)
+        )
+    )
+    latencies = [w.costs["latency"] for w in search.best(6)]
+    assert latencies == sorted(latencies)
+
+
+def test_what_breaks_its_bound_on_a_front_gives_its_place_to_the_rest_of_it(tmp_path: Path) -> None:
+    search, meter = timed_search(tmp_path, "latency<200us")
+    told(search, 24)
+    honest = meter.figure
+    first = {search.space.blueprint(w.candidate).digest() for w in search.front("latency", 3)}
+    meter.figure = lambda metric, network, recipe: (  # type: ignore[method-assign]
+        1.0 if network.digest() in first else honest(metric, network, recipe)
+    )
+    front = search.front("latency", 3)
+    assert front
+    assert not first & {search.space.blueprint(w.candidate).digest() for w in front}
+
+
 def test_the_cheapest_network_of_a_predicted_accuracy_needs_no_device() -> None:
     search = Search(Space.load("resnet9", (1, 8, 8), 10), ["accuracy>=0.6"], pool_size=400, objective="min macs")
     search.predictor.members = 2

@@ -150,7 +150,6 @@ def _card(name: str) -> dict[str, Any]:
         "budget": str(clock_from_json(context["clock"])) if "clock" in context else None,
         "trials": len(about["trials"]),
         "rank_correlation": about["rank_correlation"],
-        "command": context.get("command"),
     }
 
 

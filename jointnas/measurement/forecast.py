@@ -29,12 +29,12 @@ class Forecast:
         self.metrics, self.measured = tuple(dict.fromkeys(metrics)), tuple(dict.fromkeys([*metrics, *reported]))
         self._estimates: dict[str, Estimate] = {}
 
-    def calibrate(self, codes: Codes, count: int = CALIBRATION) -> None:
-        """Measure `count` of (n, knobs) codes and fit the estimates to them.
+    def calibrate(self, codes: Codes) -> None:
+        """Measure some of (n, knobs) codes and fit the estimates to them.
 
         Raises `ConstraintError` for a metric that cannot be measured here, `PredictorError` when measuring fails.
         """
-        rows = np.random.default_rng([self.seed, 3]).permutation(len(codes))[:count]
+        rows = np.random.default_rng([self.seed, 3]).permutation(len(codes))[:CALIBRATION]
         candidates = self.space.to_candidates(codes[rows])
         for metric in self.metrics:
             self._estimates[metric] = Estimate.calibrate(self.meter, metric, candidates, BLOCKS, self.seed)
