@@ -2,10 +2,12 @@
 
     python benchmarks/predictor.py --splits 20 --to benchmarks/results/predictor.json
 
-Each split draws the candidates to fit to and ranks all the others: Kendall's τ, Spearman's ρ and how many of the true ten best are
-among the predicted ten best. Peers read the same features of the knobs as ours, and the logarithms of MACs and parameters. The
-ceiling is what a predictor would reach that knew every candidate's true mean: the noise that repeated trainings show, drawn anew on
-the accuracies shrunk by as much. Differences are paired over the splits, with 95 % intervals.
+Ours starts from the predictor of an earlier campaign on other data (`--prior`, the digits), and is also shown without it; a random
+forest that reads the same predictor's scores is among the peers. Each split draws the candidates to fit to and ranks all the
+others: Kendall's τ, Spearman's ρ and how many of the true ten best are among the predicted ten best. Peers read the same features
+of the knobs as ours, and the logarithms of MACs and parameters. The ceiling is what a predictor would reach that knew every
+candidate's true mean: the noise that repeated trainings show, drawn anew on the accuracies shrunk by as much. Differences are
+paired over the splits, with 95 % intervals.
 """
 
 from __future__ import annotations
@@ -28,12 +30,13 @@ from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
-from table import TABLE, Table
+from table import TABLE, Table, observation
 from torch import nn
 
 from jointnas.predictor import Predictor
+from jointnas.shelf import DEFAULT_PRIOR
 from jointnas.space import Candidate, Space
-from jointnas.training.observation import Observation
+from jointnas.translation import translate
 
 SIZES = (16, 32, 64, 128, 256)
 TOP = 10
@@ -52,16 +55,8 @@ class Examples:
         self.candidates: list[Candidate] = [candidate for candidate, _ in found]
         self.accuracies: Array = np.array([float(rows[0]["accuracy"]) for _, rows in found])
         self.repeated = [[float(r["accuracy"]) for r in rows if r["accuracy"]] for _, rows in found if len(rows) > 1]
-        self.observations = [
-            Observation(
-                float(rows[0]["accuracy"]),
-                steps=int(rows[0]["steps"]),
-                images_per_second=float(rows[0]["images_per_second"]),
-                seconds=table.card["seconds"],
-            )
-            for _, rows in found
-        ]
-        codes = self.space.to_codes(self.candidates)
+        self.observations = [observation(rows[0], table.card) for _, rows in found]
+        self.codes = codes = self.space.to_codes(self.candidates)
         self.architecture, self.recipe = self.space.encode_codes(codes)
         self.costs = self.log_costs(codes)
         free = next(self.space.stream(1, chunk=FREE))
@@ -78,6 +73,18 @@ def forest(examples: Examples, known: Array, asked: Array, seed: int) -> Array:
     """Fit a random forest."""
     model = RandomForestRegressor(500, random_state=seed, n_jobs=1)
     return np.asarray(model.fit(examples.x[known], examples.accuracies[known]).predict(examples.x[asked]))
+
+
+def forest_with(scores: Array) -> Callable[[Examples, Array, Array, int], Array]:
+    """Return a random forest that also reads what the prior says of each candidate."""
+
+    def predict(examples: Examples, known: Array, asked: Array, seed: int) -> Array:
+        """Fit it."""
+        x = np.column_stack([examples.x, scores])
+        model = RandomForestRegressor(500, random_state=seed, n_jobs=1)
+        return np.asarray(model.fit(x[known], examples.accuracies[known]).predict(x[asked]))
+
+    return predict
 
 
 def boosting(examples: Examples, known: Array, asked: Array, seed: int) -> Array:
@@ -158,18 +165,16 @@ def epochs(parts: list[nn.Module], answers: Callable[[Any], Any], n: int, count:
             optimizer.step()
 
 
-class Ours:
-    """The project's predictor, its encoders pretrained once for a space."""
+def ours(prior: Predictor | None) -> Callable[[Examples, Array, Array, int], Array]:
+    """Return the project's predictor, with what an earlier campaign tells or without."""
 
-    def __init__(self, examples: Examples) -> None:
-        self.predictor = Predictor(examples.space)
-        self.predictor.pretrain()
-
-    def __call__(self, examples: Examples, known: Array, asked: Array, seed: int) -> Array:
+    def predict(examples: Examples, known: Array, asked: Array, seed: int) -> Array:
         """Fit it."""
-        self.predictor.seed = seed
-        self.predictor.fit([examples.candidates[i] for i in known], [examples.observations[i] for i in known])
-        return self.predictor.predict([examples.candidates[i] for i in asked])[0]
+        predictor = Predictor(examples.space, seed, prior=prior)
+        predictor.fit([examples.candidates[i] for i in known], [examples.observations[i] for i in known])
+        return predictor.predict([examples.candidates[i] for i in asked])[0]
+
+    return predict
 
 
 def scores(predicted: Array, true: Array) -> tuple[float, float, float]:
@@ -205,16 +210,22 @@ def main() -> None:
     """Fit every predictor to every split."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--prior", type=Path, default=Path(__file__).parent.parent / "predictors" / DEFAULT_PRIOR)
     parser.add_argument("--splits", type=int, default=20)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--arms", nargs="+")
     parser.add_argument("--to", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    prior = Predictor.load(options.prior)
     examples = Examples(Table.read(options.table))
     arms: dict[str, Callable[[Examples, Array, Array, int], Array]] = {
-        "ours": Ours(examples),
+        "ours": ours(prior),
+        "ours, no prior": ours(None),
         "random forest": forest,
+        "random forest with the prior": forest_with(
+            prior.scores(translate(examples.codes, examples.space, prior.space))
+        ),
         "gradient boosting": boosting,
         "gaussian process": process,
         "fbnetv3": plain(pretrained=True),

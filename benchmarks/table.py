@@ -39,7 +39,7 @@ from jointnas.measurement.training import make_trainer
 from jointnas.pool import pool
 from jointnas.recipe import Recipe
 from jointnas.space import Candidate, Space
-from jointnas.training import StepClock
+from jointnas.training import Observation, StepClock
 from jointnas.training.trainer import CURVE_FRACTIONS
 
 TABLE = Path(__file__).parent / "table" / "cifar10.csv"
@@ -224,6 +224,18 @@ def cells_of(found: Mapping[str, Any], seconds: float, batch_size: int) -> dict[
     texts = ["" if number is None else f"{number:.6g}" for number in numbers]
     speed = f"{found['steps'] * batch_size / seconds:.6g}"
     return dict(zip(FOUND, (str(found["steps"]), speed, *texts, ""), strict=True))
+
+
+def observation(row: Mapping[str, str], card: Mapping[str, Any]) -> Observation:
+    """Return what a row's training told."""
+    if not row["accuracy"]:
+        return Observation.failed(row["failure"])
+    return Observation(
+        float(row["accuracy"]),
+        seconds=card["seconds"],
+        steps=int(row["steps"]),
+        images_per_second=float(row["images_per_second"]),
+    )
 
 
 def main() -> None:

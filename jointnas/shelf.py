@@ -8,11 +8,15 @@ from pathlib import Path
 
 from jointnas.early_stop import at_fraction
 from jointnas.errors import PredictorError, suggest
+from jointnas.knobs import Value
 from jointnas.predictor import DESCRIPTION, Predictor
 from jointnas.real import mean_observation
 from jointnas.resources import resource_folder
 from jointnas.run import DATABASE, Run, Trial, find_run, list_runs
 from jointnas.space import Space
+
+DEFAULT_PRIOR = "resnet9-digits"
+NONE = "none"
 
 SHARED = ("space", "input_shape", "classes", "data", "fingerprint", "clock", "slot")
 """What runs have in common whose trials say the same."""
@@ -45,6 +49,50 @@ def find_predictor(name: str) -> tuple[Path, Path | None]:
             return folder, None
     known = [*built_in_predictors(), *(path.name for path in list_runs())]
     raise PredictorError(f"no run and no predictor is called {name!r}: {suggest(name, known)}")
+
+
+def find_prior(name: str | None, space: Space) -> Predictor | None:
+    """Return the predictor that a search of this space starts from; by default the built-in one, where the space has its network.
+
+    name: as for `find_predictor`, or "none". Raises `PredictorError`.
+    """
+    if name == NONE:
+        return None
+    if name is not None:
+        return Predictor.load(find_predictor(name)[0])
+    if space.is_abstract or DEFAULT_PRIOR not in built_in_predictors():
+        return None
+    prior = Predictor.load(resource_folder("predictors") / DEFAULT_PRIOR)
+    return prior if networks(space) & networks(prior.space) else None
+
+
+def networks(space: Space) -> set[Value]:
+    """Return the networks that a space holds, none where it is abstract."""
+    return {value for knob in space.knobs[: space.n_architecture] if knob.name == "network" for value in knob.extremes}
+
+
+def adopt(name: str, out: Path) -> Path:
+    """Return a new run, without trials, whose predictor is a stand-alone one: its winners can be exported and trained.
+
+    Raises `PredictorError` for a predictor of another kind, `RunError` for a folder that cannot be used.
+    """
+    folder, run = find_predictor(name)
+    if run is not None:
+        raise PredictorError(
+            f"--out makes a run of a stand-alone predictor, got {name!r}, which is a run's: drop --out"
+        )
+    predictor = Predictor.load(folder)
+    missing = [key for key in CONTEXT if key not in predictor.context]
+    if missing:
+        raise PredictorError(
+            f"a predictor that is made a run says what it was fitted to, got no {missing[0]} in {name!r}: fit it to runs"
+        )
+    about = {key: predictor.context[key] for key in CONTEXT}
+    shape = list(predictor.space.input_shape or ())
+    specification = {**about, "space": predictor.space.to_toml(), "input_shape": shape, "constraints": [], "from": name}
+    with Run.create(out, specification) as made:
+        predictor.save(made.path / "predictor")
+        return made.path
 
 
 def fit_runs(names: Sequence[str], seed: int = 0) -> Predictor:

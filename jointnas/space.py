@@ -365,7 +365,7 @@ class Space:
                 elif given is not None:
                     codes.append(knob.nearest(given))
                 else:
-                    codes.append(_default_code(knob, defaults))
+                    codes.append(default_code(knob, defaults))
         return self.to_candidates(self.settled(np.array(codes)[None, :]))[0]
 
     def _default_knobs(self, group: str, candidate: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -403,20 +403,19 @@ class Space:
         A conditional knob brings one more column, 1 where it is active; where it is not, its features are neutral
         (0.5 for numbers, 1/k for k categories).
         """
-        groups: list[Codes] = []
-        start = 0
-        for knobs in self._by_group:
-            parts: list[Codes] = [np.zeros((len(codes), 0))]
-            for i, knob in enumerate(knobs, start):
-                active = ~np.isnan(codes[:, i])
-                features = np.full((len(codes), knob.columns), 0.5 if knob.columns == 1 else 1 / max(1, knob.columns))
-                features[active] = knob.encode(codes[active, i])
-                parts.append(features)
-                if knob.when:
-                    parts.append(active[:, None].astype(np.float64))
-            groups.append(np.concatenate(parts, axis=1))
-            start += len(knobs)
-        return groups[0], groups[1]
+        parts = self.knob_features(codes)
+        first = [np.zeros((len(codes), 0)), *parts[: self.n_architecture]]
+        return np.concatenate(first, axis=1), np.concatenate([first[0], *parts[self.n_architecture :]], axis=1)
+
+    def knob_features(self, codes: Codes) -> list[Codes]:
+        """Return the features of (n, knobs) codes by knob, as `encode_codes` joins them."""
+        parts: list[Codes] = []
+        for knob, column in zip(self.knobs, codes.T, strict=True):
+            active = ~np.isnan(column)
+            features = np.full((len(codes), knob.columns), 0.5 if knob.columns == 1 else 1 / max(1, knob.columns))
+            features[active] = knob.encode(column[active])
+            parts.append(np.column_stack([features, active]) if knob.when else features)
+        return parts
 
     # ------------------------------------------------------------------------------------- what a candidate stands for
 
@@ -488,7 +487,7 @@ class Space:
         return self.identities(self.to_codes([candidate]))[0]
 
 
-def _default_code(knob: Knob, defaults: Mapping[str, Any]) -> float:
+def default_code(knob: Knob, defaults: Mapping[str, Any]) -> float:
     """Return the code nearest to a knob's default, or the middle of its range where it has none that is near."""
     with suppress(CandidateError):
         if knob.name in defaults:

@@ -1,4 +1,4 @@
-"""The predictor: proxies are learned for nothing, accuracies from few examples, and its files are only ever read."""
+"""The predictor: what it learns from few examples and from an earlier campaign, and that its files are only ever read."""
 
 import json
 import math
@@ -11,17 +11,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import save
 from scipy.stats import kendalltau
 
-from jointnas.ensemble import Ensemble, fit_heads
 from jointnas.errors import PredictorError
-from jointnas.predictor import Predictor, _expected_accuracies, mean_and_std
+from jointnas.predictor import Predictor, _expected_accuracies
 from jointnas.space import Candidate, Space
 from jointnas.training import Observation
 
 LINES = "\n".join(f"x{i} = {{ low = 0.0, high = 1.0 }}" for i in range(3))
+
+
+def drawn(space: Space, n: int, seed: int) -> list[Candidate]:
+    """Return n candidates of a long Sobol sequence, whose first points alone would tie knobs to each other."""
+    rows = np.random.default_rng(seed).permutation(4096)[:n]
+    long = space.sample(4096, seed)
+    return [long[i] for i in rows]
 
 
 def abstract() -> Space:
@@ -42,10 +47,8 @@ def score(candidate: Candidate) -> float:
     )
 
 
-@pytest.fixture(scope="module")
-def pretrained() -> tuple[Predictor, float]:
-    predictor = Predictor(Space.load("resnet9", (1, 8, 8), 10))
-    return predictor, predictor.pretrain()
+def x0(candidate: Candidate) -> float:
+    return float(candidate["architecture"]["x0"])
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +61,9 @@ def small() -> Predictor:
 # ------------------------------------------------------------------------------------------------------- what it learns
 
 
-def test_pretraining_learns_what_a_candidate_costs(pretrained: tuple[Predictor, float]) -> None:
-    _, loss = pretrained
-    assert 0 < loss < 0.01  # Huber, of statistics with deviation 1; the mean alone gives about 0.4
-
-
-def test_it_ranks_candidates_it_has_not_seen(pretrained: tuple[Predictor, float]) -> None:
-    predictor, _ = pretrained
-    examples, unseen = predictor.space.sample(96, seed=5), predictor.space.sample(256, seed=9)
+def test_it_ranks_candidates_it_has_not_seen() -> None:
+    predictor = Predictor(Space.load("resnet9", (1, 8, 8), 10))
+    examples, unseen = drawn(predictor.space, 96, 5), predictor.space.sample(256, seed=9)
     predictor.fit(examples, [score(c) for c in examples])
     mean, std = predictor.predict(unseen)
     truth = [score(c) for c in unseen]
@@ -74,9 +72,61 @@ def test_it_ranks_candidates_it_has_not_seen(pretrained: tuple[Predictor, float]
     assert predictor.rank_correlation > 0.5
     assert np.abs(mean - truth).mean() < np.abs(np.mean(truth) - truth).mean()
     assert (std > 0).all()
+
+
+def test_its_members_are_drawn_from_what_it_predicts() -> None:
+    space = abstract()
+    candidates, unseen = space.sample(12), space.sample(40, seed=3)
+    predictor = Predictor(space, members=400).fit(candidates, [0.3 + 0.4 * x0(c) for c in candidates])
+    mean, std = predictor.predict(unseen)
     members = predictor.predict_members(unseen)
-    assert members.shape == (predictor.members, 256)
-    np.testing.assert_allclose(members.mean(axis=0), mean)
+    assert members.shape == (400, 40)
+    np.testing.assert_allclose(members.mean(axis=0), mean, atol=0.02)
+    np.testing.assert_allclose(members.std(axis=0), std, atol=0.02)
+
+
+def test_an_earlier_campaign_tells_what_few_trainings_cannot() -> None:
+    earlier = Predictor(Space.load("resnet9", (1, 8, 8), 10))
+    known = drawn(earlier.space, 128, 5)
+    earlier.fit(known, [score(c) for c in known])
+    space = Space.load("resnet9", (3, 32, 32), 4)
+    few, unseen = drawn(space, 8, 1), space.sample(256, seed=9)
+    truth = [score(c) for c in unseen]
+    alone, taught = Predictor(space), Predictor(space, prior=earlier)
+    found = [
+        kendalltau(p.fit(few, [0.6 * score(c) for c in few]).predict(unseen)[0], truth).statistic
+        for p in (alone, taught)
+    ]
+    assert found[1] > 0.5
+    assert found[1] > found[0] + 0.2
+
+
+def test_an_earlier_campaign_that_was_wrong_is_overruled() -> None:
+    space = abstract()
+    misled = Predictor(space).fit(space.sample(32), [1 - x0(c) for c in space.sample(32)])
+    examples, unseen = space.sample(64, seed=4), space.sample(100, seed=9)
+    predictor = Predictor(space, prior=misled).fit(examples, [x0(c) for c in examples])
+    assert kendalltau(predictor.predict(unseen)[0], [x0(c) for c in unseen]).statistic > 0.8
+
+
+def test_a_budget_of_time_is_learned_from_the_steps_of_others() -> None:
+    space = Space.load("resnet9", (1, 8, 8), 10)
+    examples, unseen = drawn(space, 32, 5), space.sample(200, seed=9)
+
+    def steps(candidate: Candidate) -> float:
+        recipe = candidate["recipe"]
+        again = {"sam": 1 / float(recipe.get("sam_every", 1)), "mltp": 1.0, "plain": 0.0}[str(recipe["gradient"])]
+        return 1e10 / (3e7 + (1 + again) * space.cost(candidate)["macs"] * float(recipe["batch_size"]))
+
+    def learned(candidate: Candidate) -> float:
+        return 0.1 + 0.1 * math.log(steps(candidate))
+
+    told = [Observation(accuracy=learned(c), steps=round(steps(c))) for c in examples]
+    predictor = Predictor(space).fit(examples, told)
+    blind = Predictor(space).fit(examples, [learned(c) for c in examples])
+    truth = [learned(c) for c in unseen]
+    found = [kendalltau(p.predict(unseen)[0], truth).statistic for p in (blind, predictor)]
+    assert found[1] > max(found[0] + 0.04, 0.8)
 
 
 def test_it_is_less_sure_far_from_its_examples() -> None:
@@ -87,16 +137,41 @@ def test_it_is_less_sure_far_from_its_examples() -> None:
     assert predictor.predict(far)[1].min() > predictor.predict(near)[1].max()
 
 
-def test_failures_are_left_out() -> None:
+def test_a_failure_counts_as_the_worst_accuracy() -> None:
     space = abstract()
     candidates = space.sample(5)
-    results = [0.1, 0.5, 0.3]
-    observed = [Observation(accuracy=r) for r in results]
     failures = [Observation.failed("out of memory"), Observation.failed("diverged")]
-    with_failures = Predictor(space, members=2).fit(candidates, [*observed, *failures])
-    without = Predictor(space, members=2).fit(candidates[:3], results)
-    np.testing.assert_array_equal(with_failures.predict(candidates), without.predict(candidates))
-    assert with_failures.candidates == candidates[:3]
+    told = Predictor(space).fit(candidates, [*(Observation(accuracy=r) for r in (0.2, 0.5, 0.3)), *failures])
+    assert told.accuracies.tolist() == [0.2, 0.5, 0.3, 0.2, 0.2]
+    same = Predictor(space).fit(candidates, [0.2, 0.5, 0.3, 0.2, 0.2])
+    np.testing.assert_array_equal(told.predict(candidates), same.predict(candidates))
+
+
+def test_an_earlier_campaign_is_asked_for_the_steps_that_this_budget_holds() -> None:
+    space = Space.load("resnet9", (1, 8, 8), 10)
+    known, few, unseen = drawn(space, 128, 5), drawn(space, 16, 1), space.sample(256, seed=9)
+
+    def told(candidates: list[Candidate], *, macs: bool) -> list[Observation]:
+        """Return accuracies that follow the logarithm of the steps, on a machine where MACs take time or one where images do."""
+        images = [float(c["recipe"]["batch_size"]) for c in candidates]
+        times = [i * (space.cost(c)["macs"] / 1e6 if macs else 1) for c, i in zip(candidates, images, strict=True)]
+        return [Observation(accuracy=0.5 + 0.05 * math.log(100 / t), steps=round(1e5 / t)) for t in times]
+
+    earlier = Predictor(space).fit(known, told(known, macs=False))
+    truth = [o.accuracy for o in told(unseen, macs=True)]
+    alone = kendalltau(earlier.predict(unseen)[0], truth).statistic
+    predictor = Predictor(space, prior=earlier).fit(few, told(few, macs=True))
+    assert kendalltau(predictor.predict(unseen)[0], truth).statistic > max(alone + 0.2, 0.8)
+
+
+def test_with_an_earlier_campaign_it_predicts_before_any_training() -> None:
+    space = abstract()
+    earlier = Predictor(space).fit(space.sample(32), [x0(c) for c in space.sample(32)])
+    unseen = space.sample(100, seed=9)
+    predictor = Predictor(space, prior=earlier)
+    mean, deviation = predictor.predict(unseen)
+    assert kendalltau(mean, [x0(c) for c in unseen]).statistic > 0.8
+    assert (deviation > earlier.predict(unseen)[1]).all()
 
 
 def test_accuracies_outside_zero_and_one_are_taken_as_they_are() -> None:
@@ -107,12 +182,6 @@ def test_accuracies_outside_zero_and_one_are_taken_as_they_are() -> None:
     assert np.corrcoef(mean, values)[0, 1] > 0.9
     assert mean.min() < -10
     assert mean.max() > 20
-
-
-def test_accuracies_between_zero_and_one_are_predicted_there(small: Predictor) -> None:
-    members = small.predict_members(small.space.sample(200, seed=3))
-    assert members.min() > 0
-    assert members.max() < 1
 
 
 def test_fitting_again_replaces_what_was_fitted() -> None:
@@ -159,83 +228,18 @@ def test_nothing_is_predicted_or_saved_before_a_fit(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_deviations_of_members_and_of_what_they_share_add_as_squares() -> None:
-    mean, std = mean_and_std(np.array([[1.0, 2.0], [7.0, 2.0]]), np.array([4.0, 0.5]))
-    np.testing.assert_allclose(mean, [4, 2])
-    np.testing.assert_allclose(std, [5, 0.5])
-
-
-# --------------------------------------------------------------------------------------------------------- its ensemble
-
-
-def random_features(n: int = 12) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    draws = [torch.randn(n, width, generator=generator) for width in (5, 2, 3)]
-    return draws[0], draws[1], draws[2]
-
-
-def layers(part: torch.nn.Module, member: int, x: torch.Tensor) -> torch.Tensor:
-    """Apply one member's linear layers one after another, SiLU between them."""
-    state = list(part.state_dict().values())
-    for i in range(0, len(state), 2):
-        weight, bias = state[i][member], state[i + 1][member, 0]
-        x = F.linear(x if i == 0 else F.silu(x), weight.T, bias)
-    return x
-
-
-def test_an_ensemble_in_one_batch_is_its_members_one_by_one() -> None:
-    features = random_features()
-    ensemble = Ensemble.for_features(3, features, torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        for tensor in ensemble.parameters():
-            tensor.add_(0.1 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(2)))
-    scores = ensemble.scores(features)
-    for member in range(3):
-        embedding = F.silu(layers(ensemble.encoder, member, features[0]))
-        inputs = torch.cat([embedding, *features[1:]], dim=1) * ensemble.gates[member].detach()
-        alone = layers(ensemble.accuracy_head, member, inputs)[:, 0]
-        torch.testing.assert_close(scores[member], alone, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(scores[0], scores[1])
-
-
-def test_a_fold_never_sees_the_targets_it_gives_no_weight() -> None:
-    features = random_features()
-    targets = torch.linspace(-1, 1, 12)
-    weights = torch.ones(2, 12)
-    weights[0, 3] = 0
-    pretrained = Ensemble.for_features(2, features, torch.Generator().manual_seed(1))
-
-    def fitted(third: float) -> torch.Tensor:
-        changed = targets.clone()
-        changed[3] = third
-        return fit_heads(pretrained, features, changed, weights, torch.Generator().manual_seed(2)).scores(features)
-
-    before, after = fitted(-1.0), fitted(3.0)
-    assert torch.equal(before[0], after[0])
-    assert not torch.allclose(before[1], after[1])
-
-
-def test_members_with_equal_weights_still_differ() -> None:
-    features = random_features()
-    pretrained = Ensemble.for_features(2, features, torch.Generator().manual_seed(1))
-    generator = torch.Generator().manual_seed(2)
-    scores = fit_heads(pretrained, features, torch.linspace(-1, 1, 12), torch.ones(2, 12), generator).scores(features)
-    assert not torch.allclose(scores[0], scores[1])
-    assert (scores - torch.linspace(-1, 1, 12)).abs().mean() < 0.4  # both fit their targets
-
-
 # ------------------------------------------------------------------------------------------------------------ on the disk
 
 
 def test_a_saved_predictor_predicts_the_same(small: Predictor, tmp_path: Path) -> None:
-    small.context = {"data": "digits"}
+    small.context = {"data": {"source": "digits"}}
     small.save(tmp_path / "saved")
     loaded = Predictor.load(tmp_path / "saved")
     grid = small.space.sample(50, seed=2)
     np.testing.assert_allclose(loaded.predict(grid), small.predict(grid), rtol=1e-6)
     np.testing.assert_allclose(loaded.predict_members(grid), small.predict_members(grid), rtol=1e-6)
     assert loaded.rank_correlation == small.rank_correlation
-    assert loaded.context == {"data": "digits"}
+    assert loaded.context == {"data": {"source": "digits"}}
     assert loaded.candidates == small.candidates
     assert loaded.accuracies.tolist() == small.accuracies.tolist()
 
@@ -255,9 +259,9 @@ def change(folder: Path, **fields: Any) -> None:
     (folder / "predictor.json").write_text(json.dumps({**about, **fields}))
 
 
-def without_tensors(folder: Path, prefix: str) -> None:
-    tensors = load_file(folder / "predictor.safetensors")
-    save_file({k: v for k, v in tensors.items() if not k.startswith(prefix)}, folder / "predictor.safetensors")
+def changed_accuracy(folder: Path) -> list[Any]:
+    trials = json.loads((folder / "predictor.json").read_text())["trials"]
+    return [{**trials[0], "accuracy": 0.123}, *trials[1:]]
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
@@ -267,11 +271,9 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "json of another kind": lambda folder: (folder / "predictor.json").write_text("[1]"),
     "json that is no text": lambda folder: (folder / "predictor.json").write_bytes(b"\xff\xfe\x00"),
     "tensors cut off": lambda folder: (folder / "predictor.safetensors").write_bytes(
-        (folder / "predictor.safetensors").read_bytes()[:500]
+        (folder / "predictor.safetensors").read_bytes()[:-8]
     ),
-    "no fitted tensors": lambda folder: without_tensors(folder, "fitted."),
-    "no pretrained tensors": lambda folder: without_tensors(folder, "pretrained."),
-    "one tensor missing": lambda folder: without_tensors(folder, "fitted.encoder.0.weight"),
+    "other tensors": lambda folder: (folder / "predictor.safetensors").write_bytes(save({"x": np.zeros(3)})),
     "another format": lambda folder: change(folder, format=99),
     "no examples": lambda folder: change(folder, trials=[]),
     "examples of another space": lambda folder: change(
@@ -280,12 +282,12 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "examples that are none": lambda folder: change(folder, trials="many"),
     "a space that is none": lambda folder: change(folder, space="format = 1"),
     "a space that is a number": lambda folder: change(folder, space=5),
-    "more members than tensors": lambda folder: change(folder, members=3),
+    "members that are a word": lambda folder: change(folder, members="many"),
     "no members": lambda folder: change(folder, members=0),
-    "a short kernel": lambda folder: change(folder, kernel=[0.0]),
-    "no kernel": lambda folder: change(folder, kernel=[]),
-    "other proxies": lambda folder: change(folder, proxies={"names": ["macs"], "mean": [0], "std": [1]}),
-    "an accuracy that is a list": lambda folder: change(folder, accuracy=[]),
+    "no context": lambda folder: change(folder, context=None),
+    "other accuracies": lambda folder: change(folder, trials=changed_accuracy(folder)),
+    "other costs": lambda folder: change(folder, metrics=["macs"]),
+    "a prior that is not there": lambda folder: change(folder, prior=True),
     "a seed that is a word": lambda folder: change(folder, seed="seven"),
 }
 
@@ -328,12 +330,22 @@ def test_a_pickle_in_place_of_a_file_is_refused_and_never_unpickled(
     assert not trap.exists()
 
 
-def test_an_uncertain_prediction_near_one_is_lower_and_wider_than_its_middle():
+def test_an_uncertain_prediction_near_one_is_lower_and_wider_than_its_middle() -> None:
     """Quadrature against a slow twin: the mean and deviation of many draws."""
-    log_odds, deviations = np.array([[5.0, 0.3, -2.0], [4.0, 0.1, -1.0]]), np.array([2.0, 0.5, 0.0])
-    members, shared = _expected_accuracies(log_odds, deviations)
-    draws = np.random.default_rng(0).normal(size=(400_000, 1, 1)) * deviations + log_odds
-    assert members == pytest.approx((1 / (1 + np.exp(-draws))).mean(axis=0), abs=2e-3)
-    assert shared == pytest.approx((1 / (1 + np.exp(-draws))).mean(axis=1).std(axis=0), abs=4e-3)
-    assert members[0, 0] < 1 / (1 + np.exp(-5.0))
-    assert shared[2] == pytest.approx(0, abs=1e-6)
+    log_odds, deviations = np.array([5.0, 0.3, -2.0]), np.array([2.0, 0.5, 0.0])
+    mean, std = _expected_accuracies(log_odds, deviations)
+    draws = 1 / (1 + np.exp(-(np.random.default_rng(0).normal(size=(400_000, 1)) * deviations + log_odds)))
+    assert mean == pytest.approx(draws.mean(axis=0), abs=2e-3)
+    assert std == pytest.approx(draws.std(axis=0), abs=4e-3)
+    assert mean[0] < 1 / (1 + np.exp(-5.0))
+    assert std[2] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_saved_predictor_keeps_its_prior(tmp_path: Path) -> None:
+    space = abstract()
+    prior = Predictor(space).fit(space.sample(16), [x0(c) for c in space.sample(16)])
+    candidates, grid = space.sample(4, seed=3), space.sample(20, seed=4)
+    predictor = Predictor(space, prior=prior).fit(candidates, [0.5 + 0.1 * x0(c) for c in candidates])
+    predictor.save(tmp_path / "saved")
+    loaded = Predictor.load(tmp_path / "saved")
+    np.testing.assert_allclose(loaded.predict(grid), predictor.predict(grid), rtol=1e-6)

@@ -1,0 +1,42 @@
+"""Fit a predictor to a table of real trainings, to be shipped in predictors/.
+
+python benchmarks/ship.py --table benchmarks/table/digits.csv --data digits --to predictors/resnet9-digits
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from table import Table, data_spec, observation
+
+from jointnas.data import load_data
+from jointnas.predictor import Predictor
+
+
+def main() -> None:
+    """Fit and save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=Path, required=True)
+    parser.add_argument("--data", required=True, help="The name that users know the table's data by.")
+    parser.add_argument("--to", type=Path, required=True)
+    options = parser.parse_args()
+    table = Table.read(options.table)
+    found = [(candidate, observation(row, table.card)) for candidate, rows in table.trained() for row in rows]
+    predictor = Predictor(table.space).fit([c for c, _ in found], [o for _, o in found])
+    card = table.card
+    data = data_spec(options.data, card)
+    predictor.context = {
+        "data": data.to_json(),
+        "fingerprint": card["fingerprint"],
+        "classes": list(load_data(data).classes),
+        "clock": {"train_seconds": card["seconds"]},
+        "slot": {"device": "cpu", "threads": 1, "workers": 1},
+        "command": f"python benchmarks/ship.py --table {options.table} --data {options.data} --to {options.to}",
+    }
+    predictor.save(options.to)
+    print(f"{len(predictor.candidates)} trials, rank correlation {predictor.rank_correlation:.3f}")
+
+
+if __name__ == "__main__":
+    main()
