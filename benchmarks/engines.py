@@ -94,7 +94,7 @@ class Traced:
         whole = codes.copy()
         for i, code in self.held.items():
             whole[:, i] = np.where(np.isnan(codes[:, i]), np.nan, code)
-        return -self.predictor.predict_codes(whole)[0].mean(axis=0)
+        return -self.predictor.predict_codes(whole)[0]
 
     def after(self, column: int, limit: float) -> float:
         """Return the best objective when the evaluations (column 0) or seconds (column 1) reached a limit."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+
+import numpy as np
 
 from jointnas.early_stop import at_fraction, stop_fraction
 from jointnas.errors import SearchError
 from jointnas.execution import Executor, LocalExecutor, Slot
 from jointnas.execution.trials import prepare_trials
 from jointnas.run import Run, Trial
-from jointnas.search import Search
+from jointnas.search import Search, Winner
 from jointnas.training import Clock
-from jointnas.trainings import Status, Trainings, Watch
+from jointnas.trainings import CONFIRMING, Status, Trainings, Watch
 
 
 @dataclass
@@ -50,13 +53,9 @@ class Campaign:
         self.status.round = number
         trials = [t for t in self.status.trials.values() if t.round == number] or self._ask(number)
         trials = self._trainings.train(trials)
-        observations = [t.observation for t in trials if t.observation is not None]
-        if number == 1 and self.early_stop is not None:
-            self.status.stop_at = stop_fraction(observations, self.early_stop)
-        told_as = [at_fraction(o, self.status.stop_at) for o in observations]
-        self.search.tell([t.candidate for t in trials], told_as)
+        self._tell(number, trials)
         if self.search.trained == 0:
-            reason = min(str(o.failure) for o in observations)
+            reason = min(str(t.observation.failure) for t in trials if t.observation is not None)
             raise SearchError(
                 f"a first round has a training that succeeds, got {len(trials)} failures ({reason}): mend it and start a new run"
             )
@@ -68,6 +67,41 @@ class Campaign:
         told = sum(t.round <= number for t in self.status.trials.values())
         self.run.end_round(number, told, self.status.rank_correlation)
         self._trainings.show("")
+
+    def _tell(self, number: int, trials: list[Trial]) -> None:
+        """Tell the search a round's trials, and all before them again where their labels change to those of a fraction."""
+        if self.early_stop is not None and self.status.stop_at == 1:
+            known = [t for t in self.status.trials.values() if 0 < t.round <= number]
+            observations = [t.observation for t in known if t.observation is not None]
+            self.status.stop_at = stop_fraction(observations, self.early_stop, self.seed)
+            trials = known if self.status.stop_at < 1 else trials
+        told = [at_fraction(t.observation, self.status.stop_at) for t in trials if t.observation is not None]
+        self.search.tell([t.candidate for t in trials], told)
+
+    def confirm(self, winners: Sequence[Winner]) -> list[Winner]:
+        """Return winners with the accuracies of a new training each, at the whole budget: the best first, those that fail last.
+
+        What a search has found best looks better than it is; a training with another seed does not know that it was chosen.
+        """
+        self.status.stop_at, self.status.round = 1.0, CONFIRMING
+        identities = self.search.space.identities(self.search.space.to_codes([w.candidate for w in winners]))
+        known = {
+            self.search.space.identity(t.candidate): t for t in self.status.trials.values() if t.round == CONFIRMING
+        }
+        missing = [i for i, identity in enumerate(identities) if identity not in known]
+        added = self._trainings.add(
+            CONFIRMING,
+            [winners[i].candidate for i in missing],
+            [f"{identities[i]} confirmed" for i in missing],
+            [(winners[i].mean, winners[i].std) for i in missing],
+        )
+        known |= {identities[i]: trial for i, trial in zip(missing, added, strict=True)}
+        trials = self._trainings.train([known[identity] for identity in identities])
+        confirmed = [
+            replace(w, accuracy=t.observation.accuracy if t.observation else None)
+            for w, t in zip(winners, trials, strict=True)
+        ]
+        return sorted(confirmed, key=lambda w: -np.inf if w.accuracy is None else w.accuracy, reverse=True)
 
     def _ask(self, number: int) -> list[Trial]:
         self._trainings.show("choosing candidates")

@@ -11,7 +11,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
-from torchvision.ops import stochastic_depth
 
 from jointnas import opaque
 from jointnas.blueprint import Block, Blueprint, Node, Shape, block_shapes
@@ -79,7 +78,9 @@ class Add(nn.Module):
     def forward(self, shortcut: Tensor, *branches: Tensor) -> Tensor:
         """Return the sum."""
         for branch in branches:
-            shortcut = shortcut + stochastic_depth(branch, self.drop, "row", self.training)
+            if self.training and self.drop:  # stochastic depth: of some images the whole branch
+                branch = branch * F.dropout(branch.new_ones(len(branch), 1, 1, 1), self.drop)
+            shortcut = shortcut + branch
         return shortcut
 
 

@@ -15,10 +15,12 @@ from jointnas.errors import ConstraintError, SearchError, suggest
 from jointnas.knobs import Codes
 from jointnas.measurement.forecast import Forecast
 from jointnas.measurement.meter import Meter
+from jointnas.measurement.training import TRAINING_METRICS
 from jointnas.pool import feasible
 from jointnas.space import Space
 
 ACCURACY = "accuracy"
+MOST_MEASURED = 10  # candidates measured for each winner, before too few hold their measured bounds
 LARGER_IS_BETTER = ("images_per_second",)
 
 
@@ -139,23 +141,30 @@ class Query:
     def measure(self, codes: Codes, ranked: Sequence[int], k: int) -> tuple[list[int], dict[int, dict[str, float]]]:
         """Return the first k of the ranked rows of codes that are measured to meet the bounds, and what was measured.
 
-        Where the objective is measured, they come in its order. Where nothing is measured, the first k. Raises `ConstraintError`
-        when none meets the bounds.
+        Where the objective is measured, they come in its order. Where nothing is measured, the first k. An architecture that
+        breaks a bound at inference breaks it with every recipe: it is measured once. At most 10 k rows are measured. Raises
+        `ConstraintError` when none meets the bounds.
         """
         if self.forecast is None:
             return list(ranked[:k]), {}
         chosen: list[int] = []
         measured: dict[int, dict[str, float]] = {}
-        for start in range(0, len(ranked), k):
-            part = list(ranked[start : start + k])
-            for i, values in zip(part, self.forecast.measure(self.space.to_candidates(codes[part])), strict=True):
-                measured[i] = values
-                columns = {metric: np.array([value]) for metric, value in values.items()}
-                known = not any(np.isnan(values[m]) for m in self.minimised if m in values)
-                if known and violations(self.measured, columns).sum() == 0:
-                    chosen.append(i)
-            if len(chosen) >= k:
+        at_inference = [c for c in self.measured if c.metric not in TRAINING_METRICS]
+        broken: set[bytes] = set()
+        architectures = [row.tobytes() for row in codes[:, : self.space.n_architecture]]
+        for i in ranked:
+            if len(chosen) >= k or len(measured) >= k * MOST_MEASURED:
                 break
+            if architectures[i] in broken:
+                continue
+            (values,) = self.forecast.measure(self.space.to_candidates(codes[[i]]))
+            measured[i] = values
+            columns = {metric: np.array([value]) for metric, value in values.items()}
+            if violations(at_inference, columns).sum() > 0:
+                broken.add(architectures[i])
+            known = not any(np.isnan(values[m]) for m in self.minimised if m in values)
+            if known and violations(self.measured, columns).sum() == 0:
+                chosen.append(i)
         if not chosen:
             failures = self.forecast.meter.failures
             reason = f" (measuring failed: {failures[0]})" if failures else ""
@@ -163,7 +172,6 @@ class Query:
                 f"a winner is measured to meet {', '.join(map(str, self.measured))}, got none in {len(measured)} "
                 f"candidates that were forecast to{reason}: loosen the bound"
             )
-        chosen = chosen[:k]
         if self.measures_objective:
             chosen.sort(key=lambda i: measured[i][self.minimised[0]])
         return chosen, measured

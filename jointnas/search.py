@@ -7,7 +7,6 @@ predictor to what it is told. Stage two lets an engine search the predictor unde
 from __future__ import annotations
 
 import copy
-import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from jointnas.errors import ConstraintError, SearchError, SpaceError
 from jointnas.knobs import Codes
 from jointnas.measurement.meter import Meter
 from jointnas.pool import pool
-from jointnas.predictor import SMALLEST_FIT, Predictor, mean_and_std
+from jointnas.predictor import SMALLEST_FIT, Predictor
 from jointnas.query import Query
 from jointnas.space import Candidate, CostFunction, Space
 from jointnas.training.observation import Observation
@@ -30,9 +29,10 @@ from jointnas.training.observation import Observation
 POOL = 20_000
 START_BEST, START_RANDOM = 60, 40  # p and q of algorithm 1
 STAGE_TWO_BUDGET = 20_000  # candidates an engine may score
-TELL_APART = 1e-3  # difference in accuracy below which two predictions say the same
+FINALISTS = 1024  # of what stage two found by medians, which are compared by expected accuracies
+TELL_APART = 0.3  # difference, as a share of the accuracies' spread, below which two predictions say the same
+GENERATIONS, PARENTS, CHILDREN, CROSSOVER = 4, 32, 512, 0.5  # around the best, before a batch is chosen
 FILLING_POOL = 4096  # pool members a space-filling batch is chosen from
-MOST_MEASURED = 10  # candidates measured for each winner, before too few hold their measured bounds
 ALL = "all"  # engines, one after the other
 
 
@@ -42,7 +42,7 @@ class Winner:
 
     candidate: Candidate
     mean: float  # predicted accuracy
-    std: float  # standard deviation of the ensemble's predictions
+    std: float  # of the prediction
     accuracy: float | None  # measured by this search's own training, if it was trained
     costs: dict[str, float]  # exact ones, and what was measured on the device
     found_by: tuple[str, ...] = ()  # the engines that scored it, where several were asked
@@ -65,7 +65,8 @@ class Search:
     """Proposes candidates of a bound space that meet the constraints, learns from their accuracies, names the best.
 
     pool: only these candidates are ever asked or returned. cost: for an abstract space, a function from a candidate to its
-    costs. predictor: a fitted one, whose examples count as told. No candidate is asked twice, and none that was told.
+    costs. predictor: a fitted one, whose examples count as told. prior: one of an earlier campaign, from whose scores a new
+    predictor starts. No candidate is asked twice, and none that was told.
     start: candidates that are asked first.
 
     objective: "max accuracy", or "min METRIC" under a constraint such as "accuracy>=0.8", which the prediction has to meet.
@@ -84,6 +85,7 @@ class Search:
         pool: Sequence[Mapping[str, Any]] | None = None,
         cost: CostFunction | None = None,
         predictor: Predictor | None = None,
+        prior: Predictor | None = None,
         pool_size: int = POOL,
         objective: str = "max accuracy",
         meter: Meter | None = None,
@@ -94,6 +96,8 @@ class Search:
             raise SearchError(
                 f"a predictor answers for the space it was fitted on, got another than {space.name!r}: use predictor.space"
             )
+        if predictor is not None and prior is not None:
+            raise SearchError("a predictor has its own prior, got predictor and prior: give one of them")
         if not space.is_bound:
             raise SpaceError(f"a search needs a space bound to its data, got {space.name!r} unbound: use Space.bind")
         self.space = space.with_cost(cost)
@@ -111,10 +115,10 @@ class Search:
         self._stale = False
         self.reports: tuple[EngineReport, ...] = ()  # of the latest stage two
         self.predictor = (
-            copy.copy(predictor) if predictor else Predictor(self.space, seed)
+            copy.copy(predictor) if predictor else Predictor(self.space, seed, prior=prior)
         )  # fits rebind, they change nothing
         if predictor is not None:
-            self.tell(predictor.candidates, list(predictor.accuracies))
+            self.tell(predictor.candidates, predictor.observations)
             self._stale = False
 
     @property
@@ -156,11 +160,12 @@ class Search:
     # -------------------------------------------------------------------------------------------------- stage one
 
     def ask(self, n: int = 1) -> list[Candidate]:
-        """Return n candidates of the pool to train next: fewer when the pool runs out, none twice.
+        """Return n candidates to train next: fewer when the pool runs out, none twice.
 
-        Before two accuracies are known the batch fills the space. After that it is chosen by predicted score: the first
-        by the ensemble's mean, each further one by another member, so that a batch spreads over what the ensemble holds
-        possible. Raises `SearchError` when nothing is left to ask.
+        Before two accuracies are known the batch fills the space, unless an earlier campaign tells where to begin. After that it
+        is chosen from the pool and from children of the best, of the pool and of those told, by predicted score: the first
+        by its median, each further one by another function drawn from the posterior (Thompson sampling), so that a batch spreads
+        over what the trainings so far leave possible. Raises `SearchError` when nothing is left to ask.
         """
         if n < 1:
             raise SearchError(f"a batch has one candidate or more, got {n}: ask for more")
@@ -174,22 +179,56 @@ class Search:
         first = left[left < len(self._start)][:n]
         others = left[left >= len(self._start)]
         wanted = min(n - len(first), len(others))
-        rows = np.concatenate([first, others[self._choose(self._pool[others], wanted)]]) if wanted else first
-        self._seen.update(self._pool_identities[i] for i in rows)
-        return self.space.to_candidates(self._pool[rows])
+        codes = self._pool[first]
+        if wanted:
+            codes = np.concatenate([codes, self._choose(self._pool[others], wanted)])
+        self._seen.update(self.space.identities(codes))
+        return self.space.to_candidates(codes)
 
-    def _choose(self, codes: Codes, n: int) -> NDArray[np.int64]:
-        if self.trained < SMALLEST_FIT:
-            return space_filling(np.concatenate(self.space.encode_codes(codes[:FILLING_POOL]), axis=1), n)
-        members, _ = self.fitted().predict_codes(codes)  # (m, candidates)
-        rng = np.random.default_rng([self.seed, len(self._seen)])
-        believed = [members.mean(axis=0), *members[rng.permutation(len(members))]]
-        opinions = [self.query.worth(codes, accuracies) for accuracies in believed]
+    def _choose(self, codes: Codes, n: int) -> Codes:
+        """Return n of the codes, or of their neighbours, to train next."""
+        if self.trained < SMALLEST_FIT and self.predictor.prior is None:
+            features = np.concatenate(self.space.encode_codes(codes[:FILLING_POOL]), axis=1)
+            return codes[space_filling(features, n)]
+        predictor = self.predictor if self.trained < SMALLEST_FIT else self.fitted()
+        codes, medians = self._with_neighbours(codes, predictor.median_codes(codes))
+        drawn = predictor.draw_codes(codes, n - 1, [self.seed, len(self._seen)])
         chosen: list[int] = []
-        for i in range(n):
-            order = np.argsort(-opinions[i % len(opinions)], kind="stable")
+        for accuracies in (medians, *drawn):
+            order = np.argsort(-self.query.worth(codes, accuracies), kind="stable")
             chosen.append(next(int(j) for j in order if j not in chosen))
-        return np.array(chosen)
+        return codes[chosen]
+
+    def _with_neighbours(self, codes: Codes, medians: NDArray[np.float64]) -> tuple[Codes, NDArray[np.float64]]:
+        """Return codes with their predicted accuracies, and behind them new children of the best and of what was told."""
+        if self.closed:
+            return codes, medians
+        rng = np.random.default_rng([self.seed, len(self._seen), 1])
+        told = self.space.to_codes(self._told)
+        told = told[self.query.feasible(told)]
+        parents = np.concatenate([told, codes])
+        worth = self.query.worth(parents, np.concatenate([self.predictor.median_codes(told), medians]))
+        met = self._seen.union(self._pool_identities)
+        for _ in range(GENERATIONS):
+            best = np.argsort(-worth, kind="stable")[:PARENTS]
+            parents, worth = parents[best], worth[best]
+            children = self._children(parents, rng, met)
+            found = self.predictor.median_codes(children)
+            codes, medians = np.concatenate([codes, children]), np.concatenate([medians, found])
+            parents = np.concatenate([parents, children])
+            worth = np.concatenate([worth, self.query.worth(children, found)])
+        return codes, medians
+
+    def _children(self, parents: Codes, rng: np.random.Generator, met: set[str]) -> Codes:
+        """Return feasible children of (n, knobs) parents by crossover and mutation that were not met before, and note them."""
+        own, mates = (parents[rng.integers(0, len(parents), CHILDREN)] for _ in range(2))
+        crossed = rng.random((CHILDREN, 1)) < CROSSOVER
+        children = self.space.mutate_codes(np.where(crossed, self.space.cross_codes(own, mates, rng), own), rng)
+        children = children[self.query.feasible(children)]
+        identities = self.space.identities(children)
+        fresh = [i for i in _firsts(identities) if identities[i] not in met]
+        met.update(identities)
+        return children[fresh]
 
     def predict(self, candidates: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]] | None:
         """Return (mean, std) of each candidate's predicted accuracy, or None while there is nothing to predict from."""
@@ -266,7 +305,7 @@ class Search:
     def best(self, k: int = 5, engine: str = "evolution") -> list[Winner]:
         """Return the k best candidates by predicted accuracy, none twice, all within the constraints.
 
-        Of candidates that no member of the predictor tells apart (to 0.001) the first stands for all while others are left.
+        Of candidates that no member of the predictor tells apart the first stands for all while others are left.
 
         The engine starts from the best of the pool and of what was told, and random ones of the pool; "all" asks every engine
         for the same and takes the best of what they found; a closed pool is ranked whole instead. `reports` says what each did.
@@ -276,16 +315,17 @@ class Search:
         self._check_answerable(k)
         problems = self._stage_two(engines, self.query)
         found = [problem.results() for problem in problems.values()]
-        if not any(len(codes) for codes, _ in found):
+        codes = np.concatenate([codes for codes, _ in found])
+        objectives = np.concatenate([objectives[:, 0] for _, objectives in found])
+        codes = codes[np.argsort(objectives, kind="stable")]
+        codes = self._distinct(codes) if len(problems) > 1 else codes
+        codes = self._expected(self.query, codes[: max(k, FINALISTS)])
+        if not len(codes):
             bounds = ", ".join(map(str, (*self.query.trained, *self.query.measured)))
             scored = sum(problem.spent for problem in problems.values())
             raise ConstraintError(
                 f"a winner is predicted to meet {bounds}, got none among {scored} candidates: loosen the bound or train more"
             )
-        codes = np.concatenate([codes for codes, _ in found])
-        objectives = np.concatenate([objectives[:, 0] for _, objectives in found])
-        codes = codes[np.argsort(objectives, kind="stable")]
-        codes = self._distinct(codes) if len(problems) > 1 else codes
         chosen, measured = self.query.measure(codes, self._told_apart(codes, k), k)
         chosen = chosen if self.query.measures_objective else sorted(chosen)
         finders = [
@@ -323,14 +363,16 @@ class Search:
         query = self.query.as_front(metric, self._pool)
         (problem,) = self._stage_two({"nsga2": evolve_front}, query).values()
         codes, objectives = problem.results()
+        codes = self._expected(query, codes[_front(objectives)]) if len(codes) else codes
         if not len(codes):
             raise ConstraintError(f"a front has a candidate, got none among {problem.spent}: loosen the bounds")
+        objectives = self._score(query, codes, expected=True).objectives
         front = _front(objectives)
         first = _spread_out(objectives, front, k).tolist()
         others = (
             [i for i in front.tolist() if i not in first] if query.forecast else []
         )  # where the first break a bound
-        chosen, measured = query.measure(codes, [*first, *others][: k * MOST_MEASURED], k)
+        chosen, measured = query.measure(codes, [*first, *others], k)
         values = [[objectives[i, 0], measured.get(i, {}).get(metric, objectives[i, 1])] for i in chosen]
         rows = [chosen[i] for i in _front(np.array(values))]
         return self._winners(codes[rows], [measured.get(i, {}) for i in rows])
@@ -381,8 +423,14 @@ class Search:
         self.reports = tuple(_timed(name, run, problems[name]) for name, run in engines.items())
         return problems
 
-    def _score(self, query: Query, codes: Codes) -> Evaluation:
-        accuracies = self.predictor.predict_codes(codes)[0].mean(axis=0)
+    def _expected(self, query: Query, codes: Codes) -> Codes:
+        """Return those of (n, knobs) codes that meet the bounds by their expected accuracies, best first."""
+        found = self._score(query, codes, expected=True)
+        return codes[[i for i in found.ranked() if found.violations[i].sum() == 0]]
+
+    def _score(self, query: Query, codes: Codes, *, expected: bool = False) -> Evaluation:
+        """Return how codes stand to a query by the medians of their predicted accuracies, or by the expected ones."""
+        accuracies = self.predictor.predict_codes(codes)[0] if expected else self.predictor.median_codes(codes)
         broken = {identity for identity, told in self._results.items() if told.accuracy is None}
         if broken:
             accuracies[[identity in broken for identity in self.space.identities(codes)]] = np.nan
@@ -390,24 +438,22 @@ class Search:
 
     def _told_apart(self, codes: Codes, k: int) -> list[int]:
         """Return rows of (n, knobs) codes, best first, to choose k of: behind all others, those that no member tells apart."""
-        wanted = k if self.query.forecast is None else k * MOST_MEASURED
         if self.closed:
-            return list(range(min(wanted, len(codes))))
-        members, _ = self.predictor.predict_codes(codes)
+            return list(range(len(codes)))
+        members = self.predictor.draw_scores(codes, self.predictor.members, [self.seed])
         apart = np.ones(len(codes), dtype=bool)
         distinct: list[int] = []
-        while apart.any() and len(distinct) < wanted:
+        while apart.any() and len(distinct) < k:
             distinct.append(int(apart.argmax()))
             apart &= np.abs(members - members[:, distinct[-1:]]).max(axis=0) >= TELL_APART
         chosen = set(distinct)
-        alike = (i for i in range(len(codes)) if i not in chosen)
-        return [*distinct, *itertools.islice(alike, wanted - len(distinct))]
+        return [*distinct, *(i for i in range(len(codes)) if i not in chosen)]
 
     def _winners(
         self, codes: Codes, measured: Sequence[Mapping[str, float]], finders: Sequence[tuple[str, ...]] | None = None
     ) -> list[Winner]:
         """Return (n, knobs) codes as winners, with what was measured of each."""
-        mean, std = mean_and_std(*self.predictor.predict_codes(codes))
+        mean, std = self.predictor.predict_codes(codes)
         results = [self._results.get(identity) for identity in self.space.identities(codes)]
         return [
             Winner(

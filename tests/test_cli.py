@@ -327,7 +327,7 @@ def test_predictors_that_do_not_fit_are_refused(in_cycle, tmp_path):
     (week / "predictor.safetensors").write_bytes(weights)
     about = json.loads((week / "predictor.json").read_text())
     for change, message in (
-        ({"format": 99}, "format 1, got 99"),
+        ({"format": 99}, "format 2, got 99"),
         ({"trials": []}, "whole"),
         ({"space": "?"}, "its own space"),
     ):
@@ -561,7 +561,11 @@ def desk(tmp_path_factory):
         ("search --train-time 10s --train-steps 10", "drop one"),
         ("search --train-steps 0", "one step or more"),
         ("search --total-time 1h --train-steps 10", "--total-time needs a training time"),
-        ("search --total-time 1s --train-time 10s --rounds 2", "say 20s or more"),
+        ("search --total-time 1s --train-time 10s --rounds 2 --confirm 0", "say 20s or more"),
+        ("search --total-time 1s --train-time 10s --rounds 2", "the 5 winners to confirm.*say 1m 10s or more"),
+        ("search --confirm 6", "between 0 and the 5 winners of --top, got 6"),
+        ("search --real --confirm 1", "--real confirms winners by --repeats"),
+        ("search --from nothing --out there", "no run and no predictor is called 'nothing'"),
         ("search --rounds 0", "--rounds is 1 or more, got 0"),
         ("search --workers 99", f"share {available_cores()} cores.*got 99"),
         ("search --device tpu", "'tpu'"),

@@ -337,7 +337,7 @@ def test_the_front_of_two_objectives_is_found_by_nsga2() -> None:
             np.stack([((x - 9) ** 2).sum(axis=1), x.sum(axis=1)], axis=1), np.zeros((len(x), 0)), np.zeros(len(x), bool)
         )
 
-    task = Problem(space, (), evaluation, pool(space, 64, (), 5), 2500, seed=0)
+    task = Problem(space, (), evaluation, pool(space, 64, (), 5), 2500, seed=0, batch=100)
     evolve_front(task)
     _, objectives = task.results()
     # For a given sum the best is the most even one: 37 sums from 0 to 36, each with one least distance.

@@ -48,7 +48,7 @@ def total(candidate: Candidate) -> dict[str, float]:
 
 
 def light(space: Space, seed: int = 0, **more: Any) -> Search:
-    """Return a search whose ensemble is small enough for a test."""
+    """Return a search that draws few members, enough for a test."""
     search = Search(space, seed=seed, pool_size=500, **more)
     search.predictor.members = 2
     return search

@@ -76,6 +76,8 @@ class Answer:
         _print_winners(f"winners of {self.name}{under}", "rank", [(str(row["rank"]), row) for row in self.rows()])
         if self.is_run:
             messages.print(f"next: jointnas export {self.name}, or jointnas retrain {self.name} --seeds 3")
+        else:
+            messages.print("next: the same with --out RUN, a run whose winners jointnas export and retrain read")
 
 
 def ask_again(

@@ -36,7 +36,7 @@ def conduct(
     from jointnas.measurement import Meter
     from jointnas.real import RealSearch
     from jointnas.search import Search
-    from jointnas.shelf import CONTEXT
+    from jointnas.shelf import CONTEXT, find_prior
     from jointnas.training.clock import clock_from_json
 
     slot = share_slots(workers, device)
@@ -50,6 +50,7 @@ def conduct(
         messages.print(note)
     space = unbound.bind(data.input_shape, len(data.classes))
     start = [_brought_in(name, candidate, space) for name, candidate in starts.items()]
+    prior = find_prior(spec["prior"], space)
     meter = Meter(slot, data.input_shape, len(data.classes))
     with meter:  # its worker ends before any training begins
         search = Search(
@@ -60,6 +61,7 @@ def conduct(
             meter=meter,
             reported=spec["measure"],
             start=start,
+            prior=prior,
         )
     print_forecast(search)
     specification = {
@@ -77,12 +79,16 @@ def conduct(
         _describe(specification, search, data, as_json)
         return
     run = open_run(out, specification, space.name, resume)
+    if prior is not None:
+        source = prior.context.get("data", {}).get("source", "an earlier campaign")
+        messages.print(f"starts from what {len(prior.candidates)} trials on {source} tell: --prior none for nothing")
     with run, interruptible(f"go on with the same command, --resume and --out {run.path}"):
         with (
             local_executor(specification["data"], slot, data.fingerprint) as executor,
             Display(spec["batch"], workers, spec["clock"]) as display,
         ):
             clock = clock_from_json(spec["clock"])
+            campaign = None
             if spec["real"]:
                 RealSearch(
                     search,
@@ -98,7 +104,7 @@ def conduct(
                     display,
                 ).conduct()
             else:
-                Campaign(
+                campaign = Campaign(
                     search,
                     run,
                     executor,
@@ -108,14 +114,17 @@ def conduct(
                     spec["seed"],
                     display,
                     early_stop=spec["early_stop"],
-                ).conduct()
-        predictor = search.fitted()
-        predictor.context = {key: specification[key] for key in CONTEXT}
-        predictor.save(
-            run.path / "predictor"
-        )  # before winners are named: other bounds may be asked where there is none
-        with meter:
-            winners = search.best_trained(spec["top"]) if spec["real"] else search.best(spec["top"], spec["engine"])
+                )
+                campaign.conduct()
+            predictor = search.fitted()
+            predictor.context = {key: specification[key] for key in CONTEXT}
+            predictor.save(
+                run.path / "predictor"
+            )  # before winners are named: other bounds may be asked where there is none
+            with meter:
+                winners = search.best_trained(spec["top"]) if spec["real"] else search.best(spec["top"], spec["engine"])
+            if campaign is not None and spec["confirm"]:
+                winners = campaign.confirm(winners[: spec["confirm"]]) + winners[spec["confirm"] :]
         print_failures(meter)
         run.add_query(specification["constraints"], spec["engine"], spec["seed"], winners)
         trials = run.trials()
@@ -139,10 +148,11 @@ def _describe(specification: dict[str, Any], search: Any, data: Any, as_json: bo
 
     clock, rounds, batch = specification["clock"], specification["rounds"], specification["batch"]
     workers = specification["slot"]["workers"]
-    waves = rounds * math.ceil(batch / workers)
+    confirm = specification["confirm"]
+    waves = rounds * math.ceil(batch / workers) + math.ceil(confirm / workers)
     seconds = waves * clock["train_seconds"] if "train_seconds" in clock else None
     plan = {
-        "trainings": rounds * batch,
+        "trainings": rounds * batch + confirm,
         "rounds": rounds,
         "batch": batch,
         "workers": workers,
@@ -160,7 +170,7 @@ def _describe(specification: dict[str, Any], search: Any, data: Any, as_json: bo
         return
     time = "" if seconds is None else f", {format_duration(seconds)} in all"
     budget = clock_from_json(clock)
-    asked = f"{rounds} rounds of {batch}"
+    asked = f"{rounds} rounds of {batch}" + (f", {confirm} to confirm winners" if confirm else "")
     if specification["real"]:
         asked = f"{rounds * batch} candidates at most, as {specification['engine']} proposes them"
         asked += f", the best {specification['repeats']} times" if specification["repeats"] > 1 else ""

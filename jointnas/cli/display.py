@@ -15,7 +15,7 @@ from rich.text import Text
 
 from jointnas.cli.common import messages
 from jointnas.run import Trial
-from jointnas.trainings import Status
+from jointnas.trainings import CONFIRMING, Status
 from jointnas.units import format_duration
 
 
@@ -75,6 +75,8 @@ class Display:
         """Return how many trainings one after the other are still to be asked for."""
         if status.rounds is None:
             return math.ceil(max(0, status.planned - len(status.trials)) / self.workers)
+        if status.round == CONFIRMING:
+            return 0
         begun = any(t.round == status.round for t in status.trials.values())
         return max(0, status.rounds - status.round + (0 if begun else 1)) * math.ceil(self.batch / self.workers)
 
@@ -82,6 +84,8 @@ class Display:
 def round_line(status: Status) -> str:
     """Return one line on the campaign as a whole."""
     parts = [f"batch {status.round}" if status.rounds is None else f"round {status.round} of {status.rounds}"]
+    if status.rounds is not None and status.round == CONFIRMING:
+        parts = ["confirming winners"]
     ended = sum(t.observation is not None for t in status.trials.values())
     parts.append(f"{ended} trials")
     best = status.best

@@ -11,7 +11,7 @@ from typing import Any
 from jointnas.errors import RunError
 from jointnas.run import RUNS, Run, find_run, list_runs
 
-CHANGEABLE = ("rounds", "batch", "top", "engine", "repeats")  # between a run and its resumption
+CHANGEABLE = ("rounds", "batch", "top", "engine", "repeats", "confirm")  # between a run and its resumption
 
 
 def open_run(out: Path | None, specification: dict[str, Any], what: str, resume: bool) -> Run:

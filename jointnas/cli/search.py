@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +25,19 @@ from jointnas.cli.common import (
     parse_assignments,
 )
 
-ASKED_AGAIN = ("from_", "constraint", "objective", "measure", "engine", "top", "seed", "frontier", "sweep", "as_json")
+ASKED_AGAIN = (
+    "from_",
+    "constraint",
+    "objective",
+    "measure",
+    "engine",
+    "top",
+    "seed",
+    "frontier",
+    "sweep",
+    "out",
+    "as_json",
+)
 """What `--from` takes."""
 
 
@@ -52,11 +65,20 @@ def search(
     train_steps: TrainSteps = None,
     rounds: Annotated[int, typer.Option(help="Batches that are trained, the predictor refitted after each.")] = 4,
     batch: Annotated[int, typer.Option(help="Candidates in a batch.")] = 8,
-    total_time: Annotated[str | None, typer.Option(help="Time of all trainings together; sets the batch.")] = None,
+    total_time: Annotated[
+        str | None, typer.Option(help="Time of all trainings together, those that confirm winners too; sets the batch.")
+    ] = None,
     early_stop: Annotated[
         float | None,
         typer.Option(
-            help="Kendall's τ, 0.92 in the paper: later rounds train only the part of the budget that ranks the first so well."
+            help="Kendall's τ, 0.92 in the paper: later rounds train only the part of the budget that surely ranks so well."
+        ),
+    ] = None,
+    confirm: Annotated[
+        int | None,
+        typer.Option(
+            help="Winners trained once more in the end, at the whole budget, which orders them (default: 0; all of them with "
+            "--early-stop or --total-time)."
         ),
     ] = None,
     engine: Annotated[
@@ -77,6 +99,13 @@ def search(
             help="A candidate file or built-in recipe to train first; with --real, where it starts; repeatable."
         ),
     ] = None,
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            help="A predictor of an earlier campaign to start from: built-in, a folder, a run, or none (default: the built-in one "
+            "of the space's network)."
+        ),
+    ] = None,
     top: Annotated[int, typer.Option(help="Winners to return.")] = 5,
     workers: Workers = 1,
     device: Device = "auto",
@@ -92,7 +121,7 @@ def search(
         bool,
         typer.Option(
             "--resume",
-            help="Go on with a run; --rounds, --batch, --top, --engine and --repeats may differ from before.",
+            help="Go on with a run; --rounds, --batch, --top, --engine, --repeats and --confirm may differ from before.",
         ),
     ] = False,
     from_: Annotated[
@@ -147,8 +176,8 @@ def search(
             if name not in ASKED_AGAIN and _said(context, name):
                 option = f"--{name.replace('_', '-')}"
                 raise SearchError(
-                    "--from trains nothing and takes --constraint, --objective, --measure, --engine, --frontier, --sweep, --top "
-                    f"and --seed, got {option}: drop it"
+                    "--from trains nothing and takes --constraint, --objective, --measure, --engine, --frontier, --sweep, --top, "
+                    f"--seed and --out, got {option}: drop it"
                 )
         if frontier is not None and (_said(context, "engine") or _said(context, "objective")):
             raise SearchError(
@@ -160,6 +189,10 @@ def search(
             raise SearchError(
                 f"--frontier and --sweep are two questions, got --sweep {sweep} beside --frontier: drop one"
             )
+        if out is not None:
+            from jointnas.shelf import adopt
+
+            from_ = str(adopt(from_, out))
         ask_again(from_, constraint or [], objective, measure or [], engine, top, seed, frontier, sweep, as_json)
         return
     for name, asked in (("--frontier", frontier), ("--sweep", sweep)):
@@ -171,7 +204,13 @@ def search(
         raise SearchError("--real trains the whole budget, got --early-stop: drop one")
     if repeats > 1 and not real:
         raise SearchError(f"--repeats goes with --real, got --repeats {repeats} alone: add --real or drop it")
+    if confirm is not None and not 0 <= confirm <= top:
+        raise SearchError(f"--confirm lies between 0 and the {top} winners of --top, got {confirm}: change it")
+    if real and confirm is not None:
+        raise SearchError(f"--real confirms winners by --repeats, got --confirm {confirm}: drop it")
     clock = clock_json(train_time, train_steps)
+    if confirm is None:
+        confirm = top if not real and (early_stop is not None or total_time is not None) else 0
     if total_time is not None:
         if _said(context, "batch"):
             raise SearchError(f"--total-time sets the batch, got --batch {batch} beside it: drop one")
@@ -179,7 +218,7 @@ def search(
             raise SearchError(
                 f"--total-time counts one training a candidate, got --repeats {repeats} beside it: drop one"
             )
-        batch = _batch_for(total_time, clock, rounds, workers)
+        batch = _batch_for(total_time, clock, rounds, workers, confirm)
     spec = {
         "data": {
             "source": data or "digits",
@@ -194,10 +233,12 @@ def search(
         "top": top,
         "engine": engine,
         "early_stop": early_stop,
+        "confirm": confirm,
         "objective": objective,
         "measure": measure or [],
         "real": real,
         "repeats": repeats,
+        "prior": prior,
     }
     held = find_candidate(architecture).candidate["architecture"] if architecture is not None else None
     unbound = Space.load(space)  # before the data: a wrong name costs no decoding
@@ -212,16 +253,19 @@ def _said(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _batch_for(total_time: str, clock: dict[str, Any], rounds: int, workers: int) -> int:
+def _batch_for(total_time: str, clock: dict[str, Any], rounds: int, workers: int, confirm: int) -> int:
+    """Return the batch of rounds that fill the time, but for a share in which winners are confirmed."""
     from jointnas.errors import BudgetError
     from jointnas.units import format_duration, parse_duration
 
     if "train_seconds" not in clock:
         raise BudgetError("--total-time needs a training time, got --train-steps: say --train-time or --batch")
-    waves = int(parse_duration(total_time) / (rounds * clock["train_seconds"]))
+    kept = math.ceil(confirm / workers)
+    waves = (int(parse_duration(total_time) / clock["train_seconds"]) - kept) // rounds
     if waves < 1:
-        least = format_duration(rounds * clock["train_seconds"])
+        least = format_duration((rounds + kept) * clock["train_seconds"])
+        share = f" and of the {confirm} winners to confirm" if confirm else ""
         raise BudgetError(
-            f"--total-time holds one training a round, got {total_time} for {rounds} rounds: say {least} or more"
+            f"--total-time holds one training a round{share}, got {total_time} for {rounds} rounds: say {least} or more"
         )
     return waves * workers

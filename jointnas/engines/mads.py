@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jointnas.engines import nomad_process
-from jointnas.engines.problem import Evaluation, Merit, Problem
+from jointnas.engines.problem import FAILURE, Evaluation, Merit, Problem
 from jointnas.errors import SearchError
 from jointnas.knobs import Codes, Continuous, Knob, Ordered
 
@@ -28,6 +28,7 @@ PHASE = 4  # evaluations a numeric knob, between two polls of the categories
 SMALLEST_PHASE = 16
 EXTENDED = 0.05  # of the objective: neighbours by category that are no worse get a mesh of their own
 EXTENSIONS = 3  # such neighbours at most
+PATIENCE = 10  # starts in a row that lead to nothing better
 FINEST_FRAME = 0.01  # of a continuous knob's range: where a mesh has converged
 UNIT = 1.0
 TRIALS, CHEAP_TRIALS = (
@@ -39,7 +40,7 @@ CHEAP = ("QUAD_MODEL_SEARCH no", "NM_SEARCH no", "DIRECTION_TYPE ORTHO 2N", "EVA
 
 
 def run_mads(problem: Problem) -> None:
-    """Run mixed-variable MADS from each start, the best first, until the budget is spent.
+    """Run mixed-variable MADS from each start, the best first, until the budget or patience is spent.
 
     Around the best candidate so far NOMAD polls its mesh over the numeric knobs that are active there: continuous ones in
     their (logarithmic) range, ordered ones by the index of their value, a granularity of 1. After a phase of that, and when the mesh
@@ -50,9 +51,13 @@ def run_mads(problem: Problem) -> None:
     """
     rng = np.random.default_rng(problem.seed)
     codes, found = problem.evaluate(problem.start)
+    best, idle = FAILURE, 0
     for i in found.ranked():
-        if not problem.exhausted:
-            _search(problem, codes[i], found.merit(i), rng)
+        if problem.exhausted or idle == PATIENCE:
+            break
+        reached = _search(problem, codes[i], found.merit(i), rng)
+        idle = 0 if reached < best else idle + 1
+        best = min(best, reached)
 
 
 def check_nomad() -> None:
@@ -63,12 +68,13 @@ def check_nomad() -> None:
         )
 
 
-def _search(problem: Problem, centre: Codes, merit: Merit, rng: np.random.Generator) -> None:
-    """Poll mesh and categories in turn around a centre that moves to whatever category is better, until none is."""
+def _search(problem: Problem, centre: Codes, merit: Merit, rng: np.random.Generator) -> Merit:
+    """Poll mesh and categories in turn around a centre that moves to whatever category is better; return what was reached."""
     better: tuple[Codes, Merit] | None = (centre, merit)
     while better is not None:
         with Mesh(problem, *better) as mesh:
             better = _poll(problem, mesh, rng)
+    return mesh.merit
 
 
 def _poll(problem: Problem, mesh: Mesh, rng: np.random.Generator) -> tuple[Codes, Merit] | None:

@@ -15,7 +15,7 @@ from jointnas.knobs import Codes
 from jointnas.pool import feasible
 from jointnas.space import Space
 
-BATCH = 100
+BATCH = 400
 NEAREST_CHUNK = 64  # candidates compared with a whole pool at once
 
 
@@ -70,6 +70,7 @@ class Problem:
     _codes: list[Codes] = field(default_factory=list)
     _found: list[Evaluation] = field(default_factory=list)
     _rows: dict[str, tuple[int, int]] = field(default_factory=dict)  # by identity: which call, which row of it
+    _identities: dict[bytes, str] = field(default_factory=dict)  # of codes that engines have asked of
 
     @property
     def spent(self) -> int:
@@ -101,7 +102,15 @@ class Problem:
 
     def is_fresh(self, codes: Codes) -> NDArray[np.bool_]:
         """Return for each of (n, knobs) codes whether it meets the exact constraints, was never evaluated and is the first."""
-        return self._is_fresh(codes, self.space.identities(codes))
+        return self._is_fresh(codes, self._identified(codes))
+
+    def _identified(self, codes: Codes) -> list[str]:
+        """Return the identity of each of (n, knobs) codes, looked up where engines ask of them again."""
+        keys = [row.tobytes() for row in codes]
+        missing = [i for i, key in enumerate(keys) if key not in self._identities]
+        found = self.space.identities(codes[missing])
+        self._identities.update({keys[i]: identity for i, identity in zip(missing, found, strict=True)})
+        return [self._identities[key] for key in keys]
 
     def _is_fresh(self, codes: Codes, identities: Sequence[str]) -> NDArray[np.bool_]:
         fresh = feasible(self.space, self.constraints, codes)
@@ -118,7 +127,7 @@ class Problem:
         it, and those that break an exact constraint, are never evaluated and come back as failed.
         """
         codes = self.projected(codes)
-        identities = self.space.identities(codes)
+        identities = self._identified(codes)
         rows = np.flatnonzero(self._is_fresh(codes, identities))[: max(0, self.budget - self.spent)]
         if len(rows):
             found = self.evaluation(codes[rows])
