@@ -16,6 +16,7 @@ from jointnas.cost import cost
 from jointnas.export import WINNER_FILE
 from jointnas.networks import blueprint
 from jointnas.run import Run, Trial
+from jointnas.trainings import CONFIRMING
 
 COLOURS = plt.colormaps["viridis"]
 
@@ -53,7 +54,7 @@ def draw_winners(axes: Axes, folder: Path) -> None:
 def draw_curves(axes: Axes, trials: list[Trial], rounds: int) -> None:
     """Draw the learning curves, the final accuracy as their last point."""
     for trial in trials:
-        if trial.observation and trial.observation.accuracy is not None:
+        if trial.round != CONFIRMING and trial.observation and trial.observation.accuracy is not None:
             points = [(p.fraction, p.accuracy) for p in trial.observation.curve] + [(1.0, trial.observation.accuracy)]
             colour = COLOURS((trial.round - 1) / max(1, rounds - 1) * 0.85)
             axes.plot(*zip(*points, strict=True), color=colour, lw=1.2, marker=".", ms=4)

@@ -7,11 +7,10 @@ rows. They are not ours, but read the inputs that ours reads (`jointnas.inputs`)
 near. The card says how well it ranks rows that it has not seen. A training answers with the surrogate's accuracy
 and the noise that repeated trainings show. What counts is the surrogate's own accuracy for the candidate that looked best so far.
 
-Everyone trains `--trainings` candidates of the space. Ours asks for batches of `--batch`, which everyone else is spared. With `BOUND`,
-each optimiser gets the bound in its own best way: Optuna's as a constraint function, Nevergrad's as a cheap constraint, the others by
-drawing again; SMAC, which has none, is told the worst accuracy so far. A candidate that breaks the bound is a training wasted.
-
-On the rows of the table itself, only what can rank a list takes part: `rows`, with accuracies as they were trained.
+Everyone trains `--trainings` candidates of the space. Ours asks for batches of `--batch`, which everyone else is spared. There is a loose
+bound and a tight one, and each optimiser gets it in its own best way: Optuna's as a constraint function, Nevergrad's as a cheap
+constraint, the others by drawing again; SMAC, which has none, is told the worst accuracy so far (it also takes trainings as free of
+noise, or it would repeat them). A candidate that breaks the bound is a training wasted.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import machine, write
+from measure import machine
 from numpy.typing import NDArray
 from predictor import Examples, noise
 from scipy.stats import kendalltau
@@ -49,7 +48,7 @@ from jointnas.predictor import Predictor
 from jointnas.shelf import DEFAULT_PRIOR
 from jointnas.space import Candidate, Space
 
-BOUND = "macs<3M"
+BOUNDS = ("macs<40M", "macs<3M")
 MARKS = (16, 32, 64, 128)
 FOLDS = 5
 FREE = 4096
@@ -110,10 +109,10 @@ SURROGATE: Surrogate
 class Task:
     """One search: the space, the bound, and trainings that are counted."""
 
-    def __init__(self, surrogate: Surrogate, bound: str | None, trainings: int, batch: int, seed: int) -> None:
-        self.surrogate, self.space, self.bound = surrogate, surrogate.space, bound
+    def __init__(self, surrogate: Surrogate, bound: str, trainings: int, batch: int, seed: int) -> None:
+        self.surrogate, self.space = surrogate, surrogate.space
         self.trainings, self.batch = trainings, batch
-        self.constraints = parse_all([bound or "macs<40M"], self.space.metrics)
+        self.constraints = parse_all([bound], self.space.metrics)
         self._rng = np.random.default_rng([seed, 1])
         self.true: list[float] = []
         self.seen: list[float] = []
@@ -141,7 +140,7 @@ class Task:
             if held and seen > best:
                 best, chosen = seen, true
             found.append(chosen)
-        return found
+        return found + found[-1:] * (self.trainings - len(found))  # where an optimiser found nothing more to train
 
 
 # ------------------------------------------------------------------------------------------------------ optimisers
@@ -209,7 +208,7 @@ def optuna_search(task: Task, seed: int, sampler: str) -> None:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
-    bound = {"constraints_func": lambda trial: trial.user_attrs["over"]} if task.bound else {}
+    bound = {"constraints_func": lambda trial: trial.user_attrs["over"]}
     samplers: dict[str, Callable[[], Any]] = {
         "tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True, **bound),
         "gp": lambda: optuna.samplers.GPSampler(seed=seed, deterministic_objective=False, **bound),
@@ -260,8 +259,7 @@ def nevergrad_search(task: Task, seed: int) -> None:
     def candidate(values: dict[str, float]) -> Candidate:
         return candidate_of(task.space, [float(values.get(k.name, k.default)) for k in task.space.knobs])
 
-    if task.bound:
-        space.register_cheap_constraint(lambda values: 1 - task.macs(candidate(values)))
+    space.register_cheap_constraint(lambda values: 1 - task.macs(candidate(values)))
     optimiser = nevergrad.optimizers.NGOpt(space, budget=task.trainings)
     while True:
         asked = optimiser.ask()
@@ -320,7 +318,7 @@ def begin(table: Path) -> None:
     SURROGATE = Surrogate(Table.read(table))
 
 
-def run(job: tuple[str, str | None, int], trainings: int, batch: int) -> dict[str, Any]:
+def run(job: tuple[str, str, int], trainings: int, batch: int) -> dict[str, Any]:
     """Return what one optimiser found with one seed."""
     name, bound, seed = job
     task = Task(SURROGATE, bound, trainings, batch, seed)
@@ -341,9 +339,9 @@ def run(job: tuple[str, str | None, int], trainings: int, batch: int) -> dict[st
 def summary(runs: list[dict[str, Any]], trainings: int) -> dict[str, Any]:
     """Return medians and quartiles by bound and arm, and after how many trainings ours is where each peer ends."""
     found: dict[str, Any] = {}
-    for bound in sorted({one["bound"] for one in runs}, key=str):
+    for bound in sorted({one["bound"] for one in runs}):
         curves: dict[str, Array] = {}
-        found[str(bound)] = rows = {}
+        found[bound] = rows = {}
         for name in ARMS:
             own = [one for one in runs if one["arm"] == name and one["bound"] == bound]
             if not own:
@@ -359,8 +357,9 @@ def summary(runs: list[dict[str, Any]], trainings: int) -> dict[str, Any]:
         for name, own in curves.items():
             for mine in ("jointnas", "jointnas, no prior"):
                 if mine in curves and name != mine:
-                    reached = np.flatnonzero(np.median(curves[mine], axis=0) >= np.median(own[:, -1]))
-                    rows[name][f"{mine}: trainings to its end"] = int(reached[0]) + 1 if len(reached) else None
+                    below = np.flatnonzero(np.median(curves[mine], axis=0) < np.median(own[:, -1]))
+                    reached = int(below[-1]) + 2 if len(below) else 1  # from here on it is never behind
+                    rows[name][f"{mine}: trainings to its end"] = reached if reached <= trainings else None
     return found
 
 
@@ -372,31 +371,32 @@ def main() -> None:
     parser.add_argument("--trainings", type=int, default=128)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--arms", nargs="+", default=list(ARMS))
-    parser.add_argument("--bounds", nargs="+", default=["none", BOUND])
+    parser.add_argument("--bounds", nargs="+", default=list(BOUNDS))
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--to", type=Path, required=True)
     options = parser.parse_args()
     kept = json.loads(options.to.read_text()) if options.to.exists() else {"runs": []}
     begin(options.table)
     surrogate = SURROGATE
-    if kept.get("surrogate", surrogate.card) != surrogate.card:
-        raise SystemExit(f"results go on for the table that they began with, got another in {options.to}: remove it")
+    setting = {"surrogate": surrogate.card, "trainings": options.trainings, "batch": options.batch}
+    if any(kept.get(name, value) != value for name, value in setting.items()):
+        raise SystemExit(
+            f"results go on for the table and options that they began with, got others in {options.to}: remove it"
+        )
     print(json.dumps(surrogate.card), flush=True)
     done = {(one["arm"], one["bound"], one["seed"]) for one in kept["runs"]}
-    bounds = [None if bound == "none" else bound for bound in options.bounds]
-    jobs = [(arm, b, seed) for seed in range(options.seeds) for b in bounds for arm in options.arms]
+    jobs = [(arm, bound, seed) for seed in range(options.seeds) for bound in options.bounds for arm in options.arms]
     jobs = [job for job in jobs if job not in done]
     work = partial(run, trainings=options.trainings, batch=options.batch)
     with multiprocessing.get_context("spawn").Pool(options.workers, begin, [options.table]) as workers:
         for one in workers.imap_unordered(work, jobs):
             kept["runs"].append(one)
-            options.to.write_text(json.dumps({"surrogate": surrogate.card, "runs": kept["runs"]}))
+            options.to.write_text(json.dumps({**setting, "runs": kept["runs"]}))
             print(one["arm"], one["bound"], one["seed"], one["best"][-1], one["seconds"], flush=True)
     results = summary(kept["runs"], options.trainings)
-    setting = {name: getattr(options, name) for name in ("trainings", "batch")}
-    write(
-        {"machine": machine(), **setting, "surrogate": surrogate.card, "summary": results, "runs": kept["runs"]},
-        options.to,
+    print(json.dumps(results, indent=1))
+    options.to.write_text(
+        json.dumps({"machine": machine(), **setting, "summary": results, "runs": kept["runs"]}) + "\n"
     )
 
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from jointnas.constraint import violations
 from jointnas.early_stop import at_fraction, stop_fraction
 from jointnas.errors import SearchError
 from jointnas.execution import Executor, LocalExecutor, Slot
 from jointnas.execution.trials import prepare_trials
+from jointnas.query import ACCURACY
 from jointnas.run import Run, Trial
 from jointnas.search import Search, Winner
 from jointnas.training import Clock
@@ -64,7 +66,7 @@ class Campaign:
             return
         self._trainings.show("fitting the predictor")
         self.status.rank_correlation = self.search.rank_correlation
-        told = sum(t.round <= number for t in self.status.trials.values())
+        told = sum(0 < t.round <= number for t in self.status.trials.values())
         self.run.end_round(number, told, self.status.rank_correlation)
         self._trainings.show("")
 
@@ -79,9 +81,11 @@ class Campaign:
         self.search.tell([t.candidate for t in trials], told)
 
     def confirm(self, winners: Sequence[Winner]) -> list[Winner]:
-        """Return winners with the accuracies of a new training each, at the whole budget: the best first, those that fail last.
+        """Return winners with the accuracies of a new training each, at the whole budget.
 
-        What a search has found best looks better than it is; a training with another seed does not know that it was chosen.
+        Those that fail or break a bound on accuracy come last; before them the most accurate first or, where a cost is the
+        objective, in the order they had. What a search has found best looks better than it is; a training with another seed
+        does not know that it was chosen.
         """
         self.status.stop_at, self.status.round = 1.0, CONFIRMING
         identities = self.search.space.identities(self.search.space.to_codes([w.candidate for w in winners]))
@@ -101,7 +105,11 @@ class Campaign:
             replace(w, accuracy=t.observation.accuracy if t.observation else None)
             for w, t in zip(winners, trials, strict=True)
         ]
-        return sorted(confirmed, key=lambda w: -np.inf if w.accuracy is None else w.accuracy, reverse=True)
+        query = self.search.query
+        accuracies = np.array([np.nan if w.accuracy is None else w.accuracy for w in confirmed])
+        short = violations(query.trained, {ACCURACY: accuracies}).any(axis=1) if query.trained else np.isnan(accuracies)
+        ranks = np.nan_to_num(-accuracies) if query.minimised == (ACCURACY,) else np.arange(len(confirmed))
+        return [confirmed[i] for i in np.lexsort([ranks, short])]
 
     def _ask(self, number: int) -> list[Trial]:
         self._trainings.show("choosing candidates")

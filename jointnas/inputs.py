@@ -65,7 +65,8 @@ class Inputs:
         found = self.space.costs(codes)
         costs = self._logarithms(found, len(codes))
         if self.space.is_abstract:
-            yield from (part for part in (*self.space.knob_features(codes), costs) if part.shape[1])
+            parts = [part for part in (*self.space.knob_features(codes), costs) if part.shape[1]]
+            yield from parts or [np.zeros((len(codes), 1))]
             return
         architecture, recipe = self.space.encode_codes(codes)
         yield np.concatenate([architecture, costs], axis=1)

@@ -79,7 +79,7 @@ class Add(nn.Module):
         """Return the sum."""
         for branch in branches:
             if self.training and self.drop:  # stochastic depth: of some images the whole branch
-                branch = branch * F.dropout(branch.new_ones(len(branch), 1, 1, 1), self.drop)
+                branch = branch * F.dropout(branch.new_ones(len(branch), *[1] * (branch.dim() - 1)), self.drop)
             shortcut = shortcut + branch
         return shortcut
 

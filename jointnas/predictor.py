@@ -74,10 +74,17 @@ class Predictor:
             raise PredictorError(f"a predictor draws one member or more, got {members}: raise it")
         self.space = space.with_cost(cost)
         self.seed, self.members = seed, members
+        if prior is not None and not prior.observations:
+            raise PredictorError("a prior is a fitted predictor, got one that was told nothing: fit it first")
+        if prior is not None and prior.space.is_abstract and not space.is_abstract:
+            raise PredictorError(
+                f"a prior of a space with networks has networks too, got {prior.space.name!r} without: choose another"
+            )
         self.prior = copy.copy(prior)  # a fit rebinds what it changes: this one stays as it is
         self.candidates: list[Candidate] = []
         self.observations: list[Observation] = []
         self.context: dict[str, Any] = {}
+        self.digest: str | None = None  # of what was saved or loaded last
         self.rank_correlation: float | None = (
             None  # Kendall's τ, cross-validated; None before there are enough examples
         )
@@ -100,19 +107,20 @@ class Predictor:
 
     def _take_pace(self, pace: Pace) -> None:
         self._pace, self._inputs = pace, Inputs(self.space, pace, self._free)
-        said = self._said(self._free)
+        said = self._said(self._free, None)
         self._prior_centre, self._prior_spread = float(said.mean()), max(float(said.std()), SMALLEST_SPREAD)
 
-    def _said(self, codes: Codes) -> Array:
-        """Return the prior's (n,) scores, which it gives for the steps that this budget holds as soon as they are known."""
+    def _said(self, codes: Codes, steps: Array | None) -> Array:
+        """Return the prior's (n,) scores, which it gives for these steps, or for those that this budget holds once they are known."""
         if self.prior is None:
             return np.zeros(len(codes))
-        steps = self._inputs.steps(codes) if self._pace.law else None
+        if steps is None and self._pace.law:
+            steps = self._inputs.steps(codes)
         return self.prior.scores(translate(codes, self.space, self.prior.space), steps)
 
-    def _expected(self, codes: Codes) -> Array:
+    def _expected(self, codes: Codes, steps: Array | None = None) -> Array:
         """Return the prior's (n,) standardised scores, 0 without one."""
-        return (self._said(codes) - self._prior_centre) / self._prior_spread
+        return (self._said(codes, steps) - self._prior_centre) / self._prior_spread
 
     @property
     def _groups(self) -> int:
@@ -225,8 +233,9 @@ class Predictor:
         """
         process, found = self._conditioned(), [np.zeros(0)]
         for part in _chunks(np.arange(len(codes))):
-            known = self._expected(codes[part])
-            inputs = self._inputs(codes[part], None if steps is None else steps[part])
+            believed = None if steps is None else steps[part]
+            known = self._expected(codes[part], believed)
+            inputs = self._inputs(codes[part], believed if self._pace.law else None)
             with _blas().limit(limits=1, user_api="blas"):
                 found.append(WEIGHT[0] * known + process.mean(inputs, self._trend(known)))
         return np.concatenate(found)
@@ -283,6 +292,8 @@ class Predictor:
         if self._process is None or not self.observations:
             raise PredictorError("a predictor is saved once it is fitted, got none: call fit first")
         folder = Path(folder)
+        if self.prior:
+            self.prior.save(folder / PRIOR)
         law = self._pace.law
         tensors = {
             "hyperparameters": self._process.hyperparameters.to_vector(),
@@ -291,6 +302,7 @@ class Predictor:
             **({} if law is None else {"pace": np.array([*law.weights, law.intercept, law.error])}),
         }
         weights = save(tensors)
+        digest = hashlib.sha256(weights).hexdigest()
         about = {
             "format": FORMAT,
             "space": self.space.to_toml(),
@@ -300,13 +312,13 @@ class Predictor:
             "members": self.members,
             "metrics": self.space.metrics,
             "rank_correlation": self.rank_correlation,
-            "prior": self.prior is not None,
+            "prior": self.prior and self.prior.digest,
             "context": self.context,
             "trials": [
                 {"candidate": c, "accuracy": o.accuracy, "steps": o.steps, "fraction": o.fraction}
                 for c, o in zip(self.candidates, self.observations, strict=True)
             ],
-            "weights": hashlib.sha256(weights).hexdigest(),
+            "weights": digest,
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -316,8 +328,7 @@ class Predictor:
             raise PredictorError(
                 f"a predictor is saved to a writable folder, got {str(folder)!r} ({error.strerror}): choose another"
             ) from error
-        if self.prior:
-            self.prior.save(folder / PRIOR)
+        self.digest = digest
 
     @classmethod
     def load(cls, folder: Path | str, cost: CostFunction | None = None) -> Predictor:
@@ -326,15 +337,17 @@ class Predictor:
         about = read_description(folder)
         prior = None
         if about.get("prior"):
-            has_costs = bool(read_description(folder / PRIOR).get("metrics"))
-            prior = cls.load(folder / PRIOR, cost if has_costs else None)
+            prior = cls._load_prior(folder / PRIOR, cost)
         try:
+            if prior is not None and prior.digest != about["prior"]:
+                raise ValueError("another prior than it was fitted with")
             space = Space.from_toml(about["space"], about["input_shape"], about["classes"])
             predictor = cls(space, int(about["seed"]), cost=cost, prior=prior, members=int(about["members"]))
             weights = (folder / WEIGHTS).read_bytes()
             if about["weights"] != hashlib.sha256(weights).hexdigest():
                 raise ValueError("weights of another save than predictor.json")
             predictor._restore(about, load(weights))
+            predictor.digest = about["weights"]
         except (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, SafetensorError) as error:
             raise PredictorError(
                 f"the files of a predictor are whole, got {error} in {str(folder)!r}: save it again"
@@ -346,6 +359,18 @@ class Predictor:
                 f"a predictor fits its own space, got {error} in {str(folder)!r}: save it again"
             ) from error
         return predictor
+
+    @classmethod
+    def _load_prior(cls, folder: Path, cost: CostFunction | None) -> Predictor:
+        """Return the prior below a predictor, which takes the cost function where it was fitted with one."""
+        about = read_description(folder)
+        try:
+            takes_cost = Space.from_toml(about["space"]).is_abstract and bool(about.get("metrics"))
+        except JointNASError as error:
+            raise PredictorError(
+                f"a predictor fits its own space, got {error} in {str(folder)!r}: save it again"
+            ) from error
+        return cls.load(folder, cost if takes_cost else None)
 
     def _restore(self, about: Mapping[str, Any], tensors: Mapping[str, Array]) -> None:
         if tuple(about["metrics"]) != self.space.metrics:
@@ -381,6 +406,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         if not (
             isinstance(about["context"], dict)
             and isinstance(about["context"].get("data", {}), dict)
+            and isinstance(about["context"].get("slot", {}), dict)
             and isinstance(about["trials"], list)
         ):
             raise ValueError("a context and trials of another kind")
@@ -388,7 +414,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise PredictorError(
             f"a predictor is a folder with {DESCRIPTION}, got {str(folder)!r}: check the path"
         ) from error
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError, RecursionError) as error:
         raise PredictorError(
             f"the files of a predictor are whole, got {error} in {str(folder)!r}: save it again"
         ) from error

@@ -8,7 +8,7 @@ few groups, and smoothly. Draws of whole functions follow Wilson et al. (JMLR 20
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ KNOWN_DEVIATION = 1.0  # of each about those of another process
 FARTHEST = 5.0  # deviations from its mean that a hyperparameter is looked for
 JITTER = 1e-8
 ITERATIONS = 100
-CACHED = 256  # rows of distances that a processor's cache holds
+CACHED = 256  # rows whose distances are computed at once, so that they stay in the processor's cache
 WAVES = 1024  # random Fourier features of a draw
 Array = NDArray[np.float64]
 AnyArray = NDArray[np.floating[Any]]  # of single or double precision
@@ -105,16 +105,19 @@ class Process:
     def mean(self, x: Array, trend: Array) -> Array:
         """Return the (m,) means at (m, d) inputs with (m, q) trends, to six digits or so."""
         scaled, own, weights = (a.astype(np.float32) for a in (x * self._smooth, self._x, self._weights))
-        parts = (scaled[i : i + CACHED] for i in range(0, len(x), CACHED))
-        smooth = np.concatenate([np.zeros(0), *(_matern(_squared_distances(part, own)) @ weights for part in parts)])
+        smooth = np.empty(len(x), dtype=np.float32)
+        for part in _parts(len(x)):
+            smooth[part] = _matern(_squared_distances(scaled[part], own)) @ weights
         return np.asarray(self._amplitude * smooth + self._slopes(x, trend) @ (self._straight.T @ self._weights))
 
     def predict(self, x: Array, trend: Array) -> tuple[Array, Array]:
         """Return the (m,) means and standard deviations, the noise left out."""
-        covariance = self._covariance(x, trend)
-        explained = solve_triangular(self._factor, covariance.T, lower=True)
-        variance = self._amplitude + (self._slopes(x, trend) ** 2).sum(axis=1) - (explained**2).sum(axis=0)
-        return covariance @ self._weights, np.sqrt(np.maximum(variance, 0))
+        mean, variance = np.empty(len(x)), self._amplitude + (self._slopes(x, trend) ** 2).sum(axis=1)
+        for part in _parts(len(x)):
+            covariance = self._covariance(x[part], trend[part])
+            mean[part] = covariance @ self._weights
+            variance[part] -= (solve_triangular(self._factor, covariance.T, lower=True) ** 2).sum(axis=0)
+        return mean, np.sqrt(np.maximum(variance, 0))
 
     def draw(self, x: Array, trend: Array, count: int, seed: Sequence[int]) -> Array:
         """Return (count, m) values of functions drawn from the process; the same seed draws the same functions."""
@@ -130,9 +133,11 @@ class Process:
             return np.asarray(np.cos((x * self._smooth) @ waves + phases) @ heights + self._slopes(x, trend) @ slopes)
 
         seen = self._examples
-        missed = seen.y[:, None] - free(seen.x, seen.trend) - noise
-        corrected = free(x, trend) + self._covariance(x, trend) @ cho_solve((self._factor, True), missed)
-        return np.asarray(corrected.T)
+        weights = cho_solve((self._factor, True), seen.y[:, None] - free(seen.x, seen.trend) - noise)
+        drawn = np.empty((count, len(x)))
+        for part in _parts(len(x)):
+            drawn[:, part] = (free(x[part], trend[part]) + self._covariance(x[part], trend[part]) @ weights).T
+        return drawn
 
 
 def find_hyperparameters(examples: Examples, groups: Groups, known: Hyperparameters | None = None) -> Hyperparameters:
@@ -175,6 +180,11 @@ def negative_log_likelihood(
     slopes = np.bincount(groups, ((outer @ linear) * linear).sum(axis=0))
     lengths = -4 * (by_square.sum(axis=1) @ scaled**2 - ((by_square @ scaled) * scaled).sum(axis=0))
     return value, np.array([*slopes, *np.bincount(groups, lengths), (outer * smooth).sum(), noise * np.trace(outer)])
+
+
+def _parts(n: int) -> Iterator[slice]:
+    """Yield slices of n rows, to be computed one after the other."""
+    return (slice(start, start + CACHED) for start in range(0, n, CACHED))
 
 
 def _squared_distances(a: AnyArray, b: AnyArray) -> AnyArray:

@@ -94,6 +94,13 @@ class Query:
         """Return which of (n, knobs) codes meet the exact constraints."""
         return feasible(self.space, self.exact, codes)
 
+    def believed(self, codes: Codes) -> NDArray[np.bool_]:
+        """Return which of (n, knobs) codes meet the exact constraints, and the measured ones as the forecast has it."""
+        held = self.feasible(codes)
+        if self.forecast is not None and self.measured:
+            held &= violations(self.measured, self.forecast.predict(codes)).sum(axis=1) == 0
+        return held
+
     def costs(self, codes: Codes) -> dict[str, NDArray[np.float64]]:
         """Return exact costs and forecasts of (n, knobs) codes."""
         return {**self.space.costs(codes), **(self.forecast.predict(codes) if self.forecast else {})}

@@ -1,7 +1,7 @@
 """The search: FBNetV3's algorithm 1 as ask-and-tell.
 
-Stage one draws a pool by quasi-Monte Carlo under the constraints, asks for batches of it by predicted score, and refits the
-predictor to what it is told. Stage two lets an engine search the predictor under the constraints and returns the best.
+Stage one draws a pool by quasi-Monte Carlo under the constraints, asks for batches of it and of what lies near the best by predicted
+score, and refits the predictor to what it is told. Stage two lets an engine search the predictor under the constraints and returns the best.
 """
 
 from __future__ import annotations
@@ -206,32 +206,31 @@ class Search:
         rng = np.random.default_rng([self.seed, len(self._seen), 1])
         told = self.space.to_codes(self._told)
         told = told[self.query.feasible(told)]
+        met = self._seen.union(self._pool_identities)
         parents = np.concatenate([told, codes])
         worth = self.query.worth(parents, np.concatenate([self.predictor.median_codes(told), medians]))
-        met = self._seen.union(self._pool_identities)
+        made, found = [codes], [medians]
         for _ in range(GENERATIONS):
             best = np.argsort(-worth, kind="stable")[:PARENTS]
-            parents, worth = parents[best], worth[best]
-            children = self._children(parents, rng, met)
-            found = self.predictor.median_codes(children)
-            codes, medians = np.concatenate([codes, children]), np.concatenate([medians, found])
-            parents = np.concatenate([parents, children])
-            worth = np.concatenate([worth, self.query.worth(children, found)])
-        return codes, medians
+            made.append(self._children(parents[best], rng, met))
+            found.append(self.predictor.median_codes(made[-1]))
+            parents = np.concatenate([parents[best], made[-1]])
+            worth = np.concatenate([worth[best], self.query.worth(made[-1], found[-1])])
+        return np.concatenate(made), np.concatenate(found)
 
     def _children(self, parents: Codes, rng: np.random.Generator, met: set[str]) -> Codes:
         """Return feasible children of (n, knobs) parents by crossover and mutation that were not met before, and note them."""
         own, mates = (parents[rng.integers(0, len(parents), CHILDREN)] for _ in range(2))
         crossed = rng.random((CHILDREN, 1)) < CROSSOVER
         children = self.space.mutate_codes(np.where(crossed, self.space.cross_codes(own, mates, rng), own), rng)
-        children = children[self.query.feasible(children)]
+        children = children[self.query.believed(children)]
         identities = self.space.identities(children)
         fresh = [i for i in _firsts(identities) if identities[i] not in met]
         met.update(identities)
         return children[fresh]
 
     def predict(self, candidates: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]] | None:
-        """Return (mean, std) of each candidate's predicted accuracy, or None while there is nothing to predict from."""
+        """Return (mean, std) of each candidate's predicted accuracy, or None before two accuracies are known."""
         if self.trained < SMALLEST_FIT:
             return None
         mean, std = self.fitted().predict(candidates)
@@ -260,7 +259,7 @@ class Search:
             before = self._results.get(identity)
             if before is None:
                 self._told.append(candidate)
-            self._stale |= (before.accuracy if before else None) != observation.accuracy
+            self._stale |= before is None or before.accuracy != observation.accuracy
             self._results[identity] = observation
             self._seen.add(identity)
 
@@ -319,7 +318,7 @@ class Search:
         objectives = np.concatenate([objectives[:, 0] for _, objectives in found])
         codes = codes[np.argsort(objectives, kind="stable")]
         codes = self._distinct(codes) if len(problems) > 1 else codes
-        codes = self._expected(self.query, codes[: max(k, FINALISTS)])
+        codes = self._expected(self.query, codes, k)
         if not len(codes):
             bounds = ", ".join(map(str, (*self.query.trained, *self.query.measured)))
             scored = sum(problem.spent for problem in problems.values())
@@ -363,7 +362,7 @@ class Search:
         query = self.query.as_front(metric, self._pool)
         (problem,) = self._stage_two({"nsga2": evolve_front}, query).values()
         codes, objectives = problem.results()
-        codes = self._expected(query, codes[_front(objectives)]) if len(codes) else codes
+        codes = self._expected(query, codes[_front(objectives)], len(codes))
         if not len(codes):
             raise ConstraintError(f"a front has a candidate, got none among {problem.spent}: loosen the bounds")
         objectives = self._score(query, codes, expected=True).objectives
@@ -423,10 +422,16 @@ class Search:
         self.reports = tuple(_timed(name, run, problems[name]) for name, run in engines.items())
         return problems
 
-    def _expected(self, query: Query, codes: Codes) -> Codes:
-        """Return those of (n, knobs) codes that meet the bounds by their expected accuracies, best first."""
-        found = self._score(query, codes, expected=True)
-        return codes[[i for i in found.ranked() if found.violations[i].sum() == 0]]
+    def _expected(self, query: Query, codes: Codes, k: int) -> Codes:
+        """Return those of (n, knobs) codes in order, of the first ones that hold k, that meet the bounds by expected accuracy."""
+        kept = [codes[:0]]
+        for start in range(0, len(codes), FINALISTS):
+            part = codes[start : start + FINALISTS]
+            found = self._score(query, part, expected=True)
+            kept.append(part[[i for i in found.ranked() if found.violations[i].sum() == 0]])
+            if sum(map(len, kept)) >= k:
+                break
+        return np.concatenate(kept)
 
     def _score(self, query: Query, codes: Codes, *, expected: bool = False) -> Evaluation:
         """Return how codes stand to a query by the medians of their predicted accuracies, or by the expected ones."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from jointnas.early_stop import at_fraction
+from jointnas.early_stop import accuracy_at, at_fraction
 from jointnas.errors import PredictorError, suggest
 from jointnas.knobs import Value
 from jointnas.predictor import DESCRIPTION, Predictor
@@ -74,14 +74,9 @@ def networks(space: Space) -> set[Value]:
 def adopt(name: str, out: Path) -> Path:
     """Return a new run, without trials, whose predictor is a stand-alone one: its winners can be exported and trained.
 
-    Raises `PredictorError` for a predictor of another kind, `RunError` for a folder that cannot be used.
+    Raises `PredictorError` for one that does not say what it was fitted to, `RunError` for a folder that cannot be used.
     """
-    folder, run = find_predictor(name)
-    if run is not None:
-        raise PredictorError(
-            f"--out makes a run of a stand-alone predictor, got {name!r}, which is a run's: drop --out"
-        )
-    predictor = Predictor.load(folder)
+    predictor = Predictor.load(find_predictor(name)[0])
     missing = [key for key in CONTEXT if key not in predictor.context]
     if missing:
         raise PredictorError(
@@ -123,7 +118,12 @@ def fit_runs(names: Sequence[str], seed: int = 0) -> Predictor:
     space = Space.from_toml(specification["space"], specification["input_shape"], len(specification["classes"]))
     fractions = [t.observation.fraction for t in trials if t.observation and t.observation.accuracy is not None]
     fraction = min(fractions, default=1.0)
-    trials = [replace(t, observation=at_fraction(t.observation, fraction)) for t in trials if t.observation]
+    read = [  # what was not read there is no failure, and says nothing
+        t
+        for t in trials
+        if t.observation and (t.observation.accuracy is None or accuracy_at(t.observation, fraction) is not None)
+    ]
+    trials = [replace(t, observation=at_fraction(t.observation, fraction)) for t in read if t.observation]
     by_identity: dict[str, list[Trial]] = {}
     for trial in trials:
         by_identity.setdefault(space.identity(trial.candidate), []).append(trial)

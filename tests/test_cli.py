@@ -312,6 +312,19 @@ def test_a_predictor_is_fitted_to_runs_shown_checked_and_asked(in_cycle, tmp_pat
     assert winner["macs"] < 1e6
 
 
+def test_a_predictor_alone_is_made_a_run_by_its_first_answer(in_cycle, tmp_path):
+    week, out = tmp_path / "week", tmp_path / "asked"
+    assert jointnas("predictors", "fit", RUN, "--to", week).code == 0
+    assert "did you mean 'macs'" in mistake(jointnas("search", "--from", week, "-c", "mac<1M", "--out", out))
+    assert "smallest macs" in mistake(jointnas("search", "--from", week, "-c", "macs<1K", "--out", out))
+    assert not out.exists()
+    (winner,) = answer("search", "--from", week, "-c", "macs<1M", "--top", "1", "--out", out)["winners"]
+    (file,) = answer("export", out)["files"]
+    assert CandidateFile.read(Path(file)).candidate["architecture"] == winner["architecture"]
+    assert f"--from {out}" in mistake(jointnas("search", "--from", week, "--out", out))
+    assert "drop --out" in mistake(jointnas("search", "--from", out, "--out", tmp_path / "again"))
+
+
 def test_predictors_that_do_not_fit_are_refused(in_cycle, tmp_path):
     week = tmp_path / "week"
     Run.create(tmp_path / "other", {"command": "baselines"}).close()

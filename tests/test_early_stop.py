@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from scipy.stats import kendalltau
 from jointnas.campaign import Campaign, local_executor
 from jointnas.data import DataSpec, load_data
 from jointnas.early_stop import accuracy_at, at_fraction, stop_fraction
-from jointnas.execution import Slot
+from jointnas.execution import Event, Executor, Job, Slot
 from jointnas.predictor import Predictor
 from jointnas.run import Run, Trial
-from jointnas.search import Search
+from jointnas.search import Search, Winner
 from jointnas.space import Space
 from jointnas.training import CurvePoint, Observation, StepClock
 from jointnas.training.trainer import CURVE_FRACTIONS
@@ -259,3 +260,35 @@ def test_a_resumed_campaign_takes_the_same_fraction_and_confirms_once(
         assert b.observation is not None
         assert (a.candidate, a.round) == (b.candidate, b.round)
         assert (a.observation.accuracy, a.observation.fraction) == (b.observation.accuracy, b.observation.fraction)
+
+
+def test_winners_of_a_cost_keep_their_order_and_those_that_miss_their_accuracy_come_last(tmp_path: Path) -> None:
+    space = Space.load("resnet9", (1, 8, 8), 10).fix(FIXED)
+    search = Search(space, ["accuracy>=0.5"], SEED, pool_size=64, objective="min macs")
+    winners = [Winner(c, 0.6, 0.1, None, {}) for c in space.sample(4)]
+    found = iter([0.6, 0.4, None, 0.9])
+
+    class Known(Executor):
+        """Ends each job with the next accuracy."""
+
+        def __init__(self) -> None:
+            self.waiting: list[Job] = []
+
+        def submit(self, jobs: Sequence[Job]) -> None:
+            self.waiting += jobs
+
+        def poll(self, timeout: float) -> list[Event]:
+            accuracy = next(found)
+            told = Observation.failed("it diverged") if accuracy is None else Observation(accuracy)
+            return [Event("done", self.waiting.pop(0).number, result={"observation": told.to_json()})]
+
+        def cancel(self, number: int) -> None:
+            raise AssertionError
+
+        def close(self) -> None:
+            pass
+
+    with Run.create(tmp_path / "run", {"constraints": []}) as run:
+        campaign = Campaign(search, run, Known(), StepClock(STEPS), 1, BATCH, SEED, lambda *_: None)
+        confirmed = campaign.confirm(winners)
+    assert [w.accuracy for w in confirmed] == [0.6, 0.9, 0.4, None]

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -349,3 +350,36 @@ def test_a_saved_predictor_keeps_its_prior(tmp_path: Path) -> None:
     predictor.save(tmp_path / "saved")
     loaded = Predictor.load(tmp_path / "saved")
     np.testing.assert_allclose(loaded.predict(grid), predictor.predict(grid), rtol=1e-6)
+
+
+def test_another_prior_than_it_was_fitted_with_is_refused(tmp_path: Path) -> None:
+    space = abstract()
+    priors = [Predictor(space).fit(space.sample(16), [s * x0(c) for c in space.sample(16)]) for s in (1, 0.5)]
+    for number, prior in enumerate(priors):
+        examples = space.sample(4, seed=3)
+        Predictor(space, prior=prior).fit(examples, [x0(c) for c in examples]).save(tmp_path / str(number))
+    shutil.rmtree(tmp_path / "0" / "prior")
+    with pytest.raises(PredictorError, match="is a folder with"):
+        Predictor.load(tmp_path / "0")
+    shutil.copytree(tmp_path / "1" / "prior", tmp_path / "0" / "prior")
+    with pytest.raises(PredictorError, match="another prior"):
+        Predictor.load(tmp_path / "0")
+
+
+def test_a_prior_is_fitted_and_has_networks_where_its_successor_has() -> None:
+    space = abstract()
+    with pytest.raises(PredictorError, match="told nothing"):
+        Predictor(space, prior=Predictor(space))
+    fitted = Predictor(space).fit(space.sample(8), [x0(c) for c in space.sample(8)])
+    with pytest.raises(PredictorError, match="has networks too"):
+        Predictor(Space.load("resnet9", (1, 8, 8), 10), prior=fitted)
+
+
+def test_an_abstract_space_with_costs_may_start_from_networks(tmp_path: Path) -> None:
+    networks = Space.load("resnet9", (1, 8, 8), 10)
+    prior = Predictor(networks).fit(networks.sample(8), [score(c) for c in networks.sample(8)])
+    space = abstract()
+    predictor = Predictor(space, cost=lambda c: {"price": x0(c)}, prior=prior)
+    predictor.fit(space.sample(8), [x0(c) for c in space.sample(8)]).save(tmp_path / "saved")
+    loaded = Predictor.load(tmp_path / "saved", cost=lambda c: {"price": x0(c)})
+    np.testing.assert_allclose(loaded.predict(space.sample(5)), predictor.predict(space.sample(5)), rtol=1e-6)

@@ -254,6 +254,17 @@ def test_a_failed_candidate_never_wins_in_an_open_pool() -> None:
     assert all(numbers(w.candidate)[0] < 8 for w in search.best(20))
 
 
+def test_a_batch_that_fails_is_learned_from() -> None:
+    told = light(cube())
+    candidates = told.space.sample(12, seed=3)
+    told.tell(candidates, [truth(c) for c in candidates])
+    before = told.fitted().predict(candidates)[0]
+    failed = told.ask(4)
+    told.tell(failed, [None] * 4)
+    assert not np.allclose(told.fitted().predict(candidates)[0], before)
+    assert len(told.predictor.observations) == 16
+
+
 def test_winners_of_none_and_of_an_unknown_engine_are_refused() -> None:
     search = light(cube(1))
     search.tell([point(0.1), point(0.2)], [0.5, 0.6])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -90,23 +91,31 @@ def ask_again(
     seed: int,
     frontier: str | None,
     sweep: str | None,
+    out: Path | None,
     as_json: bool,
 ) -> None:
-    """Answer constraints from a run's predictor, or a saved one, without training anything."""
+    """Answer constraints from a run's predictor, or a saved one, without training anything.
+
+    out: the folder of a run to make of a saved one, once it has an answer.
+    """
     import torch
 
     from jointnas.constraint import MEASURED, parse_all, read_sweep
-    from jointnas.errors import ConstraintError
+    from jointnas.errors import ConstraintError, RunError
     from jointnas.execution import available_cores, share_slots
     from jointnas.measurement import Meter
     from jointnas.predictor import Predictor
     from jointnas.query import ACCURACY
     from jointnas.run import Run
     from jointnas.search import Search
-    from jointnas.shelf import find_predictor
+    from jointnas.shelf import adopt, find_predictor
 
     bounds = [[]] if sweep is None else [[bound] for bound in read_sweep(sweep)]
     folder, path = find_predictor(name)
+    if out is not None and path is not None:
+        raise RunError(f"--out makes a run of a stand-alone predictor, got {name!r}, which is a run's: drop --out")
+    if out is not None and out.exists():
+        raise RunError(f"--out is a folder that is not there yet, got {str(out)!r}: ask that run with --from {out}")
     run = Run.open(path) if path is not None else None
     predictor = Predictor.load(folder)
     space, own = predictor.space, predictor.context.get("slot", {})
@@ -117,26 +126,24 @@ def ask_again(
     )  # all, before any is asked
     answers: list[Answer] = []
     unmet: list[ConstraintError] = []
-    with Meter(slot, space.input_shape or (), space.classes or 0) as meter, run or nullcontext():
-        failed = []
+    with Meter(slot, space.input_shape or (), space.classes or 0) as meter, ExitStack() as opened:
         if run is not None:
-            good = {space.identity(candidate) for candidate in predictor.candidates}
-            failed = [t for t in run.trials() if t.observation and t.observation.accuracy is None]
-            failed = [t for t in failed if space.identity(t.candidate) not in good]  # a repeat alone failed
+            opened.enter_context(run)
 
         def answered(asked: list[str]) -> Answer:
+            nonlocal run
             search = Search(space, asked, seed, predictor=predictor, objective=objective, meter=meter, reported=measure)
             print_forecast(search)
-            search.tell([t.candidate for t in failed], [t.observation for t in failed])
             winners = search.best(top, engine) if frontier is None else search.front(frontier, top)
             print_failures(meter)
             texts = [str(c) for c in search.constraints]
+            if run is None and out is not None:
+                run = opened.enter_context(Run.open(adopt(name, out)))
             if run is not None:
                 number = run.add_query(texts, engine if frontier is None else "nsga2", seed, winners)
                 messages.print(f"query {number} of {run.path}{': ' if texts else ''}{', '.join(texts)}")
-            return Answer(
-                str(path or name), run is not None, texts, winners, predictor.rank_correlation, search.reports
-            )
+            asked_of = str(run.path) if run is not None else name
+            return Answer(asked_of, run is not None, texts, winners, predictor.rank_correlation, search.reports)
 
         if sweep is None:
             answered(constraints).print(as_json)
@@ -148,10 +155,10 @@ def ask_again(
                 unmet.append(error)
     if as_json:
         found = [{"constraint": a.constraints[-1], "winners": a.rows()} for a in answers]
-        print_json({"run": str(path or name), "sweep": found})
+        print_json({"run": str(run.path) if run else name, "sweep": found})
     else:
         rows = [(answer.constraints[-1], row) for answer in answers for row in answer.rows()]
-        _print_winners(f"winners of {path or name}", "under", rows)
+        _print_winners(f"winners of {run.path if run else name}", "under", rows)
     for reason in unmet:
         messages.print(f"jointnas: {reason}")
     if unmet:

@@ -100,7 +100,6 @@ def autotrain(
         "top": 1,
         "engine": "evolution",
         "early_stop": None,
-        "confirm": 0,
         "constraints": [],
     }
     specifications = {

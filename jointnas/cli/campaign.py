@@ -74,6 +74,7 @@ def conduct(
         "constraints": [str(c) for c in search.constraints],
         "start": start,
         "slot": slot.to_json(),
+        "prior": prior and prior.digest,
     }
     if dry_run:
         _describe(specification, search, data, as_json)

@@ -77,7 +77,7 @@ def search(
     confirm: Annotated[
         int | None,
         typer.Option(
-            help="Winners trained once more in the end, at the whole budget, which orders them (default: 0; all of them with "
+            help="Winners trained once more in the end, at the whole budget, with another seed (default: 0; all of them with "
             "--early-stop or --total-time)."
         ),
     ] = None,
@@ -189,11 +189,7 @@ def search(
             raise SearchError(
                 f"--frontier and --sweep are two questions, got --sweep {sweep} beside --frontier: drop one"
             )
-        if out is not None:
-            from jointnas.shelf import adopt
-
-            from_ = str(adopt(from_, out))
-        ask_again(from_, constraint or [], objective, measure or [], engine, top, seed, frontier, sweep, as_json)
+        ask_again(from_, constraint or [], objective, measure or [], engine, top, seed, frontier, sweep, out, as_json)
         return
     for name, asked in (("--frontier", frontier), ("--sweep", sweep)):
         if asked is not None:

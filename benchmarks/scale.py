@@ -1,0 +1,74 @@
+"""What one round costs when many trials are known: seconds and memory of choosing a batch from a large pool.
+
+    python benchmarks/scale.py --to benchmarks/results/scale.json
+
+A search of `resnet9` with a pool of a million candidates is told so many made-up accuracies, then fits its predictor and asks for the next
+batch of eight. Each count of trials in a fresh process, one after the other, all cores free; the memory is that of the whole process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measure import machine, write
+
+from jointnas.predictor import Predictor
+from jointnas.search import Search
+from jointnas.shelf import DEFAULT_PRIOR
+from jointnas.space import Space
+
+TRIALS = (10, 100, 1000, 10_000)
+BATCH = 8
+CONSTRAINT = "macs<40M"
+PRIOR = Path(__file__).parent.parent / "predictors" / DEFAULT_PRIOR
+
+
+def measured(job: tuple[int, int]) -> dict[str, Any]:
+    """Return what a round costs after so many trials, with a pool of this size."""
+    trials, pool = job
+    space = Space.load("resnet9", (3, 32, 32), 10)
+    began = time.perf_counter()
+    search = Search(space, [CONSTRAINT], prior=Predictor.load(PRIOR), pool_size=pool)
+    made = time.perf_counter()
+    candidates = space.sample(trials, seed=1)
+    rates = [float(np.log(c["recipe"]["learning_rate"])) for c in candidates]
+    noise = 0.02 * np.random.default_rng(0).standard_normal(trials)
+    search.tell(candidates, [float(np.clip(0.5 + 0.1 * r + e, 0, 1)) for r, e in zip(rates, noise, strict=True)])
+    told = time.perf_counter()
+    search.fitted()
+    fitted = time.perf_counter()
+    search.ask(BATCH)
+    return {
+        "trials": trials,
+        "pool_seconds": round(made - began, 2),
+        "tell_seconds": round(told - made, 2),
+        "fit_seconds": round(fitted - told, 2),
+        "ask_seconds": round(time.perf_counter() - fitted, 2),
+        "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+    }
+
+
+def main() -> None:
+    """Measure each count of trials."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pool", type=int, default=1_000_000)
+    parser.add_argument("--trials", type=int, nargs="+", default=TRIALS)
+    parser.add_argument("--to", type=Path)
+    options = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    rows = []
+    for trials in options.trials:
+        with context.Pool(1) as fresh:
+            rows.append(fresh.apply(measured, ((trials, options.pool),)))
+        print(rows[-1], flush=True)
+    write({"machine": machine(), "pool": options.pool, "rounds": rows}, options.to)
+
+
+if __name__ == "__main__":
+    main()
