@@ -1,6 +1,6 @@
 """What one round costs when many trials are known: seconds and memory of choosing a batch from a large pool.
 
-    python benchmarks/scale.py --to benchmarks/results/scale.json
+    python benchmarks/scale.py --to benchmarks/results/scale.json --picture docs/scale.png
 
 A search of `resnet9` with a pool of a million candidates is told so many made-up accuracies, then fits its predictor and asks for the next
 batch of eight. Each count of trials in a fresh process, one after the other, all cores free; the memory is that of the whole process.
@@ -54,12 +54,30 @@ def measured(job: tuple[int, int]) -> dict[str, Any]:
     }
 
 
+def draw(rows: list[dict[str, Any]], pool: int, to: Path) -> None:
+    """Draw the seconds of a round, and what a cost that grows with the trials would be."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(5, 3.4), layout="constrained")
+    trials = [row["trials"] for row in rows]
+    for part in ("fit", "ask"):
+        axes.plot(trials, [row[f"{part}_seconds"] for row in rows], marker="o", label=part)
+    first = rows[0]["ask_seconds"] / trials[0]
+    axes.plot(trials, [first * n for n in trials], color="grey", ls=":", label="linear from the first")
+    axes.set(
+        xscale="log", yscale="log", xlabel="trials known", ylabel="seconds", title=f"one round, a pool of {pool:,}"
+    )
+    axes.legend()
+    figure.savefig(to, dpi=150)
+
+
 def main() -> None:
     """Measure each count of trials."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pool", type=int, default=1_000_000)
     parser.add_argument("--trials", type=int, nargs="+", default=TRIALS)
     parser.add_argument("--to", type=Path)
+    parser.add_argument("--picture", type=Path)
     options = parser.parse_args()
     context = multiprocessing.get_context("spawn")
     rows = []
@@ -68,6 +86,8 @@ def main() -> None:
             rows.append(fresh.apply(measured, ((trials, options.pool),)))
         print(rows[-1], flush=True)
     write({"machine": machine(), "pool": options.pool, "rounds": rows}, options.to)
+    if options.picture:
+        draw(rows, options.pool, options.picture)
 
 
 if __name__ == "__main__":

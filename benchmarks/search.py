@@ -10,7 +10,9 @@ and the noise that repeated trainings show. What counts is the surrogate's own a
 Everyone trains `--trainings` candidates of the space. Ours asks for batches of `--batch`, which everyone else is spared. There is a loose
 bound and a tight one, and each optimiser gets it in its own best way: Optuna's as a constraint function, Nevergrad's as a cheap
 constraint, the others by drawing again; SMAC, which has none, is told the worst accuracy so far (it also takes trainings as free of
-noise, or it would repeat them). A candidate that breaks the bound is a training wasted.
+noise, or it would repeat them). A candidate that breaks the bound is a training wasted. A training tells its steps too, which ours reads.
+
+`--rows` searches the table's own rows instead, with accuracies as they were trained: only what can rank a list takes part.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ import numpy as np
 from measure import machine
 from numpy.typing import NDArray
 from predictor import Examples, noise
-from scipy.stats import kendalltau
-from sklearn.ensemble import GradientBoostingRegressor
+from scipy.stats import kendalltau, norm
+from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
@@ -47,11 +49,13 @@ from jointnas.pool import feasible, pool
 from jointnas.predictor import Predictor
 from jointnas.shelf import DEFAULT_PRIOR
 from jointnas.space import Candidate, Space
+from jointnas.training import Observation
 
 BOUNDS = ("macs<40M", "macs<3M")
 MARKS = (16, 32, 64, 128)
 FOLDS = 5
 FREE = 4096
+FIRST = 8  # random rows, before the forest is asked
 POPULATION, ENTRANTS = 24, 6  # of regularised evolution
 PRIOR = Path(__file__).parent.parent / "predictors" / DEFAULT_PRIOR
 Array = NDArray[np.float64]
@@ -69,8 +73,8 @@ class Surrogate:
         self.space: Space = examples.space
         self.deviation = noise(examples.repeated)
         codes, y = examples.codes, examples.accuracies
-        pace = Pace.fit(self.space, codes, examples.observations, 0)
-        self._inputs = Inputs(self.space, pace, next(self.space.stream(0, chunk=FREE)))
+        self._pace = Pace.fit(self.space, codes, examples.observations, 0)
+        self._inputs = Inputs(self.space, self._pace, next(self.space.stream(0, chunk=FREE)))
         x = self._inputs(codes)
         self._models = models(x, y)
         said = np.empty(len(y))
@@ -86,9 +90,26 @@ class Surrogate:
             "noise": round(self.deviation, 4),
         }
 
-    def __call__(self, candidates: list[Candidate]) -> Array:
-        """Return the (n,) accuracies of n candidates."""
-        return answer(self._models, self._inputs(self.space.to_codes(candidates)))
+    def __call__(self, candidate: Candidate) -> tuple[float, int]:
+        """Return a candidate's accuracy, and the steps that its training takes."""
+        codes = self.space.to_codes([candidate])
+        return float(answer(self._models, self._inputs(codes))[0]), round(float(self._pace.steps(codes)[0]))
+
+
+class Rows:
+    """The table's own accuracies."""
+
+    def __init__(self, table: Table) -> None:
+        self.examples = Examples(table)
+        self.space, self.deviation = self.examples.space, 0.0
+        identities = self.space.identities(self.examples.codes)
+        self._found = dict(zip(identities, self.examples.observations, strict=True))
+        self.card = {"rows": len(self._found)}
+
+    def __call__(self, candidate: Candidate) -> tuple[float, int]:
+        """Return a row's accuracy, and the steps that its training took."""
+        observation = self._found[self.space.identity(candidate)]
+        return observation.accuracy or 0.0, observation.steps or 1
 
 
 def models(x: Array, y: Array) -> list[Any]:
@@ -103,14 +124,14 @@ def answer(fitted: list[Any], x: Array) -> Array:
     return np.asarray(np.mean([model.predict(x) for model in fitted], axis=0))
 
 
-SURROGATE: Surrogate
+OBJECTIVE: Surrogate | Rows
 
 
 class Task:
     """One search: the space, the bound, and trainings that are counted."""
 
-    def __init__(self, surrogate: Surrogate, bound: str, trainings: int, batch: int, seed: int) -> None:
-        self.surrogate, self.space = surrogate, surrogate.space
+    def __init__(self, objective: Surrogate | Rows, bound: str, trainings: int, batch: int, seed: int) -> None:
+        self.objective, self.space = objective, objective.space
         self.trainings, self.batch = trainings, batch
         self.constraints = parse_all([bound], self.space.metrics)
         self._rng = np.random.default_rng([seed, 1])
@@ -124,13 +145,24 @@ class Task:
 
     def train(self, candidate: Candidate) -> float:
         """Return the noisy accuracy of one more training. Raises `Spent`."""
+        return self.observe(candidate).accuracy or 0.0
+
+    def observe(self, candidate: Candidate) -> Observation:
+        """Return what one more training tells. Raises `Spent`."""
         if len(self.true) == self.trainings:
             raise Spent
-        (accuracy,) = self.surrogate([candidate])
-        self.true.append(float(accuracy))
-        self.seen.append(float(accuracy + self.surrogate.deviation * self._rng.standard_normal()))
+        accuracy, steps = self.objective(candidate)
+        self.true.append(accuracy)
+        self.seen.append(float(accuracy + self.objective.deviation * self._rng.standard_normal()))
         self.held.append(self.macs(candidate) < 1)
-        return self.seen[-1]
+        return Observation(self.seen[-1], steps=steps)
+
+    @property
+    def pool(self) -> list[Candidate] | None:
+        """The rows within the bound, None where there is the whole space."""
+        if isinstance(self.objective, Surrogate):
+            return None
+        return [c for c in self.objective.examples.candidates if self.macs(c) < 1]
 
     def curve(self) -> list[float]:
         """Return after each training the true accuracy of the candidate that looked best so far among those within the bound."""
@@ -152,15 +184,16 @@ def ours(task: Task, seed: int, prior: bool = True) -> None:
         task.space,
         task.constraints,
         seed,
+        pool=task.pool,
         prior=Predictor.load(PRIOR) if prior else None,
     )
     while True:
         batch = search.ask(task.batch)
-        search.tell(batch, [task.train(c) for c in batch])
+        search.tell(batch, [task.observe(c) for c in batch])
 
 
 def mads(task: Task, seed: int) -> None:
-    """NOMAD alone, from the middle of the space, through the project's own engine on trainings."""
+    """NOMAD alone, from one random candidate, through the project's own engine on trainings."""
     start = pool(task.space, 1, task.constraints, seed)
     search = jointnas.Search(task.space, task.constraints, seed, pool_size=256)
 
@@ -183,8 +216,28 @@ def drawn(task: Task, rng: np.random.Generator) -> Candidate:
 def random_search(task: Task, seed: int) -> None:
     """Draw candidates within the bound."""
     rng = np.random.default_rng(seed)
+    if task.pool is not None:
+        for i in rng.permutation(len(task.pool)):
+            task.train(task.pool[i])
     while True:
         task.train(drawn(task, rng))
+
+
+def forest(task: Task, seed: int) -> None:
+    """Expected improvement by a random forest over the rows, which reads the knobs and the logarithms of MACs and parameters."""
+    assert isinstance(task.objective, Rows)
+    examples = task.objective.examples
+    rows = [i for i, c in enumerate(examples.candidates) if task.macs(c) < 1]
+    known = list(np.random.default_rng(seed).permutation(rows)[:FIRST])
+    found = [task.train(examples.candidates[i]) for i in known]
+    while len(known) < len(rows):
+        left = [i for i in rows if i not in known]
+        model = RandomForestRegressor(200, random_state=seed, n_jobs=1).fit(examples.x[known], found)
+        said = np.array([tree.predict(examples.x[left]) for tree in model.estimators_])
+        mean, deviation = said.mean(axis=0), np.maximum(said.std(axis=0), 1e-9)
+        better = (mean - max(found)) / deviation
+        known.append(left[int((deviation * (better * norm.cdf(better) + norm.pdf(better))).argmax())])
+        found.append(task.train(examples.candidates[known[-1]]))
 
 
 def regularised_evolution(task: Task, seed: int) -> None:
@@ -306,22 +359,25 @@ ARMS: dict[str, Callable[[Task, int], None]] = {
     "smac3": smac_search,
     "nevergrad ngopt": nevergrad_search,
     "nomad": mads,
+    "random forest": forest,
 }
+OF_ROWS = ("jointnas", "jointnas, no prior", "random", "random forest")
+OF_SPACES = tuple(name for name in ARMS if name != "random forest")
 
 
 # ------------------------------------------------------------------------------------------------- all of them
 
 
-def begin(table: Path) -> None:
-    """Fit the surrogate that the runs of this process ask."""
-    global SURROGATE
-    SURROGATE = Surrogate(Table.read(table))
+def begin(table: Path, rows: bool) -> None:
+    """Read the table that the runs of this process search, or fit its surrogate."""
+    global OBJECTIVE
+    OBJECTIVE = Rows(Table.read(table)) if rows else Surrogate(Table.read(table))
 
 
 def run(job: tuple[str, str, int], trainings: int, batch: int) -> dict[str, Any]:
     """Return what one optimiser found with one seed."""
     name, bound, seed = job
-    task = Task(SURROGATE, bound, trainings, batch, seed)
+    task = Task(OBJECTIVE, bound, trainings, batch, seed)
     began = time.process_time()
     with suppress(Spent):
         ARMS[name](task, seed)
@@ -370,25 +426,26 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--trainings", type=int, default=128)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--arms", nargs="+", default=list(ARMS))
+    parser.add_argument("--rows", action="store_true")
+    parser.add_argument("--arms", nargs="+")
     parser.add_argument("--bounds", nargs="+", default=list(BOUNDS))
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--to", type=Path, required=True)
     options = parser.parse_args()
     kept = json.loads(options.to.read_text()) if options.to.exists() else {"runs": []}
-    begin(options.table)
-    surrogate = SURROGATE
-    setting = {"surrogate": surrogate.card, "trainings": options.trainings, "batch": options.batch}
+    begin(options.table, options.rows)
+    arms = options.arms or (OF_ROWS if options.rows else OF_SPACES)
+    setting = {"objective": OBJECTIVE.card, "trainings": options.trainings, "batch": options.batch}
     if any(kept.get(name, value) != value for name, value in setting.items()):
         raise SystemExit(
             f"results go on for the table and options that they began with, got others in {options.to}: remove it"
         )
-    print(json.dumps(surrogate.card), flush=True)
+    print(json.dumps(OBJECTIVE.card), flush=True)
     done = {(one["arm"], one["bound"], one["seed"]) for one in kept["runs"]}
-    jobs = [(arm, bound, seed) for seed in range(options.seeds) for bound in options.bounds for arm in options.arms]
+    jobs = [(arm, bound, seed) for seed in range(options.seeds) for bound in options.bounds for arm in arms]
     jobs = [job for job in jobs if job not in done]
     work = partial(run, trainings=options.trainings, batch=options.batch)
-    with multiprocessing.get_context("spawn").Pool(options.workers, begin, [options.table]) as workers:
+    with multiprocessing.get_context("spawn").Pool(options.workers, begin, [options.table, options.rows]) as workers:
         for one in workers.imap_unordered(work, jobs):
             kept["runs"].append(one)
             options.to.write_text(json.dumps({**setting, "runs": kept["runs"]}))
