@@ -39,7 +39,7 @@ from jointnas.measurement.training import make_trainer
 from jointnas.pool import pool
 from jointnas.recipe import Recipe
 from jointnas.space import Candidate, Space
-from jointnas.training import Observation, StepClock
+from jointnas.training import CurvePoint, Observation, StepClock
 from jointnas.training.trainer import CURVE_FRACTIONS
 
 TABLE = Path(__file__).parent / "table" / "cifar10.csv"
@@ -230,11 +230,18 @@ def observation(row: Mapping[str, str], card: Mapping[str, Any]) -> Observation:
     """Return what a row's training told."""
     if not row["accuracy"]:
         return Observation.failed(row["failure"])
+    seconds, steps = card["seconds"], int(row["steps"])
+    curve = [
+        CurvePoint(fraction, fraction * seconds, round(fraction * steps), float(row[name]))
+        for fraction, name in zip(CURVE_FRACTIONS, CURVE, strict=True)
+        if row[name]
+    ]
     return Observation(
         float(row["accuracy"]),
-        seconds=card["seconds"],
-        steps=int(row["steps"]),
+        seconds=seconds,
+        steps=steps,
         images_per_second=float(row["images_per_second"]),
+        curve=tuple(curve),
     )
 
 
