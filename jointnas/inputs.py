@@ -9,6 +9,7 @@ space, whose knobs nothing is known of, each knob is a group.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from jointnas.knobs import Codes
 from jointnas.measurement.features import Columns, column
 from jointnas.pace import Pace
 from jointnas.process import Groups
-from jointnas.recipe import EXPECTED_LEARNING_RATE
+from jointnas.recipe import EXPECTED_LEARNING_RATE, knob
 from jointnas.space import Space
 
 STRENGTH = {"crop": 8.0, "cutout": 2.0, "label_smoothing": 2.0, "dropout": 2.0, "stochastic_depth": 2.0}
@@ -113,7 +114,7 @@ class Inputs:
         _, _, log_rate, log_decay, log_bias, log_batch, _, _ = quantities.T
         steps, images, rate, decay, bias, _, capacity, strength = self._base(quantities).T
         optimizer = column(recipes, "optimizer", n)
-        has_momentum = (optimizer == "sgd") | (optimizer == "muon")
+        has_momentum = knob("momentum").metadata["when"](SimpleNamespace(optimizer=optimizer))
         damping = np.where(has_momentum, -np.log1p(-column(recipes, "momentum", n).astype(np.float64)), 0)
         way = log_rate + log_steps  # that the weights can go
         yield np.stack([steps, images, steps**2, images**2], axis=1)

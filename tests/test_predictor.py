@@ -163,6 +163,13 @@ def test_an_earlier_campaign_is_asked_for_the_steps_that_this_budget_holds() -> 
     alone = kendalltau(earlier.predict(unseen)[0], truth).statistic
     predictor = Predictor(space, prior=earlier).fit(few, told(few, macs=True))
     assert kendalltau(predictor.predict(unseen)[0], truth).statistic > max(alone + 0.2, 0.8)
+    asked: list[np.ndarray | None] = []
+    own = earlier.scores
+    predictor.prior.scores = lambda codes, steps=None: asked.append(steps) or own(codes, steps)  # type: ignore
+    predictor.predict(unseen)
+    (steps,) = asked
+    assert steps is not None
+    assert np.corrcoef(steps, np.log([o.steps or 1 for o in told(unseen, macs=True)]))[0, 1] > 0.95
 
 
 def test_with_an_earlier_campaign_it_predicts_before_any_training() -> None:

@@ -254,6 +254,18 @@ def test_a_failed_candidate_never_wins_in_an_open_pool() -> None:
     assert all(numbers(w.candidate)[0] < 8 for w in search.best(20))
 
 
+def test_what_lies_near_the_best_is_asked_though_the_pool_does_not_hold_it() -> None:
+    search = Search(cube(), seed=3, pool_size=32)
+    pool = {tuple(numbers(c)) for c in search.ask(32)}
+    search = Search(cube(), seed=3, pool_size=32)
+    first = search.ask(16)
+    search.tell(first, [truth(c) for c in first])
+    second = search.ask(8)
+    beyond = [c for c in second if tuple(numbers(c)) not in pool]
+    assert beyond
+    assert max(truth(c) for c in beyond) > max(truth(c) for c in first)
+
+
 def test_a_batch_that_fails_is_learned_from() -> None:
     told = light(cube())
     candidates = told.space.sample(12, seed=3)
@@ -396,6 +408,13 @@ def test_a_forecast_keeps_candidates_from_being_asked_that_would_break_a_measure
     others = [meter.figure("latency", free.space.blueprint(c), Recipe()) for c in free.ask(40)]
     assert np.mean(np.array(others) < 60e-6) < 0.6
     assert search.forecast_errors["latency"] < 0.1
+
+
+def test_what_lies_near_the_best_keeps_to_the_forecast_too(tmp_path: Path) -> None:
+    search, _ = timed_search(tmp_path, "latency<60us")
+    told(search, 2)
+    asked = search.ask(2)
+    assert search.query.believed(search.space.to_codes(asked)).all()
 
 
 def test_a_winner_that_breaks_its_bound_when_measured_is_replaced(tmp_path: Path) -> None:

@@ -119,9 +119,8 @@ def conduct(
                 campaign.conduct()
             predictor = search.fitted()
             predictor.context = {key: specification[key] for key in CONTEXT}
-            predictor.save(
-                run.path / "predictor"
-            )  # before winners are named: other bounds may be asked where there is none
+            # Before winners are named: other bounds may be asked where there is none.
+            predictor.save(run.path / "predictor")
             with meter:
                 winners = search.best_trained(spec["top"]) if spec["real"] else search.best(spec["top"], spec["engine"])
             if campaign is not None and spec["confirm"]:
