@@ -20,8 +20,7 @@ from scipy.stats import kendalltau
 from table import TABLE, Table, observation
 
 from jointnas.early_stop import accuracy_at, stop_fraction
-from jointnas.training import Observation
-from jointnas.training.trainer import CURVE_FRACTIONS
+from jointnas.training.observation import CURVE_FRACTIONS, Observation
 
 SIZES, THRESHOLDS = (16, 32, 64), (0.92, 0.8, 0.7)
 ASKED = 100  # others, of which the best is taken

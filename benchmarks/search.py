@@ -49,7 +49,7 @@ from jointnas.pool import feasible, pool
 from jointnas.predictor import Predictor
 from jointnas.shelf import DEFAULT_PRIOR
 from jointnas.space import Candidate, Space
-from jointnas.training import Observation
+from jointnas.training.observation import Observation
 
 BOUNDS = ("macs<40M", "macs<3M")
 MARKS = (16, 32, 64, 128)

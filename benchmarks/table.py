@@ -39,8 +39,8 @@ from jointnas.measurement.training import make_trainer
 from jointnas.pool import pool
 from jointnas.recipe import Recipe
 from jointnas.space import Candidate, Space
-from jointnas.training import CurvePoint, Observation, StepClock
-from jointnas.training.trainer import CURVE_FRACTIONS
+from jointnas.training.clock import StepClock
+from jointnas.training.observation import CURVE_FRACTIONS, CurvePoint, Observation
 
 TABLE = Path(__file__).parent / "table" / "cifar10.csv"
 SPLIT = 7000  # the seed that draws the images: of no search and no test

@@ -41,8 +41,8 @@ from jointnas.cost import cost
 from jointnas.data import Data, DataSpec, load_data
 from jointnas.networks import blueprint
 from jointnas.recipe import Recipe
-from jointnas.training import StepClock
 from jointnas.training.batches import Batches
+from jointnas.training.clock import StepClock
 from jointnas.training.trainer import Trainer
 
 BATCH = 128

@@ -14,7 +14,8 @@ from jointnas.module import build as build_network
 from jointnas.networks import blueprint
 from jointnas.recipe import Recipe
 from jointnas.space import check_candidate
-from jointnas.training import StepClock, Training, WallClock, train_network
+from jointnas.training.clock import StepClock, WallClock
+from jointnas.training.trainer import Training, train_network
 from jointnas.units import parse_duration
 
 

@@ -29,7 +29,8 @@ from jointnas.networks import blueprint
 from jointnas.retrain import spread
 from jointnas.run import Run, Trial
 from jointnas.space import Candidate
-from jointnas.training import Clock, Observation
+from jointnas.training.clock import Clock
+from jointnas.training.observation import Observation
 from jointnas.trainings import SEED_STRIDE
 
 ARCHITECTURES: Mapping[str, Mapping[str, str | bool]] = {

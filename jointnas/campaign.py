@@ -17,7 +17,7 @@ from jointnas.execution.trials import prepare_trials
 from jointnas.query import ACCURACY
 from jointnas.run import Run, Trial
 from jointnas.search import Search, Winner
-from jointnas.training import Clock
+from jointnas.training.clock import Clock
 from jointnas.trainings import CONFIRMING, Status, Trainings, Watch
 
 

@@ -34,6 +34,10 @@ MEASURED = (
 bytes of a training step, joules an image where the device reports its power."""
 
 
+TRAINING_METRICS = ("images_per_second", "train_memory")
+"""Those of them that depend on the recipe; the others are of inference."""
+
+
 class Unit(NamedTuple):
     """How a metric's values are read, written and shown in an example."""
 

@@ -8,8 +8,7 @@ from dataclasses import replace
 import numpy as np
 from scipy.stats import kendalltau
 
-from jointnas.training.observation import Observation
-from jointnas.training.trainer import CURVE_FRACTIONS
+from jointnas.training.observation import CURVE_FRACTIONS, Observation
 
 FEWEST = 12  # trainings from which a fraction is judged
 RESAMPLES = 500

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from jointnas.errors import PredictorError
 from jointnas.knobs import Codes
-from jointnas.measurement.features import Columns, column
 from jointnas.pace import Pace
 from jointnas.process import Groups
-from jointnas.recipe import EXPECTED_LEARNING_RATE, knob
+from jointnas.recipe import EXPECTED_LEARNING_RATE, Columns, column, knob
 from jointnas.space import Space
 
 STRENGTH = {"crop": 8.0, "cutout": 2.0, "label_smoothing": 2.0, "dropout": 2.0, "stochastic_depth": 2.0}

@@ -5,19 +5,21 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jointnas.constraint import MEASURED, Constraint, format_metric, parse_all, violations
+from jointnas.constraint import MEASURED, TRAINING_METRICS, Constraint, format_metric, parse_all, violations
 from jointnas.engines import Evaluation
 from jointnas.errors import ConstraintError, SearchError, suggest
 from jointnas.knobs import Codes
 from jointnas.measurement.forecast import Forecast
-from jointnas.measurement.meter import Meter
-from jointnas.measurement.training import TRAINING_METRICS
 from jointnas.pool import feasible
 from jointnas.space import Space
+
+if TYPE_CHECKING:
+    from jointnas.measurement.meter import Meter
 
 ACCURACY = "accuracy"
 MOST_MEASURED = 10  # candidates measured for each winner, before too few hold their measured bounds

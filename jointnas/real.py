@@ -6,9 +6,8 @@ is answered from there.
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from jointnas.engines import Evaluation
 from jointnas.engines.problem import FAILURE, Merit
@@ -18,7 +17,8 @@ from jointnas.knobs import Codes
 from jointnas.run import Run, Trial
 from jointnas.search import Search
 from jointnas.space import Candidate
-from jointnas.training import Clock, Observation
+from jointnas.training.clock import Clock
+from jointnas.training.observation import Observation, mean_observation
 from jointnas.trainings import Status, Trainings, Watch
 
 
@@ -112,7 +112,7 @@ class RealSearch:
             if merit < self._best:
                 self._best = merit
                 trials = self._trials[identities[i]]
-                self.status.leader = f"{mean_observation(trials).accuracy:.4f} (trial {trials[0].number})"
+                self.status.leader = f"{mean_observation(_observed(trials)).accuracy:.4f} (trial {trials[0].number})"
         return self.search.evaluation(codes)
 
     def _train(self, candidates: list[Candidate], identities: list[str], repeats: int) -> None:
@@ -129,15 +129,10 @@ class RealSearch:
 
     def _tell(self, trials: Mapping[str, list[Trial]]) -> None:
         """Tell the search the mean accuracy of each candidate's trainings, those that have ended."""
-        ended = {i: [t for t in repeats if t.observation is not None] for i, repeats in trials.items()}
-        told = [repeats for repeats in ended.values() if repeats]
-        self.search.tell([repeats[0].candidate for repeats in told], [mean_observation(repeats) for repeats in told])
+        told = [(repeats[0].candidate, ended) for repeats in trials.values() if (ended := _observed(repeats))]
+        self.search.tell([candidate for candidate, _ in told], [mean_observation(ended) for _, ended in told])
 
 
-def mean_observation(trials: list[Trial]) -> Observation:
-    """Return the first trial's observation with the mean accuracy of all; the repeats that failed do not count."""
-    observations = [t.observation for t in trials if t.observation is not None]
-    accuracies = [o.accuracy for o in observations if o.accuracy is not None]
-    if not accuracies:
-        return observations[0]
-    return replace(observations[0], accuracy=statistics.fmean(accuracies), failure=None)
+def _observed(trials: Sequence[Trial]) -> list[Observation]:
+    """Return what the trials that have ended found."""
+    return [t.observation for t in trials if t.observation is not None]

@@ -235,6 +235,16 @@ def knob(name: str) -> Field[Any]:
     return known[name]
 
 
+Columns = Mapping[str, NDArray[Any]]
+"""The (n,) values of recipe knobs; the others are at their defaults."""
+
+
+def column(recipes: Columns, name: str, n: int) -> NDArray[Any]:
+    """Return a knob's (n,) values."""
+    default = np.full(n, knob_fields()[name].default, dtype=object)
+    return np.asarray(recipes.get(name, default))
+
+
 def default_of(name: str) -> Any:
     """Return a knob's default. Raises `RecipeError` that names the nearest known knob."""
     return knob(name).default

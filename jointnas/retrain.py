@@ -14,7 +14,8 @@ from jointnas.execution import Event, Executor, Job
 from jointnas.export import CandidateFile, Member, WinnerFile, make_writable
 from jointnas.networks import blueprint
 from jointnas.recipe import Recipe
-from jointnas.training import Clock, Observation
+from jointnas.training.clock import Clock
+from jointnas.training.observation import Observation
 
 FIRST_SEED = 1_000_000_000
 """Far from every trial's seed, so that no lucky training that the search has seen is repeated and counted."""

@@ -10,7 +10,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,14 @@ from jointnas.constraint import Constraint
 from jointnas.engines import ENGINES, Engine, Evaluation, Problem, evolve_front, find_engine
 from jointnas.errors import ConstraintError, SearchError, SpaceError
 from jointnas.knobs import Codes
-from jointnas.measurement.meter import Meter
 from jointnas.pool import pool
 from jointnas.predictor import SMALLEST_FIT, Predictor
 from jointnas.query import Query
 from jointnas.space import Candidate, CostFunction, Space
 from jointnas.training.observation import Observation
+
+if TYPE_CHECKING:
+    from jointnas.measurement.meter import Meter
 
 POOL = 20_000
 START_BEST, START_RANDOM = 60, 40  # p and q of algorithm 1

@@ -10,10 +10,10 @@ from jointnas.early_stop import accuracy_at, at_fraction
 from jointnas.errors import PredictorError, suggest
 from jointnas.knobs import Value
 from jointnas.predictor import DESCRIPTION, Predictor
-from jointnas.real import mean_observation
 from jointnas.resources import resource_folder
 from jointnas.run import DATABASE, Run, Trial, find_run, list_runs
 from jointnas.space import Space
+from jointnas.training.observation import mean_observation
 
 DEFAULT_PRIOR = "resnet9-digits"
 NONE = "none"
@@ -128,6 +128,7 @@ def fit_runs(names: Sequence[str], seed: int = 0) -> Predictor:
     for trial in trials:
         by_identity.setdefault(space.identity(trial.candidate), []).append(trial)
     candidates = [repeats[0].candidate for repeats in by_identity.values()]
-    predictor = Predictor(space, seed).fit(candidates, [mean_observation(r) for r in by_identity.values()])
+    means = [mean_observation([t.observation for t in r if t.observation]) for r in by_identity.values()]
+    predictor = Predictor(space, seed).fit(candidates, means)
     predictor.context = {**{key: specification[key] for key in CONTEXT}, "runs": list(names)}
     return predictor

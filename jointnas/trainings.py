@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from jointnas.execution import Event, Executor, Job
 from jointnas.run import Run, Trial
 from jointnas.space import Candidate
-from jointnas.training import Clock, Observation
+from jointnas.training.clock import Clock
+from jointnas.training.observation import Observation
 
 SEED_STRIDE = 10_000  # between the trials' seeds of two searches with neighbouring seeds
 

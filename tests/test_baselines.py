@@ -17,7 +17,8 @@ from jointnas.execution import Slot
 from jointnas.export import CandidateFile
 from jointnas.recipe import Recipe
 from jointnas.run import Run, Trial
-from jointnas.training import Observation, StepClock
+from jointnas.training.clock import StepClock
+from jointnas.training.observation import Observation
 
 DIGITS = (1, 8, 8)
 SPEC = DataSpec("digits", train_images=200, val_images=100)

@@ -14,7 +14,7 @@ from jointnas.predictor import Predictor
 from jointnas.run import Run
 from jointnas.search import Search
 from jointnas.space import Space
-from jointnas.training import StepClock, WallClock
+from jointnas.training.clock import StepClock, WallClock
 
 ROUNDS, BATCH, SEED = 2, 3, 5
 FIXED = {"width": 4, "activation": "relu", "whitening": False, "batch_size": 32, "ema": 0.0}

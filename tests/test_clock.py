@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from jointnas.errors import BudgetError
-from jointnas.training import StepClock, WallClock
-from jointnas.training.clock import clock_from_json
+from jointnas.training.clock import StepClock, WallClock, clock_from_json
 
 
 class Hand:

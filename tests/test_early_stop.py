@@ -18,8 +18,8 @@ from jointnas.predictor import Predictor
 from jointnas.run import Run, Trial
 from jointnas.search import Search, Winner
 from jointnas.space import Space
-from jointnas.training import CurvePoint, Observation, StepClock
-from jointnas.training.trainer import CURVE_FRACTIONS
+from jointnas.training.clock import StepClock
+from jointnas.training.observation import CURVE_FRACTIONS, CurvePoint, Observation
 from jointnas.trainings import Status
 
 FINAL = tuple(0.5 + i / 100 for i in range(15))

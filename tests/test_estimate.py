@@ -10,19 +10,20 @@ import torch
 from scipy.stats import spearmanr
 
 from jointnas.blueprint import OPERATIONS, BlockBuilder, Blueprint
+from jointnas.constraint import TRAINING_METRICS
 from jointnas.cost import cost
 from jointnas.errors import PredictorError
 from jointnas.execution import Slot
-from jointnas.measurement import FEATURES, TRAINING_METRICS, Estimate, Estimator, Meter, Store, features
-from jointnas.measurement.estimate import blocks_alone, columns
-from jointnas.measurement.features import KINDS, STATES, step_features
+from jointnas.measurement.estimate import Estimate, Estimator, blocks_alone, columns
+from jointnas.measurement.features import FEATURES, KINDS, STATES, features, step_features
 from jointnas.measurement.inference import forward, timed
-from jointnas.measurement.store import key, surroundings
+from jointnas.measurement.meter import Meter
+from jointnas.measurement.store import Store, key, surroundings
 from jointnas.measurement.training import make_trainer
 from jointnas.networks import FAMILIES, blueprint
 from jointnas.recipe import Recipe, knob
 from jointnas.space import Space
-from jointnas.training import StepClock
+from jointnas.training.clock import StepClock
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

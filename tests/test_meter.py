@@ -17,27 +17,21 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from jointnas.blueprint import BlockBuilder, Blueprint
-from jointnas.constraint import MEASURED
+from jointnas.constraint import MEASURED, TRAINING_METRICS
 from jointnas.errors import ConstraintError, DataError
 from jointnas.execution import Slot
-from jointnas.measurement import (
-    BATCH,
-    TRAINING_METRICS,
-    Meter,
-    Store,
-    measure,
-    measure_inference,
-    measure_training,
-)
 from jointnas.measurement.inference import (
+    BATCH,
     EnergyCounter,
     energy_counters,
     forward,
     measure_energy,
+    measure_inference,
     timed,
     warm_up,
 )
-from jointnas.measurement.store import key, surroundings
+from jointnas.measurement.meter import Meter, measure
+from jointnas.measurement.store import Store, key, surroundings
 from jointnas.measurement.training import (
     COSTLY_KNOBS,
     FREE_KNOBS,
@@ -45,6 +39,7 @@ from jointnas.measurement.training import (
     as_measured,
     kept_bytes,
     make_trainer,
+    measure_training,
     peak_bytes,
     random_data,
     step_memory,
@@ -52,7 +47,7 @@ from jointnas.measurement.training import (
 from jointnas.module import Network
 from jointnas.networks import blueprint
 from jointnas.recipe import Recipe, knob, knob_fields
-from jointnas.training import StepClock
+from jointnas.training.clock import StepClock
 from jointnas.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -5,7 +5,7 @@ import pytest
 
 from jointnas.pace import Pace
 from jointnas.space import Candidate, Space
-from jointnas.training import Observation
+from jointnas.training.observation import Observation
 
 SPACE = Space.load("resnet9", (3, 32, 32), 10)
 

@@ -18,7 +18,7 @@ from scipy.stats import kendalltau
 from jointnas.errors import PredictorError
 from jointnas.predictor import Predictor, _expected_accuracies
 from jointnas.space import Candidate, Space
-from jointnas.training import Observation
+from jointnas.training.observation import Observation
 
 LINES = "\n".join(f"x{i} = {{ low = 0.0, high = 1.0 }}" for i in range(3))
 

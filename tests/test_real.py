@@ -17,7 +17,8 @@ from jointnas.real import RealSearch
 from jointnas.run import Run, Trial
 from jointnas.search import Search, Winner
 from jointnas.space import Candidate, Space
-from jointnas.training import Observation, StepClock
+from jointnas.training.clock import StepClock
+from jointnas.training.observation import Observation
 from jointnas.trainings import Status
 
 SPACE = """

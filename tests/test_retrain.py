@@ -18,7 +18,7 @@ from jointnas.export import WINNER_FILE, CandidateFile
 from jointnas.networks import blueprint
 from jointnas.retrain import FIRST_SEED, retrain, spread
 from jointnas.space import Candidate
-from jointnas.training import StepClock
+from jointnas.training.clock import StepClock
 from jointnas.trainings import SEED_STRIDE
 
 SPEC = DataSpec("digits")

@@ -10,8 +10,7 @@ import pytest
 from jointnas.errors import RunError
 from jointnas.run import DATABASE, MIGRATIONS, Run, Trial, find_run, list_runs
 from jointnas.search import Winner
-from jointnas.training import Observation
-from jointnas.training.observation import CurvePoint
+from jointnas.training.observation import CurvePoint, Observation
 
 SPECIFICATION = {"data": {"source": "digits"}, "rounds": 2, "constraints": ["macs<1M"], "classes": ["cat", "Öl"]}
 CANDIDATE = {"architecture": {"network": "resnet9", "width": 4}, "recipe": {"optimizer": "sgd", "flip": True}}

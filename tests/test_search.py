@@ -14,13 +14,13 @@ from jointnas.blueprint import Blueprint
 from jointnas.cost import cost
 from jointnas.errors import CandidateError, ConstraintError, JointNASError, SearchError, SpaceError
 from jointnas.execution import share_slots
-from jointnas.measurement import Meter, Store
-from jointnas.measurement.meter import Workload
+from jointnas.measurement.meter import Meter, Workload
+from jointnas.measurement.store import Store
 from jointnas.predictor import Predictor
 from jointnas.recipe import Recipe
 from jointnas.search import Search, Winner, _front, _spread_out, space_filling
 from jointnas.space import Candidate, Space
-from jointnas.training import Observation
+from jointnas.training.observation import Observation
 
 PEAK = (0.8, 0.2, 0.6, 0.5)
 

@@ -12,12 +12,12 @@ from jointnas.data import Data, DataSpec, Split, load_data
 from jointnas.errors import BudgetError, DivergenceError, RecipeError
 from jointnas.networks import blueprint
 from jointnas.recipe import EXPECTED_LEARNING_RATE, Recipe
-from jointnas.training import StepClock, Training, WallClock, train_network
 from jointnas.training.averages import retake_norms
 from jointnas.training.batches import Normalise
+from jointnas.training.clock import StepClock, WallClock
 from jointnas.training.schedules import learning_rate_factor, training_side
 from jointnas.training.scoring import SCORING_BATCH, accuracies, logits_of, predict
-from jointnas.training.trainer import Trainer
+from jointnas.training.trainer import Trainer, Training, train_network
 
 SMALL = {"network": "resnet9", "width": 8, "depth1": 0, "depth3": 0}
 DIGITS_RECIPE: dict[str, Any] = {"batch_size": 64, "flip": False, "crop": 0.0}

@@ -23,6 +23,8 @@ from jointnas.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from jointnas.measurement.meter import Meter
+    from jointnas.predictor import Predictor
     from jointnas.search import EngineReport, Search, Winner
 
 
@@ -98,14 +100,10 @@ def ask_again(
 
     out: the folder of a run to make of a saved one, once it has an answer.
     """
-    import torch
-
     from jointnas.constraint import MEASURED, parse_all, read_sweep
     from jointnas.errors import ConstraintError, RunError
-    from jointnas.execution import available_cores, share_slots
-    from jointnas.measurement import Meter
     from jointnas.predictor import Predictor
-    from jointnas.query import ACCURACY
+    from jointnas.query import ACCURACY, parse_objective
     from jointnas.run import Run
     from jointnas.search import Search
     from jointnas.shelf import adopt, find_predictor
@@ -118,15 +116,22 @@ def ask_again(
         raise RunError(f"--out is a folder that is not there yet, got {str(out)!r}: ask that run with --from {out}")
     run = Run.open(path) if path is not None else None
     predictor = Predictor.load(folder)
-    space, own = predictor.space, predictor.context.get("slot", {})
-    workers = min(own.get("workers", 1), available_cores())
-    slot = share_slots(workers, own.get("device", "auto") if torch.cuda.is_available() else "auto")
-    parse_all(
+    space = predictor.space
+    bounded = parse_all(
         [*constraints, *itertools.chain(*bounds)], (*space.metrics, *MEASURED, ACCURACY)
-    )  # all, before any is asked
+    )  # before any is asked
+    asked_of = {
+        *(c.metric for c in bounded),
+        parse_objective(objective, (*space.metrics, *MEASURED)),
+        frontier,
+        *measure,
+    }
+    meter = _make_meter(predictor) if asked_of - {*space.metrics, ACCURACY, None} else None
     answers: list[Answer] = []
     unmet: list[ConstraintError] = []
-    with Meter(slot, space.input_shape or (), space.classes or 0) as meter, ExitStack() as opened:
+    with ExitStack() as opened:
+        if meter is not None:
+            opened.enter_context(meter)
         if run is not None:
             opened.enter_context(run)
 
@@ -135,7 +140,8 @@ def ask_again(
             search = Search(space, asked, seed, predictor=predictor, objective=objective, meter=meter, reported=measure)
             print_forecast(search)
             winners = search.best(top, engine) if frontier is None else search.front(frontier, top)
-            print_failures(meter)
+            if meter is not None:
+                print_failures(meter)
             texts = [str(c) for c in search.constraints]
             if run is None and out is not None:
                 run = opened.enter_context(Run.open(adopt(name, out)))
@@ -167,6 +173,19 @@ def ask_again(
         messages.print(
             f"next: jointnas export {run.path} --query N, or jointnas retrain {run.path} --query N --seeds 3"
         )
+
+
+def _make_meter(predictor: Predictor) -> Meter:
+    """Return the meter of the slot that a predictor's campaign had, or of the nearest that this machine has."""
+    import torch
+
+    from jointnas.execution import available_cores, share_slots
+    from jointnas.measurement.meter import Meter
+
+    space, own = predictor.space, predictor.context.get("slot", {})
+    device = own.get("device", "auto") if torch.cuda.is_available() else "cpu"
+    slot = share_slots(min(own.get("workers", 1), available_cores()), device)
+    return Meter(slot, space.input_shape or (), space.classes or 0)
 
 
 def _print_winners(title: str, first: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> None:

@@ -116,7 +116,7 @@ def _conduct(
     from jointnas.data import load_data
     from jointnas.errors import SearchError
     from jointnas.execution import share_slots
-    from jointnas.measurement import Meter, check_metrics
+    from jointnas.measurement.meter import Meter, check_metrics
     from jointnas.space_file import GROUPS
     from jointnas.training.clock import clock_from_json
 

@@ -33,7 +33,7 @@ def conduct(
     from jointnas.data import DataSpec, load_data
     from jointnas.errors import SpaceError
     from jointnas.execution import share_slots
-    from jointnas.measurement import Meter
+    from jointnas.measurement.meter import Meter
     from jointnas.real import RealSearch
     from jointnas.search import Search
     from jointnas.shelf import CONTEXT, find_prior

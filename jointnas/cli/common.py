@@ -17,7 +17,7 @@ from jointnas.errors import BudgetError, CandidateError
 from jointnas.units import parse_duration
 
 if TYPE_CHECKING:
-    from jointnas.measurement import Meter
+    from jointnas.measurement.meter import Meter
 
 DEFAULT_TRAIN_TIME = "10m"
 INTERRUPTED = 130

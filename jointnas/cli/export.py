@@ -89,7 +89,7 @@ def show(
     from jointnas.errors import ExportError
     from jointnas.execution import share_slots
     from jointnas.export import WinnerFile, find_candidate
-    from jointnas.measurement import Meter
+    from jointnas.measurement.meter import Meter
     from jointnas.networks import blueprint
 
     measured: dict[str, float | None] = {}

@@ -105,7 +105,7 @@ def runs_show(
       jointnas runs show digits-resnet9-1 --measure latency
     """
     from jointnas.execution import Slot
-    from jointnas.measurement import Meter
+    from jointnas.measurement.meter import Meter
     from jointnas.run import Run, find_run
 
     with Run.open(find_run(name)) as run:

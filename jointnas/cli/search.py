@@ -158,7 +158,6 @@ def search(
     """
     from jointnas.engines import ENGINES, find_engine
     from jointnas.errors import SearchError
-    from jointnas.export import find_candidate
     from jointnas.search import ALL
     from jointnas.space import Space
 
@@ -191,6 +190,8 @@ def search(
             )
         ask_again(from_, constraint or [], objective, measure or [], engine, top, seed, frontier, sweep, out, as_json)
         return
+    from jointnas.export import find_candidate  # it imports PyTorch, which asking does without
+
     for name, asked in (("--frontier", frontier), ("--sweep", sweep)):
         if asked is not None:
             raise SearchError(f"{name} asks an ended run, got {name} {asked} without --from: name the run")

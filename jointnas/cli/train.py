@@ -58,8 +58,8 @@ def train(
     from jointnas.export import Member, WinnerFile, find_candidate, make_writable
     from jointnas.networks import blueprint
     from jointnas.recipe import Recipe
-    from jointnas.training import Observation
     from jointnas.training.clock import clock_from_json
+    from jointnas.training.observation import Observation
 
     file = find_candidate(candidate)
     spec = _data_spec(file.training, data, train_images, val_images, image_size)
@@ -155,7 +155,7 @@ def retrain_winners(
     from jointnas.errors import ExportError
     from jointnas.execution import share_slots
     from jointnas.export import CandidateFile
-    from jointnas.measurement import Meter
+    from jointnas.measurement.meter import Meter
     from jointnas.retrain import retrain
     from jointnas.run import find_run
     from jointnas.training.clock import clock_from_json

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from jointnas.errors import SearchError
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -47,8 +45,11 @@ def share_slots(workers: int, device: str = "auto") -> Slot:
         raise SearchError(f"workers share {cores} cores, one or more each, got {workers}: say --workers 1 to {cores}")
     if device not in DEVICES:
         raise SearchError(f"a device is one of {', '.join(DEVICES)}, got {device!r}: say --device auto")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise SearchError("the device cuda needs a GPU that PyTorch sees, got none: say --device cpu")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device != "cpu":
+        import torch  # here, as the processor is there without it
+
+        seen = torch.cuda.is_available()
+        if device == "cuda" and not seen:
+            raise SearchError("the device cuda needs a GPU that PyTorch sees, got none: say --device cpu")
+        device = "cuda" if seen else "cpu"
     return Slot(device, cores // workers, workers)

@@ -13,10 +13,10 @@ from jointnas.execution.worker import Handler, Progress
 from jointnas.module import save_weights
 from jointnas.networks import blueprint
 from jointnas.recipe import Recipe
-from jointnas.training import StepClock, train_network
 from jointnas.training.batches import Normalise
-from jointnas.training.clock import clock_from_json
+from jointnas.training.clock import StepClock, clock_from_json
 from jointnas.training.scoring import accuracies, predict
+from jointnas.training.trainer import train_network
 
 
 def prepare_trials(spec: dict[str, Any], device: str, fingerprint: str) -> Handler:

@@ -10,7 +10,6 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import psutil
-import torch
 
 from jointnas.errors import JointNASError
 
@@ -27,6 +26,8 @@ def work(connection: Connection, prepare: Prepare, threads: int) -> None:
 
     Ends when the parent closes the pipe or dies, in the middle of a training too.
     """
+    import torch  # here, as a parent that only asks a predictor does without
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         score.write("800")  # when memory runs out, a worker goes before the search

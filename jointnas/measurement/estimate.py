@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.optimize import nnls
 
 from jointnas.blueprint import Blueprint
+from jointnas.constraint import TRAINING_METRICS
 from jointnas.errors import PredictorError
-from jointnas.measurement.features import Array, Columns, column, features, step_features
-from jointnas.measurement.meter import Meter, Workload
-from jointnas.measurement.training import TRAINING_METRICS
-from jointnas.recipe import Recipe, knob_fields
+from jointnas.measurement.features import Array, features, step_features
+from jointnas.recipe import Columns, Recipe, column, knob_fields
+
+if TYPE_CHECKING:
+    from jointnas.measurement.meter import Meter, Workload
 
 FOLDS = 5
 FEWEST_ROWS = 2

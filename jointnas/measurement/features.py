@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from math import prod
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jointnas.blueprint import Block, Blueprint, Node, Shape, block_shapes
 from jointnas.cost import BYTES_PER_VALUE, node_activations, node_macs, node_weights
-from jointnas.measurement.training import PHASES
-from jointnas.recipe import knob_fields
+from jointnas.recipe import Columns, column
 
 Array = NDArray[np.float64]
-Columns = Mapping[str, NDArray[Any]]
-"""The (n,) values of recipe knobs; the others are at their defaults."""
+
+PHASES = 3  # in which a training whose images grow is measured
 
 KINDS: Mapping[str, tuple[str, ...]] = {
     "pointwise": (),  # convolutions with a 1×1 kernel
@@ -137,9 +135,3 @@ def _area(recipes: Columns, n: int) -> Array:
     fractions = (np.arange(PHASES) + 0.5) / PHASES  # (phases,), where images are measured
     side = np.minimum(1, start + (1 - start) * fractions / until)
     return np.asarray(np.mean(side**2, axis=1))
-
-
-def column(recipes: Columns, name: str, n: int) -> NDArray[Any]:
-    """Return a knob's (n,) values."""
-    default = np.full(n, knob_fields()[name].default, dtype=object)
-    return np.asarray(recipes.get(name, default))

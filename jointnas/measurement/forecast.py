@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from jointnas.knobs import Codes
 from jointnas.measurement.estimate import Estimate
 from jointnas.measurement.features import features
-from jointnas.measurement.meter import Meter
 from jointnas.space import Space
+
+if TYPE_CHECKING:
+    from jointnas.measurement.meter import Meter
 
 CALIBRATION = 20  # candidates that are measured for it
 BLOCKS = 16  # of their blocks that are measured alone

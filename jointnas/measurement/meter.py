@@ -12,15 +12,15 @@ import torch
 
 from jointnas import networks
 from jointnas.blueprint import Blueprint, Shape
-from jointnas.constraint import MEASURED
+from jointnas.constraint import MEASURED, TRAINING_METRICS
 from jointnas.errors import ConstraintError, suggest
 from jointnas.execution import Job, LocalExecutor, Slot
 from jointnas.execution.worker import Handler, Progress
 from jointnas.measurement.inference import BATCH, energy_counters, measure_energy, measure_inference
 from jointnas.measurement.store import Store, key, surroundings
-from jointnas.measurement.training import TRAINING_METRICS, make_trainer, measure_training, step_memory
+from jointnas.measurement.training import make_trainer, measure_training, step_memory
 from jointnas.recipe import Recipe
-from jointnas.training import StepClock
+from jointnas.training.clock import StepClock
 
 PATIENCE_SECONDS = 600.0  # with a network that is measured, which says nothing until it is
 

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 
 from jointnas.blueprint import Blueprint
+from jointnas.constraint import TRAINING_METRICS
 from jointnas.data.pack import cache_folder
 from jointnas.errors import DataError
 from jointnas.execution import Slot
-from jointnas.measurement.training import TRAINING_METRICS, as_measured
+from jointnas.measurement.training import as_measured
 from jointnas.recipe import Recipe
 from jointnas.training.precision import trains_in_bfloat16
 

@@ -17,13 +17,12 @@ from torch.utils._pytree import tree_leaves
 from jointnas.blueprint import Blueprint, Shape
 from jointnas.data import Data, Split
 from jointnas.data.pack import Pack
+from jointnas.measurement.features import PHASES
 from jointnas.measurement.inference import TIMED_SECONDS, Call, synchronise, timed, warm_up
 from jointnas.recipe import Recipe
-from jointnas.training import StepClock
 from jointnas.training.batches import CHUNK_PIXELS
+from jointnas.training.clock import StepClock
 from jointnas.training.trainer import Trainer
-
-TRAINING_METRICS = ("images_per_second", "train_memory")
 
 COSTLY_KNOBS = (
     "optimizer",
@@ -76,7 +75,6 @@ FREE_KNOBS = (
 
 STILL = 1e-5  # learning rate: weights that stay where they are never diverge
 SWITCHED_ON = 0.5  # in the range of every switch
-PHASES = 3  # of a training whose images grow
 
 
 class TrainingCost(NamedTuple):

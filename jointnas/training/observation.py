@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
+
+CURVE_FRACTIONS = (0.1, 0.25, 0.5, 0.75)  # of the budget: where the learning curve is read, before the end
 
 
 class CurvePoint(NamedTuple):
@@ -42,3 +45,11 @@ class Observation:
     def from_json(cls, data: Mapping[str, Any]) -> Observation:
         """Return what `to_json` wrote."""
         return cls(**{**data, "curve": tuple(CurvePoint(*point) for point in data["curve"])})
+
+
+def mean_observation(observations: Sequence[Observation]) -> Observation:
+    """Return the first of a candidate's observations with the mean accuracy of all; repeats that failed do not count."""
+    accuracies = [o.accuracy for o in observations if o.accuracy is not None]
+    if not accuracies:
+        return observations[0]
+    return replace(observations[0], accuracy=statistics.fmean(accuracies), failure=None)

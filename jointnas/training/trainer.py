@@ -20,13 +20,12 @@ from jointnas.training.averages import Lookahead, MovingAverage, retake_norms
 from jointnas.training.batches import Batches, Normalise
 from jointnas.training.clock import Clock
 from jointnas.training.gradients import centralise, make_gradient_rule
-from jointnas.training.observation import CurvePoint, Observation
+from jointnas.training.observation import CURVE_FRACTIONS, CurvePoint, Observation
 from jointnas.training.optimizers import make_optimizer, set_learning_rate
 from jointnas.training.precision import trains_in_bfloat16
 from jointnas.training.schedules import learning_rate_factor, training_side
 from jointnas.training.scoring import accuracies, predict
 
-CURVE_FRACTIONS = (0.1, 0.25, 0.5, 0.75)  # where the learning curve is read, before the end
 CURVE_IMAGES = 512  # validation images it is read on
 WHITENING_PIXELS = 500 * 32 * 32
 SCORING_MARGIN = 1.15  # on the measured time of scoring, for the machine's unevenness
