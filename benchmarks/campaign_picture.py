@@ -1,4 +1,5 @@
-"""Draw an ended campaign: what was trained in each round, what the winners reached, and how the trainings learned.
+"""Draw an ended campaign: what was trained in each round, what the winners reached, how the trainings learned, and how far
+predictions were from what trainings gave.
 
 python benchmarks/campaign_picture.py runs/cifar --to docs/campaign.png
 """
@@ -8,6 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
@@ -61,6 +64,29 @@ def draw_curves(axes: Axes, trials: list[Trial], rounds: int) -> None:
     axes.set(xlabel="fraction of the training budget", ylabel="validation accuracy", title="learning curves")
 
 
+def draw_predictions(axes: Axes, trials: list[Trial], retrained: list[dict[str, Any]]) -> None:
+    """Draw validation accuracies over those that were predicted before: of trials, and of winners trained again."""
+    known = [
+        (t.predicted, t.std, t.observation.accuracy)
+        for t in trials
+        if t.observation and t.predicted is not None and t.observation.accuracy is not None
+    ]
+    again = [(row["predicted"], row["std"], fmean(row["val_accuracies"])) for row in retrained]
+    for rows, colour, mark, label in (
+        (known, "steelblue", "o", "trial"),
+        (again, "crimson", "*", "winner, mean over seeds"),
+    ):
+        if rows:
+            predicted, std, accuracies = zip(*rows, strict=True)
+            axes.errorbar(
+                predicted, accuracies, xerr=std, fmt=mark, color=colour, ms=7, alpha=0.8, elinewidth=1, label=label
+            )
+    middle = fmean(row[0] for row in (*known, *again))
+    axes.axline((middle, middle), slope=1, color="grey", lw=1)
+    axes.set(xlabel="predicted before (± sd)", ylabel="validation accuracy", title="predictions and what came of them")
+    axes.legend(frameon=True)
+
+
 def main() -> None:
     """Read the run and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -69,12 +95,14 @@ def main() -> None:
     options = parser.parse_args()
     with Run.open(options.run) as run:
         specification, trials = run.specification, run.trials()
+        retrained = [row for row in run.retrained() if row["clock"] == specification["clock"]]
     rounds = max(t.round for t in trials)
     plt.style.use("seaborn-v0_8-whitegrid")
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.2), sharey=True, layout="constrained")
     draw_trials(left, trials, tuple(specification["input_shape"]), len(specification["classes"]), rounds)
     draw_winners(left, options.run)
-    draw_curves(right, trials, rounds)
+    draw_curves(middle, trials, rounds)
+    draw_predictions(right, trials, retrained)
     left.legend(frameon=True)
     constraints = ", ".join(specification["constraints"])
     figure.suptitle(f"{Path(specification['data']['source']).stem}: {len(trials)} trainings under {constraints}")

@@ -8,7 +8,8 @@ few groups, and smoothly. Draws of whole functions follow Wilson et al. (JMLR 20
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
+
+from jointnas.execution.slots import available_cores
 
 LENGTH = 0.0  # mean of a logarithmic length scale, to which half the logarithm of the groups' count is added
 LENGTH_DEVIATION = 1.0
@@ -106,17 +109,23 @@ class Process:
         """Return the (m,) means at (m, d) inputs with (m, q) trends, to six digits or so."""
         scaled, own, weights = (a.astype(np.float32) for a in (x * self._smooth, self._x, self._weights))
         smooth = np.empty(len(x), dtype=np.float32)
-        for part in _parts(len(x)):
+
+        def fill(part: slice) -> None:
             smooth[part] = _matern(_squared_distances(scaled[part], own)) @ weights
+
+        _by_parts(fill, len(x))
         return np.asarray(self._amplitude * smooth + self._slopes(x, trend) @ (self._straight.T @ self._weights))
 
     def predict(self, x: Array, trend: Array) -> tuple[Array, Array]:
         """Return the (m,) means and standard deviations, the noise left out."""
         mean, variance = np.empty(len(x)), self._amplitude + (self._slopes(x, trend) ** 2).sum(axis=1)
-        for part in _parts(len(x)):
+
+        def fill(part: slice) -> None:
             covariance = self._covariance(x[part], trend[part])
             mean[part] = covariance @ self._weights
             variance[part] -= (solve_triangular(self._factor, covariance.T, lower=True) ** 2).sum(axis=0)
+
+        _by_parts(fill, len(x))
         return mean, np.sqrt(np.maximum(variance, 0))
 
     def draw(self, x: Array, trend: Array, count: int, seed: Sequence[int]) -> Array:
@@ -135,8 +144,11 @@ class Process:
         seen = self._examples
         weights = cho_solve((self._factor, True), seen.y[:, None] - free(seen.x, seen.trend) - noise)
         drawn = np.empty((count, len(x)))
-        for part in _parts(len(x)):
+
+        def fill(part: slice) -> None:
             drawn[:, part] = (free(x[part], trend[part]) + self._covariance(x[part], trend[part]) @ weights).T
+
+        _by_parts(fill, len(x))
         return drawn
 
 
@@ -182,9 +194,15 @@ def negative_log_likelihood(
     return value, np.array([*slopes, *np.bincount(groups, lengths), (outer * smooth).sum(), noise * np.trace(outer)])
 
 
-def _parts(n: int) -> Iterator[slice]:
-    """Yield slices of n rows, to be computed one after the other."""
-    return (slice(start, start + CACHED) for start in range(0, n, CACHED))
+def _by_parts(fill: Callable[[slice], None], n: int) -> None:
+    """Compute n rows in slices, on every core: NumPy's loops over them leave Python free."""
+    parts = [slice(start, start + CACHED) for start in range(0, n, CACHED)]
+    if len(parts) < 2:
+        for part in parts:
+            fill(part)
+        return
+    with ThreadPoolExecutor(available_cores()) as threads:
+        list(threads.map(fill, parts))
 
 
 def _squared_distances(a: AnyArray, b: AnyArray) -> AnyArray:

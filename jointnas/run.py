@@ -47,6 +47,13 @@ MIGRATIONS: tuple[str, ...] = (
         predicted REAL NOT NULL, std REAL NOT NULL, accuracy REAL, costs TEXT NOT NULL, PRIMARY KEY (query, rank)
     );
     """,
+    """
+    CREATE TABLE retrained (
+        query INTEGER NOT NULL, rank INTEGER NOT NULL, clock TEXT NOT NULL, val_accuracies TEXT NOT NULL,
+        test_accuracies TEXT NOT NULL, at REAL NOT NULL, PRIMARY KEY (query, rank, clock),
+        FOREIGN KEY (query, rank) REFERENCES winners (query, rank)
+    );
+    """,
 )
 """Numbered by position; a database that has seen n of them has user_version n."""
 
@@ -293,6 +300,30 @@ class Run:
             Winner(json.loads(r["candidate"]), r["predicted"], r["std"], r["accuracy"], json.loads(r["costs"]))
             for r in rows
         ]
+
+    def add_retrained(
+        self,
+        query: int,
+        rank: int,
+        clock: Mapping[str, Any],
+        val_accuracies: Sequence[float],
+        test_accuracies: Sequence[float],
+    ) -> None:
+        """Record what a winner reached when it was trained again, in the place of the same budget's earlier ones."""
+        texts = [json.dumps(value) for value in (dict(clock), list(val_accuracies), list(test_accuracies))]
+        with self._transaction():
+            self._db.execute(
+                "INSERT OR REPLACE INTO retrained VALUES (?, ?, ?, ?, ?, ?)", (query, rank, *texts, time.time())
+            )
+
+    def retrained(self) -> list[dict[str, Any]]:
+        """Return winners that were trained again: query, rank, candidate, predicted, std, clock, val_ and test_accuracies, at."""
+        rows = self._db.execute(
+            "SELECT query, rank, candidate, predicted, std, clock, val_accuracies, test_accuracies, at "
+            "FROM retrained JOIN winners USING (query, rank) ORDER BY query, rank, at"
+        )
+        texts = ("candidate", "clock", "val_accuracies", "test_accuracies")
+        return [{**dict(row), **{name: json.loads(row[name]) for name in texts}} for row in rows]
 
 
 def list_runs(folder: Path = RUNS) -> list[Path]:

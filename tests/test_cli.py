@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -288,12 +289,56 @@ def test_runs_are_listed_and_shown_with_their_trials(cycle):
     assert row["best"] == max(t["observation"]["accuracy"] for t in trials)
 
 
+def test_a_run_says_how_far_its_predictions_were_from_what_its_trainings_gave(in_cycle):
+    shown, winner = in_cycle.runs_show, in_cycle.search["winners"][0]
+    (row,) = in_cycle.retrain["winners"]
+    (again,) = shown["retrained"]
+    assert (again["query"], again["rank"], again["predicted"]) == (1, 1, winner["predicted_accuracy"])
+    assert again["val_accuracies"] == row["val_accuracy"]["seeds"]
+    assert again["test_accuracies"] == row["test_accuracy"]["seeds"]
+    assert again["clock"] == shown["specification"]["clock"]
+    away = again["predicted"] - row["val_accuracy"]["mean"]
+    assert shown["agreement"]["retrained winners"]["bias"] == pytest.approx(away)
+    predicted = [t for t in shown["trials"] if t["predicted_accuracy"] is not None]
+    far = [abs(t["predicted_accuracy"] - t["observation"]["accuracy"]) for t in predicted]
+    assert shown["agreement"]["trials"] == {
+        "count": len(far),
+        "bias": pytest.approx(
+            sum(t["predicted_accuracy"] - t["observation"]["accuracy"] for t in predicted) / len(far)
+        ),
+        "error": pytest.approx(sum(far) / len(far)),
+        "within": sum(a <= 2 * t["std"] for a, t in zip(far, predicted, strict=True)) / len(far),
+    }
+
+
+def test_a_winner_retrained_under_another_budget_says_nothing_of_its_prediction(in_cycle):
+    before = in_cycle.runs_show
+    shutil.copytree(RUN, "copied")
+    answer("retrain", "copied", "--seeds", "1", "--top", "1", "--train-steps", "2")
+    shown = answer("runs", "show", "copied")
+    assert shown["agreement"] == before["agreement"]
+    assert [row["clock"] for row in shown["retrained"]] == [before["specification"]["clock"], {"train_steps": 2}]
+
+
 def test_off_a_terminal_tables_are_plain_lines_of_tab_separated_cells(in_cycle):
     found = jointnas("runs", "show", RUN)
     assert found.code == 0
     rows = [line.split("\t") for line in found.out.splitlines()]
-    assert [row[0] for row in rows] == ["trial", "1", "2", "3", "4", "5", "6"]
-    assert {len(row) for row in rows} == {6}
+    assert [row[0] for row in rows] == [
+        "trial",
+        "1",
+        "2",
+        "3",
+        "4",
+        "5",
+        "6",
+        "query",
+        "1",
+        "predictions of",
+        "trials",
+        "retrained winners",
+    ]
+    assert [len(row) for row in rows] == [6] * 7 + [8] * 2 + [5] * 3
     assert "\x1b" not in found.out + found.err
 
 

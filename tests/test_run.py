@@ -86,6 +86,34 @@ def test_queries_and_their_winners_come_back_and_the_latest_is_the_default(run):
     assert run.winners() == WINNERS[1:]
 
 
+def test_retrained_winners_come_back_with_what_was_predicted_and_the_latest_of_a_budget_stands(run):
+    number = run.add_query([], "evolution", 0, WINNERS)
+    run.add_retrained(number, 2, {"train_steps": 5}, [0.5, 0.7], [0.4, 0.6])
+    run.add_retrained(number, 1, {"train_steps": 5}, [0.1], [0.2])
+    run.add_retrained(number, 1, {"train_steps": 9}, [0.2], [0.3])
+    run.add_retrained(number, 1, {"train_steps": 5}, [0.3, 0.5], [0.4, 0.8])
+    found = [
+        (r["rank"], r["candidate"], r["predicted"], r["std"], r["clock"], r["val_accuracies"], r["test_accuracies"])
+        for r in run.retrained()
+    ]
+    assert found == [
+        (1, CANDIDATE, 0.9, 0.05, {"train_steps": 9}, [0.2], [0.3]),
+        (1, CANDIDATE, 0.9, 0.05, {"train_steps": 5}, [0.3, 0.5], [0.4, 0.8]),
+        (2, {}, 0.8, 0.1, {"train_steps": 5}, [0.5, 0.7], [0.4, 0.6]),
+    ]
+
+
+def test_a_run_of_an_older_version_gains_what_it_lacks_and_keeps_what_it_has(run):
+    run.add_trials(TRIALS, ["a", "b"])
+    run.close()
+    with sqlite3.connect(run.path / DATABASE) as db:
+        db.execute("DROP TABLE retrained")
+    set_version(run.path, 1)
+    with Run.open(run.path) as again:
+        assert again.trials() == TRIALS
+        assert again.retrained() == []
+
+
 def test_a_query_that_was_never_asked_is_refused_with_those_that_were(run):
     with pytest.raises(RunError, match="--resume"):
         run.winners()

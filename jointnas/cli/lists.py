@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +19,12 @@ from jointnas.cli.common import (
     print_json,
     print_table,
     recipe_text,
+    spread_text,
 )
+
+if TYPE_CHECKING:
+    from jointnas.agreement import Agreement
+    from jointnas.run import Trial
 
 runs_app = typer.Typer(rich_markup_mode=None)
 recipes_app = typer.Typer(rich_markup_mode=None)
@@ -97,7 +104,7 @@ def runs_show(
     measure: Measured = None,
     as_json: Json = False,
 ) -> None:
-    """Show a run's trials in the order they were asked for.
+    """Show a run's trials in the order they were asked for, its winners that were retrained, and how far predictions were off.
 
     \b
     Examples:
@@ -110,6 +117,7 @@ def runs_show(
 
     with Run.open(find_run(name)) as run:
         spec, trials, rounds, queries = run.specification, run.trials(), run.rounds(), run.queries()
+        retrained = run.retrained()
     measured: list[dict[str, float | None]] = [{} for _ in trials]
     if measure:
         with Meter(Slot(**spec["slot"]), tuple(spec["input_shape"]), len(spec["classes"])) as meter:
@@ -126,8 +134,10 @@ def runs_show(
         }
         for t, figures in zip(trials, measured, strict=True)
     ]
+    agreements = _agreements(spec, trials, retrained)
     if as_json:
-        print_json({"run": name, "specification": spec, "rounds": rounds, "queries": queries, "trials": rows})
+        about = {"specification": spec, "rounds": rounds, "queries": queries, "trials": rows, "retrained": retrained}
+        print_json({"run": name, **about, "agreement": {who: asdict(found) for who, found in agreements.items()}})
         return
     shown = []
     for t, figures in zip(trials, measured, strict=True):
@@ -143,6 +153,57 @@ def runs_show(
         cells = figure_texts(figures, list(figures))
         shown.append((str(t.number), str(t.round), outcome, predicted, *cells, architecture, recipe))
     print_table(name, ("trial", "round", "accuracy", "predicted", *(measure or []), "architecture", "recipe"), shown)
+    if retrained:
+        _print_retrained(retrained)
+    if agreements:
+        print_table(
+            "predictions and what trainings gave",
+            ("predictions of", "count", "off by", "too high by", "within 2 std"),
+            [
+                (who, str(found.count), f"{found.error:.4f}", f"{found.bias:.4f}", f"{found.within:.0%}")
+                for who, found in agreements.items()
+            ],
+        )
+
+
+def _agreements(spec: dict[str, Any], trials: list[Trial], retrained: list[dict[str, Any]]) -> dict[str, Agreement]:
+    """Return how predictions agree with the trials that followed them, and with winners retrained under the run's budget."""
+    from jointnas.agreement import Agreement
+
+    known = [(t.predicted, t.std, t.observation.accuracy) for t in trials if t.observation and t.predicted is not None]
+    again = [
+        (r["predicted"], r["std"], fmean(r["val_accuracies"])) for r in retrained if r["clock"] == spec.get("clock")
+    ]
+    found = {}
+    for who, rows in (("trials", known), ("retrained winners", again)):
+        whole = [row for row in rows if None not in row]
+        if whole:
+            found[who] = Agreement.of(*zip(*whole, strict=True))
+    return found
+
+
+def _print_retrained(retrained: list[dict[str, Any]]) -> None:
+    """Print what winners were predicted to reach and reached, the test images beside."""
+    from jointnas.retrain import spread
+    from jointnas.training.clock import clock_from_json
+
+    print_table(
+        "retrained winners",
+        ("query", "rank", "budget", "predicted", "validation", "test accuracy", "architecture", "recipe"),
+        [
+            (
+                str(row["query"]),
+                str(row["rank"]),
+                str(clock_from_json(row["clock"])),
+                f"{row['predicted']:.4f} ± {row['std']:.4f}",
+                spread_text(spread(row["val_accuracies"])),
+                spread_text(spread(row["test_accuracies"])),
+                architecture_text(row["candidate"]["architecture"]),
+                recipe_text(row["candidate"]["recipe"]),
+            )
+            for row in retrained
+        ],
+    )
 
 
 @recipes_app.callback(invoke_without_command=True)

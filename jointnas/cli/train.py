@@ -157,13 +157,19 @@ def retrain_winners(
     from jointnas.export import CandidateFile
     from jointnas.measurement.meter import Meter
     from jointnas.retrain import retrain
-    from jointnas.run import find_run
+    from jointnas.run import Run, find_run
     from jointnas.training.clock import clock_from_json
 
     if seeds < 1:
         raise ExportError(f"--seeds is 1 or more, got {seeds}: raise it")
     is_file = Path(source).suffix in (".toml", ".json")
-    files = [CandidateFile.read(Path(source))] if is_file else winner_files(source, query, top)
+    run, asked = None, 0
+    if is_file:
+        files = [CandidateFile.read(Path(source))]
+    else:
+        files, run = winner_files(source, query, top), find_run(source)
+        with Run.open(run) as opened:
+            asked = query or opened.queries()[-1]["number"]
     training = files[0].training
     own = training.get("slot", {})
     if "data" not in training or not isinstance(own.get("workers"), int) or not isinstance(own.get("device"), str):
@@ -176,7 +182,7 @@ def retrain_winners(
     if slot.to_json() != own:
         messages.print(f"this machine's slots are not the run's: {slot.to_json()} instead of {own}")
     data = load_data(spec, fingerprint=training.get("fingerprint"))
-    to = to or (Path(source).with_suffix("") if is_file else find_run(source) / "retrained")
+    to = to or (Path(source).with_suffix("") if run is None else run / "retrained")
 
     def watch(event: Any, ended: int, total: int) -> None:
         if event.kind in ("done", "failed"):
@@ -192,6 +198,11 @@ def retrain_winners(
             measured = figures_of(meter, [file.candidate for file in files], measure or [])
         with local_executor(spec.to_json(), slot, data.fingerprint) as executor:
             found = retrain(files, seeds, data, clock_from_json(clock), executor, to, watch)
+    if run is not None:
+        with Run.open(run) as opened:
+            for one in found:
+                if one.test_accuracies:
+                    opened.add_retrained(asked, one.rank, clock, one.val_accuracies, one.test_accuracies)
     rows = [{**one.to_json(), **figures} for one, figures in zip(found, measured, strict=True)]
     if as_json:
         print_json({"winners": rows})
