@@ -7,34 +7,28 @@ score, and refits the predictor to what it is told. Stage two lets an engine sea
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jointnas.constraint import Constraint
-from jointnas.engines import ENGINES, Engine, Evaluation, Problem, evolve_front, find_engine
+from jointnas.engines import ENGINES, Evaluation, Problem, find_engine
 from jointnas.errors import ConstraintError, SearchError, SpaceError
 from jointnas.knobs import Codes
 from jointnas.pool import pool
 from jointnas.predictor import SMALLEST_FIT, Predictor
 from jointnas.query import Query
 from jointnas.space import Candidate, CostFunction, Space
+from jointnas.stage_one import children_of_the_best, choose, fill
+from jointnas.stage_two import EngineReport, Found, StageTwo
 from jointnas.training.observation import Observation
 
 if TYPE_CHECKING:
     from jointnas.measurement.meter import Meter
 
 POOL = 20_000
-START_BEST, START_RANDOM = 60, 40  # p and q of algorithm 1
-STAGE_TWO_BUDGET = 20_000  # candidates an engine may score
-FINALISTS = 1024  # of what stage two found by medians, which are compared by expected accuracies
-TELL_APART = 0.3  # difference, as a share of the accuracies' spread, below which two predictions say the same
-GENERATIONS, PARENTS, CHILDREN, CROSSOVER = 4, 32, 512, 0.5  # around the best, before a batch is chosen
-FILLING_POOL = 4096  # pool members a space-filling batch is chosen from
 ALL = "all"  # engines, one after the other
 
 
@@ -51,16 +45,6 @@ class Winner:
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.candidate, self.mean, self.std))
-
-
-@dataclass(frozen=True)
-class EngineReport:
-    """What an engine did in stage two: candidates scored, seconds, and the objective of the best, None where it found none."""
-
-    engine: str
-    scored: int
-    seconds: float
-    best: float | None
 
 
 class Search:
@@ -108,9 +92,8 @@ class Search:
         self.closed = pool is not None
         self._start = self._distinct(self._make_start(start))
         codes = np.concatenate([self._start, self._make_pool(pool, pool_size)])
-        identities = self.space.identities(codes)
-        rows = _firsts(identities)
-        self._pool, self._pool_identities = codes[rows], [identities[i] for i in rows]
+        rows, identities = self.space.distinct(codes)
+        self._pool, self._pool_identities = codes[rows], identities
         self._seen: set[str] = set()  # identities asked or told
         self._results: dict[str, Observation] = {}  # by identity
         self._told: list[Candidate] = []
@@ -157,7 +140,7 @@ class Search:
 
     def _distinct(self, codes: Codes) -> Codes:
         """Return those of (n, knobs) codes whose identity no row before them has."""
-        return codes[_firsts(self.space.identities(codes))]
+        return codes[self.space.distinct(codes)[0]]
 
     # -------------------------------------------------------------------------------------------------- stage one
 
@@ -190,46 +173,21 @@ class Search:
     def _choose(self, codes: Codes, n: int) -> Codes:
         """Return n of the codes, or of their neighbours, to train next."""
         if self.trained < SMALLEST_FIT and self.predictor.prior is None:
-            features = np.concatenate(self.space.encode_codes(codes[:FILLING_POOL]), axis=1)
-            return codes[space_filling(features, n)]
+            return fill(self.space, codes, n)
         predictor = self.predictor if self.trained < SMALLEST_FIT else self.fitted()
-        codes, medians = self._with_neighbours(codes, predictor.median_codes(codes))
-        drawn = predictor.draw_codes(codes, n - 1, [self.seed, len(self._seen)])
-        chosen: list[int] = []
-        for accuracies in (medians, *drawn):
-            order = np.argsort(-self.query.worth(codes, accuracies), kind="stable")
-            chosen.append(next(int(j) for j in order if j not in chosen))
-        return codes[chosen]
+        told = self._feasible_told()
+        known = np.concatenate([told, codes])
+        medians = predictor.median_codes(known)
+        if not self.closed:
+            met, rng = self._seen.union(self._pool_identities), np.random.default_rng([self.seed, len(self._seen), 1])
+            children, theirs = children_of_the_best(predictor, self.query, known, medians, met, rng)
+            known, medians = np.concatenate([known, children]), np.concatenate([medians, theirs])
+        return choose(predictor, self.query, known[len(told) :], medians[len(told) :], n, [self.seed, len(self._seen)])
 
-    def _with_neighbours(self, codes: Codes, medians: NDArray[np.float64]) -> tuple[Codes, NDArray[np.float64]]:
-        """Return codes with their predicted accuracies, and behind them new children of the best and of what was told."""
-        if self.closed:
-            return codes, medians
-        rng = np.random.default_rng([self.seed, len(self._seen), 1])
+    def _feasible_told(self) -> Codes:
+        """Return the codes of what was told that meet the exact constraints."""
         told = self.space.to_codes(self._told)
-        told = told[self.query.feasible(told)]
-        met = self._seen.union(self._pool_identities)
-        parents = np.concatenate([told, codes])
-        worth = self.query.worth(parents, np.concatenate([self.predictor.median_codes(told), medians]))
-        made, found = [codes], [medians]
-        for _ in range(GENERATIONS):
-            best = np.argsort(-worth, kind="stable")[:PARENTS]
-            made.append(self._children(parents[best], rng, met))
-            found.append(self.predictor.median_codes(made[-1]))
-            parents = np.concatenate([parents[best], made[-1]])
-            worth = np.concatenate([worth[best], self.query.worth(made[-1], found[-1])])
-        return np.concatenate(made), np.concatenate(found)
-
-    def _children(self, parents: Codes, rng: np.random.Generator, met: set[str]) -> Codes:
-        """Return feasible children of (n, knobs) parents by crossover and mutation that were not met before, and note them."""
-        own, mates = (parents[rng.integers(0, len(parents), CHILDREN)] for _ in range(2))
-        crossed = rng.random((CHILDREN, 1)) < CROSSOVER
-        children = self.space.mutate_codes(np.where(crossed, self.space.cross_codes(own, mates, rng), own), rng)
-        children = children[self.query.believed(children)]
-        identities = self.space.identities(children)
-        fresh = [i for i in _firsts(identities) if identities[i] not in met]
-        met.update(identities)
-        return children[fresh]
+        return told[self.query.feasible(told)]
 
     def predict(self, candidates: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]] | None:
         """Return (mean, std) of each candidate's predicted accuracy, or None before two accuracies are known."""
@@ -314,26 +272,9 @@ class Search:
         """
         engines = {name: find_engine(name) for name in (ENGINES if engine == ALL else [engine])}
         self._check_answerable(k)
-        problems = self._stage_two(engines, self.query)
-        found = [problem.results() for problem in problems.values()]
-        codes = np.concatenate([codes for codes, _ in found])
-        objectives = np.concatenate([objectives[:, 0] for _, objectives in found])
-        codes = codes[np.argsort(objectives, kind="stable")]
-        codes = self._distinct(codes) if len(problems) > 1 else codes
-        codes = self._expected(self.query, codes, k)
-        if not len(codes):
-            bounds = ", ".join(map(str, (*self.query.trained, *self.query.measured)))
-            scored = sum(problem.spent for problem in problems.values())
-            raise ConstraintError(
-                f"a winner is predicted to meet {bounds}, got none among {scored} candidates: loosen the bound or train more"
-            )
-        chosen, measured = self.query.measure(codes, self._told_apart(codes, k), k)
-        chosen = chosen if self.query.measures_objective else sorted(chosen)
-        finders = [
-            tuple(n for n, p in problems.items() if not p.is_fresh(codes[i : i + 1])[0]) if len(problems) > 1 else ()
-            for i in chosen
-        ]
-        return self._winners(codes[chosen], [measured.get(i, {}) for i in chosen], finders)
+        found = self._stage_two(self.query).best(engines, k)
+        self.reports = found.reports
+        return self._winners(found)
 
     def best_trained(self, k: int = 5) -> list[Winner]:
         """Return the k best of what was told, by the accuracies that were told, all within the constraints.
@@ -341,8 +282,7 @@ class Search:
         Raises `SearchError` before two accuracies are known, `ConstraintError` when nothing meets the constraints.
         """
         self._check_answerable(k)
-        codes = self.space.to_codes(self._told)
-        codes = codes[self.query.feasible(codes)]
+        codes = self._feasible_told()
         found = self.evaluation(codes)
         ranked = [int(i) for i in found.ranked() if found.violations[i].sum() == 0]
         if not ranked:
@@ -351,7 +291,7 @@ class Search:
                 f"a winner meets {asked}, got none among {len(codes)} trained candidates: loosen a bound or train more"
             )
         chosen, measured = self.query.measure(codes, ranked, k)
-        return self._winners(codes[chosen], [measured.get(i, {}) for i in chosen])
+        return self._winners(Found.of(codes, chosen, measured))
 
     def front(self, metric: str = "macs", k: int = 20) -> list[Winner]:
         """Return at most k candidates that trade predicted accuracy for a cost, the cheapest first, none better in both.
@@ -361,22 +301,9 @@ class Search:
         Raises `SearchError` before two accuracies are known, or for what is no cost.
         """
         self._check_answerable(k)
-        query = self.query.as_front(metric, self._pool)
-        (problem,) = self._stage_two({"nsga2": evolve_front}, query).values()
-        codes, objectives = problem.results()
-        codes = self._expected(query, codes[_front(objectives)], len(codes))
-        if not len(codes):
-            raise ConstraintError(f"a front has a candidate, got none among {problem.spent}: loosen the bounds")
-        objectives = self._score(query, codes, expected=True).objectives
-        front = _front(objectives)
-        first = _spread_out(objectives, front, k).tolist()
-        others = (
-            [i for i in front.tolist() if i not in first] if query.forecast else []
-        )  # where the first break a bound
-        chosen, measured = query.measure(codes, [*first, *others], k)
-        values = [[objectives[i, 0], measured.get(i, {}).get(metric, objectives[i, 1])] for i in chosen]
-        rows = [chosen[i] for i in _front(np.array(values))]
-        return self._winners(codes[rows], [measured.get(i, {}) for i in rows])
+        found = self._stage_two(self.query.as_front(metric, self._pool)).front(metric, k)
+        self.reports = found.reports
+        return self._winners(found)
 
     def optimise(
         self, engine: str, evaluation: Callable[[Codes], Evaluation], start: Codes, budget: int, batch: int
@@ -402,141 +329,28 @@ class Search:
             raise SearchError(f"winners are named from {SMALLEST_FIT} accuracies on, got {self.trained}: train more")
         self.fitted()
 
-    def _stage_two(self, engines: Mapping[str, Engine], query: Query) -> dict[str, Problem]:
-        """Return each engine's problem, searched; of a closed pool one that holds all of it."""
+    def _stage_two(self, query: Query) -> StageTwo:
+        """Return what answers a query from the fitted predictor."""
+        known = self._pool if self.closed else np.concatenate([self._feasible_told(), self._pool])
+        failed = {identity for identity, told in self._results.items() if told.accuracy is None}
+        return StageTwo(self.fitted(), query, known, failed, self.seed, closed=self.closed)
 
-        def score(codes: Codes) -> Evaluation:
-            return self._score(query, codes)
-
-        told = self.space.to_codes(self._told)
-        known = self._pool if self.closed else np.concatenate([told[query.feasible(told)], self._pool])
-        if self.closed:
-            problem = Problem(self.space, query.exact, score, known, len(known), self.seed)
-            problem.evaluate(known)
-            self.reports = ()
-            return {"": problem}
-        rng = np.random.default_rng([self.seed, 2])
-        spread = rng.permutation(len(known))[:START_RANDOM]
-        start = known[np.concatenate([_leading(score(known), START_BEST), spread])]
-        problems = {
-            name: Problem(self.space, query.exact, score, start, STAGE_TWO_BUDGET, self.seed) for name in engines
-        }
-        self.reports = tuple(_timed(name, run, problems[name]) for name, run in engines.items())
-        return problems
-
-    def _expected(self, query: Query, codes: Codes, k: int) -> Codes:
-        """Return those of (n, knobs) codes in order, of the first ones that hold k, that meet the bounds by expected accuracy."""
-        kept = [codes[:0]]
-        for start in range(0, len(codes), FINALISTS):
-            part = codes[start : start + FINALISTS]
-            found = self._score(query, part, expected=True)
-            kept.append(part[[i for i in found.ranked() if found.violations[i].sum() == 0]])
-            if sum(map(len, kept)) >= k:
-                break
-        return np.concatenate(kept)
-
-    def _score(self, query: Query, codes: Codes, *, expected: bool = False) -> Evaluation:
-        """Return how codes stand to a query by the medians of their predicted accuracies, or by the expected ones."""
-        accuracies = self.predictor.predict_codes(codes)[0] if expected else self.predictor.median_codes(codes)
-        broken = {identity for identity, told in self._results.items() if told.accuracy is None}
-        if broken:
-            accuracies[[identity in broken for identity in self.space.identities(codes)]] = np.nan
-        return query.evaluation(codes, accuracies)
-
-    def _told_apart(self, codes: Codes, k: int) -> list[int]:
-        """Return rows of (n, knobs) codes, best first, to choose k of: behind all others, those that no member tells apart."""
-        if self.closed:
-            return list(range(len(codes)))
-        members = self.predictor.draw_scores(codes, self.predictor.members, [self.seed])
-        apart = np.ones(len(codes), dtype=bool)
-        distinct: list[int] = []
-        while apart.any() and len(distinct) < k:
-            distinct.append(int(apart.argmax()))
-            apart &= np.abs(members - members[:, distinct[-1:]]).max(axis=0) >= TELL_APART
-        chosen = set(distinct)
-        return [*distinct, *(i for i in range(len(codes)) if i not in chosen)]
-
-    def _winners(
-        self, codes: Codes, measured: Sequence[Mapping[str, float]], finders: Sequence[tuple[str, ...]] | None = None
-    ) -> list[Winner]:
-        """Return (n, knobs) codes as winners, with what was measured of each."""
-        mean, std = self.predictor.predict_codes(codes)
-        results = [self._results.get(identity) for identity in self.space.identities(codes)]
+    def _winners(self, found: Found) -> list[Winner]:
+        """Return what was found as winners."""
+        mean, std = self.predictor.predict_codes(found.codes)
+        results = [self._results.get(identity) for identity in self.space.identities(found.codes)]
         return [
             Winner(
                 candidate,
                 float(mean[i]),
                 float(std[i]),
                 told.accuracy if (told := results[i]) else None,
-                {**self.space.cost(candidate), **measured[i]},
-                finders[i] if finders else (),
+                {**self.space.cost(candidate), **found.measured[i]},
+                found.finders[i],
             )
-            for i, candidate in enumerate(self.space.to_candidates(codes))
+            for i, candidate in enumerate(self.space.to_candidates(found.codes))
         ]
-
-
-def _firsts(identities: Sequence[str]) -> list[int]:
-    """Return where each identity stands for the first time, in order."""
-    first: dict[str, int] = {}
-    for i, identity in enumerate(identities):
-        first.setdefault(identity, i)
-    return list(first.values())
-
-
-def _timed(name: str, engine: Engine, problem: Problem) -> EngineReport:
-    began = time.perf_counter()
-    engine(problem)
-    seconds = time.perf_counter() - began
-    objectives = problem.results()[1]
-    return EngineReport(name, problem.spent, seconds, float(objectives[:, 0].min()) if len(objectives) else None)
-
-
-def _leading(found: Evaluation, n: int) -> NDArray[np.int64]:
-    """Return the n rows to start from: the best by one objective, or those spread over the front of two."""
-    ranked = found.ranked()
-    if found.objectives.shape[1] == 1 or not len(ranked):
-        return ranked[:n]
-    objectives = found.objectives[ranked]
-    return np.asarray(ranked[_spread_out(objectives, _front(objectives), n)], dtype=np.int64)
-
-
-def _front(objectives: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the rows of (n, 2) objectives that no other beats in both, by the second from the least on."""
-    order = np.lexsort([objectives[:, 0], objectives[:, 1]])
-    best = np.minimum.accumulate(objectives[order, 0])
-    better = np.concatenate([[True], best[1:] < best[:-1]])
-    return np.asarray(order[better], dtype=np.int64)
-
-
-def _spread_out(objectives: NDArray[np.float64], front: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-    """Return at most k rows of a front in its order: both ends, and between them those farthest from what was chosen.
-
-    Distances are in accuracy and in the cost, or its logarithm where it has one, each as a share of its range.
-    """
-    if len(front) <= k:
-        return front
-    points = objectives[front]
-    if points[:, 1].min() > 0:
-        points[:, 1] = np.log(points[:, 1])
-    points = (points - points.min(axis=0)) / np.maximum(np.ptp(points, axis=0), 1e-12)
-    chosen = [0, len(front) - 1][:k]
-    while len(chosen) < k:
-        away = np.linalg.norm(points[:, None] - points[chosen], axis=2).min(axis=1)
-        away[chosen] = -1.0
-        chosen.append(int(away.argmax()))
-    return front[sorted(chosen)]
 
 
 def _observe(result: float | None) -> Observation:
     return Observation.failed("told as a failure") if result is None else Observation(accuracy=float(result))
-
-
-def space_filling(features: NDArray[np.float64], n: int) -> NDArray[np.int64]:
-    """Return n rows of (m, d) features that lie far from each other: the most central, then always the farthest."""
-    chosen = [int(((features - features.mean(axis=0)) ** 2).sum(axis=1).argmin())]
-    nearest = np.full(len(features), np.inf)
-    for _ in range(n - 1):
-        nearest = np.minimum(nearest, ((features - features[chosen[-1]]) ** 2).sum(axis=1))
-        nearest[chosen] = -1.0
-        chosen.append(int(nearest.argmax()))
-    return np.array(chosen)

@@ -469,6 +469,13 @@ class Space:
         digests = self.architectures.digests(codes[:, : self.n_architecture])
         return [_hash(digest.encode() + row.tobytes()) for digest, row in zip(digests, recipes, strict=True)]
 
+    def distinct(self, codes: Codes) -> tuple[list[int], list[str]]:
+        """Return the rows of (n, knobs) codes whose identity no row before them has, in order, and these identities."""
+        first: dict[str, int] = {}
+        for row, identity in enumerate(self.identities(codes)):
+            first.setdefault(identity, row)
+        return list(first.values()), list(first)
+
     def recipe_columns(self, codes: Codes) -> dict[str, NDArray[Any]]:
         """Return the (n,) values of each recipe knob, its default where it is inactive."""
         columns = {}

@@ -105,7 +105,7 @@ def cycle(tmp_path_factory):
             "search", "--from", RUN, "-c", "accuracy>=0.01", "--objective", "min params", "--top", "2"
         )
         with pytest.MonkeyPatch.context() as quick:
-            quick.setattr("jointnas.search.STAGE_TWO_BUDGET", 600)
+            quick.setattr("jointnas.stage_two.STAGE_TWO_BUDGET", 600)
             done.several = answer("search", "--from", RUN, "--engine", "all", "--top", "2")
             done.front = answer("search", "--from", RUN, "--frontier", "macs", "--top", "4")
         real = (

@@ -18,8 +18,10 @@ from jointnas.measurement.meter import Meter, Workload
 from jointnas.measurement.store import Store
 from jointnas.predictor import Predictor
 from jointnas.recipe import Recipe
-from jointnas.search import Search, Winner, _front, _spread_out, space_filling
+from jointnas.search import Search, Winner
 from jointnas.space import Candidate, Space
+from jointnas.stage_one import space_filling
+from jointnas.stage_two import front, spread_out
 from jointnas.training.observation import Observation
 
 PEAK = (0.8, 0.2, 0.6, 0.5)
@@ -525,11 +527,11 @@ def test_a_start_that_breaks_a_bound_is_refused() -> None:
 
 def test_a_front_keeps_both_ends_and_nothing_twice_where_a_cost_is_nothing() -> None:
     objectives = np.array([[-i / 10, float(i)] for i in range(10)])
-    front = _front(objectives)
+    best = front(objectives)
     for k in (1, 2, 5, 10):
-        rows = _spread_out(objectives, front, k).tolist()
+        rows = spread_out(objectives, best, k).tolist()
         assert len(set(rows)) == len(rows) == k
-    assert {0, 9} <= set(_spread_out(objectives, front, 5).tolist())
+    assert {0, 9} <= set(spread_out(objectives, best, 5).tolist())
 
 
 @pytest.mark.parametrize("constraints", [(), ("latency<200us",), ("params<500K",)])

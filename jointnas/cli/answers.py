@@ -25,7 +25,8 @@ from jointnas.cli.common import (
 if TYPE_CHECKING:
     from jointnas.measurement.meter import Meter
     from jointnas.predictor import Predictor
-    from jointnas.search import EngineReport, Search, Winner
+    from jointnas.search import Search, Winner
+    from jointnas.stage_two import EngineReport
 
 
 @dataclass(frozen=True)
