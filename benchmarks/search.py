@@ -135,6 +135,7 @@ class Task:
         self.trainings, self.batch = trainings, batch
         self.constraints = parse_all([bound], self.space.metrics)
         self._rng = np.random.default_rng([seed, 1])
+        self.candidates: list[Candidate] = []
         self.true: list[float] = []
         self.seen: list[float] = []
         self.held: list[bool] = []
@@ -152,6 +153,7 @@ class Task:
         if len(self.true) == self.trainings:
             raise Spent
         accuracy, steps = self.objective(candidate)
+        self.candidates.append(candidate)
         self.true.append(accuracy)
         self.seen.append(float(accuracy + self.objective.deviation * self._rng.standard_normal()))
         self.held.append(self.macs(candidate) < 1)
@@ -164,14 +166,14 @@ class Task:
             return None
         return [c for c in self.objective.examples.candidates if self.macs(c) < 1]
 
-    def curve(self) -> list[float]:
-        """Return after each training the true accuracy of the candidate that looked best so far among those within the bound."""
-        best, found = -np.inf, []
-        chosen = 0.0
-        for true, seen, held in zip(self.true, self.seen, self.held, strict=True):
-            if held and seen > best:
-                best, chosen = seen, true
-            found.append(chosen)
+    def leaders(self) -> list[int | None]:
+        """Return after each training which one looked best so far among those within the bound; None before there is one."""
+        found: list[int | None] = []
+        leader = None
+        for i, (seen, held) in enumerate(zip(self.seen, self.held, strict=True)):
+            if held and (leader is None or seen > self.seen[leader]):
+                leader = i
+            found.append(leader)
         return found + found[-1:] * (self.trainings - len(found))  # where an optimiser found nothing more to train
 
 
@@ -381,12 +383,14 @@ def run(job: tuple[str, str, int], trainings: int, batch: int) -> dict[str, Any]
     began = time.process_time()
     with suppress(Spent):
         ARMS[name](task, seed)
-    curve = task.curve()
+    leaders = task.leaders()
+    last = leaders[-1]
     return {
         "arm": name,
         "bound": bound,
         "seed": seed,
-        "best": [round(accuracy, 4) for accuracy in curve],
+        "best": [0.0 if i is None else round(task.true[i], 4) for i in leaders],
+        "winner": None if last is None else task.candidates[last],
         "wasted": task.held.count(False),
         "seconds": round(time.process_time() - began, 1),
     }

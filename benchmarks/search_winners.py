@@ -1,0 +1,66 @@
+"""What a surrogate's winners reach when they are trained for real: whether `benchmarks/search.py` tells anything of trainings.
+
+    python benchmarks/search_winners.py benchmarks/results/search.json --data cifar10-images.zip --workers 2
+
+The candidates that looked best to each optimiser at its end, of the first `--seeds` seeds, trained as the table's rows were and with seeds
+that no row had. May be stopped at any time: the same command trains what has no result yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from table import FOUND, TABLE, Table, cell, train
+
+FIRST_SEED = 1_000_000  # above those of the table's rows
+WINNERS = Path(__file__).parent / "table" / "winners.csv"
+
+
+def planned(runs: list[dict[str, Any]], table: Table, to: Path) -> Table:
+    """Return a table whose rows are the winners, in the order of the runs."""
+    rows = []
+    for i, run in enumerate(runs):
+        knobs = {**run["winner"]["architecture"], **run["winner"]["recipe"]}
+        cells = {k.name: cell(knobs[k.name]) if k.name in knobs else "" for k in table.space.knobs}
+        rows.append({**cells, "seed": str(FIRST_SEED + i), **dict.fromkeys(FOUND, "")})
+    return Table(to, table.card, rows)
+
+
+def main() -> None:
+    """Train the winners and set what they reach beside what the surrogate said."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--to", type=Path, default=WINNERS)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=1)
+    options = parser.parse_args()
+    runs = json.loads(options.results.read_text())["runs"]
+    runs = sorted(
+        (r for r in runs if r["seed"] < options.seeds and r["winner"]), key=lambda r: (r["bound"], r["arm"], r["seed"])
+    )
+    winners = Table.read(options.to) if options.to.exists() else planned(runs, Table.read(options.table), options.to)
+    if len(winners.rows) != len(runs):
+        raise SystemExit(
+            f"{options.to} holds the winners of other results, {len(winners.rows)} instead of {len(runs)}: remove it"
+        )
+    train(winners, options.data, options.workers)
+    found: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    for run, row in zip(runs, winners.rows, strict=True):
+        found[run["bound"], run["arm"]].append((run["best"][-1], float(row["accuracy"] or 0)))
+    for (bound, arm), pairs in found.items():
+        said, reached = zip(*pairs, strict=True)
+        spread = f" ± {stdev(reached):.3f}" if len(reached) > 1 else ""
+        print(
+            f"{bound}  {arm:22}  surrogate {fmean(said):.3f}  trained {fmean(reached):.3f}{spread}  ({len(pairs)} winners)"
+        )
+
+
+if __name__ == "__main__":
+    main()
