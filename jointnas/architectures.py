@@ -21,6 +21,7 @@ from jointnas.networks.family import Family, Part
 Index = NDArray[np.int64]
 LARGEST_KEY = 2**62
 FEW = 16  # rows that are looked up one by one
+KEPT = 20_000  # networks, at most, whose parts are remembered
 
 Key = tuple[float | None, ...]
 """What a part's blueprint is made of: the index of its input's shape, and codes of knobs, None where inactive."""
@@ -83,15 +84,24 @@ class _Parts:
         self.input_shape = input_shape
         shapes = _Shapes(input_shape)
         self.parts = [_Made(part, family, knobs, classes, shapes) for part in family.parts]
+        self._latest: tuple[bytes | None, list[tuple[_Made, Index]]] = None, []
 
     def _walk(self, codes: Codes) -> list[tuple[_Made, Index]]:
-        """Return for each part which of its blueprints each of n networks has, as (n,) indices."""
+        """Return for each part which of its blueprints each of n networks has, as (n,) indices.
+
+        The latest is kept, as costs, digests and sums of the same networks are asked one after another.
+        """
+        key = codes.tobytes() if len(codes) <= KEPT else None
+        if key is not None and key == self._latest[0]:
+            return self._latest[1]
         entering = np.zeros(len(codes), dtype=np.int64)
         found = []
         for part in self.parts:
             which = part.find(codes, entering)
             found.append((part, which))
             entering = part.leaving.array[which]
+        if key is not None:
+            self._latest = key, found
         return found
 
     def costs(self, codes: Codes) -> NDArray[np.float64]:

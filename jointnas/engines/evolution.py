@@ -92,7 +92,8 @@ def _fitness(merits: Sequence[Merit]) -> NDArray[np.float64]:
 
 
 def _adaptive_individuals(codes: Codes, found: Evaluation) -> list[_Individual]:
-    return [_Individual(codes[i], _Fitness(found.merit(i)), found.merit(i).violation) for i in found.ranked()]
+    merits = [(i, found.merit(i)) for i in found.ranked().tolist()]
+    return [_Individual(codes[i], _Fitness(merit), merit.violation) for i, merit in merits]
 
 
 def _front_individuals(codes: Codes, found: Evaluation) -> list[_Individual]:
