@@ -10,16 +10,15 @@ import argparse
 import json
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from jointnas.agreement import Prediction, predictions
 from jointnas.cost import cost
 from jointnas.export import WINNER_FILE
 from jointnas.networks import blueprint
-from jointnas.run import Run, Trial
-from jointnas.trainings import CONFIRMING
+from jointnas.run import CONFIRMING, Run, Trial
 
 COLOURS = plt.colormaps["viridis"]
 
@@ -64,24 +63,13 @@ def draw_curves(axes: Axes, trials: list[Trial], rounds: int) -> None:
     axes.set(xlabel="fraction of the training budget", ylabel="validation accuracy", title="learning curves")
 
 
-def draw_predictions(axes: Axes, trials: list[Trial], retrained: list[dict[str, Any]]) -> None:
-    """Draw validation accuracies over those that were predicted before: of trials, and of winners trained again."""
-    known = [
-        (t.predicted, t.std, t.observation.accuracy)
-        for t in trials
-        if t.observation and t.predicted is not None and t.observation.accuracy is not None
-    ]
-    again = [(row["predicted"], row["std"], fmean(row["val_accuracies"])) for row in retrained]
-    for rows, colour, mark, label in (
-        (known, "steelblue", "o", "trial"),
-        (again, "crimson", "*", "winner, mean over seeds"),
-    ):
-        if rows:
-            predicted, std, accuracies = zip(*rows, strict=True)
-            axes.errorbar(
-                predicted, accuracies, xerr=std, fmt=mark, color=colour, ms=7, alpha=0.8, elinewidth=1, label=label
-            )
-    middle = fmean(row[0] for row in (*known, *again))
+def draw_predictions(axes: Axes, found: dict[str, list[Prediction]]) -> None:
+    """Draw validation accuracies over those that were predicted before."""
+    for (name, rows), (colour, mark) in zip(found.items(), (("steelblue", "o"), ("crimson", "*")), strict=False):
+        mean, std, trained = zip(*rows, strict=True)
+        label = name.replace("_", " ")
+        axes.errorbar(mean, trained, xerr=std, fmt=mark, color=colour, ms=7, alpha=0.8, elinewidth=1, label=label)
+    middle = fmean(one.mean for rows in found.values() for one in rows)
     axes.axline((middle, middle), slope=1, color="grey", lw=1)
     axes.set(xlabel="predicted before (± sd)", ylabel="validation accuracy", title="predictions and what came of them")
     axes.legend(frameon=True)
@@ -95,14 +83,15 @@ def main() -> None:
     options = parser.parse_args()
     with Run.open(options.run) as run:
         specification, trials = run.specification, run.trials()
-        retrained = [row for row in run.retrained() if row["clock"] == specification["clock"]]
+        found = predictions(specification, trials, run.retrained())
     rounds = max(t.round for t in trials)
     plt.style.use("seaborn-v0_8-whitegrid")
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.2), sharey=True, layout="constrained")
     draw_trials(left, trials, tuple(specification["input_shape"]), len(specification["classes"]), rounds)
     draw_winners(left, options.run)
     draw_curves(middle, trials, rounds)
-    draw_predictions(right, trials, retrained)
+    if found:
+        draw_predictions(right, found)
     left.legend(frameon=True)
     constraints = ", ".join(specification["constraints"])
     figure.suptitle(f"{Path(specification['data']['source']).stem}: {len(trials)} trainings under {constraints}")

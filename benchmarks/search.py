@@ -384,7 +384,7 @@ def run(job: tuple[str, str, int], trainings: int, batch: int) -> dict[str, Any]
     with suppress(Spent):
         ARMS[name](task, seed)
     leaders = task.leaders()
-    last = leaders[-1]
+    last = leaders[-1] if leaders else None
     return {
         "arm": name,
         "bound": bound,

@@ -64,6 +64,8 @@ def main() -> None:
         draw(axes, [run for run in one["runs"] if run["bound"] == bound], arms)
         what = "surrogate" if "tau" in one["objective"] else "the table's rows"
         axes.set_title(f"{what} ({one['objective']['rows']} trainings), {bound}")
+    for axes in grid.flatten()[len(panels) :]:
+        axes.set_axis_off()
     for axes in grid[:, 0]:
         axes.set_ylabel("accuracy of the best so far")
     handles = {label: line for axes in every for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}

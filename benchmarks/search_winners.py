@@ -3,7 +3,7 @@
     python benchmarks/search_winners.py benchmarks/results/search.json --data cifar10-images.zip --workers 2
 
 The candidates that looked best to each optimiser at its end, of the first `--seeds` seeds, trained as the table's rows were and with seeds
-that no row had. May be stopped at any time: the same command trains what has no result yet.
+that no row had; one that fails counts as 0. May be stopped at any time: the same command trains what has no result yet.
 """
 
 from __future__ import annotations
@@ -45,11 +45,14 @@ def main() -> None:
     runs = sorted(
         (r for r in runs if r["seed"] < options.seeds and r["winner"]), key=lambda r: (r["bound"], r["arm"], r["seed"])
     )
-    winners = Table.read(options.to) if options.to.exists() else planned(runs, Table.read(options.table), options.to)
-    if len(winners.rows) != len(runs):
-        raise SystemExit(
-            f"{options.to} holds the winners of other results, {len(winners.rows)} instead of {len(runs)}: remove it"
-        )
+    winners = planned(runs, Table.read(options.table), options.to)
+    if options.to.exists():
+        kept = Table.read(options.to)
+        if [{**row, **dict.fromkeys(FOUND, "")} for row in kept.rows] != winners.rows:
+            raise SystemExit(
+                f"trainings go on for the winners that they began with, got others in {options.to}: remove it"
+            )
+        winners = kept
     train(winners, options.data, options.workers)
     found: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     for run, row in zip(runs, winners.rows, strict=True):

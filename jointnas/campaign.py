@@ -15,10 +15,10 @@ from jointnas.errors import SearchError
 from jointnas.execution import Executor, LocalExecutor, Slot
 from jointnas.execution.trials import prepare_trials
 from jointnas.query import ACCURACY
-from jointnas.run import Run, Trial
+from jointnas.run import CONFIRMING, Run, Trial
 from jointnas.search import Search, Winner
 from jointnas.training.clock import Clock
-from jointnas.trainings import CONFIRMING, Status, Trainings, Watch
+from jointnas.trainings import Status, Trainings, Watch
 
 
 @dataclass

@@ -23,6 +23,7 @@ DATABASE = "run.sqlite"
 CREATED = "created_at"
 LOCK = ".lock"
 RUNS = Path("runs")
+CONFIRMING = 0  # the round of the trainings that confirm winners
 
 MIGRATIONS: tuple[str, ...] = (
     """
@@ -49,8 +50,8 @@ MIGRATIONS: tuple[str, ...] = (
     """,
     """
     CREATE TABLE retrained (
-        query INTEGER NOT NULL, rank INTEGER NOT NULL, clock TEXT NOT NULL, val_accuracies TEXT NOT NULL,
-        test_accuracies TEXT NOT NULL, at REAL NOT NULL, PRIMARY KEY (query, rank, clock),
+        query INTEGER NOT NULL, rank INTEGER NOT NULL, clock TEXT NOT NULL, slot TEXT NOT NULL, val_accuracies TEXT NOT NULL,
+        test_accuracies TEXT NOT NULL, at REAL NOT NULL, PRIMARY KEY (query, rank, clock, slot),
         FOREIGN KEY (query, rank) REFERENCES winners (query, rank)
     );
     """,
@@ -131,17 +132,27 @@ class Run:
         return run
 
     def _migrate(self, new: bool) -> None:
-        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+        version = self._version
         if version > len(MIGRATIONS):
             raise RunError(
                 f"this version reads runs up to format {len(MIGRATIONS)}, got format {version} in {str(self.path)!r}: upgrade jointnas"
             )
         if version == 0 and not new:
             raise RunError(f"a run says its format, got none in {str(self.path)!r}: start a new run")
-        if version < len(MIGRATIONS):
-            self._db.execute("PRAGMA journal_mode = WAL")
-        for number, script in enumerate(MIGRATIONS[version:], version + 1):
-            self._db.executescript(f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;")
+        if version == len(MIGRATIONS):
+            return
+        self._db.execute("PRAGMA journal_mode = WAL")
+        for number, script in enumerate(MIGRATIONS, 1):
+            self._db.execute("BEGIN IMMEDIATE")  # then nobody else is at it, who may have been faster
+            if self._version < number:
+                for statement in filter(str.strip, script.split(";")):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {number}")
+            self._db.execute("COMMIT")
+
+    @property
+    def _version(self) -> int:
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -154,7 +165,8 @@ class Run:
                 self._db.execute("ROLLBACK")
             if isinstance(error, sqlite3.OperationalError):
                 raise RunError(
-                    f"a run is written to a disk with room, got {str(self.path)!r} ({error}): make room, then --resume"
+                    f"a run is written to a disk with room, got {str(self.path)!r} ({error}): make room, then say the command again, "
+                    "a search with --resume"
                 ) from error
             raise
 
@@ -306,23 +318,34 @@ class Run:
         query: int,
         rank: int,
         clock: Mapping[str, Any],
+        slot: Mapping[str, Any],
         val_accuracies: Sequence[float],
         test_accuracies: Sequence[float],
     ) -> None:
-        """Record what a winner reached when it was trained again, in the place of the same budget's earlier ones."""
-        texts = [json.dumps(value) for value in (dict(clock), list(val_accuracies), list(test_accuracies))]
+        """Record what a winner reached when it was trained again, in the place of earlier ones of this budget and slot.
+
+        Raises `RunError` for a winner that the run does not have, or without an accuracy.
+        """
+        if not 1 <= rank <= len(self.winners(query)):
+            raise RunError(
+                f"a winner is one of the {len(self.winners(query))} of query {query}, got {rank}: choose one of them"
+            )
+        if not (val_accuracies and test_accuracies):
+            raise RunError(f"a retrained winner has an accuracy, got none of winner {rank}: leave it out")
+        values = (dict(clock), dict(slot), list(val_accuracies), list(test_accuracies))
+        texts = [json.dumps(value, sort_keys=True) for value in values]
         with self._transaction():
             self._db.execute(
-                "INSERT OR REPLACE INTO retrained VALUES (?, ?, ?, ?, ?, ?)", (query, rank, *texts, time.time())
+                "INSERT OR REPLACE INTO retrained VALUES (?, ?, ?, ?, ?, ?, ?)", (query, rank, *texts, time.time())
             )
 
     def retrained(self) -> list[dict[str, Any]]:
-        """Return winners that were trained again: query, rank, candidate, predicted, std, clock, val_ and test_accuracies, at."""
+        """Return winners trained again: query, rank, candidate, predicted, std, clock, slot, val_ and test_accuracies, at."""
         rows = self._db.execute(
-            "SELECT query, rank, candidate, predicted, std, clock, val_accuracies, test_accuracies, at "
+            "SELECT query, rank, candidate, predicted, std, clock, slot, val_accuracies, test_accuracies, at "
             "FROM retrained JOIN winners USING (query, rank) ORDER BY query, rank, at"
         )
-        texts = ("candidate", "clock", "val_accuracies", "test_accuracies")
+        texts = ("candidate", "clock", "slot", "val_accuracies", "test_accuracies")
         return [{**dict(row), **{name: json.loads(row[name]) for name in texts}} for row in rows]
 
 

@@ -56,7 +56,7 @@ class Search:
     start: candidates that are asked first.
 
     objective: "max accuracy", or "min METRIC" under a constraint such as "accuracy>=0.8", which the prediction has to meet.
-    meter: what measures metrics of candidates on the device (see `measurement.Meter`), for constraints and objectives on
+    meter: what measures metrics of candidates on the device (see `measurement.meter.Meter`), for constraints and objectives on
     `constraint.MEASURED`: a forecast, whose error is `forecast_errors`, leads the search; winners are measured and meet
     their bounds. reported: further metrics to measure of winners.
     Raises `ConstraintError` when nothing meets the constraints, `SpaceError` when the space is not bound.
@@ -175,7 +175,7 @@ class Search:
         if self.trained < SMALLEST_FIT and self.predictor.prior is None:
             return fill(self.space, codes, n)
         predictor = self.predictor if self.trained < SMALLEST_FIT else self.fitted()
-        told = self._feasible_told()
+        told = codes[:0] if self.closed else self._feasible_told()
         known = np.concatenate([told, codes])
         medians = predictor.median_codes(known)
         if not self.closed:
@@ -272,6 +272,7 @@ class Search:
         """
         engines = {name: find_engine(name) for name in (ENGINES if engine == ALL else [engine])}
         self._check_answerable(k)
+        self.reports = ()
         found = self._stage_two(self.query).best(engines, k)
         self.reports = found.reports
         return self._winners(found)
@@ -301,6 +302,7 @@ class Search:
         Raises `SearchError` before two accuracies are known, or for what is no cost.
         """
         self._check_answerable(k)
+        self.reports = ()
         found = self._stage_two(self.query.as_front(metric, self._pool)).front(metric, k)
         self.reports = found.reports
         return self._winners(found)

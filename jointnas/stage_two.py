@@ -175,6 +175,8 @@ def _leading(found: Evaluation, n: int) -> NDArray[np.int64]:
 
 def front(objectives: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return the rows of (n, 2) objectives that no other beats in both, by the second from the least on."""
+    if not len(objectives):
+        return np.zeros(0, dtype=np.int64)
     order = np.lexsort([objectives[:, 0], objectives[:, 1]])
     best = np.minimum.accumulate(objectives[order, 0])
     better = np.concatenate([[True], best[1:] < best[:-1]])

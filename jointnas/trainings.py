@@ -13,7 +13,6 @@ from jointnas.training.observation import Observation
 
 SEED_STRIDE = 10_000  # between the trials' seeds of two searches with neighbouring seeds
 
-CONFIRMING = 0  # the round of the trainings that confirm winners
 
 Prediction = tuple[float | None, float | None]
 """Mean and standard deviation of a predicted accuracy, where there is a predictor."""

@@ -46,6 +46,18 @@ def test_what_was_computed_before_changes_nothing() -> None:
     np.testing.assert_array_equal(space.architectures.costs(codes), np.concatenate(fresh))
 
 
+def test_what_was_asked_last_is_not_the_answer_for_other_networks() -> None:
+    space = load("fbnet")
+    codes = next(space.stream(0, chunk=16))[:, : space.n_architecture]
+    tables = space.architectures
+    for part in (codes[:8], codes[8:], codes[:0], codes[:8]):
+        networks = [load("fbnet").architectures.blueprint(row) for row in part]
+        assert tables.digests(part) == [network.digest() for network in networks]
+        assert tables.costs(part).tolist() == [[cost(network)[metric] for metric in METRICS] for network in networks]
+        for found, network in zip(tables.sums(part, features), networks, strict=True):
+            np.testing.assert_allclose(found, features(network), rtol=1e-12)
+
+
 def test_few_parts_stand_behind_many_networks() -> None:
     space = load("fbnet")
     codes = next(space.stream(0, chunk=4096))[:, : space.n_architecture]

@@ -298,7 +298,7 @@ def test_a_run_says_how_far_its_predictions_were_from_what_its_trainings_gave(in
     assert again["test_accuracies"] == row["test_accuracy"]["seeds"]
     assert again["clock"] == shown["specification"]["clock"]
     away = again["predicted"] - row["val_accuracy"]["mean"]
-    assert shown["agreement"]["retrained winners"]["bias"] == pytest.approx(away)
+    assert shown["agreement"]["retrained_winners"]["bias"] == pytest.approx(away)
     predicted = [t for t in shown["trials"] if t["predicted_accuracy"] is not None]
     far = [abs(t["predicted_accuracy"] - t["observation"]["accuracy"]) for t in predicted]
     assert shown["agreement"]["trials"] == {
@@ -314,31 +314,28 @@ def test_a_run_says_how_far_its_predictions_were_from_what_its_trainings_gave(in
 def test_a_winner_retrained_under_another_budget_says_nothing_of_its_prediction(in_cycle):
     before = in_cycle.runs_show
     shutil.copytree(RUN, "copied")
-    answer("retrain", "copied", "--seeds", "1", "--top", "1", "--train-steps", "2")
+    answer("retrain", "copied", "--query", "2", "--seeds", "1", "--top", "1", "--train-steps", "2")
     shown = answer("runs", "show", "copied")
     assert shown["agreement"] == before["agreement"]
-    assert [row["clock"] for row in shown["retrained"]] == [before["specification"]["clock"], {"train_steps": 2}]
+    found = [(row["query"], row["clock"]) for row in shown["retrained"]]
+    assert found == [(1, before["specification"]["clock"]), (2, {"train_steps": 2})]
+
+
+def test_a_file_that_is_retrained_leaves_the_run_it_came_from_as_it_was(in_cycle):
+    answer("retrain", f"{RUN}/export/winner-1.toml", "--seeds", "1", "--train-steps", "2", "--to", "elsewhere")
+    assert answer("runs", "show", RUN)["retrained"] == in_cycle.runs_show["retrained"]
 
 
 def test_off_a_terminal_tables_are_plain_lines_of_tab_separated_cells(in_cycle):
     found = jointnas("runs", "show", RUN)
     assert found.code == 0
-    rows = [line.split("\t") for line in found.out.splitlines()]
-    assert [row[0] for row in rows] == [
-        "trial",
-        "1",
-        "2",
-        "3",
-        "4",
-        "5",
-        "6",
-        "query",
-        "1",
-        "predictions of",
-        "trials",
-        "retrained winners",
+    tables = [[line.split("\t") for line in part.splitlines()] for part in found.out.split("\n\n")]
+    assert [[row[0] for row in table] for table in tables] == [
+        ["trial", "1", "2", "3", "4", "5", "6"],
+        ["query", "1"],
+        ["predictions of", "trials", "retrained winners"],
     ]
-    assert [len(row) for row in rows] == [6] * 7 + [8] * 2 + [5] * 3
+    assert [{len(row) for row in table} for table in tables] == [{6}, {8}, {5}]
     assert "\x1b" not in found.out + found.err
 
 
@@ -601,6 +598,7 @@ def desk(tmp_path_factory):
         ("predictors show none --top 0", "--top is 1 or more, got 0"),
         ("predictors fit none --to x", "run.sqlite"),
         ("search --sweep macs<1M,2M", "name the run"),
+        ("search --from resnet9-digits --measure macs", "no measured metric is called 'macs'"),
         ("search --from none --sweep macs", "write it like 'macs<5M,10M,20M'"),
         ("search --from none --sweep macs<1M --frontier macs", "two questions"),
         ("search --start nothing.toml", "nothing.toml"),

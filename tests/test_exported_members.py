@@ -32,6 +32,16 @@ def test_importing_the_package_does_not_import_pytorch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_asking_a_predictor_does_not_import_pytorch() -> None:
+    code = """
+import sys
+from jointnas.cli import app
+app(["search", "--from", "resnet9-digits", "--constraint", "macs<1M", "--top", "1", "--json"], standalone_mode=False)
+sys.exit(sum(name in sys.modules for name in ("torch", "torchvision")))
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+
+
 def test_every_error_is_a_jointnas_error() -> None:
     own = [m for _, m in inspect.getmembers(errors, inspect.isclass) if m.__module__ == errors.__name__]
     assert len(own) > 1

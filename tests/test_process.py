@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from jointnas import process
 from jointnas.process import Examples, Hyperparameters, Process, find_hyperparameters, negative_log_likelihood
 
 Array = NDArray[np.float64]
@@ -42,6 +43,25 @@ def test_the_gradient_is_that_of_the_likelihood() -> None:
             negative_log_likelihood(seen, groups, Hyperparameters.from_vector(vector + s))[0] for s in (step, -step)
         )
         assert gradient[i] == pytest.approx((above - below) / 2e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_parts_computed_side_by_side_are_those_of_the_whole(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = fitted(examples())
+    asked = examples(100)
+
+    def answers() -> list[Array]:
+        return [
+            known.mean(asked.x, asked.trend),
+            *known.predict(asked.x, asked.trend),
+            known.draw(asked.x, asked.trend, 3, [0]),
+        ]
+
+    whole = answers()
+    monkeypatch.setattr(process, "CACHED", 7)
+    monkeypatch.setattr(process, "available_cores", lambda: cores)
+    for found, expected in zip(answers(), whole, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_what_matters_gets_the_shortest_length_scale_and_the_steepest_slope() -> None:

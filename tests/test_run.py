@@ -86,32 +86,70 @@ def test_queries_and_their_winners_come_back_and_the_latest_is_the_default(run):
     assert run.winners() == WINNERS[1:]
 
 
-def test_retrained_winners_come_back_with_what_was_predicted_and_the_latest_of_a_budget_stands(run):
+def test_retrained_winners_come_back_and_the_latest_of_a_budget_and_a_slot_stands(run):
     number = run.add_query([], "evolution", 0, WINNERS)
-    run.add_retrained(number, 2, {"train_steps": 5}, [0.5, 0.7], [0.4, 0.6])
-    run.add_retrained(number, 1, {"train_steps": 5}, [0.1], [0.2])
-    run.add_retrained(number, 1, {"train_steps": 9}, [0.2], [0.3])
-    run.add_retrained(number, 1, {"train_steps": 5}, [0.3, 0.5], [0.4, 0.8])
-    found = [
-        (r["rank"], r["candidate"], r["predicted"], r["std"], r["clock"], r["val_accuracies"], r["test_accuracies"])
-        for r in run.retrained()
-    ]
-    assert found == [
-        (1, CANDIDATE, 0.9, 0.05, {"train_steps": 9}, [0.2], [0.3]),
-        (1, CANDIDATE, 0.9, 0.05, {"train_steps": 5}, [0.3, 0.5], [0.4, 0.8]),
-        (2, {}, 0.8, 0.1, {"train_steps": 5}, [0.5, 0.7], [0.4, 0.6]),
+    short, long, alone, shared = {"train_steps": 5}, {"train_steps": 9}, {"workers": 1}, {"workers": 2}
+    run.add_retrained(number, 2, short, alone, [0.5, 0.7], [0.4, 0.6])
+    run.add_retrained(number, 1, short, alone, [0.1], [0.2])
+    run.add_retrained(number, 1, long, alone, [0.2], [0.3])
+    run.add_retrained(number, 1, short, shared, [0.6], [0.7])
+    run.add_retrained(number, 1, short, alone, [0.3, 0.5], [0.4, 0.8])
+    columns = ("rank", "candidate", "predicted", "std", "clock", "slot", "val_accuracies", "test_accuracies")
+    assert [tuple(row[name] for name in columns) for row in run.retrained()] == [
+        (1, CANDIDATE, 0.9, 0.05, long, alone, [0.2], [0.3]),
+        (1, CANDIDATE, 0.9, 0.05, short, shared, [0.6], [0.7]),
+        (1, CANDIDATE, 0.9, 0.05, short, alone, [0.3, 0.5], [0.4, 0.8]),
+        (2, {}, 0.8, 0.1, short, alone, [0.5, 0.7], [0.4, 0.6]),
     ]
 
 
-def test_a_run_of_an_older_version_gains_what_it_lacks_and_keeps_what_it_has(run):
-    run.add_trials(TRIALS, ["a", "b"])
+@pytest.mark.parametrize(
+    ("query", "rank", "accuracies", "reason"),
+    [
+        (7, 1, [0.5], "a query is one of 1, got 7"),
+        (1, 3, [0.5], "one of the 2 of query 1, got 3"),
+        (1, 1, [], "got none"),
+    ],
+)
+def test_what_no_winner_reached_is_not_recorded(run, query, rank, accuracies, reason):
+    run.add_query([], "evolution", 0, WINNERS)
+    with pytest.raises(RunError, match=reason):
+        run.add_retrained(query, rank, {}, {}, accuracies, accuracies)
+    assert run.retrained() == []
+
+
+def make_old(run):
+    """Close a run and leave it as the first version made it."""
     run.close()
     with sqlite3.connect(run.path / DATABASE) as db:
         db.execute("DROP TABLE retrained")
     set_version(run.path, 1)
+
+
+def test_a_run_of_an_older_version_gains_what_it_lacks_and_keeps_what_it_has(run):
+    run.add_trials(TRIALS, ["a", "b"])
+    make_old(run)
     with Run.open(run.path) as again:
         assert again.trials() == TRIALS
         assert again.retrained() == []
+
+
+def test_two_that_open_an_older_run_at_once_both_get_it(run, monkeypatch):
+    make_old(run)
+    version, others = Run._version, []
+
+    def first_looked_at(self):
+        found = version.fget(self)
+        if not others:
+            others.append(None)
+            with Run.open(run.path) as other:
+                others.append(other.retrained())
+        return found
+
+    monkeypatch.setattr(Run, "_version", property(first_looked_at))
+    with Run.open(run.path) as again:
+        assert again.retrained() == others[1] == []
+    assert version_of(run.path) == len(MIGRATIONS)
 
 
 def test_a_query_that_was_never_asked_is_refused_with_those_that_were(run):

@@ -534,6 +534,14 @@ def test_a_front_keeps_both_ends_and_nothing_twice_where_a_cost_is_nothing() -> 
     assert {0, 9} <= set(spread_out(objectives, best, 5).tolist())
 
 
+def test_a_front_of_nothing_is_refused() -> None:
+    search = Search(cube(), ["accuracy>=0.999"], cost=total, objective="min total", seed=0)
+    batch = search.ask(8)
+    search.tell(batch, [0.1] * 8)
+    with pytest.raises(ConstraintError, match="a front has a candidate, got none"):
+        search.front("total")
+
+
 @pytest.mark.parametrize("constraints", [(), ("latency<200us",), ("params<500K",)])
 def test_a_front_trades_accuracy_for_a_measured_cost(constraints: tuple[str, ...], tmp_path: Path) -> None:
     search, meter = timed_search(tmp_path, *constraints)

@@ -121,13 +121,8 @@ def ask_again(
     bounded = parse_all(
         [*constraints, *itertools.chain(*bounds)], (*space.metrics, *MEASURED, ACCURACY)
     )  # before any is asked
-    asked_of = {
-        *(c.metric for c in bounded),
-        parse_objective(objective, (*space.metrics, *MEASURED)),
-        frontier,
-        *measure,
-    }
-    meter = _make_meter(predictor) if asked_of - {*space.metrics, ACCURACY, None} else None
+    metrics = {*(c.metric for c in bounded), parse_objective(objective, (*space.metrics, *MEASURED)), frontier}
+    meter = _make_meter(predictor) if measure or metrics - {*space.metrics, ACCURACY, None} else None
     answers: list[Answer] = []
     unmet: list[ConstraintError] = []
     with ExitStack() as opened:

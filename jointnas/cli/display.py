@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from jointnas.cli.common import messages
-from jointnas.run import Trial
-from jointnas.trainings import CONFIRMING, Status
+from jointnas.run import CONFIRMING, Trial
+from jointnas.trainings import Status
 from jointnas.units import format_duration
 
 

@@ -30,7 +30,7 @@ def export(
 
     folder = to or find_run(run) / "export"
     paths = []
-    for rank, file in enumerate(winner_files(run, query, top), 1):
+    for rank, file in enumerate(winner_files(run, query, top)[1], 1):
         paths.append(folder / f"winner-{rank}.{kind}")
         file.write(paths[-1], kind)
     if as_json:
@@ -40,8 +40,8 @@ def export(
             typer.echo(path)
 
 
-def winner_files(run: str, query: int | None, top: int | None) -> list[Any]:
-    """Return the winners of a run's query as candidate files."""
+def winner_files(run: str, query: int | None, top: int | None) -> tuple[int, list[Any]]:
+    """Return the number of a run's query, by default the latest, and its winners as candidate files."""
     from jointnas.errors import RunError
     from jointnas.export import CandidateFile
     from jointnas.run import Run, find_run
@@ -54,14 +54,15 @@ def winner_files(run: str, query: int | None, top: int | None) -> list[Any]:
             raise RunError(f"winners belong to a search, got a run of another command in {run!r}: name a search's run")
         training = {key: specification[key] for key in ("data", "fingerprint", "clock", "slot", "input_shape", "space")}
         training["classes"] = len(specification["classes"])
-        return [
+        winners = opened.winners(query)[:top]
+        return query or opened.queries()[-1]["number"], [
             CandidateFile(
                 w.candidate,
                 {"predicted_accuracy": w.mean, "std": w.std, "accuracy": w.accuracy},
                 w.costs,
                 training,
             )
-            for w in opened.winners(query)[:top]
+            for w in winners
         ]
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -21,10 +20,6 @@ from jointnas.cli.common import (
     recipe_text,
     spread_text,
 )
-
-if TYPE_CHECKING:
-    from jointnas.agreement import Agreement
-    from jointnas.run import Trial
 
 runs_app = typer.Typer(rich_markup_mode=None)
 recipes_app = typer.Typer(rich_markup_mode=None)
@@ -111,6 +106,7 @@ def runs_show(
       jointnas runs show digits-resnet9-1 --json
       jointnas runs show digits-resnet9-1 --measure latency
     """
+    from jointnas.agreement import WIDTH, Agreement, predictions
     from jointnas.execution import Slot
     from jointnas.measurement.meter import Meter
     from jointnas.run import Run, find_run
@@ -134,7 +130,7 @@ def runs_show(
         }
         for t, figures in zip(trials, measured, strict=True)
     ]
-    agreements = _agreements(spec, trials, retrained)
+    agreements = {name: Agreement.of(rows) for name, rows in predictions(spec, trials, retrained).items()}
     if as_json:
         about = {"specification": spec, "rounds": rounds, "queries": queries, "trials": rows, "retrained": retrained}
         print_json({"run": name, **about, "agreement": {who: asdict(found) for who, found in agreements.items()}})
@@ -154,32 +150,24 @@ def runs_show(
         shown.append((str(t.number), str(t.round), outcome, predicted, *cells, architecture, recipe))
     print_table(name, ("trial", "round", "accuracy", "predicted", *(measure or []), "architecture", "recipe"), shown)
     if retrained:
+        typer.echo()
         _print_retrained(retrained)
     if agreements:
+        typer.echo()
         print_table(
             "predictions and what trainings gave",
-            ("predictions of", "count", "off by", "too high by", "within 2 std"),
+            ("predictions of", "count", "off by", "too high by", f"within {WIDTH} std"),
             [
-                (who, str(found.count), f"{found.error:.4f}", f"{found.bias:.4f}", f"{found.within:.0%}")
+                (
+                    who.replace("_", " "),
+                    str(found.count),
+                    f"{found.error:.4f}",
+                    f"{found.bias:.4f}",
+                    f"{found.within:.0%}",
+                )
                 for who, found in agreements.items()
             ],
         )
-
-
-def _agreements(spec: dict[str, Any], trials: list[Trial], retrained: list[dict[str, Any]]) -> dict[str, Agreement]:
-    """Return how predictions agree with the trials that followed them, and with winners retrained under the run's budget."""
-    from jointnas.agreement import Agreement
-
-    known = [(t.predicted, t.std, t.observation.accuracy) for t in trials if t.observation and t.predicted is not None]
-    again = [
-        (r["predicted"], r["std"], fmean(r["val_accuracies"])) for r in retrained if r["clock"] == spec.get("clock")
-    ]
-    found = {}
-    for who, rows in (("trials", known), ("retrained winners", again)):
-        whole = [row for row in rows if None not in row]
-        if whole:
-            found[who] = Agreement.of(*zip(*whole, strict=True))
-    return found
 
 
 def _print_retrained(retrained: list[dict[str, Any]]) -> None:

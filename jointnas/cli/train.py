@@ -144,6 +144,8 @@ def retrain_winners(
 ) -> None:
     """Train winners again with several seeds, in the run's own kind of slot, and score the test images once for each.
 
+    The run keeps what they reached, the latest of each budget and slot: see `jointnas runs show`.
+
     \b
     Examples:
       jointnas retrain runs/digits-resnet9-1 --top 3 --seeds 3
@@ -167,9 +169,7 @@ def retrain_winners(
     if is_file:
         files = [CandidateFile.read(Path(source))]
     else:
-        files, run = winner_files(source, query, top), find_run(source)
-        with Run.open(run) as opened:
-            asked = query or opened.queries()[-1]["number"]
+        (asked, files), run = winner_files(source, query, top), find_run(source)
     training = files[0].training
     own = training.get("slot", {})
     if "data" not in training or not isinstance(own.get("workers"), int) or not isinstance(own.get("device"), str):
@@ -198,11 +198,6 @@ def retrain_winners(
             measured = figures_of(meter, [file.candidate for file in files], measure or [])
         with local_executor(spec.to_json(), slot, data.fingerprint) as executor:
             found = retrain(files, seeds, data, clock_from_json(clock), executor, to, watch)
-    if run is not None:
-        with Run.open(run) as opened:
-            for one in found:
-                if one.test_accuracies:
-                    opened.add_retrained(asked, one.rank, clock, one.val_accuracies, one.test_accuracies)
     rows = [{**one.to_json(), **figures} for one, figures in zip(found, measured, strict=True)]
     if as_json:
         print_json({"winners": rows})
@@ -211,6 +206,12 @@ def retrain_winners(
             for failure in one.failures:
                 messages.print(f"winner {one.rank}: {failure}")
         _print_retrained(rows, measure or [], data.test_images, seeds)
+    if run is not None:
+        with Run.open(run) as opened:
+            for one in found:
+                if one.test_accuracies:
+                    outcome = one.val_accuracies, one.test_accuracies
+                    opened.add_retrained(asked, one.rank, clock, slot.to_json(), *outcome)
     if not any(one.test_accuracies for one in found):
         raise ExportError(
             f"a winner is retrained by one training that succeeds, got {len(found) * seeds} failures: see above"
