@@ -2,9 +2,9 @@
 
     python benchmarks/search.py --seeds 20 --workers 2 --to benchmarks/results/search.json
 
-The objective is a surrogate of the table of real trainings: the mean of boosted trees and of a support vector machine, fitted to all its
-rows. They are not ours, but read the inputs that ours reads (`jointnas.inputs`): from the knobs and costs alone no model came
-near. The card says how well it ranks rows that it has not seen. A training answers with the surrogate's accuracy
+The objective is a surrogate of the table of real trainings: the mean of boosted trees and of a support vector machine, fitted to its first
+`--candidates`. They are not ours, but read the inputs that ours reads (`jointnas.inputs`): from the knobs and costs alone no model came
+near. The card says how well it ranks the candidates that it has not seen. A training answers with the surrogate's accuracy
 and the noise that repeated trainings show. What counts is the surrogate's own accuracy for the candidate that looked best so far.
 
 Everyone trains `--trainings` candidates of the space. Ours asks for batches of `--batch`, which everyone else is spared. There is a loose
@@ -68,8 +68,14 @@ class Spent(Exception):
 class Surrogate:
     """An accuracy for every candidate, fitted to the table's rows."""
 
-    def __init__(self, table: Table) -> None:
-        examples = Examples(table)
+    def __init__(self, table: Table, candidates: int) -> None:
+        fitted_to, others = table.split(candidates)
+        missing = candidates - sum(1 for _ in fitted_to.trained())
+        if missing > 0:
+            raise SystemExit(
+                f"a surrogate is fitted to {candidates} trained candidates, got {missing} fewer: lower --candidates"
+            )
+        examples = Examples(fitted_to)
         self.space: Space = examples.space
         self.deviation = noise(examples.repeated)
         codes, y = examples.codes, examples.accuracies
@@ -82,13 +88,11 @@ class Surrogate:
         for fold in range(FOLDS):
             seen = folds != fold
             said[~seen] = answer(models(x[seen], y[seen]), x[~seen])
-        explained = 1 - ((said - y) ** 2).sum() / ((y - y.mean()) ** 2).sum()
-        self.card = {
-            "rows": len(y),
-            "tau": round(float(kendalltau(said, y).statistic), 3),
-            "r2": round(float(explained), 3),
-            "noise": round(self.deviation, 4),
-        }
+        self.card = {"rows": len(y), "noise": round(self.deviation, 4), "cross-validated": agreement(said, y)}
+        unseen = Examples(others)
+        self.unseen = None  # how well it tells what it was not fitted to
+        if len(unseen.accuracies):
+            self.unseen = agreement(answer(self._models, self._inputs(unseen.codes)), unseen.accuracies)
 
     def __call__(self, candidate: Candidate) -> tuple[float, int]:
         """Return a candidate's accuracy, and the steps that its training takes."""
@@ -110,6 +114,12 @@ class Rows:
         """Return a row's accuracy, and the steps that its training took."""
         observation = self._found[self.space.identity(candidate)]
         return observation.accuracy or 0.0, observation.steps or 1
+
+
+def agreement(said: Array, y: Array) -> dict[str, float]:
+    """Return how well (n,) numbers tell (n,) accuracies."""
+    explained = 1 - ((said - y) ** 2).sum() / ((y - y.mean()) ** 2).sum()
+    return {"rows": len(y), "tau": round(float(kendalltau(said, y).statistic), 3), "r2": round(float(explained), 3)}
 
 
 def models(x: Array, y: Array) -> list[Any]:
@@ -370,10 +380,10 @@ OF_SPACES = tuple(name for name in ARMS if name != "random forest")
 # ------------------------------------------------------------------------------------------------- all of them
 
 
-def begin(table: Path, rows: bool) -> None:
+def begin(table: Path, rows: bool, candidates: int) -> None:
     """Read the table that the runs of this process search, or fit its surrogate."""
     global OBJECTIVE
-    OBJECTIVE = Rows(Table.read(table)) if rows else Surrogate(Table.read(table))
+    OBJECTIVE = Rows(Table.read(table)) if rows else Surrogate(Table.read(table), candidates)
 
 
 def run(job: tuple[str, str, int], trainings: int, batch: int) -> dict[str, Any]:
@@ -427,6 +437,7 @@ def main() -> None:
     """Run every optimiser with every seed, kept as each ends."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--candidates", type=int, default=1500)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--trainings", type=int, default=128)
     parser.add_argument("--batch", type=int, default=8)
@@ -437,7 +448,8 @@ def main() -> None:
     parser.add_argument("--to", type=Path, required=True)
     options = parser.parse_args()
     kept = json.loads(options.to.read_text()) if options.to.exists() else {"runs": []}
-    begin(options.table, options.rows)
+    task = [options.table, options.rows, options.candidates]
+    begin(*task)
     arms = options.arms or (OF_ROWS if options.rows else OF_SPACES)
     setting = {"objective": OBJECTIVE.card, "trainings": options.trainings, "batch": options.batch}
     if any(kept.get(name, value) != value for name, value in setting.items()):
@@ -449,15 +461,16 @@ def main() -> None:
     jobs = [(arm, bound, seed) for seed in range(options.seeds) for bound in options.bounds for arm in arms]
     jobs = [job for job in jobs if job not in done]
     work = partial(run, trainings=options.trainings, batch=options.batch)
-    with multiprocessing.get_context("spawn").Pool(options.workers, begin, [options.table, options.rows]) as workers:
+    with multiprocessing.get_context("spawn").Pool(options.workers, begin, task) as workers:
         for one in workers.imap_unordered(work, jobs):
             kept["runs"].append(one)
             options.to.write_text(json.dumps({**setting, "runs": kept["runs"]}))
             print(one["arm"], one["bound"], one["seed"], one["best"][-1], one["seconds"], flush=True)
     results = summary(kept["runs"], options.trainings)
+    unseen = OBJECTIVE.unseen if isinstance(OBJECTIVE, Surrogate) else None
     print(json.dumps(results, indent=1))
     options.to.write_text(
-        json.dumps({"machine": machine(), **setting, "summary": results, "runs": kept["runs"]}) + "\n"
+        json.dumps({"machine": machine(), **setting, "unseen": unseen, "summary": results, "runs": kept["runs"]}) + "\n"
     )
 
 

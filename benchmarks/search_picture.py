@@ -62,7 +62,7 @@ def main() -> None:
     every = grid.flatten()[: len(panels)]
     for axes, (one, bound) in zip(every, panels, strict=True):
         draw(axes, [run for run in one["runs"] if run["bound"] == bound], arms)
-        what = "surrogate" if "tau" in one["objective"] else "the table's rows"
+        what = "surrogate" if "cross-validated" in one["objective"] else "the table's rows"
         axes.set_title(f"{what} ({one['objective']['rows']} trainings), {bound}")
     for axes in grid.flatten()[len(panels) :]:
         axes.set_axis_off()

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -89,12 +90,22 @@ class Table:
         first = self.space.n_architecture
         return {"architecture": dict(filter(None, known[:first])), "recipe": dict(filter(None, known[first:]))}
 
+    def by_candidate(self) -> list[list[dict[str, str]]]:
+        """Return the rows of each candidate, in the table's order."""
+        found: dict[tuple[str, ...], list[dict[str, str]]] = {}
+        for row in self.rows:
+            found.setdefault(tuple(row[k.name] for k in self.space.knobs), []).append(row)
+        return list(found.values())
+
+    def split(self, candidates: int) -> tuple[Table, Table]:
+        """Return a table of the first so many candidates, and one of the others."""
+        found = self.by_candidate()
+        first, others = (list(chain.from_iterable(rows)) for rows in (found[:candidates], found[candidates:]))
+        return Table(self.path, self.card, first), Table(self.path, self.card, others)
+
     def trained(self) -> Iterator[tuple[Candidate, list[dict[str, str]]]]:
         """Yield each candidate whose trainings have all ended, with their rows."""
-        by_candidate: dict[tuple[str, ...], list[dict[str, str]]] = {}
-        for row in self.rows:
-            by_candidate.setdefault(tuple(row[k.name] for k in self.space.knobs), []).append(row)
-        for rows in by_candidate.values():
+        for rows in self.by_candidate():
             if all(row["accuracy"] or row["failure"] for row in rows):
                 yield self.candidate(rows[0]), rows
 
