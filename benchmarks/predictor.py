@@ -1,6 +1,6 @@
 """How well predictors rank candidates they have not seen, by how many trainings they were fitted to, on the table of real trainings.
 
-    python benchmarks/predictor.py --splits 20 --to benchmarks/results/predictor.json
+    python benchmarks/predictor.py --splits 20 --workers 2 --to benchmarks/results/predictor.json
 
 Ours starts from the predictor of an earlier campaign on other data (`--prior`, the digits), and is also shown without it; a random
 forest that reads what that predictor says, for the steps of its own budget, is among the peers. Each split draws the candidates to
@@ -14,10 +14,11 @@ other tables.
 from __future__ import annotations
 
 import argparse
-import json
+import multiprocessing
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ TOP = 10
 FREE = 4096  # candidates whose costs are known for nothing
 EMBEDDING = 24
 ENSEMBLE = 5  # plain networks whose mean is taken
+KEYS = ("tau", "rho", "top10")
 Array = NDArray[np.float64]
 
 
@@ -72,13 +74,17 @@ class Examples:
         return np.log(np.stack([costs["macs"], costs["params"]], axis=1))
 
 
+Arm = Callable[[Examples, Array, Array, int], Array]
+"""Fits a predictor to the rows of some candidates and returns what it says of those of others; the last number is a seed."""
+
+
 def forest(examples: Examples, known: Array, asked: Array, seed: int) -> Array:
     """Fit a random forest."""
     model = RandomForestRegressor(500, random_state=seed, n_jobs=1)
     return np.asarray(model.fit(examples.x[known], examples.accuracies[known]).predict(examples.x[asked]))
 
 
-def forest_with(scores: Array) -> Callable[[Examples, Array, Array, int], Array]:
+def forest_with(scores: Array) -> Arm:
     """Return a random forest that also reads what the prior says of each candidate."""
 
     def predict(examples: Examples, known: Array, asked: Array, seed: int) -> Array:
@@ -116,7 +122,7 @@ def process(examples: Examples, known: Array, asked: Array, seed: int) -> Array:
         return np.asarray(model.fit(x[known], examples.accuracies[known]).predict(x[asked]))
 
 
-def plain(pretrained: bool) -> Callable[[Examples, Array, Array, int], Array]:
+def plain(pretrained: bool) -> Arm:
     """Return FBNetV3's predictor: an encoder of the architecture and a head on it and the recipe, the encoder pretrained or not."""
 
     def predict(examples: Examples, known: Array, asked: Array, seed: int) -> Array:
@@ -176,7 +182,7 @@ def epochs(parts: list[nn.Module], answers: Callable[[Any], Any], n: int, count:
             optimizer.step()
 
 
-def ours(prior: Predictor | None) -> Callable[[Examples, Array, Array, int], Array]:
+def ours(prior: Predictor | None) -> Arm:
     """Return the project's predictor, with what an earlier campaign tells or without."""
 
     def predict(examples: Examples, known: Array, asked: Array, seed: int) -> Array:
@@ -217,6 +223,70 @@ def paired(ours: Array, theirs: Array) -> dict[str, float]:
     return {"mean": round(mean, 4), "low": round(mean - half, 4), "high": round(mean + half, 4)}
 
 
+def all_arms(examples: Examples, prior: Predictor) -> dict[str, Arm]:
+    """Return every predictor by name."""
+    said = prior.scores(translate(examples.codes, examples.space, prior.space))
+    return {
+        "ours": ours(prior),
+        "ours, no prior": ours(None),
+        "random forest": forest,
+        "random forest with the prior": forest_with(said),
+        "random forest, our inputs": forest_on_inputs,
+        "gradient boosting": boosting,
+        "gaussian process": process,
+        "fbnetv3": plain(pretrained=True),
+        "fbnetv3, not pretrained": plain(pretrained=False),
+    }
+
+
+EXAMPLES: Examples
+ARMS: dict[str, Arm]
+
+
+def begin(table: Path, prior: Path) -> None:
+    """Read the table and the prior that the splits of this process are made with."""
+    global EXAMPLES, ARMS
+    torch.set_num_threads(1)
+    EXAMPLES = Examples(Table.read(table))
+    ARMS = all_arms(EXAMPLES, Predictor.load(prior))
+
+
+def run(job: tuple[int, int], names: Sequence[str]) -> dict[str, Any]:
+    """Return what every predictor scores on one split, fitted to n candidates and asked about all others."""
+    n, split = job
+    order = np.random.default_rng([split, n]).permutation(len(EXAMPLES.accuracies))
+    known, asked = order[:n], order[n:]
+    found, seconds = {}, {}
+    for name in names:
+        began = time.process_time()
+        predicted = ARMS[name](EXAMPLES, known, asked, split)
+        seconds[name] = time.process_time() - began
+        found[name] = scores(predicted, EXAMPLES.accuracies[asked])
+    return {"n": n, "split": split, "scores": found, "seconds": seconds}
+
+
+def summary(runs: list[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """Return means and deviations of all scores, what ours is above the others, and seconds, by size and predictor."""
+    out: dict[str, Any] = {"scores": {}, "ours_minus": {}, "processor_seconds": {}}
+    for n in sorted({one["n"] for one in runs}):
+        own = sorted((one for one in runs if one["n"] == n), key=lambda one: one["split"])
+        found = {name: np.array([one["scores"][name] for one in own]) for name in names}  # (splits, 3)
+        out["scores"][str(n)] = {
+            name: {
+                key: {"mean": round(column.mean(), 4), "sd": round(column.std(ddof=1), 4)}
+                for key, column in zip(KEYS, rows.T, strict=True)
+            }
+            for name, rows in found.items()
+        }
+        if "ours" in found:
+            others = {name: rows for name, rows in found.items() if name != "ours"}
+            out["ours_minus"][str(n)] = {name: paired(found["ours"][:, 0], rows[:, 0]) for name, rows in others.items()}
+        out["processor_seconds"][str(n)] = {
+            name: round(float(np.median([one["seconds"][name] for one in own])), 3) for name in names
+        }
+    return out
+
+
 def main() -> None:
     """Fit every predictor to every split."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -225,69 +295,28 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=20)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--arms", nargs="+")
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--to", type=Path)
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    prior = Predictor.load(options.prior)
-    examples = Examples(Table.read(options.table))
-    arms: dict[str, Callable[[Examples, Array, Array, int], Array]] = {
-        "ours": ours(prior),
-        "ours, no prior": ours(None),
-        "random forest": forest,
-        "random forest with the prior": forest_with(
-            prior.scores(translate(examples.codes, examples.space, prior.space))
-        ),
-        "random forest, our inputs": forest_on_inputs,
-        "gradient boosting": boosting,
-        "gaussian process": process,
-        "fbnetv3": plain(pretrained=True),
-        "fbnetv3, not pretrained": plain(pretrained=False),
-    }
-    arms = {name: arms[name] for name in options.arms or arms}
-    found: dict[str, dict[str, list[Any]]] = {str(n): {name: [] for name in arms} for n in options.sizes}
-    seconds: dict[str, dict[str, list[float]]] = {str(n): {name: [] for name in arms} for n in options.sizes}
-    for n in options.sizes:
-        for split in range(options.splits):
-            order = np.random.default_rng([split, n]).permutation(len(examples.accuracies))
-            known, asked = order[:n], order[n:]
-            for name, arm in arms.items():
-                began = time.perf_counter()
-                predicted = arm(examples, known, asked, split)
-                seconds[str(n)][name].append(time.perf_counter() - began)
-                found[str(n)][name].append(scores(predicted, examples.accuracies[asked]))
-        means = {name: [round(v, 3) for v in np.mean(rows, axis=0)] for name, rows in found[str(n)].items()}
-        print(n, json.dumps(means), flush=True)
-    deviation = noise(examples.repeated)
+    begin(options.table, options.prior)
+    names = options.arms or list(ARMS)
+    jobs = [(n, split) for n in options.sizes for split in range(options.splits)]
+    runs = []
+    with multiprocessing.get_context("spawn").Pool(options.workers, begin, (options.table, options.prior)) as workers:
+        for one in workers.imap_unordered(partial(run, names=names), jobs):
+            runs.append(one)
+            print(
+                one["n"], one["split"], {name: round(found[0], 3) for name, found in one["scores"].items()}, flush=True
+            )
+    deviation = noise(EXAMPLES.repeated)
     write(
         {
             "machine": machine(),
-            "candidates": len(examples.accuracies),
+            "candidates": len(EXAMPLES.accuracies),
             "splits": options.splits,
             "noise": round(deviation, 4),
-            "ceiling": dict(zip(("tau", "rho", "top10"), ceiling(examples.accuracies, deviation), strict=True)),
-            "scores": {
-                n: {
-                    name: {
-                        key: {"mean": round(values.mean(), 4), "sd": round(values.std(ddof=1), 4)}
-                        for key, values in zip(("tau", "rho", "top10"), np.array(rows).T, strict=True)
-                    }
-                    for name, rows in by_arm.items()
-                }
-                for n, by_arm in found.items()
-            },
-            "ours_minus": {
-                n: {
-                    name: paired(np.array(by_arm["ours"])[:, 0], np.array(rows)[:, 0])
-                    for name, rows in by_arm.items()
-                    if name != "ours"
-                }
-                for n, by_arm in found.items()
-                if "ours" in by_arm
-            },
-            "seconds": {
-                n: {name: round(float(np.median(values)), 3) for name, values in by_arm.items()}
-                for n, by_arm in seconds.items()
-            },
+            "ceiling": dict(zip(KEYS, ceiling(EXAMPLES.accuracies, deviation), strict=True)),
+            **summary(runs, names),
         },
         options.to,
     )

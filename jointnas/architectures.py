@@ -113,8 +113,11 @@ class _Parts:
         return np.column_stack([total, total[:, 3] + peak])
 
     def digests(self, codes: Codes) -> list[str]:
-        traces = [part.traces.array[which].tolist() for part, which in self._walk(codes)]
-        return [joined_digest(self.input_shape, row) for row in zip(*traces, strict=True)]
+        walked = self._walk(codes)
+        first, inverse = distinct([(which, len(part.traces)) for part, which in walked])
+        traces = [part.traces.array[which[first]].tolist() for part, which in walked]
+        digests = [joined_digest(self.input_shape, row) for row in zip(*traces, strict=True)]
+        return [digests[i] for i in inverse.tolist()]
 
     def sums(self, codes: Codes, of: Sums) -> NDArray[np.float64]:
         tables = [(part.sums(of), which) for part, which in self._walk(codes)]

@@ -142,4 +142,6 @@ class Scale:
 
     def __call__(self, values: Array) -> Array:
         """Return (n, d) values on this scale."""
-        return np.asarray((values - self._mean) * self._share)
+        scaled = values - self._mean
+        scaled *= self._share
+        return scaled

@@ -206,19 +206,22 @@ def _by_parts(fill: Callable[[slice], None], n: int) -> None:
 
 
 def _squared_distances(a: AnyArray, b: AnyArray) -> AnyArray:
-    squares = a @ b.T
-    squares *= -2
+    squares = (-2 * a) @ b.T
     squares += (a**2).sum(axis=1)[:, None]
     squares += (b**2).sum(axis=1)
     return np.maximum(squares, 0, out=squares)
 
 
 def _matern(squares: AnyArray) -> AnyArray:
-    """Return Matérn 5/2 of squared distances."""
-    r = np.sqrt(5 * squares)
-    falling = np.exp(-r)
-    falling *= 1 + r + r * r / 3
-    return falling
+    """Return Matérn 5/2 of squared distances: (1 + r + r²/3) exp(−r), r = √(5 · square); in place of as much as can be."""
+    r = np.sqrt(squares)
+    r *= 5**0.5
+    risen = squares * (5 / 3)
+    risen += r
+    risen += 1
+    np.negative(r, out=r)
+    risen *= np.exp(r, out=r)
+    return risen
 
 
 def _matern_slope(squares: AnyArray) -> Array:

@@ -186,7 +186,7 @@ def effective_rows(columns: Mapping[str, NDArray[Any]], n: int, height: int, wid
 
     columns: the (n,) values of knobs; the others are at their defaults.
     """
-    whole = {name: columns.get(name, np.full(n, spec.default)) for name, spec in knob_fields().items()}
+    whole = {name: column(columns, name, n) for name in knob_fields()}
     return np.column_stack([_numbers(name, column) for name, column in _effective(whole, height, width).items()])
 
 
@@ -241,8 +241,7 @@ Columns = Mapping[str, NDArray[Any]]
 
 def column(recipes: Columns, name: str, n: int) -> NDArray[Any]:
     """Return a knob's (n,) values."""
-    default = np.full(n, knob_fields()[name].default, dtype=object)
-    return np.asarray(recipes.get(name, default))
+    return recipes[name] if name in recipes else np.full(n, default_of(name), dtype=object)
 
 
 def default_of(name: str) -> Any:

@@ -244,7 +244,7 @@ class Space:
         for i in self._order:
             active = np.ones(len(codes), dtype=bool)
             for parent, wanted in self._conditions[i]:
-                active &= np.isin(out[:, parent], wanted)
+                active &= (out[:, parent, None] == wanted).any(axis=1)
             out[:, i] = np.where(active, np.where(np.isnan(codes[:, i]), fill[:, i], codes[:, i]), np.nan)
         return out
 
@@ -479,15 +479,25 @@ class Space:
     def recipe_columns(self, codes: Codes) -> dict[str, NDArray[Any]]:
         """Return the (n,) values of each recipe knob, its default where it is inactive."""
         columns = {}
-        for i, knob in enumerate(self._by_group[1], self.n_architecture):
-            column, default = codes[:, i], default_of(knob.name)
+        places = np.where(np.isnan(codes), -1, codes)
+        for i, (knob, values) in enumerate(
+            zip(self._by_group[1], self._recipe_values, strict=True), self.n_architecture
+        ):
             if isinstance(knob, Continuous):
-                columns[knob.name] = np.where(np.isnan(column), default, column)
+                columns[knob.name] = np.where(np.isnan(codes[:, i]), values[-1], codes[:, i])
             else:
-                kind = object if isinstance(default, bool | str) else np.float64
-                values = np.array([*knob.extremes, default], dtype=kind)
-                columns[knob.name] = values[np.where(np.isnan(column), -1, column).astype(np.int64)]
+                columns[knob.name] = values[places[:, i].astype(np.int64)]
         return columns
+
+    @cached_property
+    def _recipe_values(self) -> list[NDArray[Any]]:
+        """For each recipe knob: the values that its codes stand for, and at the end its default."""
+        found = []
+        for knob in self._by_group[1]:
+            default = default_of(knob.name)
+            kind = object if isinstance(default, bool | str) else np.float64
+            found.append(np.array([*knob.extremes, default], dtype=kind))
+        return found
 
     def identity(self, candidate: Mapping[str, Any]) -> str:
         """Return the candidate's hash; candidates with equal blueprint and effective recipe share it."""

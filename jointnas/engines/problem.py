@@ -113,12 +113,12 @@ class Problem:
         return [self._identities[key] for key in keys]
 
     def _is_fresh(self, codes: Codes, identities: Sequence[str]) -> NDArray[np.bool_]:
-        fresh = feasible(self.space, self.constraints, codes)
         met: set[str] = set()
-        for i, identity in enumerate(identities):
-            fresh[i] &= identity not in self._rows and identity not in met
+        new = []
+        for identity in identities:
+            new.append(identity not in self._rows and identity not in met)
             met.add(identity)
-        return fresh
+        return feasible(self.space, self.constraints, codes) & np.array(new, dtype=bool)
 
     def evaluate(self, codes: Codes) -> tuple[Codes, Evaluation]:
         """Return the candidates that (n, knobs) codes stand for and what they give, row by row.

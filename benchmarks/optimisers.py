@@ -1,0 +1,213 @@
+"""The optimisers that `search.py` compares: each spends the trainings of one task."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import norm
+from sklearn.ensemble import RandomForestRegressor
+from task import Rows, Task
+
+import jointnas
+from jointnas.knobs import Codes, Continuous, Fixed, Ordered
+from jointnas.pool import feasible, pool
+from jointnas.predictor import Predictor
+from jointnas.shelf import DEFAULT_PRIOR
+from jointnas.space import Candidate, Space
+
+FIRST = 8  # random rows, before the forest is asked
+POPULATION, ENTRANTS = 24, 6  # of regularised evolution
+PRIOR = Path(__file__).parent.parent / "predictors" / DEFAULT_PRIOR
+
+
+def ours(task: Task, seed: int, prior: bool = True) -> None:
+    """Stage one of `jointnas search`, with the built-in prior or without."""
+    search = jointnas.Search(
+        task.space,
+        task.constraints,
+        seed,
+        pool=task.pool,
+        prior=Predictor.load(PRIOR) if prior else None,
+    )
+    while True:
+        batch = search.ask(task.batch)
+        search.tell(batch, [task.observe(c) for c in batch])
+
+
+def mads(task: Task, seed: int) -> None:
+    """NOMAD alone, from one random candidate, through the project's own engine on trainings."""
+    start = pool(task.space, 1, task.constraints, seed)
+    search = jointnas.Search(task.space, task.constraints, seed, pool_size=256)
+
+    def evaluate(codes: Codes) -> Any:
+        accuracies = [task.train(c) for c in task.space.to_candidates(codes)]
+        return search.query.evaluation(codes, np.array(accuracies))
+
+    search.optimise("mads", evaluate, start, task.trainings + 1, 1)
+
+
+def drawn(task: Task, rng: np.random.Generator) -> Candidate:
+    """Return a random candidate within the bound."""
+    while True:
+        codes = task.space.to_codes(task.space.sample(64, int(rng.integers(2**31))))
+        codes = codes[feasible(task.space, task.constraints, codes)]
+        if len(codes):
+            return task.space.to_candidates(codes[:1])[0]
+
+
+def random_search(task: Task, seed: int) -> None:
+    """Draw candidates within the bound."""
+    rng = np.random.default_rng(seed)
+    if task.pool is not None:
+        for i in rng.permutation(len(task.pool)):
+            task.train(task.pool[i])
+    while True:
+        task.train(drawn(task, rng))
+
+
+def forest(task: Task, seed: int) -> None:
+    """Expected improvement by a random forest over the rows, which reads the knobs and the logarithms of MACs and parameters."""
+    assert isinstance(task.objective, Rows)
+    examples = task.objective.examples
+    rows = [i for i, c in enumerate(examples.candidates) if task.macs(c) < 1]
+    known = list(np.random.default_rng(seed).permutation(rows)[:FIRST])
+    found = [task.train(examples.candidates[i]) for i in known]
+    while len(known) < len(rows):
+        left = [i for i in rows if i not in known]
+        model = RandomForestRegressor(200, random_state=seed, n_jobs=1).fit(examples.x[known], found)
+        said = np.array([tree.predict(examples.x[left]) for tree in model.estimators_])
+        mean, deviation = said.mean(axis=0), np.maximum(said.std(axis=0), 1e-9)
+        better = (mean - max(found)) / deviation
+        known.append(left[int((deviation * (better * norm.cdf(better) + norm.pdf(better))).argmax())])
+        found.append(task.train(examples.candidates[known[-1]]))
+
+
+def regularised_evolution(task: Task, seed: int) -> None:
+    """Real et al. (2019): the best of a few random members has a mutated child, the oldest member dies."""
+    rng = np.random.default_rng(seed)
+    population: list[tuple[Candidate, float]] = []
+    while True:
+        if len(population) < POPULATION:
+            child = drawn(task, rng)
+        else:
+            entrants = [population[i] for i in rng.choice(POPULATION, ENTRANTS, replace=False)]
+            parent = max(entrants, key=lambda one: one[1])[0]
+            children = (task.space.mutate(parent, rng) for _ in iter(int, 1))
+            child = next(c for c in children if task.macs(c) < 1)
+        population = [*population, (child, task.train(child))][-POPULATION:]
+
+
+def optuna_search(task: Task, seed: int, sampler: str) -> None:
+    """Optuna with one of its samplers; every knob is asked for, whether it acts or not."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore")
+    bound = {"constraints_func": lambda trial: trial.user_attrs["over"]}
+    samplers: dict[str, Callable[[], Any]] = {
+        "tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True, **bound),
+        "gp": lambda: optuna.samplers.GPSampler(seed=seed, deterministic_objective=False, **bound),
+        "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=seed, population_size=POPULATION, **bound),
+    }
+    study = optuna.create_study(direction="maximize", sampler=samplers[sampler]())
+
+    def objective(trial: Any) -> float:
+        codes = []
+        for knob in task.space.knobs:
+            if isinstance(knob, Fixed):
+                codes.append(knob.default)
+            elif isinstance(knob, Continuous):
+                codes.append(trial.suggest_float(knob.name, knob.low, knob.high, log=knob.log))
+            elif isinstance(knob, Ordered):
+                codes.append(trial.suggest_int(knob.name, 0, len(knob.values) - 1))
+            else:
+                codes.append(trial.suggest_categorical(knob.name, list(range(knob.columns))))
+        candidate = candidate_of(task.space, codes)
+        trial.set_user_attr("over", (task.macs(candidate) - 1,))
+        return task.train(candidate)
+
+    study.optimize(objective, n_trials=task.trainings)
+
+
+def candidate_of(space: Space, codes: list[float]) -> Candidate:
+    """Return the candidate of one code for each knob, the conditional ones that do not act left out."""
+    return space.to_candidates(space.settled(np.array([codes], dtype=np.float64)))[0]
+
+
+def nevergrad_search(task: Task, seed: int) -> None:
+    """Nevergrad's NGOpt."""
+    import nevergrad
+
+    warnings.simplefilter("ignore")
+    parameters = {}
+    for knob in task.space.knobs:
+        if isinstance(knob, Continuous):
+            kind = nevergrad.p.Log if knob.log else nevergrad.p.Scalar
+            parameters[knob.name] = kind(lower=knob.low, upper=knob.high)
+        elif isinstance(knob, Ordered):
+            parameters[knob.name] = nevergrad.p.TransitionChoice(list(range(len(knob.values))))
+        elif not isinstance(knob, Fixed):
+            parameters[knob.name] = nevergrad.p.Choice(list(range(knob.columns)))
+    space = nevergrad.p.Dict(**parameters)
+    space.random_state.seed(seed)
+
+    def candidate(values: dict[str, float]) -> Candidate:
+        return candidate_of(task.space, [float(values.get(k.name, k.default)) for k in task.space.knobs])
+
+    space.register_cheap_constraint(lambda values: 1 - task.macs(candidate(values)))
+    optimiser = nevergrad.optimizers.NGOpt(space, budget=task.trainings)
+    while True:
+        asked = optimiser.ask()
+        optimiser.tell(asked, -task.train(candidate(asked.value)))
+
+
+def smac_search(task: Task, seed: int) -> None:
+    """SMAC3 with its settings for hyperparameters: a random forest and expected improvement."""
+    import ConfigSpace
+    from smac import HyperparameterOptimizationFacade, Scenario
+    from smac.runhistory.dataclasses import TrialValue
+
+    warnings.simplefilter("ignore")
+    space = ConfigSpace.ConfigurationSpace(seed=seed)
+    for knob in task.space.knobs:
+        if isinstance(knob, Continuous):
+            space.add(ConfigSpace.Float(knob.name, (knob.low, knob.high), log=knob.log))
+        elif isinstance(knob, Ordered):
+            space.add(ConfigSpace.Integer(knob.name, (0, len(knob.values) - 1)))
+        elif not isinstance(knob, Fixed):
+            space.add(ConfigSpace.Categorical(knob.name, list(range(knob.columns))))
+    folder = Path(tempfile.mkdtemp())
+    scenario = Scenario(space, n_trials=task.trainings, deterministic=True, seed=seed, output_directory=folder)
+    facade = HyperparameterOptimizationFacade(scenario, lambda config, seed=0: 0.0, logging_level=40, overwrite=True)
+    worst = 1.0
+    while True:
+        info = facade.ask()
+        values = dict(info.config)
+        codes = [float(values.get(k.name, k.default)) for k in task.space.knobs]
+        candidate = candidate_of(task.space, codes)
+        seen = task.train(candidate)
+        worst = min(worst, seen)
+        facade.tell(info, TrialValue(cost=1 - (seen if task.macs(candidate) < 1 else worst)))
+
+
+ARMS: dict[str, Callable[[Task, int], None]] = {
+    "jointnas": ours,
+    "jointnas, no prior": partial(ours, prior=False),
+    "random": random_search,
+    "regularised evolution": regularised_evolution,
+    "optuna tpe": partial(optuna_search, sampler="tpe"),
+    "optuna gp": partial(optuna_search, sampler="gp"),
+    "optuna nsga-ii": partial(optuna_search, sampler="nsga2"),
+    "smac3": smac_search,
+    "nevergrad ngopt": nevergrad_search,
+    "nomad": mads,
+    "random forest": forest,
+}
+OF_ROWS = ("jointnas", "jointnas, no prior", "random", "random forest")
+OF_SPACES = tuple(name for name in ARMS if name != "random forest")

@@ -1,0 +1,148 @@
+"""What `search.py` lets optimisers search: trainings answered by a surrogate of the table or by its own rows, and counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from predictor import Examples, noise
+from scipy.stats import kendalltau
+from sklearn.ensemble import GradientBoostingRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVR
+from table import Table
+
+from jointnas.constraint import parse_all
+from jointnas.inputs import Inputs
+from jointnas.pace import Pace
+from jointnas.space import Candidate, Space
+from jointnas.training.observation import Observation
+
+FOLDS = 5
+FREE = 4096
+Array = NDArray[np.float64]
+
+
+class Spent(Exception):
+    """All trainings are used up."""
+
+
+class Surrogate:
+    """An accuracy for every candidate, fitted to the table's rows."""
+
+    def __init__(self, table: Table, candidates: int) -> None:
+        fitted_to, others = table.split(candidates)
+        missing = candidates - sum(1 for _ in fitted_to.trained())
+        if missing > 0:
+            raise SystemExit(
+                f"a surrogate is fitted to {candidates} trained candidates, got {missing} fewer: lower --candidates"
+            )
+        examples = Examples(fitted_to)
+        self.space: Space = examples.space
+        self.deviation = noise(examples.repeated)
+        codes, y = examples.codes, examples.accuracies
+        self._pace = Pace.fit(self.space, codes, examples.observations, 0)
+        self._inputs = Inputs(self.space, self._pace, next(self.space.stream(0, chunk=FREE)))
+        x = self._inputs(codes)
+        self._models = models(x, y)
+        said = np.empty(len(y))
+        folds = np.random.default_rng(0).permutation(len(y)) % FOLDS
+        for fold in range(FOLDS):
+            seen = folds != fold
+            said[~seen] = answer(models(x[seen], y[seen]), x[~seen])
+        self.card = {"rows": len(y), "noise": round(self.deviation, 4), "cross-validated": agreement(said, y)}
+        unseen = Examples(others)
+        self.unseen = None  # how well it tells what it was not fitted to
+        if len(unseen.accuracies):
+            self.unseen = agreement(answer(self._models, self._inputs(unseen.codes)), unseen.accuracies)
+
+    def __call__(self, candidate: Candidate) -> tuple[float, int]:
+        """Return a candidate's accuracy, and the steps that its training takes."""
+        codes = self.space.to_codes([candidate])
+        return float(answer(self._models, self._inputs(codes))[0]), round(float(self._pace.steps(codes)[0]))
+
+
+class Rows:
+    """The table's own accuracies."""
+
+    def __init__(self, table: Table) -> None:
+        self.examples = Examples(table)
+        self.space, self.deviation = self.examples.space, 0.0
+        identities = self.space.identities(self.examples.codes)
+        self._found = dict(zip(identities, self.examples.observations, strict=True))
+        self.card = {"rows": len(self._found)}
+
+    def __call__(self, candidate: Candidate) -> tuple[float, int]:
+        """Return a row's accuracy, and the steps that its training took."""
+        observation = self._found[self.space.identity(candidate)]
+        return observation.accuracy or 0.0, observation.steps or 1
+
+
+def agreement(said: Array, y: Array) -> dict[str, float]:
+    """Return how well (n,) numbers tell (n,) accuracies."""
+    explained = 1 - ((said - y) ** 2).sum() / ((y - y.mean()) ** 2).sum()
+    return {"rows": len(y), "tau": round(float(kendalltau(said, y).statistic), 3), "r2": round(float(explained), 3)}
+
+
+def models(x: Array, y: Array) -> list[Any]:
+    """Return what is fitted to (n, d) inputs and (n,) accuracies."""
+    trees = GradientBoostingRegressor(n_estimators=300, learning_rate=0.05, subsample=0.8, random_state=0)
+    machine = make_pipeline(StandardScaler(), SVR(C=0.3, epsilon=0.01, gamma=0.002))
+    return [model.fit(x, y) for model in (trees, machine)]
+
+
+def answer(fitted: list[Any], x: Array) -> Array:
+    """Return the mean of what was fitted."""
+    return np.asarray(np.mean([model.predict(x) for model in fitted], axis=0))
+
+
+class Task:
+    """One search: the space, the bound, and trainings that are counted."""
+
+    def __init__(self, objective: Surrogate | Rows, bound: str, trainings: int, batch: int, seed: int) -> None:
+        self.objective, self.space = objective, objective.space
+        self.trainings, self.batch = trainings, batch
+        self.constraints = parse_all([bound], self.space.metrics)
+        self._rng = np.random.default_rng([seed, 1])
+        self.candidates: list[Candidate] = []
+        self.true: list[float] = []
+        self.seen: list[float] = []
+        self.held: list[bool] = []
+
+    def macs(self, candidate: Candidate) -> float:
+        """Return what is bounded, over the bound."""
+        return float(self.space.cost(candidate)["macs"] / self.constraints[0].bound)
+
+    def train(self, candidate: Candidate) -> float:
+        """Return the noisy accuracy of one more training. Raises `Spent`."""
+        return self.observe(candidate).accuracy or 0.0
+
+    def observe(self, candidate: Candidate) -> Observation:
+        """Return what one more training tells. Raises `Spent`."""
+        if len(self.true) == self.trainings:
+            raise Spent
+        accuracy, steps = self.objective(candidate)
+        self.candidates.append(candidate)
+        self.true.append(accuracy)
+        self.seen.append(float(accuracy + self.objective.deviation * self._rng.standard_normal()))
+        self.held.append(self.macs(candidate) < 1)
+        return Observation(self.seen[-1], steps=steps)
+
+    @property
+    def pool(self) -> list[Candidate] | None:
+        """The rows within the bound, None where there is the whole space."""
+        if isinstance(self.objective, Surrogate):
+            return None
+        return [c for c in self.objective.examples.candidates if self.macs(c) < 1]
+
+    def leaders(self) -> list[int | None]:
+        """Return after each training which one looked best so far among those within the bound; None before there is one."""
+        found: list[int | None] = []
+        leader = None
+        for i, (seen, held) in enumerate(zip(self.seen, self.held, strict=True)):
+            if held and (leader is None or seen > self.seen[leader]):
+                leader = i
+            found.append(leader)
+        return found + found[-1:] * (self.trainings - len(found))  # where an optimiser found nothing more to train
