@@ -1,23 +1,28 @@
-"""The optimisers that `search.py` compares: each spends the trainings of one task."""
+"""The optimisers that `search.py` compares: each spends the trainings of one task.
+
+Beside ours stand its own variants, which say what a batch gains from where it is looked for and from how it is chosen.
+"""
 
 from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from scipy.stats import norm
 from sklearn.ensemble import RandomForestRegressor
-from task import Rows, Task
+from task import Array, Rows, Task
 
 import jointnas
 from jointnas.knobs import Codes, Continuous, Fixed, Ordered
 from jointnas.pool import feasible, pool
 from jointnas.predictor import Predictor
+from jointnas.query import Query
 from jointnas.shelf import DEFAULT_PRIOR
 from jointnas.space import Candidate, Space
 
@@ -38,6 +43,36 @@ def ours(task: Task, seed: int, prior: bool = True) -> None:
     while True:
         batch = search.ask(task.batch)
         search.tell(batch, [task.observe(c) for c in batch])
+
+
+def varied(task: Task, seed: int, **parts: Any) -> None:
+    """Ours without a prior, with some functions of stage one replaced."""
+    with patch.multiple("jointnas.search", **parts):
+        ours(task, seed, prior=False)
+
+
+def no_children(predictor: Predictor, query: Query, parents: Codes, medians: Array, *rest: Any) -> tuple[Codes, Array]:
+    """Look for a batch in the pool alone."""
+    return parents[:0], medians[:0]
+
+
+def most_promising(
+    predictor: Predictor, query: Query, codes: Codes, medians: Array, n: int, seed: Sequence[int]
+) -> Codes:
+    """Choose a batch by the medians alone."""
+    return codes[np.argsort(-query.worth(codes, medians), kind="stable")[:n]]
+
+
+def upper_confidence(
+    predictor: Predictor, query: Query, codes: Codes, medians: Array, n: int, seed: Sequence[int]
+) -> Codes:
+    """Choose each of a batch by mean + weight · deviation, its weight drawn from an exponential distribution (Hutter et al., 2012)."""
+    mean, deviation = predictor.predict_codes(codes)
+    chosen: list[int] = []
+    for weight in np.random.default_rng(seed).exponential(1.0, n):
+        order = np.argsort(-query.worth(codes, mean + weight * deviation), kind="stable")
+        chosen.append(next(int(j) for j in order if j not in chosen))
+    return codes[chosen]
 
 
 def mads(task: Task, seed: int) -> None:
@@ -208,6 +243,10 @@ ARMS: dict[str, Callable[[Task, int], None]] = {
     "nevergrad ngopt": nevergrad_search,
     "nomad": mads,
     "random forest": forest,
+    "pool, medians": partial(varied, children_of_the_best=no_children, choose=most_promising),
+    "pool, draws": partial(varied, children_of_the_best=no_children),
+    "children, medians": partial(varied, choose=most_promising),
+    "children, upper confidence": partial(varied, choose=upper_confidence),
 }
 OF_ROWS = ("jointnas", "jointnas, no prior", "random", "random forest")
-OF_SPACES = tuple(name for name in ARMS if name != "random forest")
+OF_SPACES = tuple(ARMS)[: list(ARMS).index("random forest")]

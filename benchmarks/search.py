@@ -13,6 +13,7 @@ constraint, the others by drawing again; SMAC, which has none, is told the worst
 noise, or it would repeat them). A candidate that breaks the bound is a training wasted. A training tells its steps too, which ours reads.
 
 `--rows` searches the table's own rows instead, with accuracies as they were trained: only what can rank a list takes part.
+`--arms` names others than the usual ones: variants of ours that choose their batches from the pool alone, by medians or by upper confidence.
 """
 
 from __future__ import annotations
