@@ -1,22 +1,30 @@
-"""What one round costs when many trials are known: seconds and memory of choosing a batch from a large pool.
+"""What one round costs when many trials are known, and how fast candidates are scored.
 
     python benchmarks/scale.py --to benchmarks/results/scale.json --picture docs/scale.png
 
 A search of `resnet9` with a pool of a million candidates is told so many made-up accuracies, then fits its predictor and asks for the next
 batch of eight. Each count of trials in a fresh process, one after the other, all cores free; the memory is that of the whole process.
+
+Rates, medians of five: seconds to fit the predictor to 256 rows of the table of real trainings; predictions a second of that predictor, with
+the shipped one to start from and without; distinct candidates a second that evolution scores in stage two on the shipped
+predictor, operators, constraint checks and predictor included. `--rates` measures these alone, into results that are there.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import resource
+import statistics
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from measure import machine, write
+from predictor import Examples
+from table import Table
 
 from jointnas.predictor import Predictor
 from jointnas.search import Search
@@ -27,6 +35,7 @@ TRIALS = (10, 100, 1000, 10_000)
 BATCH = 8
 CONSTRAINT = "macs<40M"
 PRIOR = Path(__file__).parent.parent / "predictors" / DEFAULT_PRIOR
+REPEATS, FITTED_TO, PREDICTED, BOUND = 5, 256, 50_000, "macs<400K"
 
 
 def measured(job: tuple[int, int]) -> dict[str, Any]:
@@ -54,6 +63,28 @@ def measured(job: tuple[int, int]) -> dict[str, Any]:
     }
 
 
+def rates() -> dict[str, float]:
+    """Return how fast predictors are fitted, predictions are made and evolution scores candidates."""
+    shipped, examples = Predictor.load(PRIOR), Examples(Table.read())
+    known = examples.candidates[:FITTED_TO], examples.observations[:FITTED_TO]
+    codes = next(examples.space.stream(0, chunk=PREDICTED))[:PREDICTED]
+    found: dict[str, list[float]] = {}
+    for seed in range(REPEATS):
+        for name, prior in (("", shipped), (", no prior", None)):
+            predictor = Predictor(examples.space, seed, prior=prior)
+            began = time.perf_counter()
+            predictor.fit(*known)
+            fitted = time.perf_counter()
+            predictor.median_codes(codes)
+            scored = time.perf_counter()
+            found.setdefault(f"fit_seconds{name}", []).append(fitted - began)
+            found.setdefault(f"predictions_per_second{name}", []).append(len(codes) / (scored - fitted))
+        search = Search(shipped.space, [BOUND], seed, predictor=shipped)
+        search.best()
+        found.setdefault("evolved_per_second", []).append(search.reports[0].scored / search.reports[0].seconds)
+    return {name: round(statistics.median(values), 2) for name, values in found.items()}
+
+
 def draw(rows: list[dict[str, Any]], pool: int, to: Path) -> None:
     """Draw the seconds of a round, and what a cost that grows with the trials would be."""
     import matplotlib.pyplot as plt
@@ -78,14 +109,19 @@ def main() -> None:
     parser.add_argument("--trials", type=int, nargs="+", default=TRIALS)
     parser.add_argument("--to", type=Path)
     parser.add_argument("--picture", type=Path)
+    parser.add_argument("--rates", action="store_true")
     options = parser.parse_args()
+    if options.rates:
+        kept = json.loads(options.to.read_text()) if options.to and options.to.exists() else {}
+        write({**kept, "machine": machine(), "rates": rates()}, options.to)
+        return
     context = multiprocessing.get_context("spawn")
     rows = []
     for trials in options.trials:
         with context.Pool(1) as fresh:
             rows.append(fresh.apply(measured, ((trials, options.pool),)))
         print(rows[-1], flush=True)
-    write({"machine": machine(), "pool": options.pool, "rounds": rows}, options.to)
+    write({"machine": machine(), "pool": options.pool, "rounds": rows, "rates": rates()}, options.to)
     if options.picture:
         draw(rows, options.pool, options.picture)
 

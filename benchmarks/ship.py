@@ -18,20 +18,21 @@ def main() -> None:
     """Fit and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=Path, required=True)
-    parser.add_argument("--data", required=True, help="The name that users know the table's data by.")
+    parser.add_argument("--data", required=True, help="The table's images, by the name that users know them by.")
     parser.add_argument("--to", type=Path, required=True)
     options = parser.parse_args()
     table = Table.read(options.table)
     found = [(candidate, observation(row, table.card)) for candidate, rows in table.trained() for row in rows]
     predictor = Predictor(table.space).fit([c for c, _ in found], [o for _, o in found])
     card = table.card
-    data = data_spec(options.data, card)
+    spec = data_spec(options.data, card)
+    data = load_data(spec, fingerprint=card["fingerprint"])
     predictor.context = {
-        "data": data.to_json(),
-        "fingerprint": card["fingerprint"],
-        "classes": list(load_data(data).classes),
+        "data": spec.to_json(),
+        "fingerprint": data.fingerprint,
+        "classes": list(data.classes),
         "clock": {"train_seconds": card["seconds"]},
-        "slot": {"device": "cpu", "threads": 1, "workers": 1},
+        "slot": {"device": "cpu", "threads": 1, "workers": 2},  # two side by side, on a core each
         "command": f"python benchmarks/ship.py --table {options.table} --data {options.data} --to {options.to}",
     }
     predictor.save(options.to)

@@ -35,7 +35,7 @@ from jointnas.space import Candidate, CostFunction, Space
 from jointnas.training.observation import Observation
 from jointnas.translation import translate
 
-FORMAT = 2
+FORMAT = 3
 DESCRIPTION, WEIGHTS, PRIOR = "predictor.json", "predictor.safetensors", "prior"
 MEMBERS = 10
 FOLDS = 5
@@ -47,7 +47,7 @@ TELLING = 300  # examples, at most, that hyperparameters are found for
 HEARD = 2000  # examples, at most, that the process is conditioned on: the best half of them, the others drawn
 SCORING_CHUNK = 8192
 QUADRATURE_NODES = 9
-EDGE = 0.005  # accuracies are taken to lie this far inside (0, 1)
+EDGE = 0.005  # accuracies are taken to lie as far inside (0, 1), or half as far as the one nearest to either end
 WEIGHT = (0.7, 0.3)  # mean and deviation of the weight of the prior's scores, both standardised
 LEFT = 1.0  # what the prior does not say varies as much less, as a logarithm, than what it says
 Array = NDArray[np.float64]
@@ -89,7 +89,7 @@ class Predictor:
             None  # Kendall's τ, cross-validated; None before there are enough examples
         )
         self._free: Codes = next(self.space.stream(seed, chunk=FREE_SAMPLES))
-        self._bounded = True  # accuracies in [0, 1] are fitted as log odds
+        self._bounded, self._edge = True, EDGE  # accuracies in [0, 1] are fitted as log odds
         self._centre, self._spread = 0.0, 1.0
         self._process: Process | None = None
         self._take_pace(Pace(self.space, None))
@@ -162,10 +162,12 @@ class Predictor:
         self.candidates, self.observations = self.space.to_candidates(codes), observations
         accuracies = self.accuracies
         self._bounded = bool((accuracies >= 0).all() and (accuracies <= 1).all())
+        inside = np.minimum(accuracies, 1 - accuracies)
+        self._edge = min(EDGE, 0.5 * float(inside[inside > 0].min(initial=1.0)))
 
     def _score(self, accuracies: Array) -> Array:
         """Return what is fitted: log odds of accuracies in [0, 1], anything else as it is."""
-        return np.asarray(logit(accuracies.clip(EDGE, 1 - EDGE)) if self._bounded else accuracies, dtype=np.float64)
+        return np.asarray(logit(accuracies.clip(self._edge, 1 - self._edge)) if self._bounded else accuracies, dtype=np.float64)
 
     def _condition(self, codes: Codes, found: Hyperparameters | None) -> None:
         """Condition the process on the examples, with hyperparameters that are found or given."""
@@ -249,8 +251,9 @@ class Predictor:
         return np.asarray(expit(scores)) if self._bounded else scores
 
     def predict_codes(self, codes: Codes) -> tuple[Array, Array]:
-        """Return the (n,) means and (n,) standard deviations of the accuracies of (n, knobs) codes.
+        """Return the (n,) means and (n,) standard deviations of what a training of each of (n, knobs) codes may give.
 
+        A deviation holds what is not known of the candidate and what differs from one training of it to another.
         Raises `PredictorError` before a fit.
         """
         process, found = self._conditioned(), [(np.zeros(0), np.zeros(0))]
@@ -258,7 +261,8 @@ class Predictor:
             known = self._expected(part)
             with _blas().limit(limits=1, user_api="blas"):
                 mean, deviation = process.predict(self._inputs(part), self._trend(known))
-            found.append((self._centre + self._spread * (WEIGHT[0] * known + mean), self._spread * deviation))
+            deviation = self._spread * np.sqrt(deviation**2 + process.noise)
+            found.append((self._centre + self._spread * (WEIGHT[0] * known + mean), deviation))
         scores, deviations = (np.concatenate(column) for column in zip(*found, strict=True))
         return _expected_accuracies(scores, deviations) if self._bounded else (scores, deviations)
 
@@ -282,7 +286,7 @@ class Predictor:
         return self.draw_codes(self.space.to_codes(candidates), self.members, [self.seed])
 
     def predict(self, candidates: Sequence[Mapping[str, Any]]) -> tuple[Array, Array]:
-        """Return the mean (n,) and the standard deviation (n,) of the accuracies."""
+        """Return the mean (n,) and the standard deviation (n,) of the accuracy that a training of each may give."""
         return self.predict_codes(self.space.to_codes(candidates))
 
     # -------------------------------------------------------------------------------------------------- on the disk
@@ -302,8 +306,7 @@ class Predictor:
             **({} if law is None else {"pace": np.array([*law.weights, law.intercept, law.error])}),
         }
         weights = save(tensors)
-        digest = hashlib.sha256(weights).hexdigest()
-        about = {
+        about: dict[str, Any] = {
             "format": FORMAT,
             "space": self.space.to_toml(),
             "input_shape": self.space.input_shape,
@@ -318,8 +321,8 @@ class Predictor:
                 {"candidate": c, "accuracy": o.accuracy, "steps": o.steps, "fraction": o.fraction}
                 for c, o in zip(self.candidates, self.observations, strict=True)
             ],
-            "weights": digest,
         }
+        about["digest"] = digest = _digest(about, weights)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / WEIGHTS).write_bytes(weights)
@@ -339,15 +342,15 @@ class Predictor:
         if about.get("prior"):
             prior = cls._load_prior(folder / PRIOR, cost)
         try:
+            weights = (folder / WEIGHTS).read_bytes()
+            if about["digest"] != _digest(about, weights):
+                raise ValueError(f"{DESCRIPTION} or {WEIGHTS} changed since they were saved")
             if prior is not None and prior.digest != about["prior"]:
                 raise ValueError("another prior than it was fitted with")
             space = Space.from_toml(about["space"], about["input_shape"], about["classes"])
             predictor = cls(space, int(about["seed"]), cost=cost, prior=prior, members=int(about["members"]))
-            weights = (folder / WEIGHTS).read_bytes()
-            if about["weights"] != hashlib.sha256(weights).hexdigest():
-                raise ValueError("weights of another save than predictor.json")
             predictor._restore(about, load(weights))
-            predictor.digest = about["weights"]
+            predictor.digest = about["digest"]
         except (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, SafetensorError) as error:
             raise PredictorError(
                 f"the files of a predictor are whole, got {error} in {str(folder)!r}: save it again"
@@ -423,6 +426,12 @@ def read_description(folder: Path) -> dict[str, Any]:
             f"a predictor has format {FORMAT}, got {about['format']!r} in {str(folder)!r}: install the version that wrote it"
         )
     return dict(about)
+
+
+def _digest(about: Mapping[str, Any], weights: bytes) -> str:
+    """Return a hash of all that a predictor's files say."""
+    text = json.dumps({key: value for key, value in about.items() if key != "digest"}, sort_keys=True)
+    return hashlib.sha256(text.encode() + weights).hexdigest()
 
 
 @cache

@@ -85,7 +85,7 @@ class Process:
         self._examples = examples
         self._x, self._straight = examples.x * self._smooth, self._slopes(examples.x, examples.trend)
         covariance = self._covariance(examples.x, examples.trend)
-        covariance[np.diag_indices(len(covariance))] += self._noise
+        covariance[np.diag_indices(len(covariance))] += self.noise
         self._factor = np.linalg.cholesky(covariance)
         self._weights = cho_solve((self._factor, True), examples.y)
 
@@ -94,7 +94,8 @@ class Process:
         return float(np.exp(self.hyperparameters.amplitude))
 
     @property
-    def _noise(self) -> float:
+    def noise(self) -> float:
+        """The variance of a training about what is predicted of it."""
         return float(np.exp(self.hyperparameters.noise)) + JITTER
 
     def _slopes(self, x: Array, trend: Array) -> Array:
@@ -136,7 +137,7 @@ class Process:
         phases = rng.uniform(0, 2 * np.pi, WAVES)
         heights = rng.standard_normal((WAVES, count)) * np.sqrt(2 * self._amplitude / WAVES)
         slopes = rng.standard_normal((self._straight.shape[1], count))
-        noise = rng.standard_normal((len(self._x), count)) * np.sqrt(self._noise)
+        noise = rng.standard_normal((len(self._x), count)) * np.sqrt(self.noise)
 
         def free(x: Array, trend: Array) -> Array:
             return np.asarray(np.cos((x * self._smooth) @ waves + phases) @ heights + self._slopes(x, trend) @ slopes)

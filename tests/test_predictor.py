@@ -16,7 +16,7 @@ from safetensors.numpy import save
 from scipy.stats import kendalltau
 
 from jointnas.errors import PredictorError
-from jointnas.predictor import Predictor, _expected_accuracies
+from jointnas.predictor import Predictor, _digest, _expected_accuracies
 from jointnas.space import Candidate, Space
 from jointnas.training.observation import Observation
 
@@ -262,9 +262,12 @@ def test_a_saved_predictor_can_be_fitted_on_and_saved_again(small: Predictor, tm
     np.testing.assert_allclose(loaded.predict(candidates), fresh.predict(candidates), rtol=1e-5)
 
 
-def change(folder: Path, **fields: Any) -> None:
-    about = json.loads((folder / "predictor.json").read_text())
-    (folder / "predictor.json").write_text(json.dumps({**about, **fields}))
+def change(folder: Path, signed: bool = True, **fields: Any) -> None:
+    """Write other fields into a description, with the digest that belongs to them or the one from before."""
+    about = {**json.loads((folder / "predictor.json").read_text()), **fields}
+    if signed:
+        about["digest"] = _digest(about, (folder / "predictor.safetensors").read_bytes())
+    (folder / "predictor.json").write_text(json.dumps(about))
 
 
 def changed_accuracy(folder: Path) -> list[Any]:
@@ -313,6 +316,31 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         Predictor.load(tmp_path / "nowhere")
 
 
+def swapped(folder: Path) -> list[Any]:
+    trials = json.loads((folder / "predictor.json").read_text())["trials"]
+    first, second = trials[0]["candidate"], trials[1]["candidate"]
+    return [{**trials[0], "candidate": second}, {**trials[1], "candidate": first}, *trials[2:]]
+
+
+TAMPERED: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "a better rank correlation": lambda folder: {"rank_correlation": 0.99},
+    "candidates that changed places": lambda folder: {"trials": swapped(folder)},
+    "another seed": lambda folder: {"seed": 5},
+    "another budget": lambda folder: {"context": {"clock": {"train_seconds": 600}}},
+    "no prior": lambda folder: {"prior": None},
+}
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+def test_what_was_changed_since_it_was_saved_is_refused(tmp_path: Path, name: str) -> None:
+    space = abstract()
+    prior = Predictor(space).fit(space.sample(16), [x0(c) for c in space.sample(16)])
+    Predictor(space, prior=prior).fit(space.sample(6, seed=3), [x0(c) for c in space.sample(6, seed=3)]).save(tmp_path)
+    change(tmp_path, signed=False, **TAMPERED[name](tmp_path))
+    with pytest.raises(PredictorError, match="changed since they were saved"):
+        Predictor.load(tmp_path)
+
+
 class Evil:
     """An object that creates a folder when it is unpickled."""
 
@@ -336,6 +364,33 @@ def test_a_pickle_in_place_of_a_file_is_refused_and_never_unpickled(
     with pytest.raises(PredictorError):
         Predictor.load(tmp_path / "saved")
     assert not trap.exists()
+
+
+def test_accuracies_near_one_are_told_apart() -> None:
+    """Whatever the validation images can tell, down to 0.0001, is ranked: of 0.999 and 0.996 the first is better."""
+    space = abstract()
+    candidates, grid = space.sample(48), space.sample(64, seed=5)
+    predictor = Predictor(space).fit(candidates, [0.9951 + 0.0048 * x0(c) for c in candidates])
+    assert predictor.rank_correlation is not None
+    assert predictor.rank_correlation > 0.9
+    assert kendalltau(predictor.predict(grid)[0], [x0(c) for c in grid]).statistic > 0.9
+
+
+def test_all_accuracies_at_one_can_be_fitted() -> None:
+    space = abstract()
+    mean, std = Predictor(space).fit(space.sample(8), [1.0] * 8).predict(space.sample(4, seed=1))
+    assert np.isfinite([mean, std]).all()
+    assert (mean > 0.98).all()
+
+
+def test_deviations_are_those_of_trainings() -> None:
+    """Of noisy trainings that it has not seen, about 95 in 100 lie within two of its deviations."""
+    space, rng = abstract(), np.random.default_rng(0)
+    candidates, grid = space.sample(64), space.sample(256, seed=5)
+    noisy = [[0.3 + 0.4 * x0(c) + 0.03 * rng.standard_normal() for c in part] for part in (candidates, grid)]
+    mean, std = Predictor(space).fit(candidates, noisy[0]).predict(grid)
+    within = np.abs(mean - noisy[1]) <= 2 * std
+    assert 0.88 < within.mean() < 0.995
 
 
 def test_an_uncertain_prediction_near_one_is_lower_and_wider_than_its_middle() -> None:
