@@ -190,6 +190,37 @@ def test_a_training_that_stops_early_has_taken_the_first_steps_of_the_whole_one(
     assert all(point.fraction <= stop_at + 1 / 20 for point in stopped.observation.curve)
 
 
+FINISHES: list[tuple[dict[str, Any], float]] = [  # what is done to the weights at the end, and what other images change in it
+    ({}, 0),
+    ({"lookahead": 20, "lookahead_rate": 0.5}, 0),
+    ({"lookahead": 20, "ema": 0.9}, 0),
+    ({"norm_images": 400}, 0.06),
+    ({"norm_images": 400, "ema": 0.9, "lookahead": 5}, 0.06),
+]
+
+
+@pytest.mark.parametrize(("knobs", "tolerance"), FINISHES)
+def test_a_point_of_the_curve_is_what_a_training_that_stops_there_reaches(
+    digits: Data, knobs: dict[str, Any], tolerance: float
+) -> None:
+    recipe = Recipe(**{**DIGITS_RECIPE, **knobs})
+    whole = train_network(small(digits), recipe, digits, StepClock(60)).observation
+    stopped = train_network(small(digits), recipe, digits, StepClock(60), stop_at=0.5).observation
+    read = next(point.accuracy for point in whole.curve if point.fraction == 0.5)
+    assert read == pytest.approx(stopped.accuracy, abs=tolerance + 1e-9)
+
+
+@pytest.mark.parametrize("knobs", [knobs for knobs, _ in FINISHES])
+def test_reading_the_curve_changes_nothing_of_a_training(
+    digits: Data, knobs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = train(digits, StepClock(16), **knobs)
+    monkeypatch.setattr("jointnas.training.trainer.CURVE_FRACTIONS", ())
+    unread = train(digits, StepClock(16), **knobs)
+    weights = [dict(t.model.state_dict()) for t in (read, unread)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
 @pytest.mark.parametrize("stop_at", [0.0, -0.5, 1.5, float("nan")])
 def test_a_training_stops_at_a_fraction_of_its_budget(digits: Data, stop_at: float) -> None:
     with pytest.raises(BudgetError, match=r"fraction of the budget in \(0, 1\]"):

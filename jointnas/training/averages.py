@@ -40,11 +40,15 @@ class Lookahead:
         if step % self.every == 0:
             self.follow()
 
-    @torch.no_grad()
     def follow(self) -> None:
         """Go `rate` of the way to the trained weights, and set those back to where this leads."""
-        torch._foreach_lerp_(self.slow, self.fast, self.rate)
-        torch._foreach_copy_(self.fast, self.slow)
+        self.lead()
+        torch._foreach_copy_(self.slow, self.fast)
+
+    @torch.no_grad()
+    def lead(self) -> None:
+        """Set the trained weights back to where following would lead, and leave the slow ones."""
+        torch._foreach_copy_(self.fast, torch._foreach_lerp(self.slow, self.fast, self.rate))
 
 
 @torch.no_grad()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -106,7 +108,7 @@ class Trainer:
         self.steps = 0
         self.loss: Tensor | None = None
         self.reported = -math.inf
-        self.reading_seconds = 0.0
+        self.reading_seconds = self.looking_seconds = 0.0  # of scoring a few images, and of all that it takes
 
     @property
     def scored(self) -> Network:
@@ -199,8 +201,29 @@ class Trainer:
             self.lookahead.follow()
         if self.recipe.norm_images:
             rows = torch.randperm(len(self.data.train), generator=self.generator)[: self.recipe.norm_images]
-            images = torch.split(self.data.train.images[rows], self.recipe.batch_size)
-            retake_norms(self.scored, [self.normalise(part.to(self.device)) for part in images])
+            self._retake_norms(self.data.train.images[rows])
+
+    def _retake_norms(self, images: Tensor) -> None:
+        parts = torch.split(images, self.recipe.batch_size)
+        retake_norms(self.scored, [self.normalise(part.to(self.device)) for part in parts])
+
+    @contextmanager
+    def _as_at_the_end(self) -> Iterator[None]:
+        """Hold the weights and statistics that would be scored if the training ended now, then put them back.
+
+        So a point of the curve says what a training that is stopped there would reach. No random number is drawn.
+        """
+        leads = self.lookahead if self.scored is self.network else None
+        if not (leads or self.recipe.norm_images):
+            yield
+            return
+        kept = copy.deepcopy(self.scored.state_dict())
+        if leads:
+            leads.lead()
+        if self.recipe.norm_images:
+            self._retake_norms(self.data.train.images[: min(self.recipe.norm_images, CURVE_IMAGES)])
+        yield
+        self.scored.load_state_dict(kept)
 
     def _look(self) -> None:
         """Read the learning curve where it is due, and tell the progress."""
@@ -208,7 +231,7 @@ class Trainer:
         passed = [due for due in self.curve_due if fraction >= due]
         if passed:  # several at once where one step is long
             del self.curve_due[: len(passed)]
-            if self.clock.has_room(self.reading_seconds):
+            if self.clock.has_room(self.looking_seconds):
                 self.curve.append(CurvePoint(fraction, seconds, self.steps, self._measure_scoring()))
         self._tell()
 
@@ -222,10 +245,13 @@ class Trainer:
     def _measure_scoring(self) -> float:
         """Score a few validation images, reserve the time that the end will take, and return the accuracy."""
         part = Split(self.data.val.images[:CURVE_IMAGES], self.data.val.labels[:CURVE_IMAGES])
-        start = time.perf_counter()
-        logits = predict(self.scored, part, self.normalise, self.device, self.recipe.test_flip)
-        self.reading_seconds = time.perf_counter() - start
+        began = time.perf_counter()
+        with self._as_at_the_end():
+            start = time.perf_counter()
+            logits = predict(self.scored, part, self.normalise, self.device, self.recipe.test_flip)
+            self.reading_seconds = time.perf_counter() - start
         self.network.train()
+        self.looking_seconds = time.perf_counter() - began
         passes = 2 if self.recipe.test_flip else 1
         retaken = min(self.recipe.norm_images, len(self.data.train)) / passes
         self.clock.reserve(SCORING_MARGIN * self.reading_seconds * (len(self.data.val) + retaken) / len(part))
