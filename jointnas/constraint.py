@@ -16,6 +16,7 @@ from jointnas.units import (
     format_count,
     format_latency,
     format_size,
+    parse_accuracy,
     parse_count,
     parse_duration,
     parse_size,
@@ -50,6 +51,7 @@ COUNT = Unit(parse_count, format_count, "40M")
 SIZE = Unit(parse_size, format_size, "4MB")
 TIME = Unit(parse_duration, format_latency, "5ms")
 _UNITS: Mapping[str, Unit] = {
+    "accuracy": Unit(parse_accuracy, "{:.6g}".format, "0.9"),
     **dict.fromkeys(("size", "memory", "train_memory"), SIZE),
     **dict.fromkeys(("latency", "latency_p95", "batch_latency", "batch_latency_p95"), TIME),
 }

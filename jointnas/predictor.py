@@ -167,7 +167,9 @@ class Predictor:
 
     def _score(self, accuracies: Array) -> Array:
         """Return what is fitted: log odds of accuracies in [0, 1], anything else as it is."""
-        return np.asarray(logit(accuracies.clip(self._edge, 1 - self._edge)) if self._bounded else accuracies, dtype=np.float64)
+        return np.asarray(
+            logit(accuracies.clip(self._edge, 1 - self._edge)) if self._bounded else accuracies, dtype=np.float64
+        )
 
     def _condition(self, codes: Codes, found: Hyperparameters | None) -> None:
         """Condition the process on the examples, with hyperparameters that are found or given."""

@@ -125,7 +125,9 @@ class Query:
             return accuracies
         found = self.evaluation(codes, accuracies)
         short = found.violations.sum(axis=1)
-        return np.where(short > 0, -short, 1 / (1 + found.objectives[:, 0]))
+        return np.where(
+            short > 0, -short, np.arctan2(1.0, found.objectives[:, 0])
+        )  # falls from π to 0, exact where large
 
     def promising(self, codes: Codes) -> Codes:
         """Return those of a pool that may meet the measured bounds, as the forecast has it. Raises `ConstraintError`."""

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jointnas import __version__
 from jointnas.cost import cost
 from jointnas.data import Data
-from jointnas.execution import Event, Executor, Job
+from jointnas.execution import Event, Executor, Job, Slot
+from jointnas.execution.recorded import RecordedExecutor
 from jointnas.export import CandidateFile, Member, WinnerFile, make_writable
 from jointnas.networks import blueprint
 from jointnas.recipe import Recipe
@@ -60,12 +62,20 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def retrain(
-    files: Sequence[CandidateFile], seeds: int, data: Data, clock: Clock, executor: Executor, to: Path, watch: Watch
+    files: Sequence[CandidateFile],
+    seeds: int,
+    data: Data,
+    clock: Clock,
+    executor: Executor,
+    slot: Slot,
+    to: Path,
+    watch: Watch,
 ) -> list[Retrained]:
     """Train each candidate with `seeds` seeds of its own, score the test images once each, and keep the weights.
 
-    A winner's folder holds `winner.json` and the weights of every seed; the network it names is the first seed's, not the
-    best one's. Raises `ExportError` when the folder cannot be written.
+    Each training is recorded as it ends: said again, the same command (candidate, images, clock, the executor's slot, version)
+    trains what has no record. A winner's folder holds `winner.json` and the weights of every seed; the network it names is the
+    first seed's, not the best one's. Raises `ExportError` when the folder cannot be written, `RunError` when the disk is full.
     """
     jobs: list[Job] = []
     where: dict[int, tuple[int, int]] = {}
@@ -83,8 +93,9 @@ def retrain(
             jobs.append(Job(number, payload))
             where[number] = (rank, seed)
     make_writable(to)
+    context = {"fingerprint": data.fingerprint, "slot": slot.to_json(), "version": __version__}
     ended: dict[tuple[int, int], Event] = {}
-    for event in executor.results(jobs):
+    for event in RecordedExecutor(executor, context).results(jobs):
         if event.kind in ("done", "failed"):
             ended[where[event.number]] = event
         watch(event, len(ended), len(jobs))

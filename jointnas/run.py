@@ -102,7 +102,8 @@ class Run:
     def open(cls, path: Path, *, write: bool = False) -> Run:
         """Return an existing run; with `write` it is locked. Raises `RunError` when it is missing, in use or newer."""
         if not (path / DATABASE).is_file():
-            known = [p.name for p in list_runs(path.parent)] if path.parent.is_dir() else []
+            beside = list_runs(path.parent) if path.parent.is_dir() else []
+            known = [p.name for p in (beside if path.name != str(path) else [*beside, *list_runs()])]
             raise RunError(f"a run is a folder with {DATABASE}, got {str(path)!r}: {suggest(path.name, known)}")
         run = cls._open(path, _locked(path) if write else None)
         if not run.specification:

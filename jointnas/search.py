@@ -23,7 +23,7 @@ from jointnas.query import Query
 from jointnas.space import Candidate, CostFunction, Space
 from jointnas.stage_one import children_of_the_best, choose, fill
 from jointnas.stage_two import EngineReport, Found, StageTwo
-from jointnas.training.observation import Observation
+from jointnas.training.observation import Observation, mean_observation
 
 if TYPE_CHECKING:
     from jointnas.measurement.meter import Meter
@@ -103,8 +103,16 @@ class Search:
             copy.copy(predictor) if predictor else Predictor(self.space, seed, prior=prior)
         )  # fits rebind, they change nothing
         if predictor is not None:
-            self.tell(predictor.candidates, predictor.observations)
-            self._stale = False
+            self._tell_of(predictor)
+
+    def _tell_of(self, predictor: Predictor) -> None:
+        """Take the examples of a fitted predictor as told, the mean of those of one candidate."""
+        repeats: dict[str, list[int]] = {}
+        for i, identity in enumerate(self.space.identities(self.space.to_codes(predictor.candidates))):
+            repeats.setdefault(identity, []).append(i)
+        means = [mean_observation([predictor.observations[i] for i in rows]) for rows in repeats.values()]
+        self.tell([predictor.candidates[rows[0]] for rows in repeats.values()], means)
+        self._stale = False
 
     @property
     def constraints(self) -> tuple[Constraint, ...]:

@@ -18,7 +18,7 @@ from jointnas.training.observation import mean_observation
 DEFAULT_PRIOR = "resnet9-digits"
 NONE = "none"
 
-SHARED = ("space", "input_shape", "classes", "data", "fingerprint", "clock", "slot")
+SHARED = ("space", "input_shape", "classes", "data", "fingerprint", "clock", "slot", "prior")
 """What runs have in common whose trials say the same."""
 
 CONTEXT = ("data", "fingerprint", "clock", "slot", "classes")
@@ -91,7 +91,7 @@ def adopt(name: str, out: Path) -> Path:
 
 
 def fit_runs(names: Sequence[str], seed: int = 0) -> Predictor:
-    """Return a predictor fitted to the trials of runs, which share their space, data, budget and slot.
+    """Return a predictor fitted to the trials of runs, which share their space, data, budget, slot and what they started from.
 
     Trainings that ended at several fractions of the budget are compared at the smallest; of a candidate that was trained more
     than once the mean counts. Raises `PredictorError` and `RunError`.
@@ -107,12 +107,12 @@ def fit_runs(names: Sequence[str], seed: int = 0) -> Predictor:
                     f"a predictor is fitted to the trials of searches, got a run of another command in {name!r}: leave it out"
                 )
             trials += [t for t in run.trials() if t.observation is not None]
-        mine = {key: specification[key] for key in SHARED}
+        mine = {key: specification.get(key) for key in SHARED}
         first, shared = first or name, shared or mine
         for key in SHARED:
             if mine[key] != shared[key]:
                 raise PredictorError(
-                    f"a predictor is fitted to runs of one space, data set, budget and slot, got another {key} in {name!r} than in "
+                    f"a predictor is fitted to runs of one space, data set, budget, slot and prior, got another {key} in {name!r} than in "
                     f"{first!r}: leave one out"
                 )
     space = Space.from_toml(specification["space"], specification["input_shape"], len(specification["classes"]))
@@ -129,6 +129,7 @@ def fit_runs(names: Sequence[str], seed: int = 0) -> Predictor:
         by_identity.setdefault(space.identity(trial.candidate), []).append(trial)
     candidates = [repeats[0].candidate for repeats in by_identity.values()]
     means = [mean_observation([t.observation for t in r if t.observation]) for r in by_identity.values()]
-    predictor = Predictor(space, seed).fit(candidates, means)
+    prior = Predictor.load(find_predictor(first)[0]).prior if shared["prior"] else None
+    predictor = Predictor(space, seed, prior=prior).fit(candidates, means)
     predictor.context = {**{key: specification[key] for key in CONTEXT}, "runs": list(names)}
     return predictor

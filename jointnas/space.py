@@ -167,6 +167,11 @@ class Space:
     def _free(self) -> NDArray[np.bool_]:
         return np.array([len(k.extremes) > 1 for k in self.knobs], dtype=bool)
 
+    @property
+    def free_knobs(self) -> int:
+        """How many knobs the search may change."""
+        return int(self._free.sum())
+
     @cached_property
     def _conditions(self) -> tuple[tuple[tuple[int, Codes], ...], ...]:
         """For each knob: the knobs that switch it on, with the codes that do."""

@@ -12,7 +12,7 @@ from jointnas.training.clock import Clock
 from jointnas.training.observation import Observation
 
 SEED_STRIDE = 10_000  # between the trials' seeds of two searches with neighbouring seeds
-
+LARGEST_SEED = 99_999  # of a search: beyond it its trials' seeds would be those that winners are retrained with
 
 Prediction = tuple[float | None, float | None]
 """Mean and standard deviation of a predicted accuracy, where there is a predictor."""

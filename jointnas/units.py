@@ -19,15 +19,16 @@ _NUMBER = re.compile(r"\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A
 
 
 def _parse(text: str, kind: str, units: Mapping[str, float], example: str) -> float:
-    match = _NUMBER.fullmatch(text)
+    match, with_unit = _NUMBER.fullmatch(text), " with a unit" if len(units) > 1 else ""
     if match is None:
-        raise UnitError(f"a {kind} is a number with a unit, got {text!r}: write it like {example}")
+        raise UnitError(f"{kind} is a number{with_unit}, got {text!r}: write it like {example}")
     number, unit = match.groups()
     spelled = {name.lower(): factor for name, factor in units.items()}
     factor = units.get(unit, spelled.get(unit.lower()))
     if factor is None:
         known = ", ".join(name for name in units if name)
-        raise UnitError(f"a {kind} has one of the units {known}, got {unit!r} in {text!r}: write it like {example}")
+        asked = f"has one of the units {known}" if known else "has no unit"
+        raise UnitError(f"{kind} {asked}, got {unit!r} in {text!r}: write it like {example}")
     try:
         value = float(
             Decimal(number.replace("_", "")) * Decimal(str(factor))
@@ -35,23 +36,28 @@ def _parse(text: str, kind: str, units: Mapping[str, float], example: str) -> fl
     except ArithmeticError:  # too large for a decimal number
         value = math.inf
     if not math.isfinite(value) or value < 0:
-        raise UnitError(f"a {kind} is finite and not negative, got {text!r}: write it like {example}")
+        raise UnitError(f"{kind} is finite and not negative, got {text!r}: write it like {example}")
     return value
 
 
 def parse_duration(text: str) -> float:
     """Return the seconds in `text` such as `30s`, `10m` or `1.5h`; a bare number is seconds. Raises `UnitError`."""
-    return _parse(text, "duration", DURATIONS, "30s, 10m or 3h")
+    return _parse(text, "a duration", DURATIONS, "30s, 10m or 3h")
 
 
 def parse_count(text: str) -> float:
     """Return the number in `text` such as `600K`, `40M` or `1.2G`. Raises `UnitError`."""
-    return _parse(text, "count", COUNTS, "600K, 40M or 1.2G")
+    return _parse(text, "a count", COUNTS, "600K, 40M or 1.2G")
 
 
 def parse_size(text: str) -> float:
     """Return the bytes in `text` such as `4MB` (10^6 bytes each) or `64MiB` (2^20 bytes each). Raises `UnitError`."""
-    return _parse(text, "size", SIZES, "500KB, 4MB or 1GB")
+    return _parse(text, "a size", SIZES, "500KB, 4MB or 1GB")
+
+
+def parse_accuracy(text: str) -> float:
+    """Return the accuracy in `text` such as `0.9`. Raises `UnitError`."""
+    return _parse(text, "an accuracy", {"": 1}, "0.9")
 
 
 def _scaled(value: float, units: tuple[tuple[str, float], ...]) -> str:

@@ -185,7 +185,7 @@ def test_a_run_answers_further_questions_and_keeps_to_its_comparison(in_copy):
         ("autotrain narrow.toml other/narrow.toml", "a name of its own, got 'narrow' twice"),
         ("autotrain narrow.toml --space autotrian", "did you mean 'autotrain'"),
         ("autotrain narrow.toml --seeds 0", "--seeds is 1 or more, got 0"),
-        ("autotrain narrow.toml --seed -1", "--seed is 0 or more, got -1"),
+        ("autotrain narrow.toml --seed -1", "--seed lies between 0 and 99999, got -1"),
         ("autotrain narrow.toml --out out", "'out', which exists: say --resume"),
         ("autotrain narrow.toml --resume", "got no --out"),
         ("autotrain narrow.toml --resume --out nowhere", "'nowhere', which is none"),

@@ -158,7 +158,7 @@ def test_every_baseline_can_be_exported_as_a_candidate_file(tmp_path):
         (("--only", "resnet19"), "did you mean 'resnet18'"),
         (("--export", "vgg19"), "did you mean 'vgg16'"),
         (("--repeats", 0), "--repeats is 1 or more, got 0"),
-        (("--seed", -1), "--seed is 0 or more, got -1"),
+        (("--seed", -1), "--seed lies between 0 and 99999, got -1"),
     ],
 )
 def test_a_mistake_is_refused_in_one_sentence(args, message):

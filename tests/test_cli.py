@@ -172,10 +172,13 @@ def test_a_sweep_goes_on_after_a_bound_that_nothing_meets(in_cycle):
     asked = ("search", "--from", RUN, "--sweep", f"macs<{in_cycle.bound},1K,1M", "--top", "1", "--json")
     found = jointnas(*asked)
     assert found.code == 1
-    assert [answered["constraint"] for answered in json.loads(found.out)["sweep"]] == [
-        f"macs<{in_cycle.bound}",
-        "macs<1M",
-    ]
+    said = json.loads(found.out)
+    assert [answered["constraint"] for answered in said["sweep"]] == [f"macs<{in_cycle.bound}", "macs<1K", "macs<1M"]
+    assert [len(answered["winners"]) for answered in said["sweep"]] == [1, 0, 1]
+    assert "smallest macs" in said["sweep"][1]["reason"]
+    assert {"run", "trials", "failed", "predictor"} < set(said)
+    twice = answer("search", "--from", RUN, "--sweep", f"macs<{in_cycle.bound}", "--sweep", "macs<1M", "--top", "1")
+    assert [answered["winners"] for answered in twice["sweep"]] == [said["sweep"][i]["winners"] for i in (0, 2)]
     assert "smallest macs" in found.err.splitlines()[-1]
     before = len(answer("runs", "show", RUN)["queries"])
     assert "units" in mistake(jointnas("search", "--from", RUN, "--sweep", "macs<1M,2Q"))
@@ -594,7 +597,7 @@ def desk(tmp_path_factory):
         ("search --from none --frontier macs -c accuracy>=0.5", "trades accuracy itself"),
         ("search --total-time 1h --real --repeats 3", "one training a candidate, got --repeats 3"),
         ("search -c macs<1e9999999", "finite"),
-        ("predictors fit none --to x --seed -1", "--seed is 0 or more, got -1"),
+        ("predictors fit none --to x --seed -1", "--seed lies between 0 and 99999, got -1"),
         ("predictors show none --top 0", "--top is 1 or more, got 0"),
         ("predictors fit none --to x", "run.sqlite"),
         ("search --sweep macs<1M,2M", "name the run"),
@@ -617,6 +620,10 @@ def desk(tmp_path_factory):
         ("search --train-time 10s --train-steps 10", "drop one"),
         ("search --train-steps 0", "one step or more"),
         ("search --total-time 1h --train-steps 10", "--total-time needs a training time"),
+        ("search --total-time 1h --train-time 10s --workers 0", "one or more each, got 0"),
+        ("search --seed 100000", "--seed lies between 0 and 99999, got 100000"),
+        ("search --from none -c accuracy>=90%", "an accuracy is a number, got '90%': write it like 0.9"),
+        ("retrain winner.toml --query 2", "names a run's winners, got --query 2"),
         ("search --total-time 1s --train-time 10s --rounds 2 --confirm 0", "say 20s or more"),
         ("search --total-time 1s --train-time 10s --rounds 2", "the 5 winners to confirm.*say 1m 10s or more"),
         ("search --confirm 6", "between 0 and the 5 winners of --top, got 6"),
@@ -673,6 +680,14 @@ def test_a_choice_that_others_depend_on_can_be_fixed(value, desk, monkeypatch):
     monkeypatch.chdir(desk)
     plan = answer("search", "--fix", f"optimizer={value}", "--dry-run", "--train-steps", "1")
     assert plan["pool"] > 0
+
+
+def test_a_total_time_is_filled_with_rounds_and_keeps_a_share_to_confirm_the_winners(desk):
+    times = ("--total-time", "2m", "--train-time", "10s", "--rounds", "2", "--workers", "2", "--top", "3")
+    plan = answer("search", *times, "--dry-run")
+    waves = (12 - 2) // 2  # of two trainings side by side, for each round, when two are kept for three winners
+    assert (plan["batch"], plan["trainings"]) == (2 * waves, 2 * 2 * waves + 3)
+    assert plan["train_seconds"] == 120
 
 
 def test_a_dry_run_says_what_would_be_trained_and_makes_no_run(desk, monkeypatch):

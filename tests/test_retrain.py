@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -12,14 +13,14 @@ from jointnas.campaign import local_executor
 from jointnas.cost import cost
 from jointnas.data import Data, DataSpec, load_data
 from jointnas.errors import DataError, SearchError
-from jointnas.execution import Job, Slot
-from jointnas.execution.trials import train_payload
+from jointnas.execution import Job, LocalExecutor, Slot
+from jointnas.execution.trials import prepare_trials, train_payload
 from jointnas.export import WINNER_FILE, CandidateFile
 from jointnas.networks import blueprint
 from jointnas.retrain import FIRST_SEED, retrain, spread
 from jointnas.space import Candidate
 from jointnas.training.clock import StepClock
-from jointnas.trainings import SEED_STRIDE
+from jointnas.trainings import LARGEST_SEED, SEED_STRIDE
 
 SPEC = DataSpec("digits")
 SLOT = Slot("cpu", 1, 1)
@@ -40,7 +41,14 @@ def retrained(data, tmp_path_factory):
     events = []
     with local_executor(SPEC.to_json(), SLOT, data.fingerprint) as executor:
         found = retrain(
-            [CandidateFile(CANDIDATE)], 2, data, StepClock(60), executor, folder, lambda event, *_: events.append(event)
+            [CandidateFile(CANDIDATE)],
+            2,
+            data,
+            StepClock(60),
+            executor,
+            SLOT,
+            folder,
+            lambda event, *_: events.append(event),
         )
     return found[0], folder / "winner-1", events
 
@@ -63,7 +71,8 @@ def test_each_seed_is_a_training_of_its_own_whose_weights_are_kept(retrained):
     one, folder, _ = retrained
     assert len(one.test_accuracies) == len(one.val_accuracies) == 2
     assert len(set(zip(one.test_accuracies, one.val_accuracies, strict=True))) == 2
-    assert sorted(p.name for p in folder.iterdir()) == ["seed-0.safetensors", "seed-1.safetensors", WINNER_FILE]
+    trained = [f"seed-{i}.{kind}" for i in (0, 1) for kind in ("json", "safetensors")]
+    assert sorted(p.name for p in folder.iterdir()) == [*trained, WINNER_FILE]
 
 
 def test_the_kept_network_is_the_first_seeds_and_not_the_best(retrained):
@@ -72,7 +81,7 @@ def test_the_kept_network_is_the_first_seeds_and_not_the_best(retrained):
 
 
 def test_no_trial_of_a_search_shares_a_seed_with_a_retraining():
-    assert SEED_STRIDE * 10_000 < FIRST_SEED
+    assert SEED_STRIDE * (LARGEST_SEED + 1) <= FIRST_SEED
 
 
 def test_a_row_has_its_costs_and_spreads_even_where_the_file_had_none(retrained, data):
@@ -80,6 +89,26 @@ def test_a_row_has_its_costs_and_spreads_even_where_the_file_had_none(retrained,
     expected = cost(blueprint(CANDIDATE["architecture"], data.input_shape, 10))
     assert {metric: row[metric] for metric in expected} == expected
     assert row["test_accuracy"]["seeds"] == list(retrained[0].test_accuracies)
+
+
+def test_trainings_that_ended_are_not_trained_again_but_in_another_slot(data, tmp_path):
+    class Counted(LocalExecutor):
+        asked = 0
+
+        def submit(self, jobs):
+            self.asked += len(jobs)
+            super().submit(jobs)
+
+    found = []
+    with Counted(partial(prepare_trials, SPEC.to_json(), "cpu", data.fingerprint), SLOT) as executor:
+        for seeds, slot in ((1, SLOT), (2, SLOT), (2, Slot("cpu", 1, 2))):
+            files = [CandidateFile(CANDIDATE)]
+            found.append(
+                retrain(files, seeds, data, StepClock(3), executor, slot, tmp_path, lambda *_: None)[0].test_accuracies
+            )
+    assert executor.asked == 1 + 1 + 2
+    assert found[1][:1] == found[0]
+    assert found[1] == found[2]
 
 
 def test_a_spread_is_the_mean_and_the_sample_deviation():
@@ -97,6 +126,7 @@ def test_a_training_that_fails_leaves_the_others_and_says_why(data, tmp_path):
             data,
             StepClock(5),
             executor,
+            SLOT,
             tmp_path,
             lambda *_: None,
         )

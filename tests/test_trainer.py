@@ -190,7 +190,9 @@ def test_a_training_that_stops_early_has_taken_the_first_steps_of_the_whole_one(
     assert all(point.fraction <= stop_at + 1 / 20 for point in stopped.observation.curve)
 
 
-FINISHES: list[tuple[dict[str, Any], float]] = [  # what is done to the weights at the end, and what other images change in it
+FINISHES: list[
+    tuple[dict[str, Any], float]
+] = [  # what is done to the weights at the end, and what other images change in it
     ({}, 0),
     ({"lookahead": 20, "lookahead_rate": 0.5}, 0),
     ({"lookahead": 20, "ema": 0.9}, 0),

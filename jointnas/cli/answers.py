@@ -50,7 +50,7 @@ class Answer:
             "trials": self.trials,
             "failed": self.failed,
             "predictor": {"rank_correlation": self.rank_correlation},
-            **({"engines": [asdict(report) for report in self.reports]} if several else {}),
+            **({"engines": [{**asdict(report), "best": _best(report)} for report in self.reports]} if several else {}),
             "winners": self.rows(),
         }
 
@@ -93,7 +93,7 @@ def ask_again(
     top: int,
     seed: int,
     frontier: str | None,
-    sweep: str | None,
+    sweep: list[str],
     out: Path | None,
     as_json: bool,
 ) -> None:
@@ -109,7 +109,7 @@ def ask_again(
     from jointnas.search import Search
     from jointnas.shelf import adopt, find_predictor
 
-    bounds = [[]] if sweep is None else [[bound] for bound in read_sweep(sweep)]
+    bounds = list(itertools.chain.from_iterable(map(read_sweep, sweep)))
     folder, path = find_predictor(name)
     if out is not None and path is not None:
         raise RunError(f"--out makes a run of a stand-alone predictor, got {name!r}, which is a run's: drop --out")
@@ -118,13 +118,10 @@ def ask_again(
     run = Run.open(path) if path is not None else None
     predictor = Predictor.load(folder)
     space = predictor.space
-    bounded = parse_all(
-        [*constraints, *itertools.chain(*bounds)], (*space.metrics, *MEASURED, ACCURACY)
-    )  # before any is asked
+    bounded = parse_all([*constraints, *bounds], (*space.metrics, *MEASURED, ACCURACY))  # before any is asked
     metrics = {*(c.metric for c in bounded), parse_objective(objective, (*space.metrics, *MEASURED)), frontier}
     meter = _make_meter(predictor) if measure or metrics - {*space.metrics, ACCURACY, None} else None
-    answers: list[Answer] = []
-    unmet: list[ConstraintError] = []
+    answers: list[Answer | ConstraintError] = []  # one for each bound
     with ExitStack() as opened:
         if meter is not None:
             opened.enter_context(meter)
@@ -147,19 +144,28 @@ def ask_again(
             asked_of = str(run.path) if run is not None else name
             return Answer(asked_of, run is not None, texts, winners, predictor.rank_correlation, search.reports)
 
-        if sweep is None:
+        if not sweep:
             answered(constraints).print(as_json)
             return
-        for (bound,) in bounds:
+        for bound in bounds:
             try:
                 answers.append(answered([*constraints, bound]))
             except ConstraintError as error:
-                unmet.append(error)
+                answers.append(error)
+    texts = [str(c) for c in bounded[len(constraints) :]]
+    pairs = list(zip(texts, answers, strict=True))
+    unmet = [answer for answer in answers if isinstance(answer, ConstraintError)]
     if as_json:
-        found = [{"constraint": a.constraints[-1], "winners": a.rows()} for a in answers]
-        print_json({"run": str(run.path) if run else name, "sweep": found})
+        found = [
+            {"constraint": text, "winners": [], "reason": str(answer)}
+            if isinstance(answer, ConstraintError)
+            else {"constraint": text, "winners": answer.rows()}
+            for text, answer in pairs
+        ]
+        known = {"trials": 0, "failed": 0, "predictor": {"rank_correlation": predictor.rank_correlation}}
+        print_json({"run": str(run.path) if run else name, **known, "sweep": found})
     else:
-        rows = [(answer.constraints[-1], row) for answer in answers for row in answer.rows()]
+        rows = [(text, row) for text, answer in pairs if isinstance(answer, Answer) for row in answer.rows()]
         _print_winners(f"winners of {run.path if run else name}", "under", rows)
     for reason in unmet:
         messages.print(f"jointnas: {reason}")
@@ -209,15 +215,17 @@ def _print_winners(title: str, first: str, rows: Sequence[tuple[str, dict[str, A
 
 
 def _print_engines(reports: Sequence[EngineReport]) -> None:
-    """Print what each engine found in what time; an accuracy is minimised as its negative."""
+    """Print what each engine found in what time."""
     print_table(
         "engines over one predictor",
         ("engine", "best", "scored", "seconds"),
-        [
-            (r.engine, "" if r.best is None else f"{abs(r.best):.6g}", str(r.scored), f"{r.seconds:.2f}")
-            for r in reports
-        ],
+        [(r.engine, "" if r.best is None else f"{_best(r):.6g}", str(r.scored), f"{r.seconds:.2f}") for r in reports],
     )
+
+
+def _best(report: EngineReport) -> float | None:
+    """Return the best that an engine found as people read it: an accuracy is minimised as its negative."""
+    return None if report.best is None else abs(report.best)
 
 
 def print_forecast(search: Search) -> None:

@@ -19,6 +19,7 @@ from jointnas.cli.common import (
     TrainTime,
     ValImages,
     Workers,
+    check_seed,
     clock_json,
     interruptible,
     knob_text,
@@ -71,13 +72,13 @@ def autotrain(
     from jointnas.data import DataSpec, load_data
     from jointnas.errors import RunError, SearchError
     from jointnas.execution import share_slots
+    from jointnas.shelf import find_prior
     from jointnas.space import Space
 
     for name, value in (("--rounds", rounds), ("--batch", batch), ("--seeds", seeds)):
         if value < 1:
             raise SearchError(f"{name} is 1 or more, got {value}: raise it")
-    if seed < 0:
-        raise SearchError(f"--seed is 0 or more, got {seed}: raise it")
+    check_seed(seed)
     folder = _folder(out, data or "digits", resume)
     files = _by_name(candidates)
     clock, slot = clock_json(train_time, train_steps), share_slots(workers, device)
@@ -102,14 +103,16 @@ def autotrain(
         "early_stop": None,
         "constraints": [],
     }
-    specifications = {
-        name: {
+    specifications = {}
+    for name, file in files.items():
+        bound = spaces[name].bind(loaded.input_shape, len(loaded.classes))
+        prior = find_prior(None, bound)
+        specifications[name] = {
             **common,
-            "space": spaces[name].bind(loaded.input_shape, len(loaded.classes)).to_toml(),
+            "space": bound.to_toml(),
+            "prior": prior and prior.digest,
             "default": file.candidate,
         }
-        for name, file in files.items()
-    }
     found = _conduct(folder, specifications, seeds, loaded, resume)
     if as_json:
         print_json({"networks": [one.to_json() for one in found]})
@@ -154,16 +157,21 @@ def _conduct(
     folder: Path, specifications: Mapping[str, dict[str, Any]], seeds: int, data: Data, resume: bool
 ) -> list[AutoTrained]:
     """Search the recipe of one network after another and compare; all runs are opened before anything is trained."""
-    from jointnas.autotrain import compare, open_run, search_recipe
+    from jointnas.autotrain import compare, search_recipe
     from jointnas.campaign import local_executor
     from jointnas.cli.display import Display
+    from jointnas.cli.folders import open_run
     from jointnas.execution import Slot
 
     found: list[AutoTrained] = []
     common = next(iter(specifications.values()))
     slot = Slot(**common["slot"])
     with interruptible(f"go on with the same command, --resume and --out {folder}"), ExitStack() as stack:
-        runs = [stack.enter_context(open_run(folder / name, spec, resume)) for name, spec in specifications.items()]
+        runs = [
+            stack.enter_context(open_run(path, spec, name, resume and path.exists(), changeable=()))
+            for name, spec in specifications.items()
+            for path in [folder / name]
+        ]
         executor = stack.enter_context(local_executor(common["data"], slot, data.fingerprint))
         for number, run in enumerate(runs, 1):
             messages.print(f"network {number} of {len(runs)}  {run.path.name}")

@@ -18,6 +18,7 @@ from jointnas.cli.common import (
     TrainTime,
     ValImages,
     Workers,
+    check_seed,
     clock_json,
     figure_texts,
     figures_of,
@@ -74,9 +75,9 @@ def baselines(
     from jointnas.errors import SearchError
     from jointnas.training.clock import clock_from_json
 
-    for name, value, least in (("--repeats", repeats, 1), ("--seed", seed, 0)):
-        if value < least:
-            raise SearchError(f"{name} is {least} or more, got {value}: raise it")
+    check_seed(seed)
+    if repeats < 1:
+        raise SearchError(f"--repeats is 1 or more, got {repeats}: raise it")
     asked = list(dict.fromkeys(only or ARCHITECTURES))
     names = trainable(asked)
     missing = [name for name in asked if name not in names]

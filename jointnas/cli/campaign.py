@@ -35,6 +35,7 @@ def conduct(
     from jointnas.execution import share_slots
     from jointnas.measurement.meter import Meter
     from jointnas.real import RealSearch
+    from jointnas.run import CONFIRMING
     from jointnas.search import Search
     from jointnas.shelf import CONTEXT, find_prior
     from jointnas.training.clock import clock_from_json
@@ -127,7 +128,7 @@ def conduct(
                 winners = campaign.confirm(winners[: spec["confirm"]]) + winners[spec["confirm"] :]
         print_failures(meter)
         run.add_query(specification["constraints"], spec["engine"], spec["seed"], winners)
-        trials = run.trials()
+        trials = [trial for trial in run.trials() if trial.round != CONFIRMING]
         failed = sum(t.observation is not None and t.observation.accuracy is None for t in trials)
         Answer(
             str(run.path),

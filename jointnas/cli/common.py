@@ -71,11 +71,20 @@ def knob_text(knobs: dict[str, Any]) -> str:
     return ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {str(v).lower()}" for k, v in knobs.items())
 
 
+def check_seed(seed: int) -> None:
+    """Raise `SearchError` for a seed from which trainings would get seeds that others have."""
+    from jointnas.errors import SearchError
+    from jointnas.trainings import LARGEST_SEED
+
+    if not 0 <= seed <= LARGEST_SEED:
+        raise SearchError(f"--seed lies between 0 and {LARGEST_SEED}, got {seed}: change it")
+
+
 def architecture_text(knobs: dict[str, Any]) -> str:
     """Return an architecture's knobs in one line, without those that its family has at these values anyway."""
     from jointnas.networks import family
 
-    defaults = family(knobs["network"]).knobs
+    defaults = family(knobs["network"]).knobs if "network" in knobs else {}
     return knob_text({k: v for k, v in knobs.items() if k not in defaults or v != defaults[k]})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -14,16 +15,23 @@ from jointnas.run import RUNS, Run, find_run, list_runs
 CHANGEABLE = ("rounds", "batch", "top", "engine", "repeats", "confirm")  # between a run and its resumption
 
 
-def open_run(out: Path | None, specification: dict[str, Any], what: str, resume: bool) -> Run:
+def open_run(
+    out: Path | None,
+    specification: dict[str, Any],
+    what: str,
+    resume: bool,
+    changeable: Sequence[str] = CHANGEABLE,
+) -> Run:
     """Return a new run in `out` or a folder of its own in runs/; with `resume`, the one there or the latest of its kind.
 
+    changeable: what may differ from the run's specification then.
     Raises `RunError` for a folder that cannot be used, and for a run of another command.
     """
     if not resume:
         return Run.create(out or new_folder(specification["data"]["source"], what), specification)
     run = Run.open(_resumed(out, specification), write=True)
     before = run.specification
-    for key in _differences(before, specification):
+    for key in _differences(before, specification, changeable):
         run.close()
         shown = (
             "" if key in ("space", "fingerprint") else f", {before.get(key)!r} before and {specification[key]!r} now"
@@ -45,10 +53,10 @@ def _resumed(out: Path | None, specification: dict[str, Any]) -> Path:
         return find_run(str(out))
     for path in reversed(list_runs()):
         with suppress(RunError), Run.open(path) as run:
-            if not _differences(run.specification, specification):
+            if not _differences(run.specification, specification, CHANGEABLE):
                 return path
     raise RunError(f"--resume goes on with a run of the same kind, got none in {str(RUNS)!r}: name it with --out")
 
 
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    return [key for key in now if key not in CHANGEABLE and before.get(key) != now[key]]
+def _differences(before: dict[str, Any], now: dict[str, Any], changeable: Sequence[str]) -> list[str]:
+    return [key for key in now if key not in changeable and before.get(key) != now[key]]

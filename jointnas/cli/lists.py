@@ -99,7 +99,8 @@ def runs_show(
     measure: Measured = None,
     as_json: Json = False,
 ) -> None:
-    """Show a run's trials in the order they were asked for, its winners that were retrained, and how far predictions were off.
+    """Show a run's trials in the order they were asked for, its queries, the winners that were retrained, and how far predictions
+    were off.
 
     \b
     Examples:
@@ -149,6 +150,13 @@ def runs_show(
         cells = figure_texts(figures, list(figures))
         shown.append((str(t.number), str(t.round), outcome, predicted, *cells, architecture, recipe))
     print_table(name, ("trial", "round", "accuracy", "predicted", *(measure or []), "architecture", "recipe"), shown)
+    if queries:
+        typer.echo()
+        print_table(
+            "queries",
+            ("query", "constraints", "engine", "seed"),
+            [(str(q["number"]), ", ".join(q["constraints"]), q["engine"], str(q["seed"])) for q in queries],
+        )
     if retrained:
         typer.echo()
         _print_retrained(retrained)

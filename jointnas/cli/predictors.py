@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from jointnas.cli.common import Json, architecture_text, print_json, print_table, recipe_text
+from jointnas.cli.common import Json, architecture_text, check_seed, print_json, print_table, recipe_text
 
 predictors_app = typer.Typer(rich_markup_mode=None)
 
@@ -95,13 +95,13 @@ def predictors_fit(
     from jointnas.errors import PredictorError
     from jointnas.shelf import fit_runs
 
-    if seed < 0:
-        raise PredictorError(f"--seed is 0 or more, got {seed}: raise it")
+    check_seed(seed)
     if to.exists():
         raise PredictorError(f"a predictor makes its own folder, got --to {to}, which exists: name another")
     predictor = fit_runs(runs, seed)
     predictor.save(to)
-    typer.echo(f"{to}: {len(predictor.candidates)} trials, rank correlation {_text(predictor.rank_correlation)}")
+    ranks = _text(predictor.rank_correlation) or "unknown, there are too few"
+    typer.echo(f"{to}: {len(predictor.candidates)} trials, rank correlation {ranks}")
 
 
 @predictors_app.command("check")

@@ -21,6 +21,7 @@ from jointnas.cli.common import (
     TrainTime,
     ValImages,
     Workers,
+    check_seed,
     clock_json,
     parse_assignments,
 )
@@ -134,8 +135,10 @@ def search(
         ),
     ] = None,
     sweep: Annotated[
-        str | None,
-        typer.Option(help="With --from: one bound after another, as in 'macs<5M,10M,20M'; --top winners under each."),
+        list[str] | None,
+        typer.Option(
+            help="With --from: one bound after another, as in 'macs<5M,10M,20M'; --top winners under each; repeatable."
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be trained and how long it would take.")
@@ -163,8 +166,7 @@ def search(
 
     for name in ENGINES if engine == ALL else [engine]:
         find_engine(name)
-    if seed < 0:
-        raise SearchError(f"--seed is 0 or more, got {seed}: raise it")
+    check_seed(seed)
     for name, value in (("--rounds", rounds), ("--batch", batch), ("--top", top), ("--repeats", repeats)):
         if value < 1:
             raise SearchError(f"{name} is 1 or more, got {value}: raise it")
@@ -184,17 +186,19 @@ def search(
             )
         if frontier is not None and any(text.strip().startswith("accuracy") for text in constraint or []):
             raise SearchError("--frontier trades accuracy itself, got a bound on it beside --frontier: drop it")
-        if frontier is not None and sweep is not None:
+        if frontier is not None and sweep:
             raise SearchError(
-                f"--frontier and --sweep are two questions, got --sweep {sweep} beside --frontier: drop one"
+                f"--frontier and --sweep are two questions, got --sweep {sweep[0]} beside --frontier: drop one"
             )
-        ask_again(from_, constraint or [], objective, measure or [], engine, top, seed, frontier, sweep, out, as_json)
+        asked = constraint or [], objective, measure or [], engine, top, seed, frontier, sweep or [], out
+        ask_again(from_, *asked, as_json)
         return
+    from jointnas.execution import share_slots
     from jointnas.export import find_candidate  # it imports PyTorch, which asking does without
 
-    for name, asked in (("--frontier", frontier), ("--sweep", sweep)):
-        if asked is not None:
-            raise SearchError(f"{name} asks an ended run, got {name} {asked} without --from: name the run")
+    for name, question in (("--frontier", frontier), ("--sweep", next(iter(sweep or []), None))):
+        if question is not None:
+            raise SearchError(f"{name} asks an ended run, got {name} {question} without --from: name the run")
     if real and engine == ALL:
         raise SearchError("--real trains what one engine proposes, got --engine all: choose one")
     if real and early_stop is not None:
@@ -215,7 +219,7 @@ def search(
             raise SearchError(
                 f"--total-time counts one training a candidate, got --repeats {repeats} beside it: drop one"
             )
-        batch = _batch_for(total_time, clock, rounds, workers, confirm)
+        batch = _batch_for(total_time, clock, rounds, share_slots(workers, device).workers, confirm)
     spec = {
         "data": {
             "source": data or "digits",

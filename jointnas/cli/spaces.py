@@ -45,9 +45,12 @@ def spaces_list(as_json: Json = False) -> None:
 
     found = [Space.load(name) for name in built_in_spaces()]
     if as_json:
-        print_json({"spaces": [{"name": s.name, "knobs": len(s.knobs), "description": s.description} for s in found]})
+        rows = [
+            {"name": s.name, "knobs": len(s.knobs), "free": s.free_knobs, "description": s.description} for s in found
+        ]
+        print_json({"spaces": rows})
         return
-    print_table("", ("space", "knobs", "description"), [(s.name, str(len(s.knobs)), s.description) for s in found])
+    print_table("", ("space", "free knobs", "description"), [(s.name, str(s.free_knobs), s.description) for s in found])
 
 
 @spaces_app.command("show")

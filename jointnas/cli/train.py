@@ -144,7 +144,8 @@ def retrain_winners(
 ) -> None:
     """Train winners again with several seeds, in the run's own kind of slot, and score the test images once for each.
 
-    The run keeps what they reached, the latest of each budget and slot: see `jointnas runs show`.
+    Each training is kept as it ends: after an interruption the same command goes on. The run keeps what they reached, the
+    latest of each budget and slot: see `jointnas runs show`.
 
     \b
     Examples:
@@ -165,6 +166,8 @@ def retrain_winners(
     if seeds < 1:
         raise ExportError(f"--seeds is 1 or more, got {seeds}: raise it")
     is_file = Path(source).suffix in (".toml", ".json")
+    if is_file and query is not None:
+        raise ExportError(f"--query names a run's winners, got --query {query} beside the file {source!r}: drop it")
     run, asked = None, 0
     if is_file:
         files = [CandidateFile.read(Path(source))]
@@ -193,11 +196,17 @@ def retrain_winners(
             )
             messages.print(f"training {ended} of {total}  {what}")
 
-    with interruptible("say the command again"):
+    with interruptible("say the command again: what has ended is kept"):
         with Meter(slot, data.input_shape, len(data.classes)) as meter:
             measured = figures_of(meter, [file.candidate for file in files], measure or [])
         with local_executor(spec.to_json(), slot, data.fingerprint) as executor:
-            found = retrain(files, seeds, data, clock_from_json(clock), executor, to, watch)
+            found = retrain(files, seeds, data, clock_from_json(clock), executor, slot, to, watch)
+    if run is not None:
+        with Run.open(run) as opened:
+            for one in found:
+                if one.test_accuracies:
+                    outcome = one.val_accuracies, one.test_accuracies
+                    opened.add_retrained(asked, one.rank, clock, slot.to_json(), *outcome)
     rows = [{**one.to_json(), **figures} for one, figures in zip(found, measured, strict=True)]
     if as_json:
         print_json({"winners": rows})
@@ -206,12 +215,6 @@ def retrain_winners(
             for failure in one.failures:
                 messages.print(f"winner {one.rank}: {failure}")
         _print_retrained(rows, measure or [], data.test_images, seeds)
-    if run is not None:
-        with Run.open(run) as opened:
-            for one in found:
-                if one.test_accuracies:
-                    outcome = one.val_accuracies, one.test_accuracies
-                    opened.add_retrained(asked, one.rank, clock, slot.to_json(), *outcome)
     if not any(one.test_accuracies for one in found):
         raise ExportError(
             f"a winner is retrained by one training that succeeds, got {len(found) * seeds} failures: see above"

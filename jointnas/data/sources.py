@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from jointnas.errors import DataError, suggest
 
@@ -377,6 +377,11 @@ def _is_image(name: str) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not hidden
 
 
+def _why(error: BaseException) -> str:
+    """Return an error's text; Pillow's, of bytes that are no image, names an object in the memory."""
+    return "no image" if isinstance(error, UnidentifiedImageError) else str(error)
+
+
 def _opened(name: str, read: Callable[[str], bytes], use: Callable[[Image.Image], Any]) -> Any:
     """Return `use(image)`, every failure to read the file turned into a `DataError` that names it."""
     try:
@@ -384,7 +389,7 @@ def _opened(name: str, read: Callable[[str], bytes], use: Callable[[Image.Image]
             return use(image)
     except BROKEN as error:
         raise DataError(
-            f"every image can be decoded, got a broken one at {name!r} ({error}): repair or delete it"
+            f"every image can be decoded, got a broken one at {name!r} ({_why(error)}): repair or delete it"
         ) from error
 
 

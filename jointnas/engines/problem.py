@@ -118,7 +118,8 @@ class Problem:
         for identity in identities:
             new.append(identity not in self._rows and identity not in met)
             met.add(identity)
-        return feasible(self.space, self.constraints, codes) & np.array(new, dtype=bool)
+        fresh: NDArray[np.bool_] = feasible(self.space, self.constraints, codes) & np.array(new, dtype=bool)
+        return fresh
 
     def evaluate(self, codes: Codes) -> tuple[Codes, Evaluation]:
         """Return the candidates that (n, knobs) codes stand for and what they give, row by row.
