@@ -144,7 +144,7 @@ def optuna_search(task: Task, seed: int, sampler: str) -> None:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
-    bound = {"constraints_func": lambda trial: trial.user_attrs["over"]}
+    bound = {"constraints_func": lambda trial: trial.user_attrs["over"]} if task.constraints else {}
     samplers: dict[str, Callable[[], Any]] = {
         "tpe": lambda: optuna.samplers.TPESampler(seed=seed, multivariate=True, **bound),
         "gp": lambda: optuna.samplers.GPSampler(seed=seed, deterministic_objective=False, **bound),
@@ -195,7 +195,8 @@ def nevergrad_search(task: Task, seed: int) -> None:
     def candidate(values: dict[str, float]) -> Candidate:
         return candidate_of(task.space, [float(values.get(k.name, k.default)) for k in task.space.knobs])
 
-    space.register_cheap_constraint(lambda values: 1 - task.macs(candidate(values)))
+    if task.constraints:
+        space.register_cheap_constraint(lambda values: 1 - task.macs(candidate(values)))
     optimiser = nevergrad.optimizers.NGOpt(space, budget=task.trainings)
     while True:
         asked = optimiser.ask()

@@ -6,9 +6,9 @@ Ours starts from the predictor of an earlier campaign on other data (`--prior`, 
 forest that reads what that predictor says, for the steps of its own budget, is among the peers. Each split draws the candidates to
 fit to and ranks all the others: Kendall's τ, Spearman's ρ and how many of the true ten best are among the predicted ten best. Peers
 read the same features of the knobs as ours, and the logarithms of MACs and parameters; `random forest, our inputs` reads all that ours
-does. The ceiling is what a predictor would reach that knew every candidate's true mean: the noise that repeated trainings show, drawn
-anew on the accuracies shrunk by as much. Differences are paired over the splits, with 95 % intervals: of splits of this one table, not of
-other tables.
+does. Variants of ours without a prior say what its parts are worth, and what was tried and left out. The ceiling is what a predictor
+would reach that knew every candidate's true mean: the noise that repeated trainings show, drawn anew on the accuracies shrunk by as much.
+Differences are paired over the splits, with 95 % intervals: of splits of this one table, not of other tables.
 """
 
 from __future__ import annotations
@@ -17,29 +17,35 @@ import argparse
 import multiprocessing
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from measure import machine, write
 from numpy.typing import NDArray
-from scipy.stats import kendalltau, spearmanr, t
+from scipy.stats import kendalltau, norm, rankdata, spearmanr, t
 from sklearn.ensemble import GradientBoostingRegressor, RandomForestRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+from sklearn.model_selection import cross_val_predict
 from table import TABLE, Table, observation
 from torch import nn
 
+from jointnas.early_stop import accuracy_at
 from jointnas.inputs import Inputs
 from jointnas.pace import Pace
 from jointnas.predictor import Predictor
 from jointnas.shelf import DEFAULT_PRIOR
 from jointnas.space import Candidate, Space
+from jointnas.training.observation import Observation
 from jointnas.translation import translate
 
 SIZES = (16, 32, 64, 128, 256)
@@ -114,7 +120,7 @@ def process(examples: Examples, known: Array, asked: Array, seed: int) -> Array:
     """Fit a Gaussian process, Matérn 5/2, with a length scale a feature."""
     spread = np.ptp(examples.x[known], axis=0)
     x = (examples.x - examples.x[known].min(axis=0)) / np.where(spread > 0, spread, 1)
-    lengths = Matern(np.ones(x.shape[1]), (0.05, 1e3), nu=2.5)
+    lengths = Matern(np.full(x.shape[1], np.sqrt(x.shape[1])), (0.05, 1e3), nu=2.5)  # from 1 on it stays at 1
     kernel = ConstantKernel(1.0, (1e-2, 1e2)) * lengths + WhiteKernel(0.1, (1e-4, 2.0))
     model = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=1, random_state=seed)
     with warnings.catch_warnings():
@@ -194,6 +200,72 @@ def ours(prior: Predictor | None) -> Arm:
     return predict
 
 
+def varied(prepare: Callable[[list[Observation]], list[Observation]] = list, **parts: Any) -> Arm:
+    """Return ours without a prior, told something else or with parts of it replaced."""
+
+    def predict(examples: Examples, known: Array, asked: Array, seed: int) -> Array:
+        """Fit it."""
+        with ExitStack() as replaced:
+            for name, part in parts.items():
+                replaced.enter_context(patch(f"jointnas.predictor.{name}", part))
+            predictor = Predictor(examples.space, seed)
+            told = prepare([examples.observations[i] for i in known])
+            predictor.fit([examples.candidates[i] for i in known], told)
+            return predictor.predict([examples.candidates[i] for i in asked])[0]
+
+    return predict
+
+
+class KnobsAndCosts(Inputs):
+    """The knobs and the exact costs, without what is known of how recipes act."""
+
+    def _known(self, *quantities: Any) -> Iterator[Array]:
+        return iter(())
+
+
+class Apart(Inputs):
+    """The same inputs, each in a group of its own."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.groups = np.arange(len(self.groups))
+
+
+def without_steps(told: list[Observation]) -> list[Observation]:
+    """Leave out how many steps the trainings took."""
+    return [Observation(o.accuracy) for o in told]
+
+
+def ranked(told: list[Observation]) -> list[Observation]:
+    """Take the accuracies' ranks for accuracies, as normal scores."""
+    places = rankdata([o.accuracy for o in told])
+    return [replace(o, accuracy=float(norm.ppf((p - 0.5) / len(told)))) for o, p in zip(told, places, strict=True)]
+
+
+def with_curves(told: list[Observation]) -> list[Observation]:
+    """Take for each accuracy its mean with that after three quarters of the budget, brought to the same scale."""
+    late = np.array([accuracy_at(o, 0.75) for o in told], dtype=np.float64)
+    ends = np.array([o.accuracy for o in told], dtype=np.float64)
+    late = np.where(np.isnan(late), np.nanmean(late), late)
+    brought = ends.mean() + ends.std() * (late - late.mean()) / max(late.std(), 1e-9)
+    return [replace(o, accuracy=float(a)) for o, a in zip(told, np.clip((ends + brought) / 2, 0, 1), strict=True)]
+
+
+def blended(examples: Examples, known: Array, asked: Array, seed: int) -> Array:
+    """Blend ours without a prior and a forest on its inputs, each by its cross-validated rank correlation."""
+    predictor = Predictor(examples.space, seed)
+    predictor.fit([examples.candidates[i] for i in known], [examples.observations[i] for i in known])
+    mine = predictor.predict([examples.candidates[i] for i in asked])[0]
+    pace = Pace.fit(examples.space, examples.codes[known], [examples.observations[i] for i in known], seed)
+    x = Inputs(examples.space, pace, examples.free)(examples.codes)
+    model = RandomForestRegressor(200, random_state=seed, n_jobs=1)
+    y = examples.accuracies[known]
+    theirs = kendalltau(cross_val_predict(model, x[known], y, cv=5), y).statistic
+    other = model.fit(x[known], y).predict(x[asked])
+    weights = [max(0.0, float(np.nan_to_num(t))) + 1e-9 for t in (predictor.rank_correlation or 0.0, theirs)]
+    return np.asarray(sum(w * standard(said, said) for w, said in zip(weights, (mine, other), strict=True)))
+
+
 def scores(predicted: Array, true: Array) -> tuple[float, float, float]:
     """Return Kendall's τ, Spearman's ρ, and the share of the true best among the predicted best."""
     best = set(np.argsort(-predicted)[:TOP]) & set(np.argsort(-true)[:TOP])
@@ -236,6 +308,12 @@ def all_arms(examples: Examples, prior: Predictor) -> dict[str, Arm]:
         "gaussian process": process,
         "fbnetv3": plain(pretrained=True),
         "fbnetv3, not pretrained": plain(pretrained=False),
+        "no prior, knobs and costs alone": varied(Inputs=KnobsAndCosts),
+        "no prior, a length scale an input": varied(Inputs=Apart),
+        "no prior, steps unknown": varied(without_steps),
+        "no prior, ranks as targets": varied(ranked),
+        "no prior, curves in the targets": varied(with_curves),
+        "no prior, blended with a forest": blended,
     }
 
 
@@ -267,7 +345,7 @@ def run(job: tuple[int, int], names: Sequence[str]) -> dict[str, Any]:
 
 def summary(runs: list[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
     """Return means and deviations of all scores, what ours is above the others, and seconds, by size and predictor."""
-    out: dict[str, Any] = {"scores": {}, "ours_minus": {}, "processor_seconds": {}}
+    out: dict[str, Any] = {"scores": {}, "ours_minus": {}, "no_prior_minus": {}, "processor_seconds": {}}
     for n in sorted({one["n"] for one in runs}):
         own = sorted((one for one in runs if one["n"] == n), key=lambda one: one["split"])
         found = {name: np.array([one["scores"][name] for one in own]) for name in names}  # (splits, 3)
@@ -278,9 +356,10 @@ def summary(runs: list[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
             }
             for name, rows in found.items()
         }
-        if "ours" in found:
-            others = {name: rows for name, rows in found.items() if name != "ours"}
-            out["ours_minus"][str(n)] = {name: paired(found["ours"][:, 0], rows[:, 0]) for name, rows in others.items()}
+        for key, mine in (("ours_minus", "ours"), ("no_prior_minus", "ours, no prior")):
+            if mine in found:
+                others = {name: rows for name, rows in found.items() if name != mine}
+                out[key][str(n)] = {name: paired(found[mine][:, 0], rows[:, 0]) for name, rows in others.items()}
         out["processor_seconds"][str(n)] = {
             name: round(float(np.median([one["seconds"][name] for one in own])), 3) for name in names
         }

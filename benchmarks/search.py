@@ -1,5 +1,6 @@
 """The best network after so many trainings: ours against the optimisers that a user would pick instead.
 
+    pip install optuna==5.0.0 smac==2.4.1 nevergrad==1.0.12
     python benchmarks/search.py --seeds 20 --workers 2 --to benchmarks/results/search.json
 
 The objective is a surrogate of the table of real trainings: the mean of boosted trees and of a support vector machine, fitted to its first
@@ -12,6 +13,9 @@ bound and a tight one, and each optimiser gets it in its own best way: Optuna's 
 constraint, the others by drawing again; SMAC, which has none, is told the worst accuracy so far (it also takes trainings as free of
 noise, or it would repeat them). A candidate that breaks the bound is a training wasted. A training tells its steps too, which ours reads.
 
+`--bounds none` leaves out the widest networks instead, until all that are left meet the table's own bound, and then bounds nothing: of
+networks beyond it nobody knows what they reach.
+
 `--rows` searches the table's own rows instead, with accuracies as they were trained: only what can rank a list takes part.
 `--arms` names others than the usual ones: variants of ours that choose their batches from the pool alone, by medians or by upper confidence.
 """
@@ -21,9 +25,11 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import time
 from contextlib import suppress
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +41,7 @@ from task import Array, Rows, Spent, Surrogate, Task
 
 BOUNDS = ("macs<40M", "macs<3M")
 MARKS = (16, 32, 64, 128)
+PEERS = ("optuna", "smac", "nevergrad", "PyNomadBBO")
 
 OBJECTIVE: Surrogate | Rows
 
@@ -80,7 +87,7 @@ def summary(runs: list[dict[str, Any]], trainings: int) -> dict[str, Any]:
             rows[name] = {
                 "seeds": len(own),
                 "best": {str(n): [round(float(v), 4) for v in quartiles[:, n - 1]] for n in MARKS if n <= trainings},
-                "wasted": round(float(np.mean([one["wasted"] for one in own])), 1),
+                "wasted": float(np.median([one["wasted"] for one in own])),
                 "seconds": round(float(np.median([one["seconds"] for one in own])), 1),
             }
         for name, own in curves.items():
@@ -123,14 +130,21 @@ def main() -> None:
     with multiprocessing.get_context("spawn").Pool(options.workers, begin, task) as workers:
         for one in workers.imap_unordered(work, jobs):
             kept["runs"].append(one)
-            options.to.write_text(json.dumps({**setting, "runs": kept["runs"]}))
+            keep(options.to, {**setting, "runs": kept["runs"]})
             print(one["arm"], one["bound"], one["seed"], one["best"][-1], one["seconds"], flush=True)
     results = summary(kept["runs"], options.trainings)
     unseen = OBJECTIVE.unseen if isinstance(OBJECTIVE, Surrogate) else None
     print(json.dumps(results, indent=1))
-    options.to.write_text(
-        json.dumps({"machine": machine(), **setting, "unseen": unseen, "summary": results, "runs": kept["runs"]}) + "\n"
-    )
+    versions = {name: version(name) for name in PEERS}
+    about = {"machine": {**machine(), **versions}, **setting, "unseen": unseen, "summary": results}
+    keep(options.to, {**about, "runs": kept["runs"]})
+
+
+def keep(to: Path, found: dict[str, Any]) -> None:
+    """Replace a results file at once."""
+    beside = to.with_suffix(".new")
+    beside.write_text(json.dumps(found) + "\n")
+    os.replace(beside, to)
 
 
 if __name__ == "__main__":

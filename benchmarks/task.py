@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tomllib
 from typing import Any
 
 import numpy as np
+import tomli_w
 from numpy.typing import NDArray
 from predictor import Examples, noise
 from scipy.stats import kendalltau
@@ -14,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 from table import Table
 
-from jointnas.constraint import parse_all
+from jointnas.constraint import Constraint, parse_all
 from jointnas.inputs import Inputs
 from jointnas.pace import Pace
 from jointnas.space import Candidate, Space
@@ -22,6 +24,7 @@ from jointnas.training.observation import Observation
 
 FOLDS = 5
 FREE = 4096
+UNBOUNDED = "none"
 Array = NDArray[np.float64]
 
 
@@ -41,6 +44,7 @@ class Surrogate:
             )
         examples = Examples(fitted_to)
         self.space: Space = examples.space
+        (self.bound,) = parse_all(table.card["constraint"], self.space.metrics)
         self.deviation = noise(examples.repeated)
         codes, y = examples.codes, examples.accuracies
         self._pace = Pace.fit(self.space, codes, examples.observations, 0)
@@ -70,6 +74,7 @@ class Rows:
     def __init__(self, table: Table) -> None:
         self.examples = Examples(table)
         self.space, self.deviation = self.examples.space, 0.0
+        (self.bound,) = parse_all(table.card["constraint"], self.space.metrics)
         identities = self.space.identities(self.examples.codes)
         self._found = dict(zip(identities, self.examples.observations, strict=True))
         self.card = {"rows": len(self._found)}
@@ -98,13 +103,26 @@ def answer(fitted: list[Any], x: Array) -> Array:
     return np.asarray(np.mean([model.predict(x) for model in fitted], axis=0))
 
 
+def within(space: Space, bound: Constraint) -> Space:
+    """Return the space without its widest networks, so that all that are left meet the bound."""
+    (widths,) = (knob for knob in space.knobs if knob.name == "width")
+    definition = tomllib.loads(space.to_toml())
+    for width in reversed(widths.extremes):
+        definition["architecture"]["width"]["high"] = width
+        narrow = Space.from_toml(tomli_w.dumps(definition), space.input_shape, space.classes)
+        if (bound.violation(narrow.costs(next(narrow.stream(0, chunk=FREE)))[bound.metric]) == 0).all():
+            return narrow
+    raise SystemExit(f"networks of some width all meet {bound}, got none")
+
+
 class Task:
     """One search: the space, the bound, and trainings that are counted."""
 
     def __init__(self, objective: Surrogate | Rows, bound: str, trainings: int, batch: int, seed: int) -> None:
-        self.objective, self.space = objective, objective.space
+        self.objective = objective
+        self.space = within(objective.space, objective.bound) if bound == UNBOUNDED else objective.space
         self.trainings, self.batch = trainings, batch
-        self.constraints = parse_all([bound], self.space.metrics)
+        self.constraints = parse_all([] if bound == UNBOUNDED else [bound], self.space.metrics)
         self._rng = np.random.default_rng([seed, 1])
         self.candidates: list[Candidate] = []
         self.true: list[float] = []
@@ -112,8 +130,8 @@ class Task:
         self.held: list[bool] = []
 
     def macs(self, candidate: Candidate) -> float:
-        """Return what is bounded, over the bound."""
-        return float(self.space.cost(candidate)["macs"] / self.constraints[0].bound)
+        """Return what is bounded, over the bound; 0 where nothing is."""
+        return float(self.space.cost(candidate)["macs"] / self.constraints[0].bound) if self.constraints else 0.0
 
     def train(self, candidate: Candidate) -> float:
         """Return the noisy accuracy of one more training. Raises `Spent`."""
