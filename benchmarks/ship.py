@@ -28,7 +28,7 @@ def main() -> None:
     spec = data_spec(options.data, card)
     data = load_data(spec, fingerprint=card["fingerprint"])
     predictor.context = {
-        "data": spec.to_json(),
+        "data": {**spec.to_json(), "source": options.data},  # as it was named, wherever it lay
         "fingerprint": data.fingerprint,
         "classes": list(data.classes),
         "clock": {"train_seconds": card["seconds"]},

@@ -26,8 +26,10 @@ from jointnas.cli import app, main
 from jointnas.errors import JointNASError
 from jointnas.execution import available_cores
 from jointnas.export import CandidateFile, WinnerFile, find_candidate
+from jointnas.predictor import Predictor
 from jointnas.resources import resource_folder
 from jointnas.run import DATABASE, Run
+from jointnas.shelf import find_predictor
 
 UsageError = typer.BadParameter.__bases__[0]
 RUN = "runs/digits-resnet9-1"
@@ -680,6 +682,38 @@ def test_a_choice_that_others_depend_on_can_be_fixed(value, desk, monkeypatch):
     monkeypatch.chdir(desk)
     plan = answer("search", "--fix", f"optimizer={value}", "--dry-run", "--train-steps", "1")
     assert plan["pool"] > 0
+
+
+def test_trainings_that_confirm_winners_are_none_of_the_searchs_own(tmp_path):
+    times = ("--train-steps", "2", "--rounds", "1", "--batch", "3", "--confirm", "1", "--top", "1")
+    found = answer("search", *times, *SMALL, "--out", tmp_path / "run")
+    assert (found["trials"], found["failed"]) == (3, 0)
+    with Run.open(tmp_path / "run") as run:
+        assert len(run.trials()) == 4
+
+
+def test_winners_of_a_shipped_predictor_can_be_trained(tmp_path):
+    found = answer("search", "--from", "resnet9-digits", "-c", "macs<300K", "--top", "1", "--out", tmp_path / "run")
+    assert found["winners"][0]["macs"] < 300_000
+    (winner,) = answer("retrain", tmp_path / "run", "--train-steps", "1", "--seeds", "1", "--top", "1")["winners"]
+    assert len(winner["test_accuracy"]["seeds"]) == 1
+
+
+def test_runs_are_merged_with_what_they_started_from(tmp_path):
+    for number in (1, 2):
+        seed = ("--seed", number, "--train-steps", "1", "--rounds", "1", "--batch", "2", "--top", "1")
+        answer("search", *seed, *SMALL, "--prior", "resnet9-digits", "--out", tmp_path / str(number))
+    again = ("predictors", "fit", tmp_path / "1", "--seed", "1", "--to", tmp_path / "one")
+    assert jointnas(*again).code == 0
+    alone, merged = (Predictor.load(path) for path in (tmp_path / "1" / "predictor", tmp_path / "one"))
+    assert merged.prior is not None
+    assert merged.prior.digest == Predictor.load(find_predictor("resnet9-digits")[0]).digest
+    grid = alone.space.sample(16)
+    assert merged.predict(grid)[0] == pytest.approx(alone.predict(grid)[0])
+    without = ("--prior", "none", "--train-steps", "1", "--rounds", "1", "--batch", "2", "--top", "1")
+    answer("search", *without, *SMALL, "--seed", "1", "--out", tmp_path / "3")
+    refused = jointnas("predictors", "fit", tmp_path / "1", tmp_path / "3", "--to", tmp_path / "two")
+    assert "another prior" in mistake(refused)
 
 
 def test_a_total_time_is_filled_with_rounds_and_keeps_a_share_to_confirm_the_winners(desk):

@@ -220,6 +220,28 @@ def test_one_campaign_answers_another_constraint_without_a_training(campaign: Se
     assert not known & {other.space.identity(c) for c in other.ask(20)}
 
 
+def test_repeats_of_a_predictors_candidate_count_as_their_mean() -> None:
+    space = cube()
+    candidates = space.sample(8)
+    accuracies = [truth(c) for c in candidates]
+    predictor = Predictor(space).fit([*candidates, candidates[0]], [*accuracies, accuracies[0] - 0.2])
+    search = light(space, predictor=predictor)
+    (first,) = [w for w in search.best_trained(8) if w.candidate == candidates[0]]
+    assert first.accuracy == pytest.approx(accuracies[0] - 0.1)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e9])
+def test_the_cheapest_is_worth_most_where_costs_are_negative_or_large(scale: float) -> None:
+    def price(candidate: Candidate) -> dict[str, float]:
+        return {"price": scale * (numbers(candidate)[0] - 0.5)}
+
+    search = light(cube(1), cost=price, objective="min price", constraints=["accuracy>=0.5"])
+    codes = search.space.to_codes([point(x) for x in (0.1, 0.4, 0.6, 0.9, 0.0)])
+    worth = search.query.worth(codes, np.array([0.9, 0.9, 0.9, 0.9, 0.4]))
+    assert worth.tolist() == sorted(worth.tolist(), reverse=True)
+    assert len(set(worth.tolist())) == 5
+
+
 def test_a_search_leaves_the_predictor_it_was_given_as_it_is() -> None:
     space = cube(1)
     predictor = Predictor(space, members=2).fit([point(0.1), point(0.9)], [0.2, 0.8])
