@@ -1,6 +1,6 @@
 """The best network after so many trainings: ours against the optimisers that a user would pick instead.
 
-    pip install optuna==5.0.0 smac==2.4.1 nevergrad==1.0.12
+    pip install optuna==5.0.0 greenlet smac==2.4.1 nevergrad==1.0.12
     python benchmarks/search.py --seeds 20 --workers 2 --to benchmarks/results/search.json
 
 The objective is a surrogate of the table of real trainings: the mean of boosted trees and of a support vector machine, fitted to its first

@@ -50,7 +50,8 @@ def search(
             "--constraint",
             "-c",
             help="A bound such as 'macs<40M', on macs, params, activations, size or memory, or, measured on this device, "
-            "on latency, batch_latency, images_per_second, train_memory or energy, or on accuracy; repeatable.",
+            "on latency, batch_latency (or the 95th percentile of either, as in latency_p95), images_per_second, train_memory or energy, or on "
+            "accuracy; repeatable.",
         ),
     ] = None,
     objective: Annotated[
