@@ -92,9 +92,14 @@ def draw(rows: list[dict[str, Any]], pool: int, to: Path) -> None:
     figure, axes = plt.subplots(figsize=(5, 3.4), layout="constrained")
     trials = [row["trials"] for row in rows]
     for part in ("fit", "ask"):
-        axes.plot(trials, [row[f"{part}_seconds"] for row in rows], marker="o", label=part)
+        axes.plot(
+            trials,
+            [row[f"{part}_seconds"] for row in rows],
+            marker="o",
+            label={"fit": "predictor fitted", "ask": "batch chosen"}[part],
+        )
     first = rows[0]["ask_seconds"] / trials[0]
-    axes.plot(trials, [first * n for n in trials], color="grey", ls=":", label="linear from the first")
+    axes.plot(trials, [first * n for n in trials], color="grey", ls=":", label="if it grew with the trials")
     axes.set(
         xscale="log", yscale="log", xlabel="trials known", ylabel="seconds", title=f"one round, a pool of {pool:,}"
     )

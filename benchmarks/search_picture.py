@@ -67,7 +67,7 @@ def main() -> None:
     for axes in grid.flatten()[len(panels) :]:
         axes.set_axis_off()
     for axes in grid[:, 0]:
-        axes.set_ylabel("accuracy of the best so far")
+        axes.set_ylabel("accuracy of what looked best so far")
     handles = {label: line for axes in every for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=5, frameon=False)
     figure.savefig(options.to, dpi=130)

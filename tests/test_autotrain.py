@@ -135,7 +135,7 @@ def test_the_default_recipe_is_the_candidates_own_and_the_searched_one_the_best_
 
 def test_both_recipes_get_the_same_seeds_and_no_trial_had_one_of_them(in_session):
     records = [json.loads(path.read_text()) for path in Path("out").glob("*/retrained/*/seed-*.json")]
-    assert sorted(record["job"]["seed"] - FIRST_SEED for record in records) == [0] * 4 + [1] * 4
+    assert sorted(record["asked"]["seed"] - FIRST_SEED for record in records) == [0] * 4 + [1] * 4
     assert all(trial.seed < FIRST_SEED for ran in trials().values() for trial in ran)
 
 
@@ -189,7 +189,7 @@ def test_a_run_answers_further_questions_and_keeps_to_its_comparison(in_copy):
         ("autotrain narrow.toml --out out", "'out', which exists: say --resume"),
         ("autotrain narrow.toml --resume", "got no --out"),
         ("autotrain narrow.toml --resume --out nowhere", "'nowhere', which is none"),
-        (f"{' '.join(COMMAND)} --resume --train-steps 11", "another clock in 'out/narrow'"),
+        (f"{' '.join(COMMAND)} --resume --train-steps 11", "another clock in 'out/narrow', {'train_steps': 10} before"),
     ],
 )
 def test_a_mistake_is_told_in_one_line_before_anything_is_trained(line, message, in_session):

@@ -37,7 +37,8 @@ def open_run(
             "" if key in ("space", "fingerprint") else f", {before.get(key)!r} before and {specification[key]!r} now"
         )
         raise RunError(
-            f"a run is resumed with the command that started it, got another {key}{shown}: repeat the first command"
+            f"a run is resumed with the command that started it, got another {key} in {str(run.path)!r}{shown}: "
+            "repeat the first command"
         )
     return run
 
