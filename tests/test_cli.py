@@ -215,7 +215,7 @@ def test_engines_are_set_side_by_side_on_one_predictor(cycle):
     assert all(0 < report["scored"] <= 600 and report["seconds"] > 0 for report in found["engines"])
     assert all(set(w["found_by"]) <= {"evolution", "mads", "hillclimb"} and w["found_by"] for w in found["winners"])
     assert found["winners"][0]["predicted_accuracy"] == pytest.approx(
-        max(r["best"] for r in found["engines"]), abs=0.01
+        max(r["best"] for r in found["engines"]), abs=0.05  # a median beside a mean
     )
 
 
@@ -390,7 +390,7 @@ def test_predictors_that_do_not_fit_are_refused(in_cycle, tmp_path):
     for change, message in (
         ({"format": 99}, "format 3, got 99"),
         ({"trials": []}, "whole"),
-        ({"space": "?"}, "its own space"),
+        ({"space": "?"}, "changed since they were saved"),
     ):
         (week / "predictor.json").write_text(json.dumps({**about, **change}))
         assert message in mistake(jointnas("predictors", "check", week))
