@@ -7,7 +7,8 @@ batch of eight. Each count of trials in a fresh process, one after the other, al
 
 Rates, medians of five: seconds to fit the predictor to 256 rows of the table of real trainings; predictions a second of that predictor, with
 the shipped one to start from and without; distinct candidates a second that evolution scores in stage two on the shipped
-predictor, operators, constraint checks and predictor included. `--rates` measures these alone, into results that are there.
+predictor, operators, constraint checks and predictor included; seconds of whole commands that ask it for the winners under one constraint
+and for a front of twenty. `--rates` measures these alone, into results that are there.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import json
 import multiprocessing
 import resource
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,11 @@ TRIALS = (10, 100, 1000, 10_000)
 BATCH = 8
 CONSTRAINT = "macs<40M"
 PRIOR = Path(__file__).parent.parent / "predictors" / DEFAULT_PRIOR
+COMMAND = (sys.executable, "-c", "from jointnas.cli import main; main()", "search", "--from", DEFAULT_PRIOR)
+QUESTIONS = {
+    "answer_seconds": ("--constraint", "macs<500K"),
+    "front_seconds": ("--frontier", "macs", "--top", "20"),
+}
 REPEATS, FITTED_TO, PREDICTED, BOUND = 5, 256, 50_000, "macs<400K"
 
 
@@ -82,6 +90,10 @@ def rates() -> dict[str, float]:
         search = Search(shipped.space, [BOUND], seed, predictor=shipped)
         search.best()
         found.setdefault("evolved_per_second", []).append(search.reports[0].scored / search.reports[0].seconds)
+        for name, question in QUESTIONS.items():
+            began = time.perf_counter()
+            subprocess.run([*COMMAND, *question], check=True, capture_output=True)
+            found.setdefault(name, []).append(time.perf_counter() - began)
     return {name: round(statistics.median(values), 2) for name, values in found.items()}
 
 
