@@ -99,9 +99,10 @@ def drawn(task: Task, rng: np.random.Generator) -> Candidate:
 def random_search(task: Task, seed: int) -> None:
     """Draw candidates within the bound."""
     rng = np.random.default_rng(seed)
-    if task.pool is not None:
-        for i in rng.permutation(len(task.pool)):
-            task.train(task.pool[i])
+    rows = task.pool
+    if rows is not None:
+        for i in rng.permutation(len(rows)):
+            task.train(rows[i])
     while True:
         task.train(drawn(task, rng))
 

@@ -417,8 +417,11 @@ class Space:
         parts: list[Codes] = []
         for knob, column in zip(self.knobs, codes.T, strict=True):
             active = ~np.isnan(column)
-            features = np.full((len(codes), knob.columns), 0.5 if knob.columns == 1 else 1 / max(1, knob.columns))
-            features[active] = knob.encode(column[active])
+            if active.all():
+                features = knob.encode(column)
+            else:
+                features = np.full((len(codes), knob.columns), 0.5 if knob.columns == 1 else 1 / max(1, knob.columns))
+                features[active] = knob.encode(column[active])
             parts.append(np.column_stack([features, active]) if knob.when else features)
         return parts
 
