@@ -1,6 +1,6 @@
 """Draw what `benchmarks/search.py` found: the best accuracy after each training, medians and quartiles over the seeds.
 
-python benchmarks/search_picture.py benchmarks/results/search.json benchmarks/results/search_rows.json --to docs/search.png
+python benchmarks/search_picture.py benchmarks/results/search.json benchmarks/results/search_unbounded.json --to docs/search.png
 """
 
 from __future__ import annotations
@@ -63,12 +63,15 @@ def main() -> None:
     for axes, (one, bound) in zip(every, panels, strict=True):
         draw(axes, [run for run in one["runs"] if run["bound"] == bound], arms)
         what = "surrogate" if "cross-validated" in one["objective"] else "the table's rows"
-        axes.set_title(f"{what} ({one['objective']['rows']} trainings), {bound}")
+        axes.set_title(f"{what} ({one['objective']['rows']} trainings), {bound.replace('none', 'no bound')}")
     for axes in grid.flatten()[len(panels) :]:
         axes.set_axis_off()
     for axes in grid[:, 0]:
         axes.set_ylabel("accuracy of what looked best so far")
     handles = {label: line for axes in every for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.suptitle(
+        "medians and quartiles over the seeds; off the axis: nothing within the bound yet, or worse", fontsize=10
+    )
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=5, frameon=False)
     figure.savefig(options.to, dpi=130)
 
