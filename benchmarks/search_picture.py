@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 FROM = 4  # trainings: before them there is only luck
-COLUMNS = 2
+COLUMNS = 3
 OURS = ("jointnas", "jointnas, no prior")
 OTHERS = plt.colormaps["tab10"]
 
@@ -58,7 +58,9 @@ def main() -> None:
     arms.sort(key=lambda arm: OURS.index(arm) if arm in OURS else len(OURS))
     plt.style.use("seaborn-v0_8-whitegrid")
     lines = -(-len(panels) // COLUMNS)
-    figure, grid = plt.subplots(lines, COLUMNS, figsize=(11, 4 * lines + 0.8), layout="constrained", squeeze=False)
+    figure, grid = plt.subplots(
+        lines, COLUMNS, figsize=(5.3 * COLUMNS, 4.2 * lines + 0.8), layout="constrained", squeeze=False
+    )
     every = grid.flatten()[: len(panels)]
     for axes, (one, bound) in zip(every, panels, strict=True):
         draw(axes, [run for run in one["runs"] if run["bound"] == bound], arms)

@@ -215,7 +215,8 @@ def test_engines_are_set_side_by_side_on_one_predictor(cycle):
     assert all(0 < report["scored"] <= 600 and report["seconds"] > 0 for report in found["engines"])
     assert all(set(w["found_by"]) <= {"evolution", "mads", "hillclimb"} and w["found_by"] for w in found["winners"])
     assert found["winners"][0]["predicted_accuracy"] == pytest.approx(
-        max(r["best"] for r in found["engines"]), abs=0.05  # a median beside a mean
+        max(r["best"] for r in found["engines"]),
+        abs=0.05,  # a median beside a mean
     )
 
 
