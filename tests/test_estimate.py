@@ -253,16 +253,16 @@ def test_an_estimate_is_calibrated_to_what_the_meter_says(metric: str, tmp_path:
 
 def test_networks_are_ranked_by_a_law_fitted_to_others_that_were_timed() -> None:
     space = Space.load("resnet9", input_shape=SHAPE, classes=10)
-    networks = [space.blueprint(c) for c in space.sample(12, seed=1)]
+    networks = [space.blueprint(c) for c in space.sample(24, seed=1)]
     seconds = []
     for network in networks:
         call = forward(network, CPU, 4)
         seconds.append(float(np.median(timed(call, process_time, within=0.1))))  # whatever else the machine does
     rows, values = np.array([features(n) for n in networks]), np.array(seconds)
     fit = Estimator.fit(rows, values, seed=0)
-    found = np.zeros(12)
-    for fold in np.array_split(np.arange(12), 4):
-        others = np.setdiff1d(np.arange(12), fold)
+    found = np.zeros(24)
+    for fold in np.array_split(np.arange(24), 4):
+        others = np.setdiff1d(np.arange(24), fold)
         found[fold] = Estimator.fit(rows[others], values[others], seed=0).predict(rows[fold])
-    assert spearmanr(found, values).statistic > 0.6
-    assert fit.error < 0.5
+    assert spearmanr(found, values).statistic > 0.8
+    assert fit.error < 0.3
