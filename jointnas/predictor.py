@@ -10,8 +10,6 @@ the trend that this one corrects. Few trainings tell little about forty knobs; a
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -20,34 +18,29 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
-from scipy.special import expit, logit
 from scipy.stats import kendalltau
 from threadpoolctl import ThreadpoolController
 
-from jointnas.errors import JointNASError, PredictorError
+from jointnas.accuracy_scale import SMALLEST_SPREAD, AccuracyScale, attainable
+from jointnas.errors import PredictorError
 from jointnas.inputs import Inputs
 from jointnas.knobs import Codes
 from jointnas.pace import Pace
+from jointnas.predictor_files import read_description, read_files, whole, write_files
 from jointnas.process import NOISE, Examples, Hyperparameters, Process, find_hyperparameters
 from jointnas.space import Candidate, CostFunction, Space
 from jointnas.training.observation import Observation
 from jointnas.translation import translate
 
-FORMAT = 3
-DESCRIPTION, WEIGHTS, PRIOR = "predictor.json", "predictor.safetensors", "prior"
+PRIOR = "prior"  # the folder of what a predictor started from, below its own
 MEMBERS = 10
 FOLDS = 5
 FREE_SAMPLES = 4096
 SMALLEST_FIT = 2
-SMALLEST_SPREAD = 1e-6
 SMALLEST_VALIDATION = 4  # examples from which a cross-validation is made
 TELLING = 300  # examples, at most, that hyperparameters are found for
 HEARD = 2000  # examples, at most, that the process is conditioned on: the best half of them, the others drawn
 SCORING_CHUNK = 8192
-QUADRATURE_NODES = 9
-EDGE = 0.005  # accuracies are taken to lie as far inside (0, 1), or half as far as the one nearest to either end
 WEIGHT = (0.7, 0.3)  # mean and deviation of the weight of the prior's scores, both standardised
 LEFT = 1.0  # what the prior does not say varies as much less, as a logarithm, than what it says
 Array = NDArray[np.float64]
@@ -89,12 +82,11 @@ class Predictor:
             None  # Kendall's τ, cross-validated; None before there are enough examples
         )
         self._free: Codes = next(self.space.stream(seed, chunk=FREE_SAMPLES))
-        self._bounded, self._edge = True, EDGE  # accuracies in [0, 1] are fitted as log odds
-        self._centre, self._spread = 0.0, 1.0
+        self._scale = AccuracyScale()
         self._process: Process | None = None
         self._take_pace(Pace(self.space, None))
         if self.prior is not None:
-            self._bounded, self._centre, self._spread = self.prior._bounded, self.prior._centre, self.prior._spread
+            self._scale = self.prior._scale
             self._condition(self._free[:0], self._known_hyperparameters or Hyperparameters.expected(self._groups))
 
     @property
@@ -150,33 +142,31 @@ class Predictor:
             )
         codes = self.space.to_codes(candidates)
         self._take_pace(Pace.fit(self.space, codes, told, self.seed))
-        self._take(codes, told)
-        scores = self._score(self.accuracies)
-        self._centre, self._spread = float(scores.mean()), max(float(scores.std()), SMALLEST_SPREAD)
+        self.candidates, self.observations = self.space.to_candidates(codes), told
+        self._scale = AccuracyScale.of(self.accuracies)
         with _blas().limit(limits=1, user_api="blas"):
             self._condition(codes, None)
+            self._learn_scale()
             self.rank_correlation = self._validated()
         return self
 
-    def _take(self, codes: Codes, observations: list[Observation]) -> None:
-        self.candidates, self.observations = self.space.to_candidates(codes), observations
-        accuracies = self.accuracies
-        self._bounded = bool((accuracies >= 0).all() and (accuracies <= 1).all())
-        inside = np.minimum(accuracies, 1 - accuracies)
-        self._edge = min(EDGE, 0.5 * float(inside[inside > 0].min(initial=1.0)))
-
-    def _score(self, accuracies: Array) -> Array:
-        """Return what is fitted: log odds of accuracies in [0, 1], anything else as it is."""
-        return np.asarray(
-            logit(accuracies.clip(self._edge, 1 - self._edge)) if self._bounded else accuracies, dtype=np.float64
-        )
-
     def _condition(self, codes: Codes, found: Hyperparameters | None) -> None:
         """Condition the process on the examples, with hyperparameters that are found or given."""
-        self._x, self._y = self._inputs(codes), (self._score(self.accuracies) - self._centre) / self._spread
-        self._known = self._expected(codes)
+        self._x, self._y, self._known = self._inputs(codes), self._scale.scores(self.accuracies), self._expected(codes)
         rows = np.arange(len(self._y))
         self._process = self._fitted(rows, found or self._hyperparameters(rows))
+
+    def _learn_scale(self) -> None:
+        """Learn what accuracy is attainable, by the likelihood of the process as it is, and fit to the scale of that."""
+        if self._scale.attainable is None:
+            return
+        process, heard = self._conditioned(), self._heard(np.arange(len(self._y)))
+        said = WEIGHT[0] * self._known[heard, None]
+        level = attainable(self.accuracies[heard], lambda scores: process.misfits(scores - said))
+        self._scale = AccuracyScale.of(self.accuracies, level)
+        self._y = self._scale.scores(self.accuracies)
+        rows = np.arange(len(self._y))
+        self._process = self._fitted(rows, self._hyperparameters(rows))
 
     @property
     def _known_hyperparameters(self) -> Hyperparameters | None:
@@ -201,11 +191,15 @@ class Predictor:
         return Examples(self._x[rows], self._trend(known), self._y[rows] - WEIGHT[0] * known)
 
     def _fitted(self, rows: NDArray[Any], hyperparameters: Hyperparameters) -> Process:
-        if len(rows) > HEARD:
-            best = rows[np.argsort(-self._y[rows], kind="stable")]
-            drawn = np.random.default_rng(self.seed).permutation(best[HEARD // 2 :])
-            rows = np.concatenate([best[: HEARD // 2], drawn[: HEARD - HEARD // 2]])
-        return Process(self._examples(rows), self._inputs.groups, hyperparameters)
+        return Process(self._examples(self._heard(rows)), self._inputs.groups, hyperparameters)
+
+    def _heard(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Return those of the rows that a process is conditioned on."""
+        if len(rows) <= HEARD:
+            return rows
+        best = rows[np.argsort(-self._y[rows], kind="stable")]
+        drawn = np.random.default_rng(self.seed).permutation(best[HEARD // 2 :])
+        return np.concatenate([best[: HEARD // 2], drawn[: HEARD - HEARD // 2]])
 
     def _conditioned(self) -> Process:
         if self._process is None:
@@ -231,7 +225,7 @@ class Predictor:
     # --------------------------------------------------------------------------------------------------- predicting
 
     def scores(self, codes: Codes, steps: Array | None = None) -> Array:
-        """Return (n,) numbers that rank (n, knobs) codes: log odds of accuracies in [0, 1], else accuracies, standardised.
+        """Return (n,) numbers that rank (n, knobs) codes: accuracies on the predictor's scale (`accuracy_scale`).
 
         steps: the (n,) logarithms of the steps that another budget holds for them, over those of the usual candidate.
         """
@@ -249,8 +243,7 @@ class Predictor:
 
         Raises `PredictorError` before a fit.
         """
-        scores = self._centre + self._spread * self.scores(codes)
-        return np.asarray(expit(scores)) if self._bounded else scores
+        return self._scale.accuracies(self.scores(codes))
 
     def predict_codes(self, codes: Codes) -> tuple[Array, Array]:
         """Return the (n,) means and (n,) standard deviations of what a training of each of (n, knobs) codes may give.
@@ -263,15 +256,12 @@ class Predictor:
             known = self._expected(part)
             with _blas().limit(limits=1, user_api="blas"):
                 mean, deviation = process.predict(self._inputs(part), self._trend(known))
-            deviation = self._spread * np.sqrt(deviation**2 + process.noise)
-            found.append((self._centre + self._spread * (WEIGHT[0] * known + mean), deviation))
-        scores, deviations = (np.concatenate(column) for column in zip(*found, strict=True))
-        return _expected_accuracies(scores, deviations) if self._bounded else (scores, deviations)
+            found.append((WEIGHT[0] * known + mean, np.sqrt(deviation**2 + process.noise)))
+        return self._scale.expected(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
     def draw_codes(self, codes: Codes, count: int, seed: Sequence[int]) -> Array:
         """Return (count, n) accuracies that functions drawn from the posterior give (n, knobs) codes; a seed draws the same."""
-        scores = self._centre + self._spread * self.draw_scores(codes, count, seed)
-        return np.asarray(expit(scores)) if self._bounded else scores
+        return self._scale.accuracies(self.draw_scores(codes, count, seed))
 
     def draw_scores(self, codes: Codes, count: int, seed: Sequence[int]) -> Array:
         """Return what `draw_codes` does, on the scale of `scores`."""
@@ -304,12 +294,10 @@ class Predictor:
         tensors = {
             "hyperparameters": self._process.hyperparameters.to_vector(),
             "accuracies": self.accuracies,
-            "scale": np.array([self._centre, self._spread]),
+            "scale": self._scale.to_vector(),
             **({} if law is None else {"pace": np.array([*law.weights, law.intercept, law.error])}),
         }
-        weights = save(tensors)
         about: dict[str, Any] = {
-            "format": FORMAT,
             "space": self.space.to_toml(),
             "input_shape": self.space.input_shape,
             "classes": self.space.classes,
@@ -324,57 +312,29 @@ class Predictor:
                 for c, o in zip(self.candidates, self.observations, strict=True)
             ],
         }
-        about["digest"] = digest = _digest(about, weights)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / WEIGHTS).write_bytes(weights)
-            (folder / DESCRIPTION).write_text(json.dumps(about), encoding="utf-8")
-        except OSError as error:
-            raise PredictorError(
-                f"a predictor is saved to a writable folder, got {str(folder)!r} ({error.strerror}): choose another"
-            ) from error
-        self.digest = digest
+        self.digest = write_files(folder, about, tensors)
 
     @classmethod
     def load(cls, folder: Path | str, cost: CostFunction | None = None) -> Predictor:
         """Return the predictor that `save` wrote. Nothing in the files is executed. Raises `PredictorError`."""
         folder = Path(folder)
-        about = read_description(folder)
-        prior = None
-        if about.get("prior"):
-            prior = cls._load_prior(folder / PRIOR, cost)
-        try:
-            weights = (folder / WEIGHTS).read_bytes()
-            if about["digest"] != _digest(about, weights):
-                raise ValueError(f"{DESCRIPTION} or {WEIGHTS} changed since they were saved")
+        about, tensors = read_files(folder)
+        prior = cls._load_prior(folder / PRIOR, cost) if about.get("prior") else None
+        with whole(folder):
             if prior is not None and prior.digest != about["prior"]:
                 raise ValueError("another prior than it was fitted with")
             space = Space.from_toml(about["space"], about["input_shape"], about["classes"])
             predictor = cls(space, int(about["seed"]), cost=cost, prior=prior, members=int(about["members"]))
-            predictor._restore(about, load(weights))
+            predictor._restore(about, tensors)
             predictor.digest = about["digest"]
-        except (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, SafetensorError) as error:
-            raise PredictorError(
-                f"the files of a predictor are whole, got {error} in {str(folder)!r}: save it again"
-            ) from error
-        except PredictorError:
-            raise
-        except JointNASError as error:
-            raise PredictorError(
-                f"a predictor fits its own space, got {error} in {str(folder)!r}: save it again"
-            ) from error
         return predictor
 
     @classmethod
     def _load_prior(cls, folder: Path, cost: CostFunction | None) -> Predictor:
         """Return the prior below a predictor, which takes the cost function where it was fitted with one."""
         about = read_description(folder)
-        try:
+        with whole(folder):
             takes_cost = Space.from_toml(about["space"]).is_abstract and bool(about.get("metrics"))
-        except JointNASError as error:
-            raise PredictorError(
-                f"a predictor fits its own space, got {error} in {str(folder)!r}: save it again"
-            ) from error
         return cls.load(folder, cost if takes_cost else None)
 
     def _restore(self, about: Mapping[str, Any], tensors: Mapping[str, Array]) -> None:
@@ -385,10 +345,10 @@ class Predictor:
             )
         codes = self.space.to_codes([t["candidate"] for t in about["trials"]])
         told = [Observation(t["accuracy"], fraction=float(t["fraction"]), steps=t["steps"]) for t in about["trials"]]
-        self._take(codes, told)
+        self.candidates, self.observations = self.space.to_candidates(codes), told
         if self.accuracies.tolist() != tensors["accuracies"].tolist():
             raise ValueError("trials that it was not fitted to")
-        self._centre, self._spread = tensors["scale"].tolist()
+        self._scale = AccuracyScale.from_vector(tensors["scale"])
         if "pace" in tensors:
             self._take_pace(Pace.restored(self.space, tensors["pace"]))
         self.rank_correlation, self.context = about["rank_correlation"], about["context"]
@@ -397,43 +357,6 @@ class Predictor:
             raise ValueError(f"{len(hyperparameters.lengths)} length scales")
         with _blas().limit(limits=1, user_api="blas"):
             self._condition(codes, hyperparameters)
-
-
-def read_description(folder: Path) -> dict[str, Any]:
-    """Return what `predictor.json` in a folder says, the weights unread. Raises `PredictorError`."""
-    try:
-        about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        missing = sorted(
-            {"format", "space", "input_shape", "classes", "context", "trials", "rank_correlation"} - set(about)
-        )
-        if missing:
-            raise ValueError(f"no {missing[0]}")
-        if not (
-            isinstance(about["context"], dict)
-            and isinstance(about["context"].get("data", {}), dict)
-            and isinstance(about["context"].get("slot", {}), dict)
-            and isinstance(about["trials"], list)
-        ):
-            raise ValueError("a context and trials of another kind")
-    except FileNotFoundError as error:
-        raise PredictorError(
-            f"a predictor is a folder with {DESCRIPTION}, got {str(folder)!r}: check the path"
-        ) from error
-    except (OSError, TypeError, ValueError, RecursionError) as error:
-        raise PredictorError(
-            f"the files of a predictor are whole, got {error} in {str(folder)!r}: save it again"
-        ) from error
-    if about["format"] != FORMAT:
-        raise PredictorError(
-            f"a predictor has format {FORMAT}, got {about['format']!r} in {str(folder)!r}: install the version that wrote it"
-        )
-    return dict(about)
-
-
-def _digest(about: Mapping[str, Any], weights: bytes) -> str:
-    """Return a hash of all that a predictor's files say."""
-    text = json.dumps({key: value for key, value in about.items() if key != "digest"}, sort_keys=True)
-    return hashlib.sha256(text.encode() + weights).hexdigest()
 
 
 @cache
@@ -445,16 +368,3 @@ def _blas() -> ThreadpoolController:
 def _chunks(rows: NDArray[Any]) -> Iterator[NDArray[Any]]:
     for start in range(0, len(rows), SCORING_CHUNK):
         yield rows[start : start + SCORING_CHUNK]
-
-
-def _expected_accuracies(log_odds: Array, deviations: Array) -> tuple[Array, Array]:
-    """Return the (n,) expected accuracies, and their (n,) standard deviations, of normal log odds.
-
-    By Gauss–Hermite quadrature, so that an uncertain prediction near 1 is neither as high nor as sure as its middle.
-    """
-    mean, square = np.zeros_like(log_odds), np.zeros_like(log_odds)
-    for node, weight in zip(*np.polynomial.hermite.hermgauss(QUADRATURE_NODES), strict=True):
-        at_node = expit(log_odds + np.sqrt(2) * node * deviations)
-        mean += weight / np.sqrt(np.pi) * at_node
-        square += weight / np.sqrt(np.pi) * at_node**2
-    return mean, np.sqrt(np.maximum(square - mean**2, 0))

@@ -106,6 +106,10 @@ class Process:
         smooth = self._amplitude * _matern(_squared_distances(x * self._smooth, self._x))
         return smooth + self._slopes(x, trend) @ self._straight.T
 
+    def misfits(self, targets: Array) -> Array:
+        """Return −2 log of the likelihoods, up to a constant, of (q,) other targets of the n examples: (n, q)."""
+        return np.asarray((solve_triangular(self._factor, targets, lower=True) ** 2).sum(axis=0))
+
     def mean(self, x: Array, trend: Array) -> Array:
         """Return the (m,) means at (m, d) inputs with (m, q) trends, to six digits or so."""
         scaled, own, weights = (a.astype(np.float32) for a in (x * self._smooth, self._x, self._weights))

@@ -9,7 +9,8 @@ from pathlib import Path
 from jointnas.early_stop import accuracy_at, at_fraction
 from jointnas.errors import PredictorError, suggest
 from jointnas.knobs import Value
-from jointnas.predictor import DESCRIPTION, Predictor
+from jointnas.predictor import Predictor
+from jointnas.predictor_files import DESCRIPTION
 from jointnas.resources import resource_folder
 from jointnas.run import DATABASE, Run, Trial, find_run, list_runs
 from jointnas.space import Space

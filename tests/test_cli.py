@@ -389,7 +389,7 @@ def test_predictors_that_do_not_fit_are_refused(in_cycle, tmp_path):
     (week / "predictor.safetensors").write_bytes(weights)
     about = json.loads((week / "predictor.json").read_text())
     for change, message in (
-        ({"format": 99}, "format 3, got 99"),
+        ({"format": 99}, "format 4, got 99"),
         ({"trials": []}, "whole"),
         ({"space": "?"}, "changed since they were saved"),
     ):

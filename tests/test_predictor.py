@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.numpy import save
 from scipy.stats import kendalltau
 
 from jointnas.errors import PredictorError
-from jointnas.predictor import Predictor, _digest, _expected_accuracies
+from jointnas.predictor import Predictor
+from jointnas.predictor_files import digest
 from jointnas.space import Candidate, Space
 from jointnas.training.observation import Observation
 
+Array = NDArray[np.float64]
 LINES = "\n".join(f"x{i} = {{ low = 0.0, high = 1.0 }}" for i in range(3))
 
 
@@ -120,14 +123,14 @@ def test_a_budget_of_time_is_learned_from_the_steps_of_others() -> None:
         return 1e10 / (3e7 + (1 + again) * space.cost(candidate)["macs"] * float(recipe["batch_size"]))
 
     def learned(candidate: Candidate) -> float:
-        return 0.1 + 0.1 * math.log(steps(candidate))
+        return 0.6 - 0.03 * (math.log(steps(candidate)) - 3) ** 2
 
     told = [Observation(accuracy=learned(c), steps=round(steps(c))) for c in examples]
     predictor = Predictor(space).fit(examples, told)
     blind = Predictor(space).fit(examples, [learned(c) for c in examples])
     truth = [learned(c) for c in unseen]
     found = [kendalltau(p.predict(unseen)[0], truth).statistic for p in (blind, predictor)]
-    assert found[1] > max(found[0] + 0.04, 0.8)
+    assert found[1] > max(found[0] + 0.2, 0.65)
 
 
 def test_it_is_less_sure_far_from_its_examples() -> None:
@@ -266,7 +269,7 @@ def change(folder: Path, signed: bool = True, **fields: Any) -> None:
     """Write other fields into a description, with the digest that belongs to them or the one from before."""
     about = {**json.loads((folder / "predictor.json").read_text()), **fields}
     if signed:
-        about["digest"] = _digest(about, (folder / "predictor.safetensors").read_bytes())
+        about["digest"] = digest(about, (folder / "predictor.safetensors").read_bytes())
     (folder / "predictor.json").write_text(json.dumps(about))
 
 
@@ -393,15 +396,24 @@ def test_deviations_are_those_of_trainings() -> None:
     assert 0.88 < within.mean() < 0.995
 
 
-def test_an_uncertain_prediction_near_one_is_lower_and_wider_than_its_middle() -> None:
-    """Quadrature against a slow twin: the mean and deviation of many draws."""
-    log_odds, deviations = np.array([5.0, 0.3, -2.0]), np.array([2.0, 0.5, 0.0])
-    mean, std = _expected_accuracies(log_odds, deviations)
-    draws = 1 / (1 + np.exp(-(np.random.default_rng(0).normal(size=(400_000, 1)) * deviations + log_odds)))
-    assert mean == pytest.approx(draws.mean(axis=0), abs=2e-3)
-    assert std == pytest.approx(draws.std(axis=0), abs=4e-3)
-    assert mean[0] < 1 / (1 + np.exp(-5.0))
-    assert std[2] == pytest.approx(0, abs=1e-6)
+def test_the_best_of_many_is_not_promised_more_than_accuracies_come_near_to() -> None:
+    """Where effects fade out at 0.6, the best of unseen candidates, ten times as many as seen, reach what is predicted of them."""
+    rng = np.random.default_rng(0)
+    names = [f"x{i}" for i in range(8)]
+    lines = "\n".join(f"{name} = {{ low = 0.0, high = 1.0 }}" for name in names)
+    space = Space.from_toml(f"format = 1\n[architecture]\n{lines}")
+
+    def reached(candidates: list[Candidate]) -> Array:
+        sums = np.array([sum(float(c["architecture"][name]) for name in names) for c in candidates])
+        return np.asarray(0.6 / (1 + np.exp(-2 * (sums - 4))))
+
+    candidates, unseen = drawn(space, 200, 1), space.sample(2000, seed=9)
+    unseen += [{"architecture": dict.fromkeys(names, x), "recipe": {}} for x in (0.9, 0.95, 1.0)]
+    told = np.clip(reached(candidates) + 0.01 * rng.standard_normal(200), 0.001, 0.599)
+    mean, _ = Predictor(space).fit(candidates, told).predict(unseen)  # type: ignore[arg-type]
+    best = np.argsort(-mean)[:50]
+    assert abs((mean - reached(unseen))[best].mean()) < 0.025  # 0.063 on a scale that ends at 1
+    assert mean.max() < 0.65  # 0.8
 
 
 def test_a_saved_predictor_keeps_its_prior(tmp_path: Path) -> None:

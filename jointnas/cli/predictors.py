@@ -134,7 +134,7 @@ def predictors_check(
 
 def _card(name: str) -> dict[str, Any]:
     """Return what a list says of a predictor."""
-    from jointnas.predictor import read_description
+    from jointnas.predictor_files import read_description
     from jointnas.shelf import find_predictor
     from jointnas.space import Space
     from jointnas.training.clock import clock_from_json

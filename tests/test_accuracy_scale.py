@@ -1,0 +1,75 @@
+"""The scale that accuracies are fitted on: there and back, what is attainable, and what uncertainty does near its ends."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from jointnas.accuracy_scale import EDGE, AccuracyScale, attainable
+
+Array = NDArray[np.float64]
+SOME = np.array([0.1, 0.35, 0.5, 0.52, 0.58])
+
+
+@pytest.mark.parametrize("level", [1.0, 0.7, 0.59])
+def test_scores_have_mean_zero_and_deviation_one_and_lead_back(level: float) -> None:
+    scale = AccuracyScale.of(SOME, level)
+    scores = scale.scores(SOME)
+    assert scores.mean() == pytest.approx(0)
+    assert scores.std() == pytest.approx(1)
+    np.testing.assert_allclose(scale.accuracies(scores), SOME)
+    assert scale.accuracies(np.array([50.0])) == pytest.approx(level)
+    assert AccuracyScale.from_vector(scale.to_vector()) == scale
+
+
+def test_accuracies_outside_zero_and_one_stay_as_they_are() -> None:
+    values = np.array([-40.0, 3.0, 60.0])
+    scale = AccuracyScale.of(values, 0.7)
+    assert scale.attainable is None
+    np.testing.assert_allclose(np.diff(scale.scores(values)), np.diff(values) / values.std())
+    np.testing.assert_allclose(scale.accuracies(scale.scores(values)), values)
+    mean, deviation = scale.expected(scale.scores(values), np.full(3, 0.5))
+    np.testing.assert_allclose(mean, values)
+    np.testing.assert_allclose(deviation, 0.5 * values.std())
+    assert AccuracyScale.from_vector(scale.to_vector()).attainable is None
+
+
+def test_accuracies_near_an_end_are_kept_apart_by_a_smaller_edge() -> None:
+    assert AccuracyScale.of(np.array([0.2, 0.5, 1.0])).edge == EDGE
+    near = np.array([0.9990, 0.9995, 1.0])
+    assert (np.diff(AccuracyScale.of(near).scores(near)) > 0).all()
+
+
+def test_the_slope_is_that_of_the_scores() -> None:
+    scale = AccuracyScale.of(SOME, 0.8)
+    slopes = (scale.scores(SOME + 1e-6) - scale.scores(SOME - 1e-6)) / 2e-6
+    assert scale.log_slope(SOME) == pytest.approx(np.log(slopes).sum(), rel=1e-6)
+
+
+def independent(scores: Array) -> Array:
+    """Return −2 log of the likelihoods of standard normal scores."""
+    return np.asarray((scores**2).sum(axis=0))
+
+
+@pytest.mark.parametrize("level", [0.65, 0.9])
+def test_what_is_attainable_is_learned_from_many_accuracies(level: float) -> None:
+    """Accuracies whose log odds of their share of a level are normal tell the level; few of them tell little."""
+    odds = np.random.default_rng(0).normal(0.5, 1.5, 4000)
+    many = level / (1 + np.exp(-odds))
+    assert attainable(many, independent) == pytest.approx(level, abs=0.02)
+    few = many[:4]
+    assert few.max() < attainable(few, independent) < 1
+
+
+def test_nothing_lies_between_one_and_the_best() -> None:
+    assert attainable(np.array([0.5, 0.7, 1.0]), independent) == pytest.approx(1)
+
+
+def test_an_uncertain_prediction_near_one_is_lower_and_wider_than_its_middle() -> None:
+    """Quadrature against a slow twin: the mean and deviation of many draws."""
+    log_odds, deviations = np.array([5.0, 0.3, -2.0]), np.array([2.0, 0.5, 0.0])
+    mean, std = AccuracyScale(0.9).expected(log_odds, deviations)
+    draws = 0.9 / (1 + np.exp(-(np.random.default_rng(0).normal(size=(400_000, 1)) * deviations + log_odds)))
+    assert mean == pytest.approx(draws.mean(axis=0), abs=2e-3)
+    assert std == pytest.approx(draws.std(axis=0), abs=4e-3)
+    assert mean[0] < 0.9 / (1 + np.exp(-5.0))
+    assert std[2] == pytest.approx(0, abs=1e-6)
