@@ -19,12 +19,13 @@ from sklearn.ensemble import RandomForestRegressor
 from task import Array, Rows, Task
 
 import jointnas
+from jointnas.knob_space import Candidate
 from jointnas.knobs import Codes, Continuous, Fixed, Ordered
 from jointnas.pool import feasible, pool
 from jointnas.predictor import Predictor
 from jointnas.query import Query
 from jointnas.shelf import DEFAULT_PRIOR
-from jointnas.space import Candidate, Space
+from jointnas.space import Space
 
 FIRST = 8  # random rows, before the forest is asked
 POPULATION, ENTRANTS = 24, 6  # of regularised evolution

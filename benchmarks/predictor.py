@@ -41,10 +41,11 @@ from torch import nn
 
 from jointnas.early_stop import accuracy_at
 from jointnas.inputs import Inputs
+from jointnas.knob_space import Candidate
 from jointnas.pace import Pace
 from jointnas.predictor import Predictor
 from jointnas.shelf import DEFAULT_PRIOR
-from jointnas.space import Candidate, Space
+from jointnas.space import Space
 from jointnas.training.observation import Observation
 from jointnas.translation import translate
 

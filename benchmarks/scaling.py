@@ -24,10 +24,11 @@ from jointnas.baselines import candidate as baseline
 from jointnas.campaign import local_executor
 from jointnas.data import DataSpec, load_data
 from jointnas.execution import Executor, share_slots
+from jointnas.knob_space import Candidate
 from jointnas.real import RealSearch
 from jointnas.run import DATABASE, Run
 from jointnas.search import Search
-from jointnas.space import Candidate, Space
+from jointnas.space import Space
 from jointnas.training.clock import clock_from_json
 from jointnas.trainings import Status, Trainings
 from jointnas.units import parse_duration

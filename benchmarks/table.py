@@ -36,10 +36,11 @@ from jointnas.data import DataSpec, load_data
 from jointnas.execution import Job, LocalExecutor, Slot
 from jointnas.execution.trials import prepare_trials
 from jointnas.execution.worker import Handler, Progress
+from jointnas.knob_space import Candidate
 from jointnas.measurement.training import make_trainer
 from jointnas.pool import pool
 from jointnas.recipe import Recipe
-from jointnas.space import Candidate, Space
+from jointnas.space import Space
 from jointnas.training.clock import StepClock
 from jointnas.training.observation import CURVE_FRACTIONS, CurvePoint, Observation
 

@@ -18,8 +18,9 @@ from table import Table
 
 from jointnas.constraint import Constraint, parse_all
 from jointnas.inputs import Inputs
+from jointnas.knob_space import Candidate
 from jointnas.pace import Pace
-from jointnas.space import Candidate, Space
+from jointnas.space import Space
 from jointnas.training.observation import Observation
 
 FOLDS = 5

@@ -25,10 +25,10 @@ from jointnas.errors import BlueprintError, SearchError, suggest
 from jointnas.execution import Event, Job, LocalExecutor, Slot
 from jointnas.execution.trials import prepare_trials
 from jointnas.execution.worker import Handler
+from jointnas.knob_space import Candidate
 from jointnas.networks import blueprint
 from jointnas.retrain import spread
 from jointnas.run import Run, Trial
-from jointnas.space import Candidate
 from jointnas.training.clock import Clock
 from jointnas.training.observation import Observation
 from jointnas.trainings import SEED_STRIDE

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from jointnas.blueprint import Blueprint
 from jointnas.cost import cost
 from jointnas.errors import ExportError, suggest
+from jointnas.knob_space import Candidate
 from jointnas.module import Network, load_weights
 from jointnas.networks import blueprint as make_blueprint
 from jointnas.recipe import Recipe
 from jointnas.resources import resource_folder
-from jointnas.space import Candidate, Space
+from jointnas.space import Space
 from jointnas.space_file import GROUPS
 from jointnas.training.batches import Normalise
 from jointnas.training.scoring import logits_of

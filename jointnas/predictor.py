@@ -24,11 +24,12 @@ from threadpoolctl import ThreadpoolController
 from jointnas.accuracy_scale import SMALLEST_SPREAD, AccuracyScale, attainable
 from jointnas.errors import PredictorError
 from jointnas.inputs import Inputs
+from jointnas.knob_space import Candidate
 from jointnas.knobs import Codes
 from jointnas.pace import Pace
 from jointnas.predictor_files import read_description, read_files, whole, write_files
 from jointnas.process import NOISE, Examples, Hyperparameters, Process, find_hyperparameters
-from jointnas.space import Candidate, CostFunction, Space
+from jointnas.space import CostFunction, Space
 from jointnas.training.observation import Observation
 from jointnas.translation import translate
 

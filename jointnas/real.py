@@ -13,10 +13,10 @@ from jointnas.engines import Evaluation
 from jointnas.engines.problem import FAILURE, Merit
 from jointnas.errors import SearchError
 from jointnas.execution import Executor
+from jointnas.knob_space import Candidate
 from jointnas.knobs import Codes
 from jointnas.run import Run, Trial
 from jointnas.search import Search
-from jointnas.space import Candidate
 from jointnas.training.clock import Clock
 from jointnas.training.observation import Observation, mean_observation
 from jointnas.trainings import Status, Trainings, Watch

@@ -15,8 +15,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from jointnas.errors import RunError, suggest
+from jointnas.knob_space import Candidate
 from jointnas.search import Winner
-from jointnas.space import Candidate
 from jointnas.training.observation import CurvePoint, Observation
 
 DATABASE = "run.sqlite"

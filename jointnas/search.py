@@ -16,11 +16,12 @@ import numpy as np
 from jointnas.constraint import Constraint
 from jointnas.engines import ENGINES, Evaluation, Problem, find_engine
 from jointnas.errors import ConstraintError, SearchError, SpaceError
+from jointnas.knob_space import Candidate
 from jointnas.knobs import Codes
 from jointnas.pool import pool
 from jointnas.predictor import SMALLEST_FIT, Predictor
 from jointnas.query import Query
-from jointnas.space import Candidate, CostFunction, Space
+from jointnas.space import CostFunction, Space
 from jointnas.stage_one import children_of_the_best, choose, fill
 from jointnas.stage_two import EngineReport, Found, StageTwo
 from jointnas.training.observation import Observation, mean_observation

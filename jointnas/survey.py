@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from jointnas.knob_space import Candidate
 from jointnas.knobs import Choice, Continuous, Fixed, Knob, Ordered, Value, index_of
 from jointnas.pool import extreme
-from jointnas.space import Candidate, Space
+from jointnas.space import Space
 from jointnas.space_file import GROUPS
 
 WRITTEN_OUT = 1_000_000_000  # larger counts are written with three digits and an exponent

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from jointnas.execution import Event, Executor, Job
+from jointnas.knob_space import Candidate
 from jointnas.run import Run, Trial
-from jointnas.space import Candidate
 from jointnas.training.clock import Clock
 from jointnas.training.observation import Observation
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from jointnas.knob_space import Candidate
 from jointnas.pace import Pace
-from jointnas.space import Candidate, Space
+from jointnas.space import Space
 from jointnas.training.observation import Observation
 
 SPACE = Space.load("resnet9", (3, 32, 32), 10)

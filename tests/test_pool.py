@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from jointnas.constraint import Constraint, parse_all
 from jointnas.cost import METRICS, cost
 from jointnas.errors import ConstraintError
+from jointnas.knob_space import Candidate
 from jointnas.knobs import Choice, Fixed, Knob, Ordered
 from jointnas.pool import feasible, pool
-from jointnas.space import Candidate, Space
+from jointnas.space import Space
 
 BUILT_IN = ["resnet9", "senet"]
 COARSE: dict[str, dict[str, Any]] = {

@@ -17,9 +17,10 @@ from safetensors.numpy import save
 from scipy.stats import kendalltau
 
 from jointnas.errors import PredictorError
+from jointnas.knob_space import Candidate
 from jointnas.predictor import Predictor
 from jointnas.predictor_files import digest
-from jointnas.space import Candidate, Space
+from jointnas.space import Space
 from jointnas.training.observation import Observation
 
 Array = NDArray[np.float64]

@@ -12,11 +12,12 @@ import pytest
 from jointnas.engines import ENGINES
 from jointnas.errors import ConstraintError, SearchError
 from jointnas.execution import Event, Executor, Job
+from jointnas.knob_space import Candidate
 from jointnas.predictor import Predictor
 from jointnas.real import RealSearch
 from jointnas.run import Run, Trial
 from jointnas.search import Search, Winner
-from jointnas.space import Candidate, Space
+from jointnas.space import Space
 from jointnas.training.clock import StepClock
 from jointnas.training.observation import Observation
 from jointnas.trainings import Status

@@ -16,9 +16,9 @@ from jointnas.errors import DataError, SearchError
 from jointnas.execution import Job, LocalExecutor, Slot
 from jointnas.execution.trials import prepare_trials, train_payload
 from jointnas.export import WINNER_FILE, CandidateFile
+from jointnas.knob_space import Candidate
 from jointnas.networks import blueprint
 from jointnas.retrain import FIRST_SEED, retrain, spread
-from jointnas.space import Candidate
 from jointnas.training.clock import StepClock
 from jointnas.trainings import LARGEST_SEED, SEED_STRIDE
 

@@ -14,12 +14,13 @@ from jointnas.blueprint import Blueprint
 from jointnas.cost import cost
 from jointnas.errors import CandidateError, ConstraintError, JointNASError, SearchError, SpaceError
 from jointnas.execution import share_slots
+from jointnas.knob_space import Candidate
 from jointnas.measurement.meter import Meter, Workload
 from jointnas.measurement.store import Store
 from jointnas.predictor import Predictor
 from jointnas.recipe import Recipe
 from jointnas.search import Search, Winner
-from jointnas.space import Candidate, Space
+from jointnas.space import Space
 from jointnas.stage_one import space_filling
 from jointnas.stage_two import front, spread_out
 from jointnas.training.observation import Observation

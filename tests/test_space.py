@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from jointnas.cost import METRICS, cost
 from jointnas.errors import CandidateError, SpaceError
 from jointnas.knob_file import parse_knob
+from jointnas.knob_space import Candidate
 from jointnas.knobs import Choice, Continuous, Fixed, Ordered
 from jointnas.module import build
 from jointnas.networks import blueprint
 from jointnas.recipe import Recipe, knob_fields
 from jointnas.resources import resource_folder
-from jointnas.space import GROUPS, Candidate, Space, built_in_spaces
+from jointnas.space import Space, built_in_spaces
+from jointnas.space_file import GROUPS
 
 CIFAR = {"input_shape": (3, 32, 32), "classes": 10}
 BUILT_IN = [

@@ -11,7 +11,8 @@ from jointnas.cli.answers import Answer, print_forecast
 from jointnas.cli.common import interruptible, messages, print_failures, print_json, print_table
 
 if TYPE_CHECKING:
-    from jointnas.space import Candidate, Space
+    from jointnas.knob_space import Candidate
+    from jointnas.space import Space
 
 
 def conduct(
