@@ -312,7 +312,7 @@ def all_arms(examples: Examples, prior: Predictor) -> dict[str, Arm]:
         "no prior, knobs and costs alone": varied(Inputs=KnobsAndCosts),
         "no prior, a length scale an input": varied(Inputs=Apart),
         "no prior, steps unknown": varied(without_steps),
-        "no prior, log odds that end at 1": varied(attainable=lambda *given: 1.0),
+        "no prior, log odds that end at 1": varied(learned_level=lambda *given: 1.0),
         "no prior, ranks as targets": varied(ranked),
         "no prior, curves in the targets": varied(with_curves),
         "no prior, blended with a forest": blended,

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit, softmax
 
-EDGE = 0.005  # shares are taken to lie as far inside (0, 1), or half as far as the accuracy nearest to either end
+EDGE = 0.005  # shares are taken to lie as far inside (0, 1), or half as far as the one nearest to either end
+SMALLEST_EDGE = 1e-9
 SMALLEST_SPREAD = 1e-6
 LEVELS = 64  # of what may be attainable, between the best accuracy and 1
 QUADRATURE_NODES = 9
@@ -35,12 +36,12 @@ class AccuracyScale:
     spread: float = 1.0
 
     @classmethod
-    def of(cls, accuracies: Array, attainable: float = 1.0) -> AccuracyScale:
-        """Return the scale on which (n,) accuracies, of which none exceeds what is attainable, have mean 0 and deviation 1."""
-        bounded = bool((accuracies >= 0).all() and (accuracies <= 1).all())
-        inside = np.minimum(accuracies, 1 - accuracies)
-        edge = min(EDGE, 0.5 * float(inside[inside > 0].min(initial=1.0)))
-        scale = cls(attainable if bounded else None, edge)
+    def of(cls, accuracies: Array, level: float = 1.0) -> AccuracyScale:
+        """Return the scale on which (n,) accuracies have mean 0 and deviation 1; those in [0, 1] come near to the level."""
+        bounded = is_bounded(accuracies)
+        inside = np.minimum(accuracies / level, 1 - accuracies / level)
+        nearest = float(inside[inside > 0].min(initial=1.0))
+        scale = cls(level if bounded else None, float(np.clip(nearest / 2, SMALLEST_EDGE, EDGE)))
         scores = scale.scores(accuracies)
         return replace(scale, centre=float(scores.mean()), spread=max(float(scores.std()), SMALLEST_SPREAD))
 
@@ -51,9 +52,12 @@ class AccuracyScale:
 
     @classmethod
     def from_vector(cls, vector: Array) -> AccuracyScale:
-        """Return what `to_vector` gave. Raises `ValueError`."""
-        level, *others = vector.tolist()
-        return cls(None if np.isnan(level) else level, *others)
+        """Return what `to_vector` gave. Raises `ValueError` for what it never gives."""
+        level, edge, centre, spread = vector.tolist()
+        known = np.isnan(level) or 0 < level <= 1
+        if not (known and 0 < edge < 0.5 and np.isfinite(centre) and 0 < spread < np.inf):
+            raise ValueError("a scale that is none")
+        return cls(None if np.isnan(level) else level, edge, centre, spread)
 
     def scores(self, accuracies: Array) -> Array:
         """Return the (n,) scores of accuracies."""
@@ -80,22 +84,31 @@ class AccuracyScale:
         return mean, np.sqrt(np.maximum(square - mean**2, 0))
 
     def log_slope(self, accuracies: Array) -> float:
-        """Return the sum of the logarithms of the slopes of scores by bounded accuracies."""
+        """Return the sum of the logarithms of the slopes of scores by accuracies in [0, 1]."""
         shares = self._shares(accuracies)
-        return float(-np.log(self.spread * (self.attainable or 1.0) * shares * (1 - shares)).sum())
+        slopes = accuracies.size * np.log(self.spread) + np.log(accuracies.clip(SMALLEST_EDGE) * (1 - shares)).sum()
+        return -float(slopes)
 
     def _shares(self, accuracies: Array) -> Array:
-        return np.asarray((accuracies / (self.attainable or 1.0)).clip(self.edge, 1 - self.edge))
+        level = 1.0 if self.attainable is None else self.attainable
+        return np.asarray((accuracies / level).clip(self.edge, 1 - self.edge))
 
 
-def attainable(accuracies: Array, misfits: Callable[[Array], Array]) -> float:
+def is_bounded(accuracies: Array) -> bool:
+    """Return whether all accuracies lie in [0, 1]."""
+    return bool((accuracies >= 0).all() and (accuracies <= 1).all())
+
+
+def learned_level(accuracies: Array, rows: NDArray[np.int64], misfits: Callable[[Array], Array]) -> float:
     """Return what (n,) accuracies in [0, 1] seem to come near to: the posterior mean, all levels from the best of them to 1 being alike before.
 
-    misfits: returns, for (n, q) scores, −2 log of their (q,) likelihoods up to a constant.
+    rows: (m,) of the accuracies, which tell it. misfits: returns, for their (m, q) scores, −2 log of (q,) likelihoods up to a constant.
     """
     best = float(accuracies.max())
+    if 1 - best < SMALLEST_EDGE:
+        return 1.0
     levels = best + (1 - best) * (np.arange(LEVELS) + 0.5) / LEVELS
     scales = [AccuracyScale.of(accuracies, float(level)) for level in levels]
-    misfit = misfits(np.stack([scale.scores(accuracies) for scale in scales], axis=1))
-    likelihoods = [scale.log_slope(accuracies) for scale in scales] - misfit / 2
+    misfit = misfits(np.stack([scale.scores(accuracies[rows]) for scale in scales], axis=1))
+    likelihoods = [scale.log_slope(accuracies[rows]) for scale in scales] - misfit / 2
     return float(softmax(likelihoods) @ levels)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 from threadpoolctl import ThreadpoolController
 
-from jointnas.accuracy_scale import SMALLEST_SPREAD, AccuracyScale, attainable
+from jointnas.accuracy_scale import SMALLEST_SPREAD, AccuracyScale, is_bounded, learned_level
 from jointnas.errors import PredictorError
 from jointnas.inputs import Inputs
 from jointnas.knob_space import Candidate
@@ -96,6 +96,11 @@ class Predictor:
         told = np.array([np.nan if o.accuracy is None else o.accuracy for o in self.observations], dtype=np.float64)
         return np.where(np.isnan(told), np.nanmin(told), told) if len(told) else told
 
+    @property
+    def attainable(self) -> float | None:
+        """The accuracy that candidates come near to, as the trainings tell it; None where accuracies are not within [0, 1]."""
+        return self._scale.attainable
+
     # ---------------------------------------------------------------------------------------------------- inputs
 
     def _take_pace(self, pace: Pace) -> None:
@@ -158,16 +163,18 @@ class Predictor:
         self._process = self._fitted(rows, found or self._hyperparameters(rows))
 
     def _learn_scale(self) -> None:
-        """Learn what accuracy is attainable, by the likelihood of the process as it is, and fit to the scale of that."""
+        """Learn what accuracy is attainable from the trainings that ended, and fit to the scale of that."""
         if self._scale.attainable is None:
             return
-        process, heard = self._conditioned(), self._heard(np.arange(len(self._y)))
-        said = WEIGHT[0] * self._known[heard, None]
-        level = attainable(self.accuracies[heard], lambda scores: process.misfits(scores - said))
+        ended = np.flatnonzero([o.accuracy is not None for o in self.observations])
+        rows = np.random.default_rng(self.seed).permutation(ended)[:HEARD]
+        process = Process(self._examples(rows), self._inputs.groups, self._conditioned().hyperparameters)
+        said = WEIGHT[0] * self._known[rows, None]
+        level = learned_level(self.accuracies, rows, lambda scores: process.misfits(scores - said))
         self._scale = AccuracyScale.of(self.accuracies, level)
         self._y = self._scale.scores(self.accuracies)
-        rows = np.arange(len(self._y))
-        self._process = self._fitted(rows, self._hyperparameters(rows))
+        every = np.arange(len(self._y))
+        self._process = self._fitted(every, self._hyperparameters(every))
 
     @property
     def _known_hyperparameters(self) -> Hyperparameters | None:
@@ -192,15 +199,11 @@ class Predictor:
         return Examples(self._x[rows], self._trend(known), self._y[rows] - WEIGHT[0] * known)
 
     def _fitted(self, rows: NDArray[Any], hyperparameters: Hyperparameters) -> Process:
-        return Process(self._examples(self._heard(rows)), self._inputs.groups, hyperparameters)
-
-    def _heard(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """Return those of the rows that a process is conditioned on."""
-        if len(rows) <= HEARD:
-            return rows
-        best = rows[np.argsort(-self._y[rows], kind="stable")]
-        drawn = np.random.default_rng(self.seed).permutation(best[HEARD // 2 :])
-        return np.concatenate([best[: HEARD // 2], drawn[: HEARD - HEARD // 2]])
+        if len(rows) > HEARD:
+            best = rows[np.argsort(-self._y[rows], kind="stable")]
+            drawn = np.random.default_rng(self.seed).permutation(best[HEARD // 2 :])
+            rows = np.concatenate([best[: HEARD // 2], drawn[: HEARD - HEARD // 2]])
+        return Process(self._examples(rows), self._inputs.groups, hyperparameters)
 
     def _conditioned(self) -> Process:
         if self._process is None:
@@ -208,7 +211,7 @@ class Predictor:
         return self._process
 
     def _validated(self) -> float | None:
-        """Return Kendall's τ between accuracies and what processes say that never saw them, found for other folds alone."""
+        """Return Kendall's τ between accuracies and what processes say that never saw them; all folds tell the scale alone."""
         _, which = np.unique(self._x, axis=0, return_inverse=True)  # repeats of a candidate are in one fold
         n = int(which.max()) + 1
         if n < SMALLEST_VALIDATION:
@@ -220,7 +223,7 @@ class Predictor:
             process = self._fitted(seen, self._hyperparameters(seen))
             known = self._known[held_out]
             said[held_out] = WEIGHT[0] * known + process.mean(self._x[held_out], self._trend(known))
-        tau = float(kendalltau(said, self._y).statistic)
+        tau = float(kendalltau(said, self.accuracies).statistic)
         return tau if np.isfinite(tau) else 0.0
 
     # --------------------------------------------------------------------------------------------------- predicting
@@ -350,6 +353,8 @@ class Predictor:
         if self.accuracies.tolist() != tensors["accuracies"].tolist():
             raise ValueError("trials that it was not fitted to")
         self._scale = AccuracyScale.from_vector(tensors["scale"])
+        if (self._scale.attainable is not None) != is_bounded(self.accuracies):
+            raise ValueError("a scale of other accuracies")
         if "pace" in tensors:
             self._take_pace(Pace.restored(self.space, tensors["pace"]))
         self.rank_correlation, self.context = about["rank_correlation"], about["context"]

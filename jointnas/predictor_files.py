@@ -49,10 +49,13 @@ def read_files(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float
 
 def read_description(folder: Path) -> dict[str, Any]:
     """Return what `predictor.json` in a folder says, the tensors unread. Raises `PredictorError`."""
-    if not (folder / DESCRIPTION).exists():
-        raise PredictorError(f"a predictor is a folder with {DESCRIPTION}, got {str(folder)!r}: check the path")
     with whole(folder):
-        about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        try:
+            about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise PredictorError(
+                f"a predictor is a folder with {DESCRIPTION}, got {str(folder)!r}: check the path"
+            ) from error
         missing = [name for name in EXPECTED if name not in about]
         if missing:
             raise ValueError(f"no {missing[0]}")

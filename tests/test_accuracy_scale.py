@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from jointnas.accuracy_scale import EDGE, AccuracyScale, attainable
+from jointnas.accuracy_scale import EDGE, AccuracyScale, learned_level
 
 Array = NDArray[np.float64]
 SOME = np.array([0.1, 0.35, 0.5, 0.52, 0.58])
@@ -50,18 +50,53 @@ def independent(scores: Array) -> Array:
     return np.asarray((scores**2).sum(axis=0))
 
 
+def independent_of_scale(scores: Array) -> Array:
+    """Return the same of normal scores of whatever mean and deviation."""
+    return np.asarray(len(scores) * np.log(scores.var(axis=0)))
+
+
+def learned(accuracies: Array) -> float:
+    return learned_level(accuracies, np.arange(len(accuracies)), independent)
+
+
 @pytest.mark.parametrize("level", [0.65, 0.9])
 def test_what_is_attainable_is_learned_from_many_accuracies(level: float) -> None:
     """Accuracies whose log odds of their share of a level are normal tell the level; few of them tell little."""
     odds = np.random.default_rng(0).normal(0.5, 1.5, 4000)
     many = level / (1 + np.exp(-odds))
-    assert attainable(many, independent) == pytest.approx(level, abs=0.02)
+    assert learned(many) == pytest.approx(level, abs=0.02)
     few = many[:4]
-    assert few.max() < attainable(few, independent) < 1
+    assert 0.2 < (learned(few) - few.max()) / (1 - few.max()) < 0.8
 
 
-def test_nothing_lies_between_one_and_the_best() -> None:
-    assert attainable(np.array([0.5, 0.7, 1.0]), independent) == pytest.approx(1)
+def test_only_the_rows_that_are_named_tell_it() -> None:
+    odds = np.random.default_rng(0).normal(0.5, 1.5, 2000)
+    ended = 0.8 / (1 + np.exp(-odds))
+    failed = np.full(500, ended.min())
+    level = learned_level(np.concatenate([ended, failed]), np.arange(2000), independent_of_scale)
+    assert level == pytest.approx(learned_level(ended, np.arange(2000), independent_of_scale), abs=0.005)
+
+
+@pytest.mark.parametrize("accuracies", [[0.5, 0.7, 1.0], [0.5, 0.7, np.nextafter(1, 0)], [1e-17, 0.4, 1.0]])
+def test_the_ends_can_be_fitted(accuracies: list[float]) -> None:
+    assert learned(np.array(accuracies)) == 1
+    assert np.isfinite(AccuracyScale.of(np.array(accuracies)).scores(np.array(accuracies))).all()
+
+
+@pytest.mark.parametrize("low", [0.3, 0.9, 0.995])
+def test_accuracies_of_a_narrow_band_are_kept_apart_at_every_level(low: float) -> None:
+    """Late in a search all accuracies are much alike; a level just above the best must not make them one."""
+    band = low + 0.003 * np.sort(np.random.default_rng(0).random(40))
+    for level in (band[-1] + 1e-4, learned(band)):
+        scores = AccuracyScale.of(band, level).scores(band)
+        assert (np.diff(scores) > 0).all()
+        assert scores.std() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("wrong", [[0.7], [0, 0.005, 0, 1], [2, 0.005, 0, 1], [0.7, 0.9, 0, 1], [0.7, 0.005, 0, -1]])
+def test_a_vector_that_is_no_scale_is_refused(wrong: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"scale|unpack"):
+        AccuracyScale.from_vector(np.array(wrong))
 
 
 def test_an_uncertain_prediction_near_one_is_lower_and_wider_than_its_middle() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 from scipy.stats import kendalltau
 
 from jointnas.errors import PredictorError
@@ -149,7 +149,9 @@ def test_a_failure_counts_as_the_worst_accuracy() -> None:
     told = Predictor(space).fit(candidates, [*(Observation(accuracy=r) for r in (0.2, 0.5, 0.3)), *failures])
     assert told.accuracies.tolist() == [0.2, 0.5, 0.3, 0.2, 0.2]
     same = Predictor(space).fit(candidates, [0.2, 0.5, 0.3, 0.2, 0.2])
-    np.testing.assert_array_equal(told.predict(candidates), same.predict(candidates))
+    np.testing.assert_allclose(
+        told.predict(candidates), same.predict(candidates), atol=0.01
+    )  # they do not tell the scale
 
 
 def test_an_earlier_campaign_is_asked_for_the_steps_that_this_budget_holds() -> None:
@@ -279,6 +281,13 @@ def changed_accuracy(folder: Path) -> list[Any]:
     return [{**trials[0], "accuracy": 0.123}, *trials[1:]]
 
 
+def scaled(folder: Path, scale: list[float]) -> None:
+    """Put another scale in place of a predictor's, with the digest that belongs to it."""
+    tensors = load((folder / "predictor.safetensors").read_bytes())
+    (folder / "predictor.safetensors").write_bytes(save({**tensors, "scale": np.array(scale)}))
+    change(folder)
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "no json": lambda folder: (folder / "predictor.json").unlink(),
     "no tensors": lambda folder: (folder / "predictor.safetensors").unlink(),
@@ -289,6 +298,9 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
         (folder / "predictor.safetensors").read_bytes()[:-8]
     ),
     "other tensors": lambda folder: (folder / "predictor.safetensors").write_bytes(save({"x": np.zeros(3)})),
+    "a scale beyond accuracies": lambda folder: scaled(folder, [2.0, 0.005, 0.0, 1.0]),
+    "a scale of too few numbers": lambda folder: scaled(folder, [0.7]),
+    "a scale of accuracies that are unbounded": lambda folder: scaled(folder, [math.nan, 0.005, 0.0, 1.0]),
     "another format": lambda folder: change(folder, format=99),
     "no examples": lambda folder: change(folder, trials=[]),
     "examples of another space": lambda folder: change(
@@ -318,6 +330,8 @@ def test_damaged_files_are_refused(small: Predictor, tmp_path: Path, damage: str
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(PredictorError, match=r"got '.*nowhere'"):
         Predictor.load(tmp_path / "nowhere")
+    with pytest.raises(PredictorError, match="too long"):
+        Predictor.load("x" * 300)
 
 
 def swapped(folder: Path) -> list[Any]:
@@ -395,6 +409,38 @@ def test_deviations_are_those_of_trainings() -> None:
     mean, std = Predictor(space).fit(candidates, noisy[0]).predict(grid)
     within = np.abs(mean - noisy[1]) <= 2 * std
     assert 0.88 < within.mean() < 0.995
+
+
+@pytest.mark.parametrize("low", [0.3, 0.9, 0.995])
+def test_accuracies_of_a_narrow_band_are_ranked(low: float) -> None:
+    space = abstract()
+    candidates, grid = space.sample(24), space.sample(64, seed=5)
+    predictor = Predictor(space).fit(candidates, [low + 0.003 * x0(c) for c in candidates])
+    mean, _ = predictor.predict(grid)
+    assert kendalltau(mean, [x0(c) for c in grid]).statistic > 0.9
+    assert np.abs(mean - [low + 0.003 * x0(c) for c in grid]).max() < 0.001
+
+
+@pytest.mark.parametrize("odd", [np.nextafter(1, 0), 1.0, 1e-17, 0.0])
+def test_accuracies_at_the_ends_can_be_fitted(odd: float) -> None:
+    space = abstract()
+    mean, std = (
+        Predictor(space).fit(space.sample(11), [*np.linspace(0.5, 0.9, 10), odd]).predict(space.sample(9, seed=1))
+    )
+    assert np.isfinite([mean, std]).all()
+
+
+def test_what_is_attainable_is_learned_whether_some_fail_or_not() -> None:
+    space = abstract()
+    candidates, rng = drawn(space, 96, 3), np.random.default_rng(0)
+    told = [
+        Observation(0.8 / (1 + math.exp(-6 * (x0(c) - 0.4 + 0.03 * rng.standard_normal())))) for c in candidates[:64]
+    ]
+    levels = [
+        Predictor(space).fit(candidates[: 64 + n], [*told, *[Observation.failed("out of memory")] * n]).attainable
+        for n in (0, 32)
+    ]
+    assert levels == pytest.approx([0.8, 0.8], abs=0.03)
 
 
 def test_the_best_of_many_is_not_promised_more_than_accuracies_come_near_to() -> None:
