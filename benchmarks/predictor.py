@@ -39,6 +39,7 @@ from sklearn.model_selection import cross_val_predict
 from table import TABLE, Table, observation
 from torch import nn
 
+from jointnas.accuracy_scale import Belief
 from jointnas.early_stop import accuracy_at
 from jointnas.inputs import Inputs
 from jointnas.knob_space import Candidate
@@ -217,6 +218,15 @@ def varied(prepare: Callable[[list[Observation]], list[Observation]] = list, **p
     return predict
 
 
+class EndsAtOne(Belief):
+    """Log odds of the accuracies themselves, whatever is attainable."""
+
+    @classmethod
+    def learned(cls, accuracies: Array, *told: Any) -> Belief:
+        """Learn nothing."""
+        return cls.of(accuracies)
+
+
 class KnobsAndCosts(Inputs):
     """The knobs and the exact costs, without what is known of how recipes act."""
 
@@ -312,7 +322,7 @@ def all_arms(examples: Examples, prior: Predictor) -> dict[str, Arm]:
         "no prior, knobs and costs alone": varied(Inputs=KnobsAndCosts),
         "no prior, a length scale an input": varied(Inputs=Apart),
         "no prior, steps unknown": varied(without_steps),
-        "no prior, log odds that end at 1": varied(learned_level=lambda *given: 1.0),
+        "no prior, log odds that end at 1": varied(Belief=EndsAtOne),
         "no prior, ranks as targets": varied(ranked),
         "no prior, curves in the targets": varied(with_curves),
         "no prior, blended with a forest": blended,

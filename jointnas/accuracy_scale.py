@@ -7,7 +7,7 @@ all that ever helped. It is a warp of the targets that is learned by their likel
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ EDGE = 0.005  # shares are taken to lie as far inside (0, 1), or half as far as 
 SMALLEST_EDGE = 1e-9
 SMALLEST_SPREAD = 1e-6
 LEVELS = 64  # of what may be attainable, between the best accuracy and 1
+PROBABLE = (0.1, 0.3, 0.5, 0.7, 0.9)  # quantiles of what is attainable, which predictions are averaged over
 QUADRATURE_NODES = 9
 Array = NDArray[np.float64]
 
@@ -44,20 +45,6 @@ class AccuracyScale:
         scale = cls(level if bounded else None, float(np.clip(nearest / 2, SMALLEST_EDGE, EDGE)))
         scores = scale.scores(accuracies)
         return replace(scale, centre=float(scores.mean()), spread=max(float(scores.std()), SMALLEST_SPREAD))
-
-    def to_vector(self) -> Array:
-        """Return it as one vector."""
-        level = np.nan if self.attainable is None else self.attainable
-        return np.array([level, self.edge, self.centre, self.spread])
-
-    @classmethod
-    def from_vector(cls, vector: Array) -> AccuracyScale:
-        """Return what `to_vector` gave. Raises `ValueError` for what it never gives."""
-        level, edge, centre, spread = vector.tolist()
-        known = np.isnan(level) or 0 < level <= 1
-        if not (known and 0 < edge < 0.5 and np.isfinite(centre) and 0 < spread < np.inf):
-            raise ValueError("a scale that is none")
-        return cls(None if np.isnan(level) else level, edge, centre, spread)
 
     def scores(self, accuracies: Array) -> Array:
         """Return the (n,) scores of accuracies."""
@@ -99,16 +86,47 @@ def is_bounded(accuracies: Array) -> bool:
     return bool((accuracies >= 0).all() and (accuracies <= 1).all())
 
 
-def learned_level(accuracies: Array, rows: NDArray[np.int64], misfits: Callable[[Array], Array]) -> float:
-    """Return what (n,) accuracies in [0, 1] seem to come near to: the posterior mean, all levels from the best of them to 1 being alike before.
+@dataclass(frozen=True)
+class Belief:
+    """What accuracies come near to is never quite known: the scale that scores are on, and equally probable ones that they may mean.
 
-    rows: (m,) of the accuracies, which tell it. misfits: returns, for their (m, q) scores, −2 log of (q,) likelihoods up to a constant.
+    levels: what is attainable on that scale, then on the equally probable ones; of accuracies that are not in [0, 1] there is one scale.
     """
-    best = float(accuracies.max())
-    if 1 - best < SMALLEST_EDGE:
-        return 1.0
-    levels = best + (1 - best) * (np.arange(LEVELS) + 0.5) / LEVELS
-    scales = [AccuracyScale.of(accuracies, float(level)) for level in levels]
-    misfit = misfits(np.stack([scale.scores(accuracies[rows]) for scale in scales], axis=1))
-    likelihoods = [scale.log_slope(accuracies[rows]) for scale in scales] - misfit / 2
-    return float(softmax(likelihoods) @ levels)
+
+    levels: tuple[float, ...]
+    scale: AccuracyScale
+    probable: tuple[AccuracyScale, ...]
+
+    @classmethod
+    def of(cls, accuracies: Array, levels: Sequence[float] = (1.0,)) -> Belief:
+        """Return the scales of (n,) accuracies at these levels. Raises `ValueError` for levels that accuracies do not come near to."""
+        lowest = max(float(accuracies.max(initial=0.0)), SMALLEST_EDGE) if is_bounded(accuracies) else 0.0
+        if not all(min(lowest, 1.0) <= level <= 1 for level in levels):
+            raise ValueError("levels that accuracies do not come near to")
+        scale, *others = (AccuracyScale.of(accuracies, level) for level in levels)
+        return cls(tuple(levels), scale, tuple(others) or (scale,))
+
+    @classmethod
+    def learned(cls, accuracies: Array, rows: NDArray[np.int64], misfits: Callable[[Array], Array]) -> Belief:
+        """Return what (n,) accuracies in [0, 1] tell, all levels from the best of them to 1 being alike before: scores are on the mean one.
+
+        rows: (m,) of the accuracies, which tell it. misfits: returns, for their (m, q) scores, −2 log of (q,) likelihoods up to a constant.
+        """
+        best = float(accuracies.max())
+        if 1 - best < SMALLEST_EDGE:
+            return cls.of(accuracies)
+        levels = best + (1 - best) * (np.arange(LEVELS) + 0.5) / LEVELS
+        scales = [AccuracyScale.of(accuracies, float(level)) for level in levels]
+        misfit = misfits(np.stack([scale.scores(accuracies[rows]) for scale in scales], axis=1))
+        probabilities = softmax([scale.log_slope(accuracies[rows]) for scale in scales] - misfit / 2)
+        quantiles = np.interp(PROBABLE, np.cumsum(probabilities) - probabilities / 2, levels)
+        return cls.of(accuracies, [float(probabilities @ levels), *quantiles.tolist()])
+
+    def expected(self, scores: Array, deviations: Array) -> tuple[Array, Array]:
+        """Return the (n,) means and standard deviations of the accuracies whose scores are normal, over all probable scales."""
+        means, spreads = np.array([scale.expected(scores, deviations) for scale in self.probable]).swapaxes(0, 1)
+        return means.mean(axis=0), np.sqrt((spreads**2).mean(axis=0) + means.var(axis=0))
+
+    def drawn(self, scores: Array) -> Array:
+        """Return (m, n) accuracies of m rows of scores, each on one of the probable scales in turn."""
+        return np.array([self.probable[i % len(self.probable)].accuracies(row) for i, row in enumerate(scores)])

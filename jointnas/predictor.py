@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 from threadpoolctl import ThreadpoolController
 
-from jointnas.accuracy_scale import SMALLEST_SPREAD, AccuracyScale, is_bounded, learned_level
+from jointnas.accuracy_scale import SMALLEST_SPREAD, AccuracyScale, Belief
 from jointnas.errors import PredictorError
 from jointnas.inputs import Inputs
 from jointnas.knob_space import Candidate
@@ -83,11 +83,11 @@ class Predictor:
             None  # Kendall's τ, cross-validated; None before there are enough examples
         )
         self._free: Codes = next(self.space.stream(seed, chunk=FREE_SAMPLES))
-        self._scale = AccuracyScale()
+        self._belief = Belief((1.0,), AccuracyScale(), (AccuracyScale(),))
         self._process: Process | None = None
         self._take_pace(Pace(self.space, None))
         if self.prior is not None:
-            self._scale = self.prior._scale
+            self._belief = self.prior._belief
             self._condition(self._free[:0], self._known_hyperparameters or Hyperparameters.expected(self._groups))
 
     @property
@@ -99,7 +99,7 @@ class Predictor:
     @property
     def attainable(self) -> float | None:
         """The accuracy that candidates come near to, as the trainings tell it; None where accuracies are not within [0, 1]."""
-        return self._scale.attainable
+        return self._belief.scale.attainable
 
     # ---------------------------------------------------------------------------------------------------- inputs
 
@@ -149,7 +149,7 @@ class Predictor:
         codes = self.space.to_codes(candidates)
         self._take_pace(Pace.fit(self.space, codes, told, self.seed))
         self.candidates, self.observations = self.space.to_candidates(codes), told
-        self._scale = AccuracyScale.of(self.accuracies)
+        self._belief = Belief.of(self.accuracies)
         with _blas().limit(limits=1, user_api="blas"):
             self._condition(codes, None)
             self._learn_scale()
@@ -158,21 +158,24 @@ class Predictor:
 
     def _condition(self, codes: Codes, found: Hyperparameters | None) -> None:
         """Condition the process on the examples, with hyperparameters that are found or given."""
-        self._x, self._y, self._known = self._inputs(codes), self._scale.scores(self.accuracies), self._expected(codes)
+        self._x, self._y, self._known = (
+            self._inputs(codes),
+            self._belief.scale.scores(self.accuracies),
+            self._expected(codes),
+        )
         rows = np.arange(len(self._y))
         self._process = self._fitted(rows, found or self._hyperparameters(rows))
 
     def _learn_scale(self) -> None:
         """Learn what accuracy is attainable from the trainings that ended, and fit to the scale of that."""
-        if self._scale.attainable is None:
+        if self.attainable is None:
             return
         ended = np.flatnonzero([o.accuracy is not None for o in self.observations])
         rows = np.random.default_rng(self.seed).permutation(ended)[:HEARD]
         process = Process(self._examples(rows), self._inputs.groups, self._conditioned().hyperparameters)
         said = WEIGHT[0] * self._known[rows, None]
-        level = learned_level(self.accuracies, rows, lambda scores: process.misfits(scores - said))
-        self._scale = AccuracyScale.of(self.accuracies, level)
-        self._y = self._scale.scores(self.accuracies)
+        self._belief = Belief.learned(self.accuracies, rows, lambda scores: process.misfits(scores - said))
+        self._y = self._belief.scale.scores(self.accuracies)
         every = np.arange(len(self._y))
         self._process = self._fitted(every, self._hyperparameters(every))
 
@@ -247,7 +250,7 @@ class Predictor:
 
         Raises `PredictorError` before a fit.
         """
-        return self._scale.accuracies(self.scores(codes))
+        return self._belief.scale.accuracies(self.scores(codes))
 
     def predict_codes(self, codes: Codes) -> tuple[Array, Array]:
         """Return the (n,) means and (n,) standard deviations of what a training of each of (n, knobs) codes may give.
@@ -261,11 +264,11 @@ class Predictor:
             with _blas().limit(limits=1, user_api="blas"):
                 mean, deviation = process.predict(self._inputs(part), self._trend(known))
             found.append((WEIGHT[0] * known + mean, np.sqrt(deviation**2 + process.noise)))
-        return self._scale.expected(*(np.concatenate(column) for column in zip(*found, strict=True)))
+        return self._belief.expected(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
     def draw_codes(self, codes: Codes, count: int, seed: Sequence[int]) -> Array:
         """Return (count, n) accuracies that functions drawn from the posterior give (n, knobs) codes; a seed draws the same."""
-        return self._scale.accuracies(self.draw_scores(codes, count, seed))
+        return self._belief.drawn(self.draw_scores(codes, count, seed))
 
     def draw_scores(self, codes: Codes, count: int, seed: Sequence[int]) -> Array:
         """Return what `draw_codes` does, on the scale of `scores`."""
@@ -298,7 +301,7 @@ class Predictor:
         tensors = {
             "hyperparameters": self._process.hyperparameters.to_vector(),
             "accuracies": self.accuracies,
-            "scale": self._scale.to_vector(),
+            "levels": np.array(self._belief.levels),
             **({} if law is None else {"pace": np.array([*law.weights, law.intercept, law.error])}),
         }
         about: dict[str, Any] = {
@@ -352,9 +355,7 @@ class Predictor:
         self.candidates, self.observations = self.space.to_candidates(codes), told
         if self.accuracies.tolist() != tensors["accuracies"].tolist():
             raise ValueError("trials that it was not fitted to")
-        self._scale = AccuracyScale.from_vector(tensors["scale"])
-        if (self._scale.attainable is not None) != is_bounded(self.accuracies):
-            raise ValueError("a scale of other accuracies")
+        self._belief = Belief.of(self.accuracies, tensors["levels"].tolist())
         if "pace" in tensors:
             self._take_pace(Pace.restored(self.space, tensors["pace"]))
         self.rank_correlation, self.context = about["rank_correlation"], about["context"]

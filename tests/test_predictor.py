@@ -281,10 +281,10 @@ def changed_accuracy(folder: Path) -> list[Any]:
     return [{**trials[0], "accuracy": 0.123}, *trials[1:]]
 
 
-def scaled(folder: Path, scale: list[float]) -> None:
-    """Put another scale in place of a predictor's, with the digest that belongs to it."""
+def at_levels(folder: Path, levels: list[float]) -> None:
+    """Put other attainable accuracies in place of a predictor's, with the digest that belongs to them."""
     tensors = load((folder / "predictor.safetensors").read_bytes())
-    (folder / "predictor.safetensors").write_bytes(save({**tensors, "scale": np.array(scale)}))
+    (folder / "predictor.safetensors").write_bytes(save({**tensors, "levels": np.array(levels)}))
     change(folder)
 
 
@@ -298,9 +298,9 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
         (folder / "predictor.safetensors").read_bytes()[:-8]
     ),
     "other tensors": lambda folder: (folder / "predictor.safetensors").write_bytes(save({"x": np.zeros(3)})),
-    "a scale beyond accuracies": lambda folder: scaled(folder, [2.0, 0.005, 0.0, 1.0]),
-    "a scale of too few numbers": lambda folder: scaled(folder, [0.7]),
-    "a scale of accuracies that are unbounded": lambda folder: scaled(folder, [math.nan, 0.005, 0.0, 1.0]),
+    "a level beyond accuracies": lambda folder: at_levels(folder, [2.0]),
+    "a level below the best": lambda folder: at_levels(folder, [0.3, 0.9]),
+    "no levels": lambda folder: at_levels(folder, []),
     "another format": lambda folder: change(folder, format=99),
     "no examples": lambda folder: change(folder, trials=[]),
     "examples of another space": lambda folder: change(
