@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import multivariate_normal
 
 from jointnas import process
 from jointnas.process import Examples, Hyperparameters, Process, find_hyperparameters, negative_log_likelihood
@@ -62,6 +63,16 @@ def test_parts_computed_side_by_side_are_those_of_the_whole(cores: int, monkeypa
     monkeypatch.setattr(process, "available_cores", lambda: cores)
     for found, expected in zip(answers(), whole, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_misfits_rank_other_targets_as_their_densities_do() -> None:
+    """Against SciPy's multivariate normal, with the covariance that the process has of its own examples."""
+    seen = examples(30, 4)
+    known = fitted(seen)
+    targets = np.stack([seen.y, seen.y[::-1], np.zeros(30)], axis=1)
+    covariance = known._covariance(seen.x, seen.trend) + known.noise * np.eye(30)
+    densities = multivariate_normal(np.zeros(30), covariance).logpdf(targets.T)
+    np.testing.assert_allclose(np.diff(known.misfits(targets)), -2 * np.diff(densities))
 
 
 def test_what_matters_gets_the_shortest_length_scale_and_the_steepest_slope() -> None:
