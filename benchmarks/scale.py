@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 from measure import machine, write
-from predictor import Examples
+from rankers import Examples
 from table import Table
 
 from jointnas.predictor import Predictor

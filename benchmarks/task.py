@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tomli_w
 from numpy.typing import NDArray
-from predictor import Examples, noise
+from rankers import Examples
 from scipy.stats import kendalltau
 from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.pipeline import make_pipeline
@@ -46,7 +46,7 @@ class Surrogate:
         examples = Examples(fitted_to)
         self.space: Space = examples.space
         (self.bound,) = parse_all(table.card["constraint"], self.space.metrics)
-        self.deviation = noise(examples.repeated)
+        self.deviation = examples.noise
         codes, y = examples.codes, examples.accuracies
         self._pace = Pace.fit(self.space, codes, examples.observations, 0)
         self._inputs = Inputs(self.space, self._pace, next(self.space.stream(0, chunk=FREE)))
