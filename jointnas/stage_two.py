@@ -74,14 +74,14 @@ class StageTwo:
         objectives = np.concatenate([objectives[:, 0] for _, objectives in found])
         codes = codes[np.argsort(objectives, kind="stable")]
         codes = codes[self._space.distinct(codes)[0]] if len(problems) > 1 else codes
-        codes = self._expected(codes, k)
+        codes, ranked = self._finalists(codes, k)
         if not len(codes):
             bounds = ", ".join(map(str, (*self.query.trained, *self.query.measured)))
             scored = sum(problem.spent for problem in problems.values())
             raise ConstraintError(
                 f"a winner is predicted to meet {bounds}, got none among {scored} candidates: loosen the bound or train more"
             )
-        chosen, measured = self.query.measure(codes, self._told_apart(codes, k), k)
+        chosen, measured = self.query.measure(codes, ranked, k)
         chosen = chosen if self.query.measures_objective else sorted(chosen)
         finders = [
             tuple(n for n, p in problems.items() if not p.is_fresh(codes[i : i + 1])[0]) if len(problems) > 1 else ()
@@ -94,7 +94,7 @@ class StageTwo:
         problems, reports = self._searched({"nsga2": evolve_front})
         (problem,) = problems.values()
         codes, objectives = problem.results()
-        codes = self._expected(codes[front(objectives)], len(codes))
+        codes = self._expected(codes[front(objectives)])
         if not len(codes):
             raise ConstraintError(f"a front has a candidate, got none among {problem.spent}: loosen the bounds")
         objectives = self._score(codes, expected=True).objectives
@@ -131,29 +131,40 @@ class StageTwo:
             accuracies[[identity in self._failed for identity in self._space.identities(codes)]] = np.nan
         return self.query.evaluation(codes, accuracies)
 
-    def _expected(self, codes: Codes, k: int) -> Codes:
-        """Return those of (n, knobs) codes in order, of the first ones that hold k, that meet the bounds by expected accuracy."""
-        kept = [codes[:0]]
-        for start in range(0, len(codes), FINALISTS):
-            part = codes[start : start + FINALISTS]
-            found = self._score(part, expected=True)
-            kept.append(part[[i for i in found.ranked() if found.violations[i].sum() == 0]])
-            if sum(map(len, kept)) >= k:
-                break
-        return np.concatenate(kept)
+    def _finalists(self, codes: Codes, k: int) -> tuple[Codes, list[int]]:
+        """Return those of (n, knobs) codes to choose k of, in order of expected accuracy, and the order to choose them in.
 
-    def _told_apart(self, codes: Codes, k: int) -> list[int]:
-        """Return rows of (n, knobs) codes, best first, to choose k of: behind all others, those that no member tells apart."""
-        if self._closed:
-            return list(range(len(codes)))
-        members = self.predictor.draw_scores(codes, self.predictor.members, [self.seed])
-        apart = np.ones(len(codes), dtype=bool)
-        distinct: list[int] = []
-        while apart.any() and len(distinct) < k:
-            distinct.append(int(apart.argmax()))
-            apart &= np.abs(members - members[:, distinct[-1:]]).max(axis=0) >= TELL_APART
+        Behind all others come those that no member tells apart from one before them. Looks on, best first, until k are told apart.
+        """
+        kept, members, distinct = codes[:0], np.zeros((self.predictor.members, 0)), list[int]()
+        for start in range(0, len(codes), FINALISTS):
+            part = self._expected(codes[start : start + FINALISTS])
+            kept = np.concatenate([kept, part])
+            if self._closed:
+                distinct = list(range(len(kept)))
+            else:
+                members = np.concatenate([members, self.predictor.draw_scores(part, len(members), [self.seed])], axis=1)
+                distinct = told_apart(members, k)
+            if len(distinct) >= k:
+                break
         chosen = set(distinct)
-        return [*distinct, *(i for i in range(len(codes)) if i not in chosen)]
+        return kept, [*distinct, *(i for i in range(len(kept)) if i not in chosen)]
+
+    def _expected(self, codes: Codes) -> Codes:
+        """Return those of (n, knobs) codes that meet the bounds by expected accuracy, in its order."""
+        found = self._score(codes, expected=True)
+        kept: Codes = codes[[i for i in found.ranked() if found.violations[i].sum() == 0]]
+        return kept
+
+
+def told_apart(members: NDArray[np.float64], k: int) -> list[int]:
+    """Return the first columns, at most k, of (m, n) scores that one member or more tells apart from each column before them."""
+    apart = np.ones(members.shape[1], dtype=bool)
+    found: list[int] = []
+    while apart.any() and len(found) < k:
+        found.append(int(apart.argmax()))
+        apart &= np.abs(members - members[:, found[-1:]]).max(axis=0) >= TELL_APART
+    return found
 
 
 def _timed(name: str, engine: Engine, problem: Problem) -> EngineReport:

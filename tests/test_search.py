@@ -22,7 +22,7 @@ from jointnas.recipe import Recipe
 from jointnas.search import Search, Winner
 from jointnas.space import Space
 from jointnas.stage_one import space_filling
-from jointnas.stage_two import front, spread_out
+from jointnas.stage_two import TELL_APART, front, spread_out, told_apart
 from jointnas.training.observation import Observation
 
 PEAK = (0.8, 0.2, 0.6, 0.5)
@@ -200,6 +200,23 @@ def test_winners_are_different_within_the_constraints_and_best_first(campaign: S
     for winner in winners:
         assert winner.costs == pytest.approx(total(winner.candidate))
         assert winner.costs["total"] < 2
+
+
+def test_winners_are_no_copies_of_each_other() -> None:
+    """Where knobs are continuous thousands of candidates say the same as the best; the next winner is one that a member tells apart."""
+    search = light(cube())
+    candidates = search.space.sample(24, seed=3)
+    search.tell(candidates, [truth(c) for c in candidates])
+    found = search.space.to_codes([w.candidate for w in search.best(4)])
+    scores = search.fitted().draw_scores(found, search.predictor.members, [search.seed])
+    assert pdist(scores.T, "chebyshev").min() >= TELL_APART
+
+
+def test_columns_are_told_apart_from_all_before_them() -> None:
+    step = 1.01 * TELL_APART
+    members = np.array([[0.0, 0.1, 0.0, step, step], [0.0, 0.0, step, 0.0, 0.1]])
+    assert told_apart(members, 5) == [0, 2, 3]
+    assert told_apart(members, 2) == [0, 2]
 
 
 def test_a_winner_unpacks_into_candidate_mean_and_std(winners: list[Winner]) -> None:
