@@ -158,11 +158,8 @@ class Predictor:
 
     def _condition(self, codes: Codes, found: Hyperparameters | None) -> None:
         """Condition the process on the examples, with hyperparameters that are found or given."""
-        self._x, self._y, self._known = (
-            self._inputs(codes),
-            self._belief.scale.scores(self.accuracies),
-            self._expected(codes),
-        )
+        self._x, self._known = self._inputs(codes), self._expected(codes)
+        self._y = self._belief.scale.scores(self.accuracies)
         rows = np.arange(len(self._y))
         self._process = self._fitted(rows, found or self._hyperparameters(rows))
 

@@ -82,7 +82,8 @@ class StageTwo:
                 f"a winner is predicted to meet {bounds}, got none among {scored} candidates: loosen the bound or train more"
             )
         chosen, measured = self.query.measure(codes, ranked, k)
-        chosen = chosen if self.query.measures_objective else sorted(chosen)
+        if not self.query.measures_objective:
+            chosen = [chosen[i] for i in self._score(codes[chosen], expected=True).ranked()]
         finders = [
             tuple(n for n, p in problems.items() if not p.is_fresh(codes[i : i + 1])[0]) if len(problems) > 1 else ()
             for i in chosen
@@ -132,9 +133,9 @@ class StageTwo:
         return self.query.evaluation(codes, accuracies)
 
     def _finalists(self, codes: Codes, k: int) -> tuple[Codes, list[int]]:
-        """Return those of (n, knobs) codes to choose k of, in order of expected accuracy, and the order to choose them in.
+        """Return those of (n, knobs) codes, the best first, to choose k of, and the order to choose them in.
 
-        Behind all others come those that no member tells apart from one before them. Looks on, best first, until k are told apart.
+        Behind all others come those that no member tells apart from one before them. Looks on until k are told apart.
         """
         kept, members, distinct = codes[:0], np.zeros((self.predictor.members, 0)), list[int]()
         for start in range(0, len(codes), FINALISTS):

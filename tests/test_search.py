@@ -207,7 +207,9 @@ def test_winners_are_no_copies_of_each_other() -> None:
     search = light(cube())
     candidates = search.space.sample(24, seed=3)
     search.tell(candidates, [truth(c) for c in candidates])
-    found = search.space.to_codes([w.candidate for w in search.best(4)])
+    winners = search.best(4)
+    assert [w.mean for w in winners] == sorted((w.mean for w in winners), reverse=True)
+    found = search.space.to_codes([w.candidate for w in winners])
     scores = search.fitted().draw_scores(found, search.predictor.members, [search.seed])
     assert pdist(scores.T, "chebyshev").min() >= TELL_APART
 
