@@ -4,7 +4,7 @@ FBNetV3's predictor (Dai et al., CVPR 2021, §3.2) reads architecture and recipe
 pretrained on what costs nothing. Here the exact costs are inputs, so are the steps that the budget is expected to hold and what is
 known of how recipes act (`inputs`); what is pretrained on is an earlier campaign: another predictor, of any data, whose scores are
 the trend that this one corrects. Few trainings tell little about forty knobs; another data set's tell much of it
-(`benchmarks/predictor.py`).
+(`benchmarks/predictor.py`). What is fitted are accuracies as shares of what is attainable, which is learned too (`accuracy_scale`).
 """
 
 from __future__ import annotations
@@ -159,7 +159,11 @@ class Predictor:
     def _condition(self, codes: Codes, found: Hyperparameters | None) -> None:
         """Condition the process on the examples, with hyperparameters that are found or given."""
         self._x, self._known = self._inputs(codes), self._expected(codes)
-        self._y = self._belief.scale.scores(self.accuracies)
+        self._take_belief(self._belief, found)
+
+    def _take_belief(self, belief: Belief, found: Hyperparameters | None) -> None:
+        """Condition the process on the accuracies as this belief's scale has them."""
+        self._belief, self._y = belief, belief.scale.scores(self.accuracies)
         rows = np.arange(len(self._y))
         self._process = self._fitted(rows, found or self._hyperparameters(rows))
 
@@ -171,10 +175,7 @@ class Predictor:
         rows = np.random.default_rng(self.seed).permutation(ended)[:HEARD]
         process = Process(self._examples(rows), self._inputs.groups, self._conditioned().hyperparameters)
         said = WEIGHT[0] * self._known[rows, None]
-        self._belief = Belief.learned(self.accuracies, rows, lambda scores: process.misfits(scores - said))
-        self._y = self._belief.scale.scores(self.accuracies)
-        every = np.arange(len(self._y))
-        self._process = self._fitted(every, self._hyperparameters(every))
+        self._take_belief(Belief.learned(self.accuracies, rows, lambda scores: process.misfits(scores - said)), None)
 
     @property
     def _known_hyperparameters(self) -> Hyperparameters | None:

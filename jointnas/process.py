@@ -107,7 +107,7 @@ class Process:
         return smooth + self._slopes(x, trend) @ self._straight.T
 
     def misfits(self, targets: Array) -> Array:
-        """Return −2 log of the likelihoods, up to a constant, of (q,) other targets of the n examples: (n, q)."""
+        """Return −2 log of the (q,) likelihoods, up to a constant, of (n, q) targets in place of its own."""
         return np.asarray((solve_triangular(self._factor, targets, lower=True) ** 2).sum(axis=0))
 
     def mean(self, x: Array, trend: Array) -> Array:
