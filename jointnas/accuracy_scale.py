@@ -17,6 +17,7 @@ from scipy.special import expit, logit, softmax
 EDGE = 0.005  # shares are taken to lie as far inside (0, 1), or half as far as the one nearest to either end
 SMALLEST_EDGE = 1e-9
 SMALLEST_SPREAD = 1e-6
+EARLIER = 8  # as many accuracies does the spread of an earlier campaign count for
 LEVELS = 64  # of what may be attainable, between the best accuracy and 1
 PROBABLE = (0.1, 0.3, 0.5, 0.7, 0.9)  # quantiles of what is attainable, which predictions are averaged over
 QUADRATURE_NODES = 9
@@ -37,14 +38,21 @@ class AccuracyScale:
     spread: float = 1.0
 
     @classmethod
-    def of(cls, accuracies: Array, level: float = 1.0) -> AccuracyScale:
-        """Return the scale on which (n,) accuracies have mean 0 and deviation 1; those in [0, 1] come near to the level."""
+    def of(cls, accuracies: Array, level: float = 1.0, earlier: AccuracyScale | None = None) -> AccuracyScale:
+        """Return the scale on which (n,) accuracies have mean 0 and deviation 1; those in [0, 1] come near to the level.
+
+        earlier: that of an earlier campaign, whose spread counts for some accuracies: a first batch that its predictor chose is
+        of candidates more alike than those of the space.
+        """
         bounded = is_bounded(accuracies)
         inside = np.minimum(accuracies / level, 1 - accuracies / level)
         nearest = float(inside[inside > 0].min(initial=1.0))
         scale = cls(level if bounded else None, float(np.clip(nearest / 2, SMALLEST_EDGE, EDGE)))
         scores = scale.scores(accuracies)
-        return replace(scale, centre=float(scores.mean()), spread=max(float(scores.std()), SMALLEST_SPREAD))
+        variance = float(scores.var())
+        if earlier is not None and bounded == (earlier.attainable is not None):
+            variance = float(np.average([variance, earlier.spread**2], weights=[accuracies.size, EARLIER]))
+        return replace(scale, centre=float(scores.mean()), spread=max(np.sqrt(variance), SMALLEST_SPREAD))
 
     def scores(self, accuracies: Array) -> Array:
         """Return the (n,) scores of accuracies."""
@@ -98,29 +106,39 @@ class Belief:
     probable: tuple[AccuracyScale, ...]
 
     @classmethod
-    def of(cls, accuracies: Array, levels: Sequence[float] = (1.0,)) -> Belief:
-        """Return the scales of (n,) accuracies at these levels. Raises `ValueError` for levels that accuracies do not come near to."""
+    def of(cls, accuracies: Array, levels: Sequence[float] = (1.0,), earlier: AccuracyScale | None = None) -> Belief:
+        """Return the scales of (n,) accuracies at these levels. Raises `ValueError` for levels that accuracies do not come near to.
+
+        earlier: of an earlier campaign, as in `AccuracyScale.of`.
+        """
         lowest = max(float(accuracies.max(initial=0.0)), SMALLEST_EDGE) if is_bounded(accuracies) else 0.0
         if not all(min(lowest, 1.0) <= level <= 1 for level in levels):
             raise ValueError("levels that accuracies do not come near to")
-        scale, *others = (AccuracyScale.of(accuracies, level) for level in levels)
+        scale, *others = (AccuracyScale.of(accuracies, level, earlier) for level in levels)
         return cls(tuple(levels), scale, tuple(others) or (scale,))
 
     @classmethod
-    def learned(cls, accuracies: Array, rows: NDArray[np.int64], misfits: Callable[[Array], Array]) -> Belief:
+    def learned(
+        cls,
+        accuracies: Array,
+        rows: NDArray[np.int64],
+        misfits: Callable[[Array], Array],
+        earlier: AccuracyScale | None = None,
+    ) -> Belief:
         """Return what (n,) accuracies in [0, 1] tell, all levels from the best of them to 1 being alike before: scores are on the mean one.
 
         rows: (m,) of the accuracies, which tell it. misfits: returns, for their (m, q) scores, −2 log of (q,) likelihoods up to a constant.
+        earlier: of an earlier campaign, as in `AccuracyScale.of`.
         """
         best = float(accuracies.max())
         if 1 - best < SMALLEST_EDGE:
-            return cls.of(accuracies)
+            return cls.of(accuracies, earlier=earlier)
         levels = best + (1 - best) * (np.arange(LEVELS) + 0.5) / LEVELS
-        scales = [AccuracyScale.of(accuracies, float(level)) for level in levels]
+        scales = [AccuracyScale.of(accuracies, float(level), earlier) for level in levels]
         misfit = misfits(np.stack([scale.scores(accuracies[rows]) for scale in scales], axis=1))
         probabilities = softmax([scale.log_slope(accuracies[rows]) for scale in scales] - misfit / 2)
         quantiles = np.interp(PROBABLE, np.cumsum(probabilities) - probabilities / 2, levels)
-        return cls.of(accuracies, [float(probabilities @ levels), *quantiles.tolist()])
+        return cls.of(accuracies, [float(probabilities @ levels), *quantiles.tolist()], earlier)
 
     def expected(self, scores: Array, deviations: Array) -> tuple[Array, Array]:
         """Return the (n,) means and standard deviations of the accuracies whose scores are normal, over all probable scales."""

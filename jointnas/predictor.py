@@ -149,7 +149,7 @@ class Predictor:
         codes = self.space.to_codes(candidates)
         self._take_pace(Pace.fit(self.space, codes, told, self.seed))
         self.candidates, self.observations = self.space.to_candidates(codes), told
-        self._belief = Belief.of(self.accuracies)
+        self._belief = Belief.of(self.accuracies, earlier=self._earlier_scale)
         with _blas().limit(limits=1, user_api="blas"):
             self._condition(codes, None)
             self._learn_scale()
@@ -175,7 +175,15 @@ class Predictor:
         rows = np.random.default_rng(self.seed).permutation(ended)[:HEARD]
         process = Process(self._examples(rows), self._inputs.groups, self._conditioned().hyperparameters)
         said = WEIGHT[0] * self._known[rows, None]
-        self._take_belief(Belief.learned(self.accuracies, rows, lambda scores: process.misfits(scores - said)), None)
+        learned = Belief.learned(
+            self.accuracies, rows, lambda scores: process.misfits(scores - said), self._earlier_scale
+        )
+        self._take_belief(learned, None)
+
+    @property
+    def _earlier_scale(self) -> AccuracyScale | None:
+        """The scale of the prior's accuracies, None without one."""
+        return None if self.prior is None else self.prior._belief.scale
 
     @property
     def _known_hyperparameters(self) -> Hyperparameters | None:
@@ -353,7 +361,7 @@ class Predictor:
         self.candidates, self.observations = self.space.to_candidates(codes), told
         if self.accuracies.tolist() != tensors["accuracies"].tolist():
             raise ValueError("trials that it was not fitted to")
-        self._belief = Belief.of(self.accuracies, tensors["levels"].tolist())
+        self._belief = Belief.of(self.accuracies, tensors["levels"].tolist(), self._earlier_scale)
         if "pace" in tensors:
             self._take_pace(Pace.restored(self.space, tensors["pace"]))
         self.rank_correlation, self.context = about["rank_correlation"], about["context"]

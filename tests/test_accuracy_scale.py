@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from jointnas.accuracy_scale import EDGE, AccuracyScale, Belief
+from jointnas.accuracy_scale import EARLIER, EDGE, AccuracyScale, Belief
 
 Array = NDArray[np.float64]
 SOME = np.array([0.1, 0.35, 0.5, 0.52, 0.58])
@@ -29,6 +29,19 @@ def test_accuracies_outside_zero_and_one_stay_as_they_are() -> None:
     mean, deviation = scale.expected(scale.scores(values), np.full(3, 0.5))
     np.testing.assert_allclose(mean, values)
     np.testing.assert_allclose(deviation, 0.5 * values.std())
+
+
+def test_the_spread_of_an_earlier_campaign_counts_for_some_accuracies() -> None:
+    wide, alike = AccuracyScale(0.9, spread=1.0), np.array([0.50, 0.51, 0.52, 0.53])
+    own = AccuracyScale.of(alike, 0.7)
+    few = AccuracyScale.of(alike, 0.7, wide)
+    assert own.spread < 0.1
+    assert few.spread**2 == pytest.approx((len(alike) * own.spread**2 + EARLIER) / (len(alike) + EARLIER))
+    assert few.centre == own.centre
+    many = np.tile(alike, 10_000)
+    assert AccuracyScale.of(many, 0.7, wide).spread == pytest.approx(own.spread, rel=0.02)
+    unlike = AccuracyScale(None, spread=30.0)  # its accuracies are not shares of anything
+    assert AccuracyScale.of(alike, 0.7, unlike) == own
 
 
 def test_accuracies_near_an_end_are_kept_apart_by_a_smaller_edge() -> None:
@@ -106,6 +119,8 @@ def test_what_few_accuracies_leave_open_is_in_their_deviations() -> None:
     assert std[1] > 3 * one[1]
     assert std[0] == pytest.approx(one[0], rel=0.15)
     assert Belief.of(SOME, belief.levels) == belief
+    wider = Belief.of(SOME, belief.levels, AccuracyScale(spread=2.0))
+    assert all(wide.spread > scale.spread for wide, scale in zip(wider.probable, belief.probable, strict=True))
 
 
 @pytest.mark.parametrize("wrong", [[0.57], [0.7, 1.1], [np.nan], [-1.0]])

@@ -27,6 +27,7 @@ from jointnas.errors import JointNASError
 from jointnas.execution import available_cores
 from jointnas.export import CandidateFile, WinnerFile, find_candidate
 from jointnas.predictor import Predictor
+from jointnas.predictor_files import FORMAT
 from jointnas.resources import resource_folder
 from jointnas.run import DATABASE, Run
 from jointnas.shelf import find_predictor
@@ -389,7 +390,7 @@ def test_predictors_that_do_not_fit_are_refused(in_cycle, tmp_path):
     (week / "predictor.safetensors").write_bytes(weights)
     about = json.loads((week / "predictor.json").read_text())
     for change, message in (
-        ({"format": 99}, "format 4, got 99"),
+        ({"format": 99}, f"format {FORMAT}, got 99"),
         ({"trials": []}, "whole"),
         ({"space": "?"}, "changed since they were saved"),
     ):

@@ -106,6 +106,23 @@ def test_an_earlier_campaign_tells_what_few_trainings_cannot() -> None:
     assert found[1] > found[0] + 0.2
 
 
+def test_a_first_batch_that_an_earlier_campaign_chose_is_not_taken_for_the_space() -> None:
+    """It is alike: how far others may lie from it, the earlier campaign tells better than the batch."""
+    earlier = Predictor(Space.load("resnet9", (1, 8, 8), 10))
+    known = drawn(earlier.space, 128, 5)
+    earlier.fit(known, [score(c) for c in known])
+    space, rng = Space.load("resnet9", (3, 32, 32), 4), np.random.default_rng(0)
+
+    def trained(candidate: Candidate) -> float:
+        return 0.6 * score(candidate) - 0.05 * float(candidate["architecture"]["depth1"]) + 0.01 * rng.standard_normal()
+
+    pool = drawn(space, 400, 1)
+    order = np.argsort(-Predictor(space, prior=earlier).predict(pool)[0])
+    batch, others = ([pool[i] for i in part] for part in (order[:6], order[6:]))
+    mean, std = Predictor(space, prior=earlier).fit(batch, [trained(c) for c in batch]).predict(others)
+    assert (np.abs(mean - [trained(c) for c in others]) <= 2 * std).mean() > 0.75  # 0.36 by its own spread
+
+
 def test_an_earlier_campaign_that_was_wrong_is_overruled() -> None:
     space = abstract()
     misled = Predictor(space).fit(space.sample(32), [1 - x0(c) for c in space.sample(32)])
