@@ -23,14 +23,17 @@ import typer
 from PIL import Image
 
 from jointnas.cli import app, main
+from jointnas.cli.campaign import point_to_the_best_trial
 from jointnas.errors import JointNASError
 from jointnas.execution import available_cores
 from jointnas.export import CandidateFile, WinnerFile, find_candidate
 from jointnas.predictor import Predictor
 from jointnas.predictor_files import FORMAT
 from jointnas.resources import resource_folder
-from jointnas.run import DATABASE, Run
+from jointnas.run import DATABASE, Run, Trial
+from jointnas.search import Winner
 from jointnas.shelf import find_predictor
+from jointnas.training.observation import Observation
 
 UsageError = typer.BadParameter.__bases__[0]
 RUN = "runs/digits-resnet9-1"
@@ -254,6 +257,35 @@ def test_exports_hold_the_winners_and_how_they_were_trained(in_cycle):
         assert file.costs["macs"] == winner["macs"]
         assert file.training["clock"] == {"train_steps": 20}
         assert file.training["data"]["source"] == "digits"
+
+
+def test_a_trial_can_be_exported_and_trained_again(in_cycle, tmp_path):
+    assert jointnas("export", RUN, "--trial", "2", "--trial", "5", "--to", tmp_path).out.splitlines() == [
+        str(tmp_path / "trial-2.toml"),
+        str(tmp_path / "trial-5.toml"),
+    ]
+    file = CandidateFile.read(tmp_path / "trial-5.toml")
+    (trial,) = [trial for trial in answer("runs", "show", RUN)["trials"] if trial["number"] == 5]
+    assert file.candidate == {"architecture": trial["architecture"], "recipe": trial["recipe"]}
+    assert file.results["accuracy"] == trial["observation"]["accuracy"]
+    assert file.training == CandidateFile.read(Path(f"{RUN}/export/winner-1.toml")).training
+    answer("retrain", tmp_path / "trial-5.toml", "--seeds", "1", "--train-steps", "2", "--to", tmp_path / "again")
+    assert "got 77" in mistake(jointnas("export", RUN, "--trial", "77"))
+    assert "drop it" in mistake(jointnas("export", RUN, "--trial", "2", "--top", "1"))
+
+
+@pytest.mark.parametrize(("predicted", "confirmed", "told"), [(0.7, None, True), (0.8, None, False), (0.8, 0.7, True)])
+def test_a_trial_that_beats_all_that_is_predicted_is_pointed_to(predicted, confirmed, told):
+    nothing = {"architecture": {}, "recipe": {}}
+    ended = [Trial(1, 1, nothing, 0, observation=Observation(0.5)), Trial(2, 1, nothing, 0)]
+    ended += [
+        Trial(3, 1, nothing, 0, observation=Observation(0.75)),
+        Trial(4, 1, nothing, 0, observation=Observation.failed("out of memory")),
+    ]
+    said = io.StringIO()
+    with redirect_stderr(said):
+        point_to_the_best_trial(ended, [Winner(nothing, predicted, 0.1, confirmed, {})], Path("runs/one"))
+    assert ("export runs/one --trial 3" in said.getvalue().replace("\n", " ")) is told
 
 
 def test_show_costs_the_network_as_the_search_did(cycle):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ from jointnas.cli.common import interruptible, messages, print_failures, print_j
 
 if TYPE_CHECKING:
     from jointnas.knob_space import Candidate
+    from jointnas.run import Trial
+    from jointnas.search import Winner
     from jointnas.space import Space
 
 
@@ -35,6 +37,7 @@ def conduct(
     from jointnas.errors import SpaceError
     from jointnas.execution import share_slots
     from jointnas.measurement.meter import Meter
+    from jointnas.query import ACCURACY
     from jointnas.real import RealSearch
     from jointnas.run import CONFIRMING
     from jointnas.search import Search
@@ -141,6 +144,19 @@ def conduct(
             len(trials),
             failed,
         ).print(as_json)
+        if not (as_json or spec["real"]) and search.query.minimised == (ACCURACY,):
+            point_to_the_best_trial(trials, winners, run.path)
+
+
+def point_to_the_best_trial(trials: Sequence[Trial], winners: Sequence[Winner], run: Path) -> None:
+    """Say how to export the trial that reached most, where that is more than is expected of every winner."""
+    found = {t.number: t.observation.accuracy for t in trials if t.observation and t.observation.accuracy is not None}
+    best = max(found, key=lambda number: found[number])
+    if found[best] > max(winner.mean if winner.accuracy is None else winner.accuracy for winner in winners):
+        messages.print(
+            f"trial {best} reached {found[best]:.4f}, more than is predicted of a winner, by luck or by right: "
+            f"jointnas export {run} --trial {best}"
+        )
 
 
 def _describe(specification: dict[str, Any], search: Any, data: Any, as_json: bool) -> None:

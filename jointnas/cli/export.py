@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,24 +16,34 @@ def export(
     run: Annotated[str, typer.Argument(help="A run's folder, or its name in runs/.")],
     query: Annotated[int | None, typer.Option(help="Whose winners: a query's number (default: the latest).")] = None,
     top: Annotated[int | None, typer.Option(help="How many winners (default: all).")] = None,
+    trial: Annotated[
+        list[int] | None, typer.Option(help="A trial to write instead of winners, by its number; repeatable.")
+    ] = None,
     to: Annotated[Path | None, typer.Option(help="Folder to write to (default: RUN/export).")] = None,
     kind: Annotated[str, typer.Option("--format", help="toml, or json with the network's blueprint.")] = "toml",
     as_json: Json = False,
 ) -> None:
-    """Write a run's winners as candidate files that `train`, `retrain` and `show` read.
+    """Write a run's winners, or some of its trials, as candidate files that `train`, `retrain` and `show` read.
 
     \b
     Examples:
       jointnas export runs/digits-resnet9-1
       jointnas export runs/digits-resnet9-1 --top 1 --format json --to best/
+      jointnas export runs/digits-resnet9-1 --trial 3
     """
+    from jointnas.errors import RunError
     from jointnas.run import find_run
 
     folder = to or find_run(run) / "export"
-    paths = []
-    for rank, file in enumerate(winner_files(run, query, top)[1], 1):
-        paths.append(folder / f"winner-{rank}.{kind}")
-        file.write(paths[-1], kind)
+    if trial:
+        if query is not None or top is not None:
+            raise RunError("--query and --top choose among winners, got one beside --trial: drop it")
+        files = trial_files(run, trial)
+    else:
+        files = {f"winner-{rank}": file for rank, file in enumerate(winner_files(run, query, top)[1], 1)}
+    paths = [folder / f"{name}.{kind}" for name in files]
+    for path, file in zip(paths, files.values(), strict=True):
+        file.write(path, kind)
     if as_json:
         print_json({"files": [str(p) for p in paths]})
     else:
@@ -49,11 +60,7 @@ def winner_files(run: str, query: int | None, top: int | None) -> tuple[int, lis
     if top is not None and top < 1:
         raise RunError(f"--top is 1 or more, got {top}: raise it")
     with Run.open(find_run(run)) as opened:
-        specification = opened.specification
-        if "space" not in specification:
-            raise RunError(f"winners belong to a search, got a run of another command in {run!r}: name a search's run")
-        training = {key: specification[key] for key in ("data", "fingerprint", "clock", "slot", "input_shape", "space")}
-        training["classes"] = len(specification["classes"])
+        training = _training_of(opened.specification, run)
         winners = opened.winners(query)[:top]
         return query or opened.queries()[-1]["number"], [
             CandidateFile(
@@ -64,6 +71,40 @@ def winner_files(run: str, query: int | None, top: int | None) -> tuple[int, lis
             )
             for w in winners
         ]
+
+
+def trial_files(run: str, numbers: Sequence[int]) -> dict[str, Any]:
+    """Return a run's trials with these numbers as candidate files, by name; what was predicted of them was before their training."""
+    from jointnas.errors import RunError
+    from jointnas.export import CandidateFile
+    from jointnas.run import Run, find_run
+    from jointnas.space import Space
+
+    with Run.open(find_run(run)) as opened:
+        training = _training_of(opened.specification, run)
+        trials = {trial.number: trial for trial in opened.trials()}
+    space = Space.from_toml(training["space"], training["input_shape"], training["classes"])
+    files = {}
+    for number in numbers:
+        if number not in trials:
+            raise RunError(
+                f"a trial is one of the {len(trials)} in {run!r}, got {number}: see `jointnas runs show {run}`"
+            )
+        trial = trials[number]
+        accuracy = trial.observation and trial.observation.accuracy
+        results = {"predicted_accuracy": trial.predicted, "std": trial.std, "accuracy": accuracy}
+        files[f"trial-{number}"] = CandidateFile(trial.candidate, results, dict(space.cost(trial.candidate)), training)
+    return files
+
+
+def _training_of(specification: Mapping[str, Any], run: str) -> dict[str, Any]:
+    """Return how a run's candidates were trained, as a candidate file says it. Raises `RunError` where no search made the run."""
+    from jointnas.errors import RunError
+
+    if "space" not in specification:
+        raise RunError(f"candidates belong to a search, got a run of another command in {run!r}: name a search's run")
+    training = {key: specification[key] for key in ("data", "fingerprint", "clock", "slot", "input_shape", "space")}
+    return {**training, "classes": len(specification["classes"])}
 
 
 def show(
