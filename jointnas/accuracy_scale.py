@@ -17,7 +17,7 @@ from scipy.special import expit, logit, softmax
 EDGE = 0.005  # shares are taken to lie as far inside (0, 1), or half as far as the one nearest to either end
 SMALLEST_EDGE = 1e-9
 SMALLEST_SPREAD = 1e-6
-EARLIER = 8  # as many accuracies does the spread of an earlier campaign count for
+EARLIER_COUNT = 8  # accuracies that the spread of an earlier campaign counts for
 LEVELS = 64  # of what may be attainable, between the best accuracy and 1
 PROBABLE = (0.1, 0.3, 0.5, 0.7, 0.9)  # quantiles of what is attainable, which predictions are averaged over
 QUADRATURE_NODES = 9
@@ -41,8 +41,8 @@ class AccuracyScale:
     def of(cls, accuracies: Array, level: float = 1.0, earlier: AccuracyScale | None = None) -> AccuracyScale:
         """Return the scale on which (n,) accuracies have mean 0 and deviation 1; those in [0, 1] come near to the level.
 
-        earlier: that of an earlier campaign, whose spread counts for some accuracies: a first batch that its predictor chose is
-        of candidates more alike than those of the space.
+        earlier: that of an earlier campaign, whose spread is averaged with theirs, where all are in [0, 1]: a first batch that its
+        predictor chose is of candidates more alike than those of the space, so that its own spread says too little.
         """
         bounded = is_bounded(accuracies)
         inside = np.minimum(accuracies / level, 1 - accuracies / level)
@@ -50,9 +50,9 @@ class AccuracyScale:
         scale = cls(level if bounded else None, float(np.clip(nearest / 2, SMALLEST_EDGE, EDGE)))
         scores = scale.scores(accuracies)
         variance = float(scores.var())
-        if earlier is not None and bounded == (earlier.attainable is not None):
-            variance = float(np.average([variance, earlier.spread**2], weights=[accuracies.size, EARLIER]))
-        return replace(scale, centre=float(scores.mean()), spread=max(np.sqrt(variance), SMALLEST_SPREAD))
+        if earlier is not None and bounded and earlier.attainable is not None:  # log odds alone have one unit
+            variance = float(np.average([variance, earlier.spread**2], weights=[accuracies.size, EARLIER_COUNT]))
+        return replace(scale, centre=float(scores.mean()), spread=max(float(np.sqrt(variance)), SMALLEST_SPREAD))
 
     def scores(self, accuracies: Array) -> Array:
         """Return the (n,) scores of accuracies."""

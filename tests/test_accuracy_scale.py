@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from jointnas.accuracy_scale import EARLIER, EDGE, AccuracyScale, Belief
+from jointnas.accuracy_scale import EARLIER_COUNT, EDGE, AccuracyScale, Belief
 
 Array = NDArray[np.float64]
 SOME = np.array([0.1, 0.35, 0.5, 0.52, 0.58])
@@ -36,12 +36,13 @@ def test_the_spread_of_an_earlier_campaign_counts_for_some_accuracies() -> None:
     own = AccuracyScale.of(alike, 0.7)
     few = AccuracyScale.of(alike, 0.7, wide)
     assert own.spread < 0.1
-    assert few.spread**2 == pytest.approx((len(alike) * own.spread**2 + EARLIER) / (len(alike) + EARLIER))
+    assert few.spread**2 == pytest.approx((len(alike) * own.spread**2 + EARLIER_COUNT) / (len(alike) + EARLIER_COUNT))
     assert few.centre == own.centre
     many = np.tile(alike, 10_000)
     assert AccuracyScale.of(many, 0.7, wide).spread == pytest.approx(own.spread, rel=0.02)
-    unlike = AccuracyScale(None, spread=30.0)  # its accuracies are not shares of anything
-    assert AccuracyScale.of(alike, 0.7, unlike) == own
+    unlike = AccuracyScale(None, spread=30.0)  # of units of its own
+    for values in (alike, 100 * alike):
+        assert AccuracyScale.of(values, 0.7, unlike) == AccuracyScale.of(values, 0.7)
 
 
 def test_accuracies_near_an_end_are_kept_apart_by_a_smaller_edge() -> None:

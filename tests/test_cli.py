@@ -267,25 +267,27 @@ def test_a_trial_can_be_exported_and_trained_again(in_cycle, tmp_path):
     file = CandidateFile.read(tmp_path / "trial-5.toml")
     (trial,) = [trial for trial in answer("runs", "show", RUN)["trials"] if trial["number"] == 5]
     assert file.candidate == {"architecture": trial["architecture"], "recipe": trial["recipe"]}
-    assert file.results["accuracy"] == trial["observation"]["accuracy"]
+    assert (file.results["accuracy"], file.results["fraction"]) == (trial["observation"]["accuracy"], 1.0)
     assert file.training == CandidateFile.read(Path(f"{RUN}/export/winner-1.toml")).training
     answer("retrain", tmp_path / "trial-5.toml", "--seeds", "1", "--train-steps", "2", "--to", tmp_path / "again")
-    assert "got 77" in mistake(jointnas("export", RUN, "--trial", "77"))
-    assert "drop it" in mistake(jointnas("export", RUN, "--trial", "2", "--top", "1"))
+    assert "from 1 to 6, got 77" in mistake(jointnas("export", RUN, "--trial", "77"))
+    assert "got --top 1 beside --trial" in mistake(jointnas("export", RUN, "--trial", "2", "--top", "1"))
+    assert "got --query 1 beside --trial" in mistake(jointnas("export", RUN, "--trial", "2", "--query", "1"))
 
 
-@pytest.mark.parametrize(("predicted", "confirmed", "told"), [(0.7, None, True), (0.8, None, False), (0.8, 0.7, True)])
-def test_a_trial_that_beats_all_that_is_predicted_is_pointed_to(predicted, confirmed, told):
-    nothing = {"architecture": {}, "recipe": {}}
-    ended = [Trial(1, 1, nothing, 0, observation=Observation(0.5)), Trial(2, 1, nothing, 0)]
+@pytest.mark.parametrize(("predicted", "width", "told"), [(0.7, 8, True), (0.8, 8, False), (0.7, 16, False)])
+def test_a_trial_that_beats_what_is_predicted_of_all_winners_is_pointed_to(predicted, width, told):
+    one, two, three = ({"architecture": {"width": width}, "recipe": {}} for width in (4, 16, 8))
+    ended = [Trial(1, 1, one, 0, observation=Observation(0.5)), Trial(2, 1, one, 0)]
     ended += [
-        Trial(3, 1, nothing, 0, observation=Observation(0.75)),
-        Trial(4, 1, nothing, 0, observation=Observation.failed("out of memory")),
+        Trial(3, 1, two, 0, observation=Observation(0.75)),
+        Trial(4, 1, three, 0, observation=Observation.failed("?")),
     ]
+    winner = Winner({"architecture": {"width": width}, "recipe": {}}, predicted, 0.1, None, {})
     said = io.StringIO()
     with redirect_stderr(said):
-        point_to_the_best_trial(ended, [Winner(nothing, predicted, 0.1, confirmed, {})], Path("runs/one"))
-    assert ("export runs/one --trial 3" in said.getvalue().replace("\n", " ")) is told
+        point_to_the_best_trial(ended, [winner], Path("runs/one"))
+    assert ("export runs/one --trial 3" in said.getvalue()) is told
 
 
 def test_show_costs_the_network_as_the_search_did(cycle):

@@ -144,18 +144,19 @@ def conduct(
             len(trials),
             failed,
         ).print(as_json)
-        if not (as_json or spec["real"]) and search.query.minimised == (ACCURACY,):
+        whole = spec["early_stop"] is None  # all trainings ran the whole budget, as predictions are of
+        if whole and not (as_json or spec["real"]) and search.query.minimised == (ACCURACY,):
             point_to_the_best_trial(trials, winners, run.path)
 
 
 def point_to_the_best_trial(trials: Sequence[Trial], winners: Sequence[Winner], run: Path) -> None:
-    """Say how to export the trial that reached most, where that is more than is expected of every winner."""
-    found = {t.number: t.observation.accuracy for t in trials if t.observation and t.observation.accuracy is not None}
-    best = max(found, key=lambda number: found[number])
-    if found[best] > max(winner.mean if winner.accuracy is None else winner.accuracy for winner in winners):
+    """Say how to export the trial that reached most, where it is no winner and reached more than is predicted of each."""
+    found = [(t.observation.accuracy, t) for t in trials if t.observation and t.observation.accuracy is not None]
+    accuracy, best = max(found, key=lambda pair: pair[0])
+    if accuracy > max(w.mean for w in winners) and best.candidate not in [w.candidate for w in winners]:
         messages.print(
-            f"trial {best} reached {found[best]:.4f}, more than is predicted of a winner, by luck or by right: "
-            f"jointnas export {run} --trial {best}"
+            f"trial {best.number} reached {accuracy:.4f}, more than is predicted of a winner, by luck or by right: "
+            f"jointnas export {run} --trial {best.number}"
         )
 
 

@@ -1,4 +1,4 @@
-"""`jointnas export` and `jointnas show`: winners as files, and a candidate's network as a table."""
+"""`jointnas export` and `jointnas show`: winners and trials as files, and a candidate's network as a table."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ def export(
 
     folder = to or find_run(run) / "export"
     if trial:
-        if query is not None or top is not None:
-            raise RunError("--query and --top choose among winners, got one beside --trial: drop it")
+        for option, value in (("--query", query), ("--top", top)):
+            if value is not None:
+                raise RunError(f"{option} chooses among winners, got {option} {value} beside --trial: drop one of them")
         files = trial_files(run, trial)
     else:
         files = {f"winner-{rank}": file for rank, file in enumerate(winner_files(run, query, top)[1], 1)}
@@ -87,12 +88,12 @@ def trial_files(run: str, numbers: Sequence[int]) -> dict[str, Any]:
     files = {}
     for number in numbers:
         if number not in trials:
-            raise RunError(
-                f"a trial is one of the {len(trials)} in {run!r}, got {number}: see `jointnas runs show {run}`"
-            )
-        trial = trials[number]
-        accuracy = trial.observation and trial.observation.accuracy
-        results = {"predicted_accuracy": trial.predicted, "std": trial.std, "accuracy": accuracy}
+            known = f"a number from 1 to {len(trials)}" if trials else "one of a run with trainings of its own"
+            raise RunError(f"a trial is {known}, got {number} of {run!r}: choose another, or drop --trial for winners")
+        trial, observation = trials[number], trials[number].observation
+        results: dict[str, Any] = {"predicted_accuracy": trial.predicted, "std": trial.std}
+        if observation is not None:
+            results |= {name: getattr(observation, name) for name in ("accuracy", "fraction", "failure")}
         files[f"trial-{number}"] = CandidateFile(trial.candidate, results, dict(space.cost(trial.candidate)), training)
     return files
 
