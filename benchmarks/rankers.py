@@ -183,9 +183,10 @@ def ours(prior: Predictor | None) -> Arm:
     """Return the project's predictor, with what an earlier campaign tells or without."""
 
     def predict(examples: Examples, known: Array, asked: Array, seed: int) -> Array:
-        """Fit it."""
+        """Fit it; with nothing known a prior predicts alone."""
         predictor = Predictor(examples.space, seed, prior=prior)
-        predictor.fit([examples.candidates[i] for i in known], [examples.observations[i] for i in known])
+        if len(known):
+            predictor.fit([examples.candidates[i] for i in known], [examples.observations[i] for i in known])
         return predictor.predict([examples.candidates[i] for i in asked])[0]
 
     return predict
