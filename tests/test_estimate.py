@@ -265,4 +265,5 @@ def test_networks_are_ranked_by_a_law_fitted_to_others_that_were_timed() -> None
         others = np.setdiff1d(np.arange(24), fold)
         found[fold] = Estimator.fit(rows[others], values[others], seed=0).predict(rows[fold])
     assert spearmanr(found, values).statistic > 0.8
-    assert fit.error < 0.3
+    one_for_all = np.abs(np.median(values) / values - 1)
+    assert fit.error < 0.75 * np.median(one_for_all)
