@@ -257,7 +257,7 @@ def test_networks_are_ranked_by_a_law_fitted_to_others_that_were_timed() -> None
     seconds = []
     for network in networks:
         call = forward(network, CPU, 4)
-        seconds.append(float(np.median(timed(call, process_time, within=0.1))))  # whatever else the machine does
+        seconds.append(min(timed(call, process_time, within=0.1)))  # whatever else the machine does
     rows, values = np.array([features(n) for n in networks]), np.array(seconds)
     fit = Estimator.fit(rows, values, seed=0)
     found = np.zeros(24)
@@ -265,5 +265,4 @@ def test_networks_are_ranked_by_a_law_fitted_to_others_that_were_timed() -> None
         others = np.setdiff1d(np.arange(24), fold)
         found[fold] = Estimator.fit(rows[others], values[others], seed=0).predict(rows[fold])
     assert spearmanr(found, values).statistic > 0.8
-    one_for_all = np.abs(np.median(values) / values - 1)
-    assert fit.error < 0.75 * np.median(one_for_all)
+    assert fit.error < 0.3
