@@ -37,7 +37,6 @@ def conduct(
     from jointnas.errors import SpaceError
     from jointnas.execution import share_slots
     from jointnas.measurement.meter import Meter
-    from jointnas.query import ACCURACY
     from jointnas.real import RealSearch
     from jointnas.run import CONFIRMING
     from jointnas.search import Search
@@ -144,8 +143,10 @@ def conduct(
             len(trials),
             failed,
         ).print(as_json)
-        whole = spec["early_stop"] is None  # all trainings ran the whole budget, as predictions are of
-        if whole and not (as_json or spec["real"]) and search.query.minimised == (ACCURACY,):
+        bounds = search.query.trained or search.query.measured  # which a trial may break
+        if not (
+            as_json or spec["real"] or spec["early_stop"] or bounds
+        ):  # all ran the whole budget, as predictions are of
             point_to_the_best_trial(trials, winners, run.path)
 
 
