@@ -26,8 +26,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from jointnas.augmentation import make_policy
 from jointnas.data import DataSpec, load_data
+from jointnas.training.augmentation import make_policy
 
 CHUNK, KORNIA_BATCH, ONE_BY_ONE = 512, 128, 256
 POLICIES: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {

@@ -14,11 +14,11 @@ from statistics import fmean
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from jointnas.agreement import Prediction, predictions
-from jointnas.cost import cost
-from jointnas.export import WINNER_FILE
-from jointnas.networks import blueprint
-from jointnas.run import CONFIRMING, Run, Trial
+from jointnas.campaign.calibration import Prediction, predictions
+from jointnas.campaign.candidate_file import WINNER_FILE
+from jointnas.campaign.store import CONFIRMING, Run, Trial
+from jointnas.network.cost import cost
+from jointnas.network.families import blueprint
 
 COLOURS = plt.colormaps["viridis"]
 

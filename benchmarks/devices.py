@@ -24,11 +24,11 @@ import torch.nn.functional as F
 from measure import machine, ratio, take_turns, write
 from torch import nn
 
-from jointnas.campaign import local_executor
+from jointnas.campaign.campaign import local_executor
 from jointnas.data import Data, DataSpec, load_data
 from jointnas.execution import Job, Slot, available_cores
-from jointnas.module import build
-from jointnas.networks import blueprint
+from jointnas.network.families import blueprint
+from jointnas.network.module import build
 
 BATCH = 128
 STEPS = 10

@@ -19,7 +19,7 @@ from measure import machine, write
 from scipy.stats import kendalltau
 from table import TABLE, Table, observation
 
-from jointnas.early_stop import accuracy_at, stop_fraction
+from jointnas.campaign.early_stop import accuracy_at, stop_fraction
 from jointnas.training.observation import CURVE_FRACTIONS, Observation
 
 SIZES, THRESHOLDS = (16, 32, 64), (0.92, 0.8, 0.7)

@@ -25,13 +25,13 @@ from measure import machine, write
 from numpy.typing import NDArray
 
 import jointnas
-from jointnas.constraint import Constraint
-from jointnas.engines import ENGINES, Evaluation, Problem
-from jointnas.engines.problem import BATCH
-from jointnas.knobs import Codes, Fixed
-from jointnas.pool import feasible, pool
-from jointnas.predictor import Predictor
-from jointnas.space import Space
+from jointnas.predictor.gp_predictor import Predictor
+from jointnas.search.engines import ENGINES, Evaluation, Problem
+from jointnas.search.engines.problem import BATCH
+from jointnas.space.constraint import Constraint
+from jointnas.space.knobs import Codes, Fixed
+from jointnas.space.sampling import feasible, pool
+from jointnas.space.space import Space
 
 TRAININGS, STEPS = 48, 40
 START = 100

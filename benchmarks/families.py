@@ -16,12 +16,12 @@ from typing import Any
 
 from measure import machine, write
 
-from jointnas.campaign import local_executor
-from jointnas.constraint import Constraint
+from jointnas.campaign.campaign import local_executor
 from jointnas.data import DataSpec, load_data
 from jointnas.execution import Job, share_slots
-from jointnas.pool import pool
-from jointnas.space import Space
+from jointnas.space.constraint import Constraint
+from jointnas.space.sampling import pool
+from jointnas.space.space import Space
 from jointnas.units import format_count, parse_count, parse_duration
 
 RECIPE = {

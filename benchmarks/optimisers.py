@@ -19,13 +19,13 @@ from sklearn.ensemble import RandomForestRegressor
 from task import Array, Rows, Task
 
 import jointnas
-from jointnas.knob_space import Candidate
-from jointnas.knobs import Codes, Continuous, Fixed, Ordered
-from jointnas.pool import feasible, pool
-from jointnas.predictor import Predictor
-from jointnas.query import Query
-from jointnas.shelf import DEFAULT_PRIOR
-from jointnas.space import Space
+from jointnas.campaign.registry import DEFAULT_PRIOR
+from jointnas.predictor.gp_predictor import Predictor
+from jointnas.search.objective import Query
+from jointnas.space.knob_space import Candidate
+from jointnas.space.knobs import Codes, Continuous, Fixed, Ordered
+from jointnas.space.sampling import feasible, pool
+from jointnas.space.space import Space
 
 FIRST = 8  # random rows, before the forest is asked
 POPULATION, ENTRANTS = 24, 6  # of regularised evolution
@@ -48,7 +48,7 @@ def ours(task: Task, seed: int, prior: bool = True) -> None:
 
 def varied(task: Task, seed: int, **parts: Any) -> None:
     """Ours without a prior, with some functions of stage one replaced."""
-    with patch.multiple("jointnas.search", **parts):
+    with patch.multiple("jointnas.search.search", **parts):
         ours(task, seed, prior=False)
 
 

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 from measure import machine, write
 
-from jointnas.constraint import Constraint
-from jointnas.cost import cost
 from jointnas.errors import ConstraintError
-from jointnas.pool import feasible, pool
-from jointnas.space import Space
+from jointnas.network.cost import cost
+from jointnas.space.constraint import Constraint
+from jointnas.space.sampling import feasible, pool
+from jointnas.space.space import Space
 
 POOL, RARE_POOL, COSTS, ONE_BY_ONE = 100_000, 20_000, 1_000_000, 2_000
 RARE = 1e-4

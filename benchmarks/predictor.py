@@ -27,8 +27,8 @@ from rankers import Arm, Array, Examples, all_arms
 from scipy.stats import kendalltau, spearmanr, t
 from table import TABLE, Table
 
-from jointnas.predictor import Predictor
-from jointnas.shelf import DEFAULT_PRIOR
+from jointnas.campaign.registry import DEFAULT_PRIOR
+from jointnas.predictor.gp_predictor import Predictor
 
 SIZES = (16, 32, 64, 128, 256)
 TOP = 10

@@ -26,15 +26,15 @@ from sklearn.model_selection import cross_val_predict
 from table import Table, observation
 from torch import nn
 
-from jointnas.accuracy_scale import Belief
-from jointnas.early_stop import accuracy_at
-from jointnas.inputs import Inputs
-from jointnas.knob_space import Candidate
-from jointnas.pace import Pace
-from jointnas.predictor import Predictor
-from jointnas.space import Space
+from jointnas.campaign.early_stop import accuracy_at
+from jointnas.predictor.features import Inputs
+from jointnas.predictor.gp_predictor import Predictor
+from jointnas.predictor.steps import Pace
+from jointnas.predictor.targets import Belief
+from jointnas.space.knob_space import Candidate
+from jointnas.space.space import Space
+from jointnas.space.transfer import translate
 from jointnas.training.observation import Observation
-from jointnas.translation import translate
 
 FREE = 4096  # candidates whose costs are known for nothing
 EMBEDDING = 24
@@ -199,7 +199,7 @@ def varied(prepare: Callable[[list[Observation]], list[Observation]] = list, **p
         """Fit it."""
         with ExitStack() as replaced:
             for name, part in parts.items():
-                replaced.enter_context(patch(f"jointnas.predictor.{name}", part))
+                replaced.enter_context(patch(f"jointnas.predictor.gp_predictor.{name}", part))
             predictor = Predictor(examples.space, seed)
             told = prepare([examples.observations[i] for i in known])
             predictor.fit([examples.candidates[i] for i in known], told)

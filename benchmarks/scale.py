@@ -29,10 +29,10 @@ from measure import machine, write
 from rankers import Examples
 from table import Table
 
-from jointnas.predictor import Predictor
-from jointnas.search import Search
-from jointnas.shelf import DEFAULT_PRIOR
-from jointnas.space import Space
+from jointnas.campaign.registry import DEFAULT_PRIOR
+from jointnas.predictor.gp_predictor import Predictor
+from jointnas.search.search import Search
+from jointnas.space.space import Space
 
 TRIALS = (10, 100, 1000, 10_000)
 BATCH = 8

@@ -20,17 +20,17 @@ from typing import Any
 
 from measure import machine, write
 
-from jointnas.baselines import candidate as baseline
-from jointnas.campaign import local_executor
+from jointnas.campaign.baselines import candidate as baseline
+from jointnas.campaign.campaign import local_executor
+from jointnas.campaign.direct import RealSearch
+from jointnas.campaign.runner import Status, Trainings
+from jointnas.campaign.store import DATABASE, Run
 from jointnas.data import DataSpec, load_data
 from jointnas.execution import Executor, share_slots
-from jointnas.knob_space import Candidate
-from jointnas.real import RealSearch
-from jointnas.run import DATABASE, Run
-from jointnas.search import Search
-from jointnas.space import Space
+from jointnas.search.search import Search
+from jointnas.space.knob_space import Candidate
+from jointnas.space.space import Space
 from jointnas.training.clock import clock_from_json
-from jointnas.trainings import Status, Trainings
 from jointnas.units import parse_duration
 
 FAMILIES = {"mads from senet18": ("senet", "senet18"), "mads from resnet18": ("resnet", "resnet18")}

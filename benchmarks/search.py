@@ -4,7 +4,7 @@
     python benchmarks/search.py --seeds 20 --workers 2 --to benchmarks/results/search.json
 
 The objective is a surrogate of the table of real trainings: the mean of boosted trees and of a support vector machine, fitted to its first
-`--candidates`. They are not ours, but read the inputs that ours reads (`jointnas.inputs`): from the knobs and costs alone no model came
+`--candidates`. They are not ours, but read the inputs that ours reads (`predictor.features`): from the knobs and costs alone no model came
 near. The card says how well it ranks the candidates that it has not seen. A training answers with the surrogate's accuracy
 and the noise that repeated trainings show. What counts is the surrogate's own accuracy for the candidate that looked best so far.
 

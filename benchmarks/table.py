@@ -30,19 +30,19 @@ import numpy as np
 import torch
 from measure import machine
 
-from jointnas import networks
-from jointnas.constraint import parse_all
 from jointnas.data import DataSpec, load_data
 from jointnas.execution import Job, LocalExecutor, Slot
-from jointnas.execution.trials import prepare_trials
 from jointnas.execution.worker import Handler, Progress
-from jointnas.knob_space import Candidate
 from jointnas.measurement.training import make_trainer
-from jointnas.pool import pool
-from jointnas.recipe import Recipe
-from jointnas.space import Space
+from jointnas.network import families
+from jointnas.space.constraint import parse_all
+from jointnas.space.knob_space import Candidate
+from jointnas.space.sampling import pool
+from jointnas.space.space import Space
 from jointnas.training.clock import StepClock
+from jointnas.training.job import prepare_trials
 from jointnas.training.observation import CURVE_FRACTIONS, CurvePoint, Observation
+from jointnas.training.recipe import Recipe
 
 TABLE = Path(__file__).parent / "table" / "cifar10.csv"
 SPLIT = 7000  # the seed that draws the images: of no search and no test
@@ -174,7 +174,7 @@ def prepare(seconds: float, shape: tuple[int, ...], classes: int, trials: Callab
 
 def step_seconds(candidate: Candidate, shape: tuple[int, ...], classes: int) -> float:
     """Return the processor's mean seconds of a training step, on random images of this shape."""
-    network = networks.blueprint(candidate["architecture"], shape, classes)
+    network = families.blueprint(candidate["architecture"], shape, classes)
     recipe = Recipe.from_knobs(candidate["recipe"])
     phases = PHASES if recipe.start_resolution < 1 else 1
     clock = StepClock(2 * phases)  # it stands in the middle of a phase while that is timed

@@ -16,11 +16,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 from table import Table
 
-from jointnas.constraint import Constraint, parse_all
-from jointnas.inputs import Inputs
-from jointnas.knob_space import Candidate
-from jointnas.pace import Pace
-from jointnas.space import Space
+from jointnas.predictor.features import Inputs
+from jointnas.predictor.steps import Pace
+from jointnas.space.constraint import Constraint, parse_all
+from jointnas.space.knob_space import Candidate
+from jointnas.space.space import Space
 from jointnas.training.observation import Observation
 
 FOLDS = 5

@@ -21,14 +21,14 @@ from typing import Any
 
 from measure import machine
 
-from jointnas.campaign import local_executor
+from jointnas.campaign.campaign import local_executor
+from jointnas.campaign.candidate_file import find_candidate
 from jointnas.cli.common import parse_assignments
-from jointnas.cost import cost
 from jointnas.data import DataSpec, load_data
 from jointnas.execution import Job, share_slots
-from jointnas.export import find_candidate
-from jointnas.networks import blueprint
-from jointnas.recipe import Recipe, knob_fields
+from jointnas.network.cost import cost
+from jointnas.network.families import blueprint
+from jointnas.training.recipe import Recipe, knob_fields
 from jointnas.units import parse_duration
 
 FIRST_SEED = 5000

@@ -37,12 +37,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from jointnas.cost import cost
 from jointnas.data import Data, DataSpec, load_data
-from jointnas.networks import blueprint
-from jointnas.recipe import Recipe
+from jointnas.network.cost import cost
+from jointnas.network.families import blueprint
 from jointnas.training.batches import Batches
 from jointnas.training.clock import StepClock
+from jointnas.training.recipe import Recipe
 from jointnas.training.trainer import Trainer
 
 BATCH = 128

@@ -9,24 +9,24 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from jointnas.api import build, train
+    from jointnas.campaign.candidate_file import load
     from jointnas.errors import JointNASError
-    from jointnas.export import load
-    from jointnas.networks import register
-    from jointnas.predictor import Predictor
-    from jointnas.search import Search, Winner
-    from jointnas.space import Space
+    from jointnas.network.families import register
+    from jointnas.predictor.gp_predictor import Predictor
+    from jointnas.search.search import Search, Winner
+    from jointnas.space.space import Space
     from jointnas.training.observation import Observation
 
 _HOMES = {
     "JointNASError": "errors",
     "Observation": "training.observation",
-    "Predictor": "predictor",
-    "Search": "search",
-    "Space": "space",
-    "Winner": "search",
+    "Predictor": "predictor.gp_predictor",
+    "Search": "search.search",
+    "Space": "space.space",
+    "Winner": "search.search",
     "build": "api",
-    "load": "export",
-    "register": "networks",
+    "load": "campaign.candidate_file",
+    "register": "network.families",
     "train": "api",
 }
 __all__ = [

@@ -9,12 +9,12 @@ import torch
 
 from jointnas.data import DataSpec, load_data
 from jointnas.execution import share_slots
-from jointnas.knob_space import check_candidate
-from jointnas.module import Network
-from jointnas.module import build as build_network
-from jointnas.networks import blueprint
-from jointnas.recipe import Recipe
+from jointnas.network.families import blueprint
+from jointnas.network.module import Network
+from jointnas.network.module import build as build_network
+from jointnas.space.knob_space import check_candidate
 from jointnas.training.clock import StepClock, WallClock
+from jointnas.training.recipe import Recipe
 from jointnas.training.trainer import Training, train_network
 from jointnas.units import parse_duration
 

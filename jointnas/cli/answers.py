@@ -24,9 +24,9 @@ from jointnas.cli.common import (
 
 if TYPE_CHECKING:
     from jointnas.measurement.meter import Meter
-    from jointnas.predictor import Predictor
-    from jointnas.search import Search, Winner
-    from jointnas.stage_two import EngineReport
+    from jointnas.predictor.gp_predictor import Predictor
+    from jointnas.search.search import Search, Winner
+    from jointnas.search.winners import EngineReport
 
 
 @dataclass(frozen=True)
@@ -101,13 +101,13 @@ def ask_again(
 
     out: the folder of a run to make of a saved one, once it has an answer.
     """
-    from jointnas.constraint import MEASURED, parse_all, read_sweep
+    from jointnas.campaign.registry import adopt, find_predictor
+    from jointnas.campaign.store import Run
     from jointnas.errors import ConstraintError, RunError
-    from jointnas.predictor import Predictor
-    from jointnas.query import ACCURACY, parse_objective
-    from jointnas.run import Run
-    from jointnas.search import Search
-    from jointnas.shelf import adopt, find_predictor
+    from jointnas.predictor.gp_predictor import Predictor
+    from jointnas.search.objective import ACCURACY, parse_objective
+    from jointnas.search.search import Search
+    from jointnas.space.constraint import MEASURED, parse_all, read_sweep
 
     bounds = list(itertools.chain.from_iterable(map(read_sweep, sweep)))
     folder, path = find_predictor(name)
@@ -192,7 +192,7 @@ def _make_meter(predictor: Predictor) -> Meter:
 
 def _print_winners(title: str, first: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
     """Print a table of winners whose first column is the first of each pair."""
-    from jointnas.constraint import MEASURED
+    from jointnas.space.constraint import MEASURED
 
     metrics = ["macs", "params", *(m for m in MEASURED if rows and m in rows[0][1])]
     several = any("found_by" in row for _, row in rows)

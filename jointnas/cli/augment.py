@@ -32,10 +32,10 @@ def augment(
       jointnas augment --fix policy=randaugment --fix cutout=0.25 --show sheet.png
       jointnas augment nomad-senet --data cifar10 --images 6 --show nomad.png
     """
+    from jointnas.campaign.candidate_file import find_candidate
     from jointnas.data import DataSpec, load_data
     from jointnas.errors import ExportError
-    from jointnas.export import find_candidate
-    from jointnas.recipe import Recipe
+    from jointnas.training.recipe import Recipe
     from jointnas.training.sheet import contact_sheet
 
     knobs = find_candidate(candidate).candidate["recipe"] if candidate else {}

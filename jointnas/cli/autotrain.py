@@ -29,10 +29,10 @@ from jointnas.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from jointnas.autotrain import AutoTrained
+    from jointnas.campaign.autotrain import AutoTrained
+    from jointnas.campaign.candidate_file import CandidateFile
     from jointnas.data import Data
     from jointnas.execution import Event
-    from jointnas.export import CandidateFile
 
 
 def autotrain(
@@ -69,11 +69,11 @@ def autotrain(
       jointnas autotrain resnet9-1m --train-time 5s --rounds 3 --batch 6
       jointnas autotrain mine.toml nomad-senet --data photos/ --workers 2 --out runs/recipes
     """
+    from jointnas.campaign.registry import find_prior
     from jointnas.data import DataSpec, load_data
     from jointnas.errors import RunError, SearchError
     from jointnas.execution import share_slots
-    from jointnas.shelf import find_prior
-    from jointnas.space import Space
+    from jointnas.space.space import Space
 
     for name, value in (("--rounds", rounds), ("--batch", batch), ("--seeds", seeds)):
         if value < 1:
@@ -125,8 +125,8 @@ def autotrain(
 
 def _by_name(candidates: Sequence[str]) -> dict[str, CandidateFile]:
     """Return the candidates by the names of their run folders: their files' names without the ending."""
+    from jointnas.campaign.candidate_file import find_candidate
     from jointnas.errors import RunError
-    from jointnas.export import find_candidate
 
     found: dict[str, CandidateFile] = {}
     for text in candidates:
@@ -157,8 +157,8 @@ def _conduct(
     folder: Path, specifications: Mapping[str, dict[str, Any]], seeds: int, data: Data, resume: bool
 ) -> list[AutoTrained]:
     """Search the recipe of one network after another and compare; all runs are opened before anything is trained."""
-    from jointnas.autotrain import compare, search_recipe
-    from jointnas.campaign import local_executor
+    from jointnas.campaign.autotrain import compare, search_recipe
+    from jointnas.campaign.campaign import local_executor
     from jointnas.cli.display import Display
     from jointnas.cli.folders import open_run
     from jointnas.execution import Slot
@@ -191,7 +191,7 @@ def _tell(event: Event, ended: int, total: int) -> None:
 
 
 def _print_found(found: Sequence[AutoTrained], title: str) -> None:
-    from jointnas.constraint import format_metric
+    from jointnas.space.constraint import format_metric
 
     rows = []
     for one in found:

@@ -30,8 +30,8 @@ from jointnas.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from jointnas.campaign.store import Trial
     from jointnas.data import DataSpec
-    from jointnas.run import Trial
 
 
 def baselines(
@@ -70,7 +70,7 @@ def baselines(
     if export is not None:
         _print_candidate(export)
         return
-    from jointnas.baselines import ARCHITECTURES, trainable
+    from jointnas.campaign.baselines import ARCHITECTURES, trainable
     from jointnas.data import DataSpec
     from jointnas.errors import SearchError
     from jointnas.training.clock import clock_from_json
@@ -94,8 +94,8 @@ def baselines(
 def _print_candidate(name: str) -> None:
     import tomli_w
 
-    from jointnas.baselines import candidate
-    from jointnas.export import FORMAT
+    from jointnas.campaign.baselines import candidate
+    from jointnas.campaign.candidate_file import FORMAT
 
     typer.echo(tomli_w.dumps({"format": FORMAT, **candidate(name)}), nl=False)
 
@@ -112,13 +112,13 @@ def _conduct(
     resume: bool,
     as_json: bool,
 ) -> None:
-    from jointnas.baselines import rank, train_baselines
+    from jointnas.campaign.baselines import rank, train_baselines
     from jointnas.cli.folders import open_run
     from jointnas.data import load_data
     from jointnas.errors import SearchError
     from jointnas.execution import share_slots
     from jointnas.measurement.meter import Meter, check_metrics
-    from jointnas.space_file import GROUPS
+    from jointnas.space.toml import GROUPS
     from jointnas.training.clock import clock_from_json
 
     slot = share_slots(workers, device)

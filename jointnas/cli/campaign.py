@@ -11,10 +11,10 @@ from jointnas.cli.answers import Answer, print_forecast
 from jointnas.cli.common import interruptible, messages, print_failures, print_json, print_table
 
 if TYPE_CHECKING:
-    from jointnas.knob_space import Candidate
-    from jointnas.run import Trial
-    from jointnas.search import Winner
-    from jointnas.space import Space
+    from jointnas.campaign.store import Trial
+    from jointnas.search.search import Winner
+    from jointnas.space.knob_space import Candidate
+    from jointnas.space.space import Space
 
 
 def conduct(
@@ -30,17 +30,17 @@ def conduct(
     as_json: bool,
 ) -> None:
     """Search, with rounds of trainings or an engine over real ones, and print the winners; with `dry_run` say what it would do."""
-    from jointnas.campaign import Campaign, local_executor
+    from jointnas.campaign.campaign import Campaign, local_executor
+    from jointnas.campaign.direct import RealSearch
+    from jointnas.campaign.registry import CONTEXT, find_prior
+    from jointnas.campaign.store import CONFIRMING
     from jointnas.cli.display import Display
     from jointnas.cli.folders import open_run
     from jointnas.data import DataSpec, load_data
     from jointnas.errors import SpaceError
     from jointnas.execution import share_slots
     from jointnas.measurement.meter import Meter
-    from jointnas.real import RealSearch
-    from jointnas.run import CONFIRMING
-    from jointnas.search import Search
-    from jointnas.shelf import CONTEXT, find_prior
+    from jointnas.search.search import Search
     from jointnas.training.clock import clock_from_json
 
     slot = share_slots(workers, device)
@@ -208,7 +208,7 @@ def _describe(specification: dict[str, Any], search: Any, data: Any, as_json: bo
 
 def _brought_in(name: str, candidate: Candidate, space: Space) -> Candidate:
     """Return the space's candidate nearest to one to start from, and say on stderr where they differ."""
-    from jointnas.space_file import GROUPS
+    from jointnas.space.toml import GROUPS
 
     nearest = space.nearest(candidate)
     here: Mapping[str, Any] = nearest

@@ -73,8 +73,8 @@ def knob_text(knobs: dict[str, Any]) -> str:
 
 def check_seed(seed: int) -> None:
     """Raise `SearchError` for a seed from which trainings would get seeds that others have."""
+    from jointnas.campaign.runner import LARGEST_SEED
     from jointnas.errors import SearchError
-    from jointnas.trainings import LARGEST_SEED
 
     if not 0 <= seed <= LARGEST_SEED:
         raise SearchError(f"--seed lies between 0 and {LARGEST_SEED}, got {seed}: change it")
@@ -82,7 +82,7 @@ def check_seed(seed: int) -> None:
 
 def architecture_text(knobs: dict[str, Any]) -> str:
     """Return an architecture's knobs in one line, without those that its family has at these values anyway."""
-    from jointnas.networks import family
+    from jointnas.network.families import family
 
     defaults = family(knobs["network"]).knobs if "network" in knobs else {}
     return knob_text({k: v for k, v in knobs.items() if k not in defaults or v != defaults[k]})
@@ -90,7 +90,7 @@ def architecture_text(knobs: dict[str, Any]) -> str:
 
 def recipe_text(knobs: dict[str, Any]) -> str:
     """Return a recipe's knobs in one line, without those that a recipe has at these values anyway."""
-    from jointnas.recipe import knob_fields
+    from jointnas.training.recipe import knob_fields
 
     fields = knob_fields()
     return knob_text({k: v for k, v in knobs.items() if k not in fields or v != fields[k].default})
@@ -113,7 +113,7 @@ def print_failures(meter: Meter) -> None:
 
 def figure_texts(row: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
     """Return the cells of a table for a row's metrics, empty for what is not known."""
-    from jointnas.constraint import format_metric
+    from jointnas.space.constraint import format_metric
 
     return ["" if row.get(metric) is None else format_metric(metric, row[metric]) for metric in metrics]
 

@@ -13,9 +13,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from jointnas.campaign.runner import Status
+from jointnas.campaign.store import CONFIRMING, Trial
 from jointnas.cli.common import messages
-from jointnas.run import CONFIRMING, Trial
-from jointnas.trainings import Status
 from jointnas.units import format_duration
 
 

@@ -31,8 +31,8 @@ def export(
       jointnas export runs/digits-resnet9-1 --top 1 --format json --to best/
       jointnas export runs/digits-resnet9-1 --trial 3
     """
+    from jointnas.campaign.store import find_run
     from jointnas.errors import RunError
-    from jointnas.run import find_run
 
     folder = to or find_run(run) / "export"
     if trial:
@@ -54,9 +54,9 @@ def export(
 
 def winner_files(run: str, query: int | None, top: int | None) -> tuple[int, list[Any]]:
     """Return the number of a run's query, by default the latest, and its winners as candidate files."""
+    from jointnas.campaign.candidate_file import CandidateFile
+    from jointnas.campaign.store import Run, find_run
     from jointnas.errors import RunError
-    from jointnas.export import CandidateFile
-    from jointnas.run import Run, find_run
 
     if top is not None and top < 1:
         raise RunError(f"--top is 1 or more, got {top}: raise it")
@@ -76,10 +76,10 @@ def winner_files(run: str, query: int | None, top: int | None) -> tuple[int, lis
 
 def trial_files(run: str, numbers: Sequence[int]) -> dict[str, Any]:
     """Return a run's trials with these numbers as candidate files, by name; what was predicted of them was before their training."""
+    from jointnas.campaign.candidate_file import CandidateFile
+    from jointnas.campaign.store import Run, find_run
     from jointnas.errors import RunError
-    from jointnas.export import CandidateFile
-    from jointnas.run import Run, find_run
-    from jointnas.space import Space
+    from jointnas.space.space import Space
 
     with Run.open(find_run(run)) as opened:
         training = _training_of(opened.specification, run)
@@ -128,12 +128,12 @@ def show(
       jointnas show nomad-senet --layers
       jointnas show mine.toml --input-shape 1x28x28 --measure latency
     """
-    from jointnas.cost import cost
+    from jointnas.campaign.candidate_file import WinnerFile, find_candidate
     from jointnas.errors import ExportError
     from jointnas.execution import share_slots
-    from jointnas.export import WinnerFile, find_candidate
     from jointnas.measurement.meter import Meter
-    from jointnas.networks import blueprint
+    from jointnas.network.cost import cost
+    from jointnas.network.families import blueprint
 
     measured: dict[str, float | None] = {}
     if path.is_dir():
@@ -173,7 +173,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
 
 def _block_rows(blueprint: Any) -> list[tuple[str, ...]]:
     """Return the input, a row for each run of equal blocks, and the total."""
-    from jointnas.cost import block_cost
+    from jointnas.network.cost import block_cost
 
     shapes = blueprint.shapes()
     rows: list[tuple[str, ...]] = [("0", "input", "", _size(shapes[0]), "", "")]
@@ -201,8 +201,8 @@ def _block_rows(blueprint: Any) -> list[tuple[str, ...]]:
 
 def _layer_rows(blueprint: Any) -> list[tuple[str, ...]]:
     """Return the input, a row for each node, which reads others by their numbers, and the total."""
-    from jointnas.blueprint import block_shapes
-    from jointnas.cost import node_macs, node_weights
+    from jointnas.network.blueprint import block_shapes
+    from jointnas.network.cost import node_macs, node_weights
 
     shapes = blueprint.shapes()
     rows: list[tuple[str, ...]] = [("0", "input", "", "", _size(shapes[0]), "", "")]
@@ -221,8 +221,8 @@ def _layer_rows(blueprint: Any) -> list[tuple[str, ...]]:
 
 
 def _total_row(blueprint: Any, blanks: int) -> tuple[str, ...]:
-    from jointnas.constraint import format_metric
-    from jointnas.cost import cost
+    from jointnas.network.cost import cost
+    from jointnas.space.constraint import format_metric
 
     total = cost(blueprint)
     rest = f"size {format_metric('size', total['size'])}, peak memory {format_metric('memory', total['memory'])}"
@@ -230,7 +230,7 @@ def _total_row(blueprint: Any, blanks: int) -> tuple[str, ...]:
 
 
 def _amounts(macs: int, params: int) -> tuple[str, str]:
-    from jointnas.constraint import format_metric
+    from jointnas.space.constraint import format_metric
 
     return format_metric("macs", macs), format_metric("params", params)
 

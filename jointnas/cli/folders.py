@@ -9,8 +9,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from jointnas.campaign.store import RUNS, Run, find_run, list_runs
 from jointnas.errors import RunError
-from jointnas.run import RUNS, Run, find_run, list_runs
 
 CHANGEABLE = ("rounds", "batch", "top", "engine", "repeats", "confirm")  # between a run and its resumption
 

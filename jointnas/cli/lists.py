@@ -46,8 +46,8 @@ def runs_list(as_json: Json = False) -> None:
     Examples:
       jointnas runs list --json
     """
+    from jointnas.campaign.store import list_runs
     from jointnas.errors import RunError
-    from jointnas.run import list_runs
 
     rows = []
     for path in list_runs():
@@ -77,7 +77,7 @@ def runs_list(as_json: Json = False) -> None:
 
 def _run_row(path: Path) -> dict[str, Any]:
     """Return what the list says of one run. Raises `RunError` for one that cannot be read."""
-    from jointnas.run import Run
+    from jointnas.campaign.store import Run
 
     with Run.open(path) as run:
         trials, specification = run.trials(), run.specification
@@ -107,10 +107,10 @@ def runs_show(
       jointnas runs show digits-resnet9-1 --json
       jointnas runs show digits-resnet9-1 --measure latency
     """
-    from jointnas.agreement import WIDTH, Agreement, predictions
+    from jointnas.campaign.calibration import WIDTH, Agreement, predictions
+    from jointnas.campaign.store import Run, find_run
     from jointnas.execution import Slot
     from jointnas.measurement.meter import Meter
-    from jointnas.run import Run, find_run
 
     with Run.open(find_run(name)) as run:
         spec, trials, rounds, queries = run.specification, run.trials(), run.rounds(), run.queries()
@@ -180,7 +180,7 @@ def runs_show(
 
 def _print_retrained(retrained: list[dict[str, Any]]) -> None:
     """Print what winners were predicted to reach and reached, the test images beside."""
-    from jointnas.retrain import spread
+    from jointnas.campaign.retrain import spread
     from jointnas.training.clock import clock_from_json
 
     print_table(
@@ -224,7 +224,7 @@ def recipes_list(as_json: Json = False) -> None:
     Examples:
       jointnas recipes list --json
     """
-    from jointnas.export import built_in_recipes, find_candidate
+    from jointnas.campaign.candidate_file import built_in_recipes, find_candidate
 
     found = {name: find_candidate(name).candidate for name in built_in_recipes()}
     if as_json:
@@ -242,7 +242,7 @@ def recipes_show(name: Annotated[str, typer.Argument(help="A built-in recipe.")]
     Examples:
       jointnas recipes show resnet9-sam > mine.toml
     """
-    from jointnas.export import recipe_path
+    from jointnas.campaign.candidate_file import recipe_path
 
     typer.echo(recipe_path(name).read_text(encoding="utf-8"), nl=False)
 
@@ -255,7 +255,7 @@ def recipes_knobs(as_json: Json = False) -> None:
     Examples:
       jointnas recipes knobs
     """
-    from jointnas.recipe import knob_fields
+    from jointnas.training.recipe import knob_fields
 
     rows = []
     for name, spec in knob_fields().items():

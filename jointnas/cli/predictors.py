@@ -33,7 +33,7 @@ def predictors_list(as_json: Json = False) -> None:
     Examples:
       jointnas predictors list --json
     """
-    from jointnas.shelf import built_in_predictors
+    from jointnas.campaign.registry import built_in_predictors
 
     cards = [_card(name) for name in built_in_predictors()]
     if as_json:
@@ -57,9 +57,9 @@ def predictors_show(
       jointnas predictors show runs/digits-resnet9-1
       jointnas predictors show digits-resnet9-1 --top 3 --json
     """
+    from jointnas.campaign.registry import find_predictor
     from jointnas.errors import PredictorError
-    from jointnas.predictor import Predictor
-    from jointnas.shelf import find_predictor
+    from jointnas.predictor.gp_predictor import Predictor
 
     if top < 1:
         raise PredictorError(f"--top is 1 or more, got {top}: raise it")
@@ -92,8 +92,8 @@ def predictors_fit(
       jointnas predictors fit runs/digits-resnet9-1 --to week
       jointnas search --from week --constraint 'macs<10M'
     """
+    from jointnas.campaign.registry import fit_runs
     from jointnas.errors import PredictorError
-    from jointnas.shelf import fit_runs
 
     check_seed(seed)
     if to.exists():
@@ -114,9 +114,9 @@ def predictors_check(
     Examples:
       jointnas predictors check runs/digits-resnet9-1
     """
+    from jointnas.campaign.registry import find_predictor
     from jointnas.errors import JointNASError
-    from jointnas.predictor import Predictor
-    from jointnas.shelf import find_predictor
+    from jointnas.predictor.gp_predictor import Predictor
 
     wrong = False
     for name in names:
@@ -134,9 +134,9 @@ def predictors_check(
 
 def _card(name: str) -> dict[str, Any]:
     """Return what a list says of a predictor."""
-    from jointnas.predictor_files import read_description
-    from jointnas.shelf import find_predictor
-    from jointnas.space import Space
+    from jointnas.campaign.registry import find_predictor
+    from jointnas.predictor.files import read_description
+    from jointnas.space.space import Space
     from jointnas.training.clock import clock_from_json
 
     about = read_description(find_predictor(name)[0])

@@ -160,10 +160,10 @@ def search(
       jointnas search --space autotrain --architecture resnet9-baseline --data photos/
       jointnas search --space nomad-nas --real --engine mads --objective 'min macs' --constraint 'accuracy>=0.6' --repeats 3
     """
-    from jointnas.engines import ENGINES, find_engine
     from jointnas.errors import SearchError
-    from jointnas.search import ALL
-    from jointnas.space import Space
+    from jointnas.search.engines import ENGINES, find_engine
+    from jointnas.search.search import ALL
+    from jointnas.space.space import Space
 
     for name in ENGINES if engine == ALL else [engine]:
         find_engine(name)
@@ -194,8 +194,8 @@ def search(
         asked = constraint or [], objective, measure or [], engine, top, seed, frontier, sweep or [], out
         ask_again(from_, *asked, as_json)
         return
+    from jointnas.campaign.candidate_file import find_candidate  # it imports PyTorch, which asking does without
     from jointnas.execution import share_slots
-    from jointnas.export import find_candidate  # it imports PyTorch, which asking does without
 
     for name, question in (("--frontier", frontier), ("--sweep", next(iter(sweep or []), None))):
         if question is not None:

@@ -41,7 +41,7 @@ def spaces_list(as_json: Json = False) -> None:
     Examples:
       jointnas spaces list --json
     """
-    from jointnas.space import Space, built_in_spaces
+    from jointnas.space.space import Space, built_in_spaces
 
     found = [Space.load(name) for name in built_in_spaces()]
     if as_json:
@@ -68,8 +68,8 @@ def spaces_show(
       jointnas spaces show mine.toml --input-shape 1x28x28
     """
     from jointnas.resources import resource_folder
-    from jointnas.space import Space
-    from jointnas.survey import survey
+    from jointnas.space.space import Space
+    from jointnas.space.summary import survey
 
     space = Space.load(name, parse_shape(input_shape), classes)
     found = survey(space)
@@ -85,7 +85,7 @@ def spaces_show(
 
 def _survey_lines(space: Any, found: Any) -> list[str]:
     """Return a survey in aligned lines: the size, and each cost's range."""
-    from jointnas.constraint import format_metric
+    from jointnas.space.constraint import format_metric
 
     if not found.costs:
         return [found.size]
@@ -117,8 +117,8 @@ def spaces_check(
       jointnas spaces check mine.toml
       jointnas spaces check mine.toml --input-shape 1x28x28
     """
-    from jointnas.space import Space
-    from jointnas.space_check import problems
+    from jointnas.space.lint import problems
+    from jointnas.space.space import Space
 
     shape = parse_shape(input_shape)
     wrong = False

@@ -51,15 +51,15 @@ def train(
       jointnas train resnet9-sam-ip --data cifar10 --train-images 5000
       jointnas train mine.toml --data photos/ --train-time 10m --to trained/
     """
-    from jointnas.campaign import local_executor
+    from jointnas.campaign.campaign import local_executor
+    from jointnas.campaign.candidate_file import Member, WinnerFile, find_candidate, make_writable
     from jointnas.data import load_data
     from jointnas.errors import JointNASError
     from jointnas.execution import Job, share_slots
-    from jointnas.export import Member, WinnerFile, find_candidate, make_writable
-    from jointnas.networks import blueprint
-    from jointnas.recipe import Recipe
+    from jointnas.network.families import blueprint
     from jointnas.training.clock import clock_from_json
     from jointnas.training.observation import Observation
+    from jointnas.training.recipe import Recipe
 
     file = find_candidate(candidate)
     spec = _data_spec(file.training, data, train_images, val_images, image_size)
@@ -152,15 +152,15 @@ def retrain_winners(
       jointnas retrain runs/digits-resnet9-1 --top 3 --seeds 3
       jointnas retrain winner-1.toml --seeds 5 --train-time 10m --to final/
     """
-    from jointnas.campaign import local_executor
+    from jointnas.campaign.campaign import local_executor
+    from jointnas.campaign.candidate_file import CandidateFile
+    from jointnas.campaign.retrain import retrain
+    from jointnas.campaign.store import Run, find_run
     from jointnas.cli.export import winner_files
     from jointnas.data import load_data
     from jointnas.errors import ExportError
     from jointnas.execution import share_slots
-    from jointnas.export import CandidateFile
     from jointnas.measurement.meter import Meter
-    from jointnas.retrain import retrain
-    from jointnas.run import Run, find_run
     from jointnas.training.clock import clock_from_json
 
     if seeds < 1:
@@ -253,8 +253,8 @@ def predict(
     """
     import torch
 
+    from jointnas.campaign.candidate_file import load
     from jointnas.data.sources import decode_file
-    from jointnas.export import load
 
     model = load(folder)
     pixels = torch.stack([torch.tensor(decode_file(path, model.input_shape)) for path in images])

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.optimize import nnls
 
-from jointnas.blueprint import Blueprint
-from jointnas.constraint import TRAINING_METRICS
 from jointnas.errors import PredictorError
 from jointnas.measurement.features import Array, features, step_features
-from jointnas.recipe import Columns, Recipe, column, knob_fields
+from jointnas.network.blueprint import Blueprint
+from jointnas.space.constraint import TRAINING_METRICS
+from jointnas.training.recipe import Columns, Recipe, column, knob_fields
 
 if TYPE_CHECKING:
     from jointnas.measurement.meter import Meter, Workload

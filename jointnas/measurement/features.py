@@ -9,9 +9,9 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from jointnas.blueprint import Block, Blueprint, Node, Shape, block_shapes
-from jointnas.cost import BYTES_PER_VALUE, node_activations, node_macs, node_weights
-from jointnas.recipe import Columns, column
+from jointnas.network.blueprint import Block, Blueprint, Node, Shape, block_shapes
+from jointnas.network.cost import BYTES_PER_VALUE, node_activations, node_macs, node_weights
+from jointnas.training.recipe import Columns, column
 
 Array = NDArray[np.float64]
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jointnas.knobs import Codes
 from jointnas.measurement.estimate import Estimate
 from jointnas.measurement.features import features
-from jointnas.space import Space
+from jointnas.space.knobs import Codes
+from jointnas.space.space import Space
 
 if TYPE_CHECKING:
     from jointnas.measurement.meter import Meter

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from jointnas.blueprint import Blueprint
 from jointnas.errors import ConstraintError
-from jointnas.module import build
+from jointnas.network.blueprint import Blueprint
+from jointnas.network.module import build
 
 BATCH = 64  # images of batch latency and energy
 

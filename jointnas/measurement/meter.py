@@ -10,17 +10,17 @@ from typing import Any
 
 import torch
 
-from jointnas import networks
-from jointnas.blueprint import Blueprint, Shape
-from jointnas.constraint import MEASURED, TRAINING_METRICS
 from jointnas.errors import ConstraintError, suggest
 from jointnas.execution import Job, LocalExecutor, Slot
 from jointnas.execution.worker import Handler, Progress
 from jointnas.measurement.inference import BATCH, energy_counters, measure_energy, measure_inference
 from jointnas.measurement.store import Store, key, surroundings
 from jointnas.measurement.training import make_trainer, measure_training, step_memory
-from jointnas.recipe import Recipe
+from jointnas.network import families
+from jointnas.network.blueprint import Blueprint, Shape
+from jointnas.space.constraint import MEASURED, TRAINING_METRICS
 from jointnas.training.clock import StepClock
+from jointnas.training.recipe import Recipe
 
 PATIENCE_SECONDS = 600.0  # with a network that is measured, which says nothing until it is
 
@@ -70,7 +70,7 @@ def measure_workload(
 
 def prepare_measurements(input_shape: Shape, classes: int, device: str) -> Handler:
     """Warm the libraries up; return what measures a payload's network."""
-    tiny = networks.blueprint({"network": "resnet9", "width": 4}, input_shape, classes)
+    tiny = families.blueprint({"network": "resnet9", "width": 4}, input_shape, classes)
     step_memory(make_trainer(tiny, Recipe(batch_size=32), classes, StepClock(1), torch.device(device)))
 
     def handle(payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -154,7 +154,7 @@ class Meter:
 
 def _workload(candidate: Mapping[str, Any], input_shape: Shape, classes: int) -> Workload:
     """Return what a candidate stands for."""
-    blueprint = networks.blueprint(candidate["architecture"], input_shape, classes)
+    blueprint = families.blueprint(candidate["architecture"], input_shape, classes)
     return blueprint, Recipe.from_knobs(candidate["recipe"])
 
 

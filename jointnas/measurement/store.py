@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 
-from jointnas.blueprint import Blueprint
-from jointnas.constraint import TRAINING_METRICS
 from jointnas.data.pack import cache_folder
 from jointnas.errors import DataError
 from jointnas.execution import Slot
 from jointnas.measurement.training import as_measured
-from jointnas.recipe import Recipe
+from jointnas.network.blueprint import Blueprint
+from jointnas.space.constraint import TRAINING_METRICS
 from jointnas.training.precision import trains_in_bfloat16
+from jointnas.training.recipe import Recipe
 
 DATABASE = "measurements.sqlite"
 FORMAT = 1  # of the figures: raise it when they are taken in another way

@@ -14,14 +14,14 @@ from torch import Tensor, UntypedStorage
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from jointnas.blueprint import Blueprint, Shape
 from jointnas.data import Data, Split
 from jointnas.data.pack import Pack
 from jointnas.measurement.features import PHASES
 from jointnas.measurement.inference import TIMED_SECONDS, Call, synchronise, timed, warm_up
-from jointnas.recipe import Recipe
+from jointnas.network.blueprint import Blueprint, Shape
 from jointnas.training.batches import CHUNK_PIXELS
 from jointnas.training.clock import StepClock
+from jointnas.training.recipe import Recipe
 from jointnas.training.trainer import Trainer
 
 COSTLY_KNOBS = (

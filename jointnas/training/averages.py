@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from jointnas.module import Network
+from jointnas.network.module import Network
 
 
 class MovingAverage:

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jointnas.augmentation import make_policy
 from jointnas.data import Split
 from jointnas.errors import RecipeError
-from jointnas.recipe import Recipe
+from jointnas.training.augmentation import make_policy
 from jointnas.training.mixing import Mixing
+from jointnas.training.recipe import Recipe
 
 CHUNK_PIXELS = 512 * 32 * 32
 """Images are read and go through the policy in chunks of several small batches, so that calls are few."""

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from jointnas.recipe import Recipe
+from jointnas.training.recipe import Recipe
 
 Loss = Callable[[slice], Tensor]
 """The mean loss of a slice of the batch at the network's present weights."""

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jointnas.recipe import Recipe
+from jointnas.training.recipe import Recipe
 
 Shares = NDArray[np.float64]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn, optim
 
-from jointnas.recipe import EXPECTED_LEARNING_RATE, Recipe
+from jointnas.training.recipe import EXPECTED_LEARNING_RATE, Recipe
 
 Groups = list[dict[str, Any]]
 

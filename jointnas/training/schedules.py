@@ -7,7 +7,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from jointnas.recipe import Recipe
+from jointnas.training.recipe import Recipe
 
 ONE_CYCLE_START = 1 / 25  # of the peak, and where a one-cycle schedule ends: a 10,000th of its start
 ONE_CYCLE_END = ONE_CYCLE_START / 10_000

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from jointnas.data import Data
-from jointnas.recipe import Recipe
 from jointnas.training.batches import Batches, Normalise
+from jointnas.training.recipe import Recipe
 
 GAP = 2  # pixels between two images, before enlarging
 SMALLEST_SIDE = 64  # an image is enlarged by a whole factor to at least this on the sheet

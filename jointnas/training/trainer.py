@@ -13,11 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jointnas.blueprint import Blueprint
 from jointnas.data import Data, Split
 from jointnas.errors import BudgetError, DivergenceError
-from jointnas.module import Network, build
-from jointnas.recipe import Recipe
+from jointnas.network.blueprint import Blueprint
+from jointnas.network.module import Network, build
 from jointnas.training.averages import Lookahead, MovingAverage, retake_norms
 from jointnas.training.batches import Batches, Normalise
 from jointnas.training.clock import Clock
@@ -25,6 +24,7 @@ from jointnas.training.gradients import centralise, make_gradient_rule
 from jointnas.training.observation import CURVE_FRACTIONS, CurvePoint, Observation
 from jointnas.training.optimizers import make_optimizer, set_learning_rate
 from jointnas.training.precision import trains_in_bfloat16
+from jointnas.training.recipe import Recipe
 from jointnas.training.schedules import learning_rate_factor, training_side
 from jointnas.training.scoring import accuracies, predict
 

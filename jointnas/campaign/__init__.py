@@ -1,0 +1,1 @@
+"""A search over real trainings: its rounds, its store, its winners."""

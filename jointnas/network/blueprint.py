@@ -1,0 +1,410 @@
+"""A network as data: a directed acyclic graph of records, grouped in blocks, from which everything else is read.
+
+Values are numbered the same way at both levels. In a block, values 0 … n_inputs−1 are the block's inputs and value
+n_inputs + i is the output of node i; the last node's output is the block's. In a blueprint, value 0 is the image and
+value i is the output of block i−1; the last block's output is the logits. Shapes are without the batch: (C, H, W) or (F,).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from jointnas.errors import BlueprintError, suggest
+from jointnas.network import library_networks
+
+Shape = tuple[int, ...]
+Attribute = int | float | str | bool
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation: its name, the values it reads and its attributes (sorted by name)."""
+
+    operation: str
+    inputs: tuple[int, ...]
+    attributes: tuple[tuple[str, Attribute], ...] = ()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return an attribute, or `default` where the node does not carry it."""
+        for key, value in self.attributes:
+            if key == name:
+                return value
+        return default
+
+
+@dataclass(frozen=True)
+class Block:
+    """A named group of nodes with `n_inputs` inputs and one output. Hashed once, so costs can be memoised by block."""
+
+    name: str
+    nodes: tuple[Node, ...]
+    n_inputs: int = 1
+
+    def __hash__(self) -> int:
+        cached: int | None = self.__dict__.get("_hash")
+        if cached is None:
+            cached = hash((self.name, self.nodes, self.n_inputs))
+            object.__setattr__(self, "_hash", cached)
+        return cached
+
+    @property
+    def digest(self) -> bytes:
+        """A hash of 16 bytes that equal blocks share in every process; computed once."""
+        cached: bytes | None = self.__dict__.get("_digest")
+        if cached is None:
+            cached = hashlib.sha256(repr((self.name, self.nodes, self.n_inputs)).encode()).digest()[:16]
+            object.__setattr__(self, "_digest", cached)
+        return cached
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the hash behind: another process has another one."""
+        return {name: value for name, value in self.__dict__.items() if name != "_hash"}
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A whole network: what goes in, its blocks, and which values each block reads."""
+
+    input_shape: Shape
+    blocks: tuple[Block, ...]
+    wiring: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def chain(cls, input_shape: Shape, blocks: Sequence[Block]) -> Blueprint:
+        """Return the network in which every block reads the one before it."""
+        return cls(tuple(input_shape), tuple(blocks), tuple((i,) for i in range(len(blocks))))
+
+    @classmethod
+    def in_a_row(cls, parts: Sequence[Blueprint]) -> Blueprint:
+        """Return the network in which every part reads what the part before it gives."""
+        blocks: list[Block] = []
+        wiring: list[tuple[int, ...]] = []
+        for part in parts:
+            first = len(blocks)
+            blocks.extend(part.blocks)
+            wiring.extend(tuple(first + i for i in inputs) for inputs in part.wiring)
+        return cls(parts[0].input_shape, tuple(blocks), tuple(wiring))
+
+    @property
+    def output_shape(self) -> Shape:
+        """The shape of what the last block gives; the input's where there is no block."""
+        return self.shapes()[-1]
+
+    def shapes(self) -> tuple[Shape, ...]:
+        """Return the shape of every value: the image's first, then each block's output. Raises `BlueprintError`."""
+        known: tuple[Shape, ...] | None = self.__dict__.get("_shapes")
+        if known is None:
+            shapes: list[Shape] = [self.input_shape]
+            for block, inputs in zip(self.blocks, self.wiring, strict=True):
+                shapes.append(block_shapes(block, tuple(shapes[i] for i in inputs))[-1])
+            known = tuple(shapes)
+            object.__setattr__(self, "_shapes", known)
+        return known
+
+    def digest(self) -> str:
+        """Return a hash that two equal networks share, on every machine and in every process."""
+        return joined_digest(self.input_shape, [self.trace()])
+
+    def trace(self) -> bytes:
+        """Return what `digest` hashes: of networks put in a row, the traces in a row."""
+        steps = zip(self.blocks, self.wiring, strict=True)
+        return b"".join(
+            block.digest + bytes(repr([i - v for v in inputs]), "ascii") for i, (block, inputs) in enumerate(steps)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the network as JSON types; `from_json` gives an equal blueprint back."""
+        return {
+            "format": FORMAT,
+            "input_shape": list(self.input_shape),
+            "blocks": [
+                {
+                    "name": block.name,
+                    "inputs": list(inputs),
+                    "nodes": [
+                        {"operation": n.operation, "inputs": list(n.inputs), **dict(n.attributes)} for n in block.nodes
+                    ],
+                }
+                for block, inputs in zip(self.blocks, self.wiring, strict=True)
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Blueprint:
+        """Return the blueprint that `to_json` wrote, checked: nothing in it is executed. Raises `BlueprintError`."""
+        try:
+            if data["format"] != FORMAT:
+                raise BlueprintError(
+                    f"a blueprint has format {FORMAT}, got {data['format']!r}: install the version that wrote it"
+                )
+            shape = tuple(data["input_shape"])
+            if len(shape) != 3 or not all(POSITIVE.holds(d) for d in shape) or not data["blocks"]:
+                raise BlueprintError(
+                    f"a network reads an image (C, H, W) and has blocks, got shape {shape}: export it again"
+                )
+            blocks: list[Block] = []
+            wiring: list[tuple[int, ...]] = []
+            for block in data["blocks"]:
+                nodes = tuple(
+                    make_node(n["operation"], n["inputs"], {k: v for k, v in n.items() if k not in _NODE_KEYS})
+                    for n in block["nodes"]
+                )
+                inputs = tuple(block["inputs"])
+                if not nodes or not inputs or not all(_is_whole(i) and 0 <= i <= len(blocks) for i in inputs):
+                    raise BlueprintError(
+                        f"a block has nodes and reads values made before it, got inputs {inputs}: export it again"
+                    )
+                blocks.append(Block(str(block["name"]), nodes, len(inputs)))
+                wiring.append(inputs)
+            blueprint = cls(shape, tuple(blocks), tuple(wiring))
+            blueprint.shapes()
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise BlueprintError(
+                f"a blueprint needs input_shape and blocks of nodes, got {error!r}: export it again"
+            ) from error
+        return blueprint
+
+
+def joined_digest(input_shape: Shape, traces: Iterable[bytes]) -> str:
+    """Return the digest of the network that reads images of this shape and whose parts have these traces."""
+    return hashlib.sha256(repr(input_shape).encode() + b"".join(traces)).hexdigest()[:16]
+
+
+_NODE_KEYS = ("operation", "inputs")
+
+
+def make_node(operation: str, inputs: Sequence[int], attributes: Mapping[str, Attribute]) -> Node:
+    """Return a checked node with its attributes in order. Raises `BlueprintError` for one that cannot be built."""
+    if operation not in OPERATIONS:
+        raise BlueprintError(f"no operation is called {operation!r}: {suggest(operation, OPERATIONS)}")
+    rule = OPERATIONS[operation]
+    if not rule.inputs[0] <= len(inputs) <= rule.inputs[1] or not all(_is_whole(i) and i >= 0 for i in inputs):
+        raise BlueprintError(
+            f"{operation} reads {rule.inputs[0]} values by their numbers, got {list(inputs)}: change it"
+        )
+    for name, kind in rule.attributes.items():
+        if name not in attributes:
+            raise BlueprintError(f"{operation} has the attributes {', '.join(rule.attributes)}, got no {name}: add it")
+        if not kind.holds(attributes[name]):
+            raise BlueprintError(f"{name} of {operation} is {kind.about}, got {attributes[name]!r}: change it")
+    for name, value in attributes.items():
+        optional = rule.optional.get(name, BITS if name == "bits" else None)
+        if name not in rule.attributes and not (optional and optional.holds(value)):
+            raise BlueprintError(
+                f"{operation} has the attributes {', '.join(rule.attributes) or 'none'}, got {name} = {value!r}: drop it"
+            )
+    return Node(operation, tuple(inputs), tuple(sorted(attributes.items())))
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+class BlockBuilder:
+    """Writes a block node by node; `add` returns the number of the value it made."""
+
+    def __init__(self, name: str, n_inputs: int = 1) -> None:
+        self.name, self.n_inputs = name, n_inputs
+        self.nodes: list[Node] = []
+
+    def add(self, operation: str, *inputs: int, **attributes: Attribute) -> int:
+        """Append a node that reads `inputs` (the newest value when none is given) and return its value number."""
+        newest = self.n_inputs + len(self.nodes) - 1
+        self.nodes.append(make_node(operation, inputs or (newest,), attributes))
+        return newest + 1
+
+    def conv(self, *inputs: int, channels: int, kernel: int = 3, stride: int = 1, bias: bool = False) -> int:
+        """Append a convolution that keeps the size at stride 1 (odd kernels, zero padding)."""
+        return self.add(
+            "conv", *inputs, channels=channels, kernel=kernel, stride=stride, padding=kernel // 2, groups=1, bias=bias
+        )
+
+    def build(self) -> Block:
+        """Return the finished block."""
+        return Block(self.name, tuple(self.nodes), self.n_inputs)
+
+
+# ---------------------------------------------------------------------------------------------------------- shapes
+
+
+def _image(node: Node, shape: Shape) -> tuple[int, int, int]:
+    if len(shape) != 3:
+        raise BlueprintError(
+            f"{node.operation} reads an image (C, H, W), got shape {shape}: put it before the image is flattened"
+        )
+    return shape[0], shape[1], shape[2]
+
+
+def _window(node: Node, size: int) -> int:
+    out = (size + 2 * int(node.get("padding", 0)) - int(node.get("kernel"))) // int(node.get("stride")) + 1
+    if out < 1:
+        raise BlueprintError(
+            f"{node.operation} with kernel {node.get('kernel')} does not fit an image side of {size}: "
+            "raise the resolution, or take a network that shrinks images less"
+        )
+    return out
+
+
+def _conv(node: Node, shapes: Sequence[Shape]) -> Shape:
+    c, h, w = _image(node, shapes[0])
+    channels, groups = int(node.get("channels")), int(node.get("groups"))
+    if channels < 1 or c % groups or channels % groups:
+        raise BlueprintError(
+            f"a convolution needs channels that its groups divide, got {c} to {channels} in {groups}: change them"
+        )
+    return (channels, _window(node, h), _window(node, w))
+
+
+def _pool(node: Node, shapes: Sequence[Shape]) -> Shape:
+    c, h, w = _image(node, shapes[0])
+    return (c, _window(node, h), _window(node, w))
+
+
+def _whiten(node: Node, shapes: Sequence[Shape]) -> Shape:
+    c, h, w = _image(node, shapes[0])
+    if int(node.get("kernel")) % 2 == 0:
+        raise BlueprintError(f"whiten keeps the size with an odd kernel, got {node.get('kernel')}: change it")
+    return (c * int(node.get("kernel")) ** 2, h, w)
+
+
+def _global_pool(node: Node, shapes: Sequence[Shape]) -> Shape:
+    return (_image(node, shapes[0])[0], 1, 1)
+
+
+def _resize(node: Node, shapes: Sequence[Shape]) -> Shape:
+    return (_image(node, shapes[0])[0], int(node.get("height")), int(node.get("width")))
+
+
+def _normed(node: Node, shapes: Sequence[Shape]) -> Shape:
+    return _image(node, shapes[0])
+
+
+def _same(node: Node, shapes: Sequence[Shape]) -> Shape:
+    return shapes[0]
+
+
+def _alike(node: Node, shapes: Sequence[Shape]) -> Shape:
+    if len(set(shapes)) != 1:
+        raise BlueprintError(f"{node.operation} reads values of one shape, got {list(shapes)}: change what it reads")
+    return shapes[0]
+
+
+def _concat(node: Node, shapes: Sequence[Shape]) -> Shape:
+    images = [_image(node, shape) for shape in shapes]
+    if len({image[1:] for image in images}) != 1:
+        raise BlueprintError(f"concat reads images of one height and width, got {list(shapes)}: change what it reads")
+    return (sum(image[0] for image in images), *images[0][1:])
+
+
+def _multiply(node: Node, shapes: Sequence[Shape]) -> Shape:
+    c, _, _ = _image(node, shapes[0])
+    if shapes[1] not in (shapes[0], (c, 1, 1)):
+        raise BlueprintError(
+            f"multiply reads an image and a value per channel, got {list(shapes)}: change what it reads"
+        )
+    return shapes[0]
+
+
+def _flatten(node: Node, shapes: Sequence[Shape]) -> Shape:
+    size = 1
+    for d in shapes[0]:
+        size *= d
+    return (size,)
+
+
+def _linear(node: Node, shapes: Sequence[Shape]) -> Shape:
+    if len(shapes[0]) != 1:
+        raise BlueprintError(f"linear reads a vector, got shape {shapes[0]}: flatten it first")
+    return (int(node.get("features")),)
+
+
+def _shuffle(node: Node, shapes: Sequence[Shape]) -> Shape:
+    shape = _image(node, shapes[0])
+    if shape[0] % int(node.get("groups")):
+        raise BlueprintError(
+            f"shuffle reads channels that its groups divide, got {shape[0]} in {node.get('groups')}: change them"
+        )
+    return shape
+
+
+def _opaque(node: Node, shapes: Sequence[Shape]) -> Shape:
+    _image(node, shapes[0])
+    library_networks.find(str(node.get("name")), str(node.get("library")))
+    return (int(node.get("features")),)
+
+
+class Kind(NamedTuple):
+    """What an attribute may be."""
+
+    about: str
+    holds: Callable[[object], bool]
+
+
+POSITIVE = Kind("a whole number from 1 to 65536", lambda v: _is_whole(v) and 1 <= int(str(v)) <= 65536)
+NATURAL = Kind("a whole number from 0 to 65536", lambda v: _is_whole(v) and 0 <= int(str(v)) <= 65536)
+BITS = Kind("a whole number from 1 to 64", lambda v: _is_whole(v) and 1 <= int(str(v)) <= 64)
+FLAG = Kind("true or false", lambda v: isinstance(v, bool))
+REAL = Kind("a finite number", lambda v: isinstance(v, float | int) and not isinstance(v, bool) and math.isfinite(v))
+WORD = Kind("a word", lambda v: isinstance(v, str))
+
+
+class Operation(NamedTuple):
+    """What there is to know of an operation: the shape it gives, its attributes, how few and many values it reads."""
+
+    shape: Callable[[Node, Sequence[Shape]], Shape]
+    attributes: Mapping[str, Kind] = {}
+    inputs: tuple[int, int] = (1, 1)
+    optional: Mapping[str, Kind] = {}
+
+
+_POOL = {"kernel": POSITIVE, "stride": POSITIVE}
+
+OPERATIONS: Mapping[str, Operation] = {
+    "conv": Operation(_conv, {"channels": POSITIVE, **_POOL, "padding": NATURAL, "groups": POSITIVE, "bias": FLAG}),
+    "whiten": Operation(_whiten, {"kernel": POSITIVE}),  # a fixed filter, taken from training patches
+    "linear": Operation(_linear, {"features": POSITIVE, "bias": FLAG}),
+    "batch_norm": Operation(_normed, {"scale": FLAG}),  # whether γ is trained or stays at 1
+    "relu": Operation(_same),
+    "celu": Operation(_same, {"alpha": REAL}),
+    "gelu": Operation(_same),
+    "silu": Operation(_same),
+    "hard_swish": Operation(_same),
+    "relu6": Operation(_same),
+    "sigmoid": Operation(_same),
+    "hard_sigmoid": Operation(_same),
+    "max_pool": Operation(_pool, _POOL, optional={"padding": NATURAL}),
+    "avg_pool": Operation(_pool, _POOL, optional={"padding": NATURAL}),
+    "global_max_pool": Operation(_global_pool),
+    "global_avg_pool": Operation(_global_pool),
+    "flatten": Operation(_flatten),
+    "resize": Operation(_resize, {"height": POSITIVE, "width": POSITIVE}),
+    "scale": Operation(_same, {"factor": REAL}),
+    "add": Operation(_alike, inputs=(2, 64)),
+    "blend": Operation(_alike, inputs=(2, 2)),  # λ·first + (1 − λ)·second with a trained λ that starts at 1
+    "concat": Operation(_concat, inputs=(2, 64)),  # along the channels
+    "multiply": Operation(_multiply, inputs=(2, 2)),
+    "shuffle": Operation(_shuffle, {"groups": POSITIVE}),  # channels dealt out, one of each group in turn
+    "opaque": Operation(
+        _opaque, {"library": WORD, "name": WORD, "features": POSITIVE}
+    ),  # one of `library_networks.NETWORKS`
+}
+"""The operations that exist; `module` holds the same names."""
+
+
+@lru_cache(maxsize=200_000)
+def block_shapes(block: Block, inputs: tuple[Shape, ...]) -> tuple[Shape, ...]:
+    """Return the shape of every value in a block, its inputs first. Raises `BlueprintError` where nodes do not fit."""
+    shapes = list(inputs)
+    for node in block.nodes:
+        if not node.inputs or not all(0 <= i < len(shapes) for i in node.inputs):
+            raise BlueprintError(
+                f"a node reads values made before it, got inputs {node.inputs} in block {block.name!r}"
+            )
+        shapes.append(OPERATIONS[node.operation].shape(node, [shapes[i] for i in node.inputs]))
+    return tuple(shapes)

@@ -1,0 +1,73 @@
+"""Network families: functions from architecture knobs, input shape and class count to a blueprint.
+
+A family's knobs and their defaults are in its `Family`, or are the keyword-only parameters of its function; spaces and
+candidate files are checked against them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jointnas.errors import BlueprintError, suggest
+from jointnas.network.blueprint import Blueprint, Shape
+from jointnas.network.families.chain import CHAIN
+from jointnas.network.families.classic import CLASSIC
+from jointnas.network.families.family import Family, Make
+from jointnas.network.families.fbnet import FBNET
+from jointnas.network.families.library import LIBRARY
+from jointnas.network.families.mobilenet import MOBILENET
+from jointnas.network.families.resnet import RESNET
+from jointnas.network.families.resnet9 import RESNET9
+from jointnas.network.families.senet import SENET
+
+FAMILIES: dict[str, Family] = {
+    "chain": CHAIN,
+    "classic": CLASSIC,
+    "fbnet": FBNET,
+    "library": LIBRARY,
+    "mobilenet": MOBILENET,
+    "resnet": RESNET,
+    "resnet9": RESNET9,
+    "senet": SENET,
+}
+
+
+def register(name: str, make: Make | Family) -> None:
+    """Add a family of your own under `name`; spaces may then say `network = "name"` in this process."""
+    if name in FAMILIES:
+        raise BlueprintError(f"a network is registered once, got {name!r} again: choose another name")
+    FAMILIES[name] = Family.of(make)
+
+
+def family(name: object) -> Family:
+    """Return the family called `name`. Raises `BlueprintError` that names the nearest known one."""
+    if name not in FAMILIES:
+        raise BlueprintError(f"no network is called {name!r}: {suggest(name, FAMILIES)}")
+    return FAMILIES[str(name)]
+
+
+def blueprint(architecture: Mapping[str, Any], input_shape: Shape, classes: int) -> Blueprint:
+    """Return the blueprint of `{"network": family, knob: value, …}`; absent knobs take the family's defaults.
+
+    Raises `BlueprintError` for an unknown network or knob, or a network that does not fit the input.
+    """
+    knobs = dict(architecture)
+    if "network" not in knobs:
+        raise BlueprintError('an architecture names its network, got none: add network = "resnet9"')
+    name = knobs.pop("network")
+    made = family(name)
+    check_input(input_shape, classes)
+    return made.blueprint(tuple(input_shape), classes, made.values(str(name), knobs))
+
+
+def check_input(input_shape: Shape, classes: int) -> None:
+    """Raise `BlueprintError` unless images of this shape (C, H, W) and this many classes can be classified."""
+    if len(input_shape) != 3 or min(input_shape) < 1 or classes < 2:
+        raise BlueprintError(
+            f"a network needs an input (channels, height, width) and two classes or more, got {input_shape} and {classes}: "
+            "change them"
+        )
+
+
+__all__ = ["FAMILIES", "Family", "blueprint", "check_input", "family", "register"]

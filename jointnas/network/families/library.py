@@ -1,0 +1,21 @@
+"""Networks that torchvision and timm bring: each is one opaque operation, with nothing in it to search but its input's size."""
+
+from __future__ import annotations
+
+from jointnas.network.blueprint import Blueprint, Shape
+from jointnas.network.families.family import Family
+from jointnas.network.families.parts import open_block
+from jointnas.network.library_networks import find
+
+
+def _library(input_shape: Shape, classes: int, *, name: str = "resnet18", resolution: float = 1.0) -> Blueprint:
+    block = open_block("library", input_shape, resolution)
+    block.add("opaque", library=find(name).library, name=name, features=classes)
+    return Blueprint.chain(input_shape, [block.build()])
+
+
+LIBRARY = Family.of(_library)
+"""A network of `opaque.NETWORKS`, without pretrained weights.
+
+name: what its library calls it. resolution: multiplier of the data's size, or pixels; see `parts.resized`.
+"""

@@ -1,0 +1,1 @@
+"""Algorithm 1 as ask-and-tell, and the engines of its second stage."""

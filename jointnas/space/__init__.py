@@ -1,0 +1,1 @@
+"""The search space: knobs, sampling, exact costs, constraints."""

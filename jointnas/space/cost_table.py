@@ -1,0 +1,242 @@
+"""Whole batches of architectures: their costs and digests, computed once for each distinct part of a network.
+
+A family is a row of parts (see `families.family`), and each part reads few knobs: among a hundred thousand networks there are
+some thousand different parts. Costs add up over them, except the peak of the values alive, which is the largest of theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jointnas.network import families
+from jointnas.network.blueprint import Blueprint, Shape, joined_digest
+from jointnas.network.cost import METRICS, cost
+from jointnas.network.families.family import Family, Part
+from jointnas.space.knobs import Codes, Continuous, Knob
+
+Index = NDArray[np.int64]
+LARGEST_KEY = 2**62
+FEW = 16  # rows that are looked up one by one
+KEPT = 20_000  # networks, at most, whose parts are remembered
+
+Key = tuple[float | None, ...]
+"""What a part's blueprint is made of: the index of its input's shape, and codes of knobs, None where inactive."""
+
+Sums = Callable[[Blueprint], Sequence[float]]
+"""Numbers of a part of a network that add up over its parts."""
+
+
+class Architectures:
+    """The networks of a space's architecture knobs for one input shape (C, H, W) and class count."""
+
+    def __init__(self, knobs: Sequence[Knob], input_shape: Shape, classes: int) -> None:
+        self.knobs, self.input_shape, self.classes = tuple(knobs), input_shape, classes
+        self._network = next(i for i, knob in enumerate(knobs) if knob.name == "network")
+        self._families: dict[str, _Parts] = {}
+
+    def costs(self, codes: Codes) -> NDArray[np.float64]:
+        """Return the (n, 5) costs, in the order of `cost.METRICS`, of (n, knobs) codes. Raises `BlueprintError`."""
+        table = np.empty((len(codes), 5))
+        for family, where in self._by_network(codes):
+            table[where] = family.costs(codes[where])
+        return table
+
+    def digests(self, codes: Codes) -> list[str]:
+        """Return each network's digest, as `Blueprint.digest` has it."""
+        found = np.empty(len(codes), dtype=object)
+        for family, where in self._by_network(codes):
+            found[where] = family.digests(codes[where])
+        return list(found)
+
+    def sums(self, codes: Codes, of: Sums) -> NDArray[np.float64]:
+        """Return (n, k) sums over the parts of each network of the k numbers that `of` gives for a part."""
+        parts = [(family.sums(codes[where], of), where) for family, where in self._by_network(codes)]
+        table = np.zeros((len(codes), parts[0][0].shape[1] if parts else 0))
+        for values, where in parts:
+            table[where] = values
+        return table
+
+    def blueprint(self, row: Codes) -> Blueprint:
+        """Return the network of one row of codes. Raises `BlueprintError`."""
+        values = {k.name: k.value(c) for k, c in zip(self.knobs, row.tolist(), strict=True) if c == c}
+        return families.blueprint(values, self.input_shape, self.classes)
+
+    def _by_network(self, codes: Codes) -> list[tuple[_Parts, Index]]:
+        knob = self.knobs[self._network]
+        found = []
+        for code in np.unique(codes[:, self._network]).tolist():
+            name = str(knob.value(code))
+            if name not in self._families:
+                families.check_input(self.input_shape, self.classes)
+                self._families[name] = _Parts(families.family(name), self.knobs, self.input_shape, self.classes)
+            found.append((self._families[name], np.flatnonzero(codes[:, self._network] == code)))
+        return found
+
+
+class _Parts:
+    """The parts of one family, with what was computed of them."""
+
+    def __init__(self, family: Family, knobs: tuple[Knob, ...], input_shape: Shape, classes: int) -> None:
+        self.input_shape = input_shape
+        shapes = _Shapes(input_shape)
+        self.parts = [_Made(part, family, knobs, classes, shapes) for part in family.parts]
+        self._latest: tuple[bytes | None, list[tuple[_Made, Index]]] = None, []
+
+    def _walk(self, codes: Codes) -> list[tuple[_Made, Index]]:
+        """Return for each part which of its blueprints each of n networks has, as (n,) indices.
+
+        The latest is kept, as costs, digests and sums of the same networks are asked one after another.
+        """
+        key = codes.tobytes() if len(codes) <= KEPT else None
+        if key is not None and key == self._latest[0]:
+            return self._latest[1]
+        entering = np.zeros(len(codes), dtype=np.int64)
+        found = []
+        for part in self.parts:
+            which = part.find(codes, entering)
+            found.append((part, which))
+            entering = part.leaving.array[which]
+        if key is not None:
+            self._latest = key, found
+        return found
+
+    def costs(self, codes: Codes) -> NDArray[np.float64]:
+        total, peak = np.zeros((len(codes), 4)), np.zeros(len(codes))
+        for part, which in self._walk(codes):
+            values = part.costs.array[which]
+            total += values[:, :4]
+            peak = np.maximum(peak, values[:, 4])
+        return np.column_stack([total, total[:, 3] + peak])
+
+    def digests(self, codes: Codes) -> list[str]:
+        walked = self._walk(codes)
+        first, inverse = distinct([(which, len(part.traces)) for part, which in walked])
+        traces = [part.traces.array[which[first]].tolist() for part, which in walked]
+        digests = [joined_digest(self.input_shape, row) for row in zip(*traces, strict=True)]
+        return [digests[i] for i in inverse.tolist()]
+
+    def sums(self, codes: Codes, of: Sums) -> NDArray[np.float64]:
+        tables = [(part.sums(of), which) for part, which in self._walk(codes)]
+        return sum((table[which] for table, which in tables[1:]), start=tables[0][0][tables[0][1]])
+
+
+class _Shapes:
+    """The shapes that the parts of a family have met, each with an index."""
+
+    def __init__(self, first: Shape) -> None:
+        self.known = [first]
+        self._indices = {first: 0}
+
+    def index(self, shape: Shape) -> int:
+        found = self._indices.setdefault(shape, len(self.known))
+        if found == len(self.known):
+            self.known.append(shape)
+        return found
+
+
+class _Column:
+    """A growing list of values, and the same as an array."""
+
+    def __init__(self, kind: Any) -> None:
+        self._kind = kind
+        self._values: list[Any] = []
+        self._array = np.empty(0, dtype=kind)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def extend(self, values: Iterable[Any]) -> None:
+        self._values.extend(values)
+
+    @property
+    def array(self) -> NDArray[Any]:
+        if len(self._array) != len(self._values):
+            self._array = np.array(self._values, dtype=self._kind)
+        return self._array
+
+
+class _Made:
+    """What was computed of one part's blueprints: in parallel columns, their costs, traces and output shapes.
+
+    The blueprints themselves are not kept: a family of a single part would fill the memory with them.
+    """
+
+    def __init__(self, part: Part, family: Family, knobs: tuple[Knob, ...], classes: int, shapes: _Shapes) -> None:
+        self.part, self.family, self.classes, self.shapes = part, family, classes, shapes
+        wanted = set(part.knobs.values())
+        self.columns = [i for i, knob in enumerate(knobs) if knob.name in wanted]
+        self.knobs = [knobs[i] for i in self.columns]
+        self.known: dict[Key, int] = {}
+        self.keys: list[Key] = []
+        self.costs = _Column(np.float64)  # macs, params, activations, size, peak of the values alive
+        self.traces = _Column(object)
+        self.leaving = _Column(np.int64)  # index of the output's shape
+        self._sums: dict[Sums, _Column] = {}
+
+    def find(self, codes: Codes, entering: Index) -> Index:
+        """Return (n,) indices of the blueprints for (n, knobs) codes and (n,) indices of input shapes."""
+        if len(codes) <= FEW:
+            rows = np.column_stack([entering, codes[:, self.columns]])
+            return np.array([self._index(row) for row in rows.tolist()], dtype=np.int64)
+        first, inverse = distinct(
+            [
+                (entering, len(self.shapes.known)),
+                *(_numbered(knob, codes[:, i]) for i, knob in zip(self.columns, self.knobs, strict=True)),
+            ]
+        )
+        rows = np.column_stack([entering[first], codes[first][:, self.columns]])
+        return np.array([self._index(row) for row in rows.tolist()], dtype=np.int64)[inverse]
+
+    def _index(self, row: list[float]) -> int:
+        key = tuple(None if value != value else value for value in row)
+        if key not in self.known:
+            made = self._make(key)
+            shape = made.output_shape
+            found = cost(made)
+            self.leaving.extend([self.shapes.index(shape)])
+            self.traces.extend([made.trace()])
+            self.keys.append(key)
+            self.costs.extend([(*(found[m] for m in METRICS[:4]), found["memory"] - found["size"])])
+            self.known[key] = len(self.keys) - 1
+        return self.known[key]
+
+    def _make(self, key: Key) -> Blueprint:
+        place, *codes = key
+        shape = self.shapes.known[int(place or 0)]
+        given = {knob.name: knob.value(code) for knob, code in zip(self.knobs, codes, strict=True) if code is not None}
+        values = self.family.part_values(self.part.knobs.values(), given)
+        return self.part.blueprint(shape, self.classes, values)
+
+    def sums(self, of: Sums) -> NDArray[np.float64]:
+        """Return the (m, k) numbers of the m blueprints met so far."""
+        known = self._sums.setdefault(of, _Column(np.float64))
+        known.extend([of(self._make(key)) for key in self.keys[len(known) :]])
+        return known.array
+
+
+def _numbered(knob: Knob, codes: Codes) -> tuple[Index, int]:
+    """Return (n,) whole numbers that stand for a knob's codes, and a bound that they stay below."""
+    if isinstance(knob, Continuous):
+        values, index = np.unique(codes, return_inverse=True)
+        return index, len(values)
+    return np.where(np.isnan(codes), 0, codes + 1).astype(np.int64), len(knob.extremes) + 1
+
+
+def distinct(columns: Sequence[tuple[Index, int]]) -> tuple[Index, Index]:
+    """Return the first index of each distinct row, and for each row which distinct one it is.
+
+    columns: (n,) whole numbers from 0 with the bound that they stay below. As `np.unique(axis=0)`, many times faster.
+    """
+    key, size = np.zeros_like(columns[0][0]), 1
+    for column, bound in columns:
+        if size * bound > LARGEST_KEY:
+            key = np.unique(key, return_inverse=True)[1]
+            size = int(key.max(initial=0)) + 1
+        key = key * bound + column
+        size *= bound
+    _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+    return first, inverse

@@ -1,0 +1,49 @@
+"""How far predictions were from what trainings gave: the figures, and what is left out of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from jointnas.campaign.calibration import Agreement, Prediction, predictions
+from jointnas.campaign.store import CONFIRMING, Trial
+from jointnas.training.observation import Observation
+
+CANDIDATE = {"architecture": {}, "recipe": {}}
+SPECIFICATION = {"clock": {"train_steps": 9}, "slot": {"workers": 2}}
+RETRAINED = {**SPECIFICATION, "predicted": 0.75, "std": 0.125, "val_accuracies": [0.25, 0.5]}
+
+
+def trial(accuracy, predicted=0.5, std=0.25, number=1, **about):
+    fraction = about.pop("fraction", 1.0)
+    return Trial(number, about.get("round", 2), CANDIDATE, 0, predicted, std, Observation(accuracy, fraction=fraction))
+
+
+def test_predictions_are_too_high_by_what_training_did_not_reach():
+    found = Agreement.of([Prediction(0.75, 0.125, 0.5), Prediction(0.5, 0.125, 0.625), Prediction(0.5, 0.125, 1.0)])
+    assert found == Agreement(3, pytest.approx(-0.125), pytest.approx(0.875 / 3), pytest.approx(2 / 3))
+
+
+def test_what_was_predicted_stands_beside_what_came_of_it():
+    found = predictions(SPECIFICATION, [trial(0.75), trial(0.25, 0.625, 0.125)], [RETRAINED])
+    assert found == {
+        "trials": [(0.5, 0.25, 0.75), (0.625, 0.125, 0.25)],
+        "retrained_winners": [(0.75, 0.125, 0.375)],
+    }
+
+
+@pytest.mark.parametrize(
+    "one",
+    [trial(None), trial(0.5, None, None), trial(0.5, round=CONFIRMING), Trial(1, 1, CANDIDATE, 0, 0.5, 0.25)],
+    ids=["failed", "not predicted", "chosen to be confirmed", "not ended"],
+)
+def test_a_trial_without_a_prediction_or_an_accuracy_says_nothing(one):
+    assert predictions(SPECIFICATION, [one], []) == {}
+
+
+@pytest.mark.parametrize("other", [{"clock": {"train_steps": 8}}, {"slot": {"workers": 1}}], ids=["budget", "slot"])
+def test_a_winner_trained_under_other_conditions_says_nothing(other):
+    assert predictions(SPECIFICATION, [], [{**RETRAINED, **other}]) == {}
+
+
+def test_where_trainings_were_stopped_early_winners_were_predicted_for_less_than_they_got():
+    assert list(predictions(SPECIFICATION, [trial(0.5, fraction=0.25)], [RETRAINED])) == ["trials"]

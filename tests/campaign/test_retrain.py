@@ -1,0 +1,157 @@
+"""Retraining: the test images are scored here and nowhere else, with seeds of its own, and the first network is kept."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import pytest
+import torch
+
+from jointnas import load
+from jointnas.campaign.campaign import local_executor
+from jointnas.campaign.candidate_file import WINNER_FILE, CandidateFile
+from jointnas.campaign.retrain import FIRST_SEED, retrain, spread
+from jointnas.campaign.runner import LARGEST_SEED, SEED_STRIDE
+from jointnas.data import Data, DataSpec, load_data
+from jointnas.errors import DataError, SearchError
+from jointnas.execution import Job, LocalExecutor, Slot
+from jointnas.network.cost import cost
+from jointnas.network.families import blueprint
+from jointnas.space.knob_space import Candidate
+from jointnas.training.clock import StepClock
+from jointnas.training.job import prepare_trials, train_payload
+
+SPEC = DataSpec("digits")
+SLOT = Slot("cpu", 1, 1)
+CANDIDATE: Candidate = {
+    "architecture": {"network": "resnet9", "width": 4, "depth1": 0, "depth3": 0},
+    "recipe": {"learning_rate": 0.3, "batch_size": 64, "flip": False},
+}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_data(SPEC)
+
+
+@pytest.fixture(scope="module")
+def retrained(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("retrained")
+    events = []
+    with local_executor(SPEC.to_json(), SLOT, data.fingerprint) as executor:
+        found = retrain(
+            [CandidateFile(CANDIDATE)],
+            2,
+            data,
+            StepClock(60),
+            executor,
+            SLOT,
+            folder,
+            lambda event, *_: events.append(event),
+        )
+    return found[0], folder / "winner-1", events
+
+
+def right(folder, split):
+    """Return the share of a split's images that the kept network classifies as labelled."""
+    with torch.inference_mode():
+        said = load(folder)(split.images.permute(0, 3, 1, 2)).argmax(dim=1)
+    return float((said == split.labels).double().mean())
+
+
+def test_the_reported_test_accuracy_is_the_kept_networks_on_the_test_images(retrained, data):
+    one, folder, _ = retrained
+    assert right(folder, data.test()) == pytest.approx(one.test_accuracies[0])
+    assert right(folder, data.val) == pytest.approx(one.val_accuracies[0])
+    assert one.test_accuracies[0] != one.val_accuracies[0]
+
+
+def test_each_seed_is_a_training_of_its_own_whose_weights_are_kept(retrained):
+    one, folder, _ = retrained
+    assert len(one.test_accuracies) == len(one.val_accuracies) == 2
+    assert len(set(zip(one.test_accuracies, one.val_accuracies, strict=True))) == 2
+    trained = [f"seed-{i}.{kind}" for i in (0, 1) for kind in ("json", "safetensors")]
+    assert sorted(p.name for p in folder.iterdir()) == [*trained, WINNER_FILE]
+
+
+def test_the_kept_network_is_the_first_seeds_and_not_the_best(retrained):
+    _, folder, _ = retrained
+    assert json.loads((folder / WINNER_FILE).read_text())["members"][0]["weights"] == "seed-0.safetensors"
+
+
+def test_no_trial_of_a_search_shares_a_seed_with_a_retraining():
+    assert SEED_STRIDE * (LARGEST_SEED + 1) <= FIRST_SEED
+
+
+def test_a_row_has_its_costs_and_spreads_even_where_the_file_had_none(retrained, data):
+    row = retrained[0].to_json()
+    expected = cost(blueprint(CANDIDATE["architecture"], data.input_shape, 10))
+    assert {metric: row[metric] for metric in expected} == expected
+    assert row["test_accuracy"]["seeds"] == list(retrained[0].test_accuracies)
+
+
+def test_trainings_that_ended_are_not_trained_again_but_in_another_slot(data, tmp_path):
+    class Counted(LocalExecutor):
+        asked = 0
+
+        def submit(self, jobs):
+            self.asked += len(jobs)
+            super().submit(jobs)
+
+    found = []
+    with Counted(partial(prepare_trials, SPEC.to_json(), "cpu", data.fingerprint), SLOT) as executor:
+        for seeds, slot in ((1, SLOT), (2, SLOT), (2, Slot("cpu", 1, 2))):
+            files = [CandidateFile(CANDIDATE)]
+            found.append(
+                retrain(files, seeds, data, StepClock(3), executor, slot, tmp_path, lambda *_: None)[0].test_accuracies
+            )
+    assert executor.asked == 1 + 1 + 2
+    assert found[1][:1] == found[0]
+    assert found[1] == found[2]
+
+
+def test_a_spread_is_the_mean_and_the_sample_deviation():
+    assert spread([0.5, 0.7]) == {"mean": 0.6, "std": pytest.approx(0.02**0.5), "seeds": [0.5, 0.7]}
+    assert spread([0.5]) == {"mean": 0.5, "std": None, "seeds": [0.5]}
+    assert spread([]) == {"mean": None, "std": None, "seeds": []}
+
+
+def test_a_training_that_fails_leaves_the_others_and_says_why(data, tmp_path):
+    diverging = {**CANDIDATE, "recipe": {"batch_size": 2000}}
+    with local_executor(SPEC.to_json(), SLOT, data.fingerprint) as executor:
+        found = retrain(
+            [CandidateFile(diverging), CandidateFile(CANDIDATE)],
+            1,
+            data,
+            StepClock(5),
+            executor,
+            SLOT,
+            tmp_path,
+            lambda *_: None,
+        )
+    assert found[0].test_accuracies == ()
+    assert "batch_size = 2000" in found[0].failures[0]
+    assert len(found[1].test_accuracies) == 1
+    assert [p.name for p in tmp_path.glob(f"*/{WINNER_FILE}")] == [WINNER_FILE]
+
+
+def test_images_that_are_not_those_of_the_run_are_refused(data):
+    with pytest.raises(DataError, match="keeps to the images it began with"):
+        load_data(SPEC, fingerprint="0" * 16)
+    with local_executor(SPEC.to_json(), SLOT, "0" * 16) as executor, pytest.raises(SearchError, match="began with"):
+        list(executor.results([Job(1, {})]))
+
+
+def test_a_search_never_reads_the_test_images(monkeypatch):
+    """Everything a search touches of the data is made before and without `Data.test`."""
+
+    def forbidden(self: Data):
+        raise AssertionError("the test images were read")
+
+    monkeypatch.setattr(Data, "test", forbidden)
+    payload = {"candidate": CANDIDATE, "clock": {"train_steps": 2}, "seed": 0}
+    result = train_payload(payload, load_data(SPEC), "cpu")
+    assert set(result) == {"observation"}
+    with pytest.raises(AssertionError, match="were read"):
+        train_payload({**payload, "test": True}, load_data(SPEC), "cpu")

@@ -1,0 +1,255 @@
+"""The run store: what is written comes back, one writer at a time, and what is not committed leaves no trace."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+
+import pytest
+
+from jointnas.campaign.store import DATABASE, MIGRATIONS, Run, Trial, find_run, list_runs
+from jointnas.errors import RunError
+from jointnas.search.search import Winner
+from jointnas.training.observation import CurvePoint, Observation
+
+SPECIFICATION = {"data": {"source": "digits"}, "rounds": 2, "constraints": ["macs<1M"], "classes": ["cat", "Öl"]}
+CANDIDATE = {"architecture": {"network": "resnet9", "width": 4}, "recipe": {"optimizer": "sgd", "flip": True}}
+TRIALS = [
+    Trial(1, 1, CANDIDATE, 10_001),
+    Trial(2, 1, {"architecture": {"width": 6}, "recipe": {"learning_rate": 0.1}}, 10_002, 0.75, 0.125),
+]
+SEEN = Observation(
+    accuracy=0.5,
+    balanced_accuracy=0.4375,
+    fraction=0.875,
+    seconds=1.25,
+    steps=20,
+    images_per_second=512.5,
+    curve=(CurvePoint(0.25, 0.5, 5, 0.125), CurvePoint(0.5, 0.75, 10, 0.25)),
+)
+WINNERS = [Winner(CANDIDATE, 0.9, 0.05, None, {"macs": 1000, "size": 4096}), Winner({}, 0.8, 0.1, 0.75, {})]
+
+
+@pytest.fixture
+def run(tmp_path):
+    with Run.create(tmp_path / "runs" / "first", SPECIFICATION) as created:
+        yield created
+
+
+def version_of(path):
+    with sqlite3.connect(path / DATABASE) as db:
+        return db.execute("PRAGMA user_version").fetchone()[0]
+
+
+def set_version(path, version):
+    with sqlite3.connect(path / DATABASE) as db:
+        db.execute(f"PRAGMA user_version = {version}")
+
+
+def test_the_specification_comes_back_as_it_was_written(run):
+    assert run.specification == SPECIFICATION
+
+
+def test_trials_come_back_in_order_with_their_observations_and_curves(run):
+    run.add_trials(TRIALS, ["a", "b"])
+    assert run.trials() == TRIALS
+    run.end_trial(2, SEEN)
+    assert run.trials() == [TRIALS[0], replace(TRIALS[1], observation=SEEN)]
+    run.end_trial(1, Observation.failed("it diverged"))
+    run.close()
+    with Run.open(run.path) as again:
+        assert again.trials()[0].observation == Observation.failed("it diverged")
+        assert again.trials()[1].observation == SEEN
+
+
+def test_ending_a_trial_twice_keeps_one_curve(run):
+    run.add_trials(TRIALS, ["a", "b"])
+    run.end_trial(1, replace(SEEN, curve=(*SEEN.curve, CurvePoint(0.75, 1.0, 15, 0.375))))
+    run.end_trial(1, SEEN)
+    assert run.trials()[0].observation == SEEN
+
+
+def test_rounds_come_back_and_a_repeated_round_replaces_the_first(run):
+    run.end_round(1, 3, None)
+    run.end_round(2, 6, 0.5)
+    run.end_round(2, 7, 0.625)
+    found = [(r["number"], r["trials"], r["rank_correlation"]) for r in run.rounds()]
+    assert found == [(1, 3, None), (2, 7, 0.625)]
+
+
+def test_queries_and_their_winners_come_back_and_the_latest_is_the_default(run):
+    assert run.add_query(["macs<1M"], "evolution", 3, WINNERS) == 1
+    assert run.add_query([], "evolution", 0, WINNERS[1:]) == 2
+    found = [(q["number"], q["constraints"], q["engine"], q["seed"]) for q in run.queries()]
+    assert found == [(1, ["macs<1M"], "evolution", 3), (2, [], "evolution", 0)]
+    assert run.winners(1) == WINNERS
+    assert run.winners() == WINNERS[1:]
+
+
+def test_retrained_winners_come_back_and_the_latest_of_a_budget_and_a_slot_stands(run):
+    number = run.add_query([], "evolution", 0, WINNERS)
+    short, long, alone, shared = {"train_steps": 5}, {"train_steps": 9}, {"workers": 1}, {"workers": 2}
+    run.add_retrained(number, 2, short, alone, [0.5, 0.7], [0.4, 0.6])
+    run.add_retrained(number, 1, short, alone, [0.1], [0.2])
+    run.add_retrained(number, 1, long, alone, [0.2], [0.3])
+    run.add_retrained(number, 1, short, shared, [0.6], [0.7])
+    run.add_retrained(number, 1, short, alone, [0.3, 0.5], [0.4, 0.8])
+    columns = ("rank", "candidate", "predicted", "std", "clock", "slot", "val_accuracies", "test_accuracies")
+    assert [tuple(row[name] for name in columns) for row in run.retrained()] == [
+        (1, CANDIDATE, 0.9, 0.05, long, alone, [0.2], [0.3]),
+        (1, CANDIDATE, 0.9, 0.05, short, shared, [0.6], [0.7]),
+        (1, CANDIDATE, 0.9, 0.05, short, alone, [0.3, 0.5], [0.4, 0.8]),
+        (2, {}, 0.8, 0.1, short, alone, [0.5, 0.7], [0.4, 0.6]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("query", "rank", "accuracies", "reason"),
+    [
+        (7, 1, [0.5], "a query is one of 1, got 7"),
+        (1, 3, [0.5], "one of the 2 of query 1, got 3"),
+        (1, 1, [], "got none"),
+    ],
+)
+def test_what_no_winner_reached_is_not_recorded(run, query, rank, accuracies, reason):
+    run.add_query([], "evolution", 0, WINNERS)
+    with pytest.raises(RunError, match=reason):
+        run.add_retrained(query, rank, {}, {}, accuracies, accuracies)
+    assert run.retrained() == []
+
+
+def make_old(run):
+    """Close a run and leave it as the first version made it."""
+    run.close()
+    with sqlite3.connect(run.path / DATABASE) as db:
+        db.execute("DROP TABLE retrained")
+    set_version(run.path, 1)
+
+
+def test_a_run_of_an_older_version_gains_what_it_lacks_and_keeps_what_it_has(run):
+    run.add_trials(TRIALS, ["a", "b"])
+    make_old(run)
+    with Run.open(run.path) as again:
+        assert again.trials() == TRIALS
+        assert again.retrained() == []
+
+
+def test_two_that_open_an_older_run_at_once_both_get_it(run, monkeypatch):
+    make_old(run)
+    version, others = Run._version, []
+
+    def first_looked_at(self):
+        found = version.fget(self)
+        if not others:
+            others.append(None)
+            with Run.open(run.path) as other:
+                others.append(other.retrained())
+        return found
+
+    monkeypatch.setattr(Run, "_version", property(first_looked_at))
+    with Run.open(run.path) as again:
+        assert again.retrained() == others[1] == []
+    assert version_of(run.path) == len(MIGRATIONS)
+
+
+def test_a_query_that_was_never_asked_is_refused_with_those_that_were(run):
+    with pytest.raises(RunError, match="--resume"):
+        run.winners()
+    run.add_query([], "evolution", 0, WINNERS)
+    with pytest.raises(RunError, match=r"one of 1, got 7"):
+        run.winners(7)
+
+
+def test_a_batch_with_a_candidate_that_was_asked_before_is_refused_whole(run):
+    run.add_trials(TRIALS[:1], ["a"])
+    with pytest.raises(sqlite3.IntegrityError):
+        run.add_trials([TRIALS[1], replace(TRIALS[1], number=3)], ["b", "a"])
+    assert run.trials() == TRIALS[:1]
+    run.add_trials(TRIALS[1:], ["b"])  # the failed transaction is over, the next one works
+    assert run.trials() == TRIALS
+
+
+def test_an_observation_that_cannot_be_stored_leaves_the_trial_as_it_was(run):
+    run.add_trials(TRIALS, ["a", "b"])
+    with pytest.raises(sqlite3.Error):
+        run.end_trial(1, replace(SEEN, curve=(CurvePoint(0.5, 1.0, 1, None),)))
+    assert run.trials() == TRIALS
+
+
+def test_a_second_writer_is_refused_while_the_first_is_at_work_and_readers_are_not(run):
+    with pytest.raises(RunError, match="in use"):
+        Run.open(run.path, write=True)
+    with Run.open(run.path) as reader:
+        assert reader.specification == SPECIFICATION
+    run.close()
+    with Run.open(run.path, write=True) as writer:
+        assert writer.specification == SPECIFICATION
+
+
+def test_a_reader_sees_each_trial_as_soon_as_it_is_recorded(run):
+    with Run.open(run.path) as reader:
+        run.add_trials(TRIALS, ["a", "b"])
+        assert reader.trials() == TRIALS
+        run.end_trial(1, SEEN)
+        assert reader.trials()[0].observation == SEEN
+
+
+def test_a_new_run_does_not_go_into_a_folder_that_exists(run, tmp_path):
+    with pytest.raises(RunError, match=r"exists.*--resume"):
+        Run.create(run.path, {})
+    assert run.specification == SPECIFICATION
+    with pytest.raises(RunError, match="exists"):
+        Run.create(tmp_path, {})
+    assert not (tmp_path / DATABASE).exists()
+
+
+def test_a_missing_run_is_told_with_the_nearest_there_is(run):
+    with pytest.raises(RunError, match="did you mean 'first'"):
+        Run.open(run.path.with_name("frist"))
+
+
+def test_a_run_cannot_be_made_below_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"writable.*--out"):
+        Run.create(tmp_path / "file" / "run", SPECIFICATION)
+
+
+def test_a_new_run_has_seen_every_migration_and_opening_it_changes_nothing(run):
+    run.add_trials(TRIALS, ["a", "b"])
+    run.close()
+    assert version_of(run.path) == len(MIGRATIONS)
+    with Run.open(run.path, write=True) as again:
+        assert again.trials() == TRIALS
+    assert version_of(run.path) == len(MIGRATIONS)
+
+
+def test_a_run_of_a_newer_version_is_refused_with_both_formats(run):
+    run.close()
+    set_version(run.path, len(MIGRATIONS) + 4)
+    for write in (False, True, True):  # twice: a refused writer does not stay locked in
+        with pytest.raises(RunError, match=f"up to format {len(MIGRATIONS)}, got format {len(MIGRATIONS) + 4}"):
+            Run.open(run.path, write=write)
+
+
+def test_a_database_without_a_format_is_refused(tmp_path):
+    sqlite3.connect(tmp_path / DATABASE).close()
+    (tmp_path / DATABASE).touch()
+    with pytest.raises(RunError, match="says its format"):
+        Run.open(tmp_path)
+
+
+def test_a_file_that_is_no_database_is_refused_every_time_it_is_opened(tmp_path):
+    (tmp_path / DATABASE).write_bytes(b"no database at all" * 100)
+    with pytest.raises(RunError, match="whole database") as first:
+        Run.open(tmp_path, write=True)
+    with pytest.raises(RunError, match="whole database"):
+        Run.open(tmp_path, write=True)
+    assert first.value is not None
+
+
+def test_runs_are_listed_and_found_by_their_names(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "no-run").mkdir()
+    assert [p.name for p in list_runs()] == ["first"]
+    assert find_run("first").resolve() == run.path.resolve()
+    assert find_run(str(run.path)) == run.path

@@ -1,0 +1,524 @@
+"""Data: what each source gives, how it is split, what is refused, and how the decoded pack is kept."""
+
+import io
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from jointnas.data import Data, DataSpec, Split, load_data
+from jointnas.errors import DataError
+
+CIFAR = Path(__file__).parents[3] / "shared" / "data" / "cifar10-images.zip"
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def write_image(path: Path, value: int = 0, mode: str = "L", size: tuple[int, int] = (4, 4)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    colour: Any = {"RGB": (value, 1, 2), "RGBA": (value, 1, 2, 9)}.get(mode, value)
+    Image.new(mode, size, colour).save(path)
+
+
+def write_tree(root: Path, n: int = 10, mode: str = "L", classes: tuple[str, ...] = ("cat", "dog")) -> Path:
+    """Write n one-coloured images a class; no two of the tree share their colour."""
+    for c, label in enumerate(classes):
+        for i in range(n):
+            write_image(root / label / f"{i:03}.png", 100 * c + i, mode)
+    return root
+
+
+def write_npz(path: Path, n: int = 60, classes: int = 3, shape: tuple[int, ...] = (2, 3), **more: Any) -> Path:
+    """Write n images whose first pixel says their place, the classes by turns."""
+    images = np.random.default_rng(0).integers(0, 256, (n, *shape), dtype=np.uint8)
+    images.reshape(n, -1)[:, 0] = np.arange(n)
+    np.savez(path, **{"train_images": images, "train_labels": np.arange(n) % classes, **more})
+    return path
+
+
+def places(split: Split) -> list[int]:
+    return split.images.flatten(1)[:, 0].tolist()
+
+
+def packs(cache: Path) -> list[Path]:
+    return [path for path in (cache / "packs").iterdir() if path.is_dir()]
+
+
+def load(path: Path, cache: Path, **spec: Any) -> Data:
+    return load_data(DataSpec(str(path), **spec), cache)
+
+
+# ------------------------------------------------------------------------------------------------------ named sets
+
+
+def test_digits_are_grey_images_of_ten_classes() -> None:
+    from sklearn.datasets import load_digits
+
+    data = load_data(DataSpec("digits"))
+    assert data.input_shape == (1, 8, 8)
+    assert data.classes == tuple("0123456789")
+    assert len(data.train) + len(data.val) + data.test_images == 1797
+    assert data.train.images.dtype == torch.uint8
+    assert data.train.labels.dtype == torch.int64
+    known = Counter(
+        (np.round(image * (255 / 16)).astype(np.uint8).tobytes(), int(label))
+        for image, label in zip(*load_digits(return_X_y=True), strict=True)
+    )
+    ours: Counter[tuple[bytes, int]] = Counter()
+    for split in (data.train, data.val, data.test()):
+        pairs = zip(split.images, split.labels, strict=True)
+        ours.update((image.numpy().tobytes(), int(label)) for image, label in pairs)
+    assert ours == known
+
+
+def test_digits_say_that_their_test_images_were_split_off() -> None:
+    data = load_data(DataSpec("digits"))
+    assert data.test_images == 359
+    assert data.notes == ("digits brings no test images: 359 of its images were split off",)
+
+
+def test_an_unknown_name_suggests_the_nearest() -> None:
+    with pytest.raises(DataError, match=r"'cifar01'.*did you mean 'cifar10'\?"):
+        load_data(DataSpec("cifar01"))
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "notes.txt").write_text("cats and dogs")
+    with pytest.raises(DataError, match=r"notes\.txt.*convert"):
+        load(tmp_path / "notes.txt", cache)
+
+
+@pytest.mark.skipif(not CIFAR.is_file(), reason=f"{CIFAR} is not here")
+def test_cifar_from_a_zip_is_split_by_class_and_keeps_its_own_test_images() -> None:
+    data = load_data(DataSpec(str(CIFAR), train_images=5000, val_images=1000))
+    assert data.input_shape == (3, 32, 32)
+    assert "airplane" in data.classes
+    assert torch.bincount(data.train.labels).tolist() == [500] * 10
+    assert torch.bincount(data.val.labels).tolist() == [100] * 10
+    assert data.test_images == 10_000
+    assert data.notes == ()
+
+
+# ---------------------------------------------------------------------------------------------------------- splits
+
+
+def test_the_same_seed_draws_the_same_split_and_another_draws_another(tmp_path: Path, cache: Path) -> None:
+    path = write_npz(tmp_path / "a.npz")
+    first, again, other = (load(path, cache, seed=seed) for seed in (3, 3, 4))
+    assert places(first.train) == places(again.train)
+    assert places(first.val) == places(again.val)
+    assert first.fingerprint == again.fingerprint
+    assert set(places(first.val)) != set(places(other.val))
+    assert first.fingerprint != other.fingerprint
+
+
+def test_the_test_images_are_the_same_at_every_seed_and_size(tmp_path: Path, cache: Path) -> None:
+    path = write_npz(tmp_path / "a.npz")
+    first = set(places(load(path, cache).test()))
+    for spec in ({"seed": 7}, {"train_images": 9}, {"val_images": 20}):
+        assert set(places(load(path, cache, **spec).test())) == first
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_splits_are_disjoint_and_together_everything(tmp_path: Path, cache: Path, seed: int) -> None:
+    data = load(write_npz(tmp_path / "a.npz"), cache, seed=seed)
+    every = [*places(data.train), *places(data.val), *places(data.test())]
+    assert sorted(every) == list(range(60))
+    assert (len(data.test()), len(data.val), len(data.train)) == (12, 10, 38)
+
+
+def test_each_image_keeps_its_label(tmp_path: Path, cache: Path) -> None:
+    data = load(write_npz(tmp_path / "a.npz"), cache)
+    for split in (data.train, data.val, data.test()):
+        assert [place % 3 for place in places(split)] == split.labels.tolist()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_split_holds_each_class_by_its_share_within_one_image(seed: int) -> None:
+    data = load_data(DataSpec("digits", train_images=333, val_images=77, seed=seed))
+    whole = load_data(DataSpec("digits"))
+    counts = [torch.bincount(s.labels, minlength=10) for s in (whole.train, whole.val, whole.test())]
+    everything = sum(counts[1:], counts[0])
+    rest = everything - counts[2]  # what the test split leaves
+    after = rest - torch.bincount(data.val.labels, minlength=10)
+    for split, source in ((data.test(), everything), (data.val, rest), (data.train, after)):
+        expected = source * (len(split) / int(source.sum()))
+        assert (torch.bincount(split.labels, minlength=10) - expected).abs().max() < 1
+    assert (len(data.train), len(data.val)) == (333, 77)
+
+
+def test_statistics_are_those_of_the_training_pixels(tmp_path: Path, cache: Path) -> None:
+    data = load(write_npz(tmp_path / "a.npz", shape=(2, 5, 3)), cache)
+    pixels = data.train.images.numpy() / 255.0
+    np.testing.assert_allclose(data.mean, pixels.mean(axis=(0, 1, 2)))
+    np.testing.assert_allclose(data.std, pixels.std(axis=(0, 1, 2)))
+
+
+def test_many_small_classes_leave_an_image_of_each_for_the_test(tmp_path: Path, cache: Path) -> None:
+    data = load(write_npz(tmp_path / "a.npz", n=28, classes=7), cache)  # a fifth is 6: nobody can ask for more
+    assert set(data.test().labels.tolist()) == set(range(7))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"train_images": 2000}, r"left for training, got a demand for 2000"),
+        ({"val_images": 2000}, r"left for validation, got a demand for 2000"),
+        ({"val_images": 1438}, r"there are 0 images left for training"),
+        ({"train_images": 5}, r"each of 10 classes, got a demand for 5"),
+        ({"train_images": 0}, r"--train-images is 1 or more, got 0"),
+        ({"val_images": -1}, r"--val-images is 1 or more, got -1"),
+        ({"image_size": 0}, r"--image-size is 1 or more, got 0"),
+    ],
+)
+def test_numbers_of_images_that_cannot_be_are_refused(spec: dict[str, int], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load_data(DataSpec("digits", **spec))
+
+
+# -------------------------------------------------------------------------------------------------- folders and zips
+
+
+def test_a_folder_without_splits_is_split_and_says_so(tmp_path: Path, cache: Path) -> None:
+    data = load(write_tree(tmp_path / "pets"), cache)
+    assert data.classes == ("cat", "dog")
+    assert data.input_shape == (1, 4, 4)  # grey images have one channel
+    assert (len(data.train), len(data.val), data.test_images) == (13, 3, 4)
+    assert "no test images: 4" in data.notes[0]
+    assert [place // 100 for place in places(data.train)] == data.train.labels.tolist()
+
+
+@pytest.mark.parametrize("validation", ["val", "valid", "validation"])
+def test_the_split_folders_of_a_source_are_kept(tmp_path: Path, cache: Path, validation: str) -> None:
+    root = tmp_path / "pets"
+    for start, split in ((0, "train"), (20, validation), (40, "test")):
+        for c, label in enumerate(("cat", "dog")):
+            for i in range(3):
+                write_image(root / split / label / f"{i}.png", start + 100 * c + i)
+    data = load(root, cache)
+    assert sorted(places(data.train)) == [0, 1, 2, 100, 101, 102]
+    assert sorted(places(data.val)) == [20, 21, 22, 120, 121, 122]
+    assert sorted(places(data.test())) == [40, 41, 42, 140, 141, 142]
+    assert data.notes == ()
+
+
+def zipped(root: Path, path: Path, prefix: str = "") -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(p for p in root.rglob("*") if p.is_file()):
+            archive.write(file, prefix + file.relative_to(root).as_posix())
+    return path
+
+
+@pytest.mark.parametrize("prefix", ["", "pets/", "download/pets-1.0/"])
+def test_a_zip_gives_what_its_folder_gives(tmp_path: Path, cache: Path, prefix: str) -> None:
+    root = tmp_path / "pets"
+    for split in ("train", "test"):
+        write_tree(root / split, 5)
+    folder, archive = load(root, cache), load(zipped(root, tmp_path / "pets.zip", prefix), cache)
+    assert folder.classes == archive.classes == ("cat", "dog")
+    for a, b in ((folder.train, archive.train), (folder.val, archive.val), (folder.test(), archive.test())):
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.labels, b.labels)
+
+
+def test_hidden_files_and_other_files_are_ignored(tmp_path: Path, cache: Path) -> None:
+    root = write_tree(tmp_path / "pets")
+    (root / "cat" / ".DS_Store").write_bytes(b"finder")
+    (root / "cat" / "._000.png").write_bytes(b"not an image")
+    (root / "cat" / "labels.csv").write_text("a,b")
+    (root / "README.md").write_text("pets")
+    write_image(root / ".thumbnails" / "0.png")
+    write_image(root / "__MACOSX" / "cat" / "0.png")
+    data = load(root, cache)
+    assert data.classes == ("cat", "dog")
+    assert len(data.train) + len(data.val) + data.test_images == 20
+
+
+def test_images_of_mixed_modes_become_rgb(tmp_path: Path, cache: Path) -> None:
+    root = tmp_path / "mixed"
+    paletted = Image.new("RGB", (4, 4), (30, 60, 90)).convert("P", palette=Image.Palette.ADAPTIVE)
+    expected = {
+        "l": (Image.new("L", (4, 4), 200), (200, 200, 200)),
+        "la": (Image.new("LA", (4, 4), (150, 7)), (150, 150, 150)),
+        "rgb": (Image.new("RGB", (4, 4), (10, 20, 30)), (10, 20, 30)),
+        "rgba": (Image.new("RGBA", (4, 4), (40, 50, 60, 128)), (40, 50, 60)),
+        "p": (paletted, (30, 60, 90)),
+        "deep": (Image.fromarray(np.full((4, 4), 100 * 257, dtype=np.uint16)), (100, 100, 100)),
+        "bits": (Image.new("1", (4, 4), 1), (255, 255, 255)),
+    }
+    for label, (image, _) in expected.items():
+        for i in range(10):
+            (root / label).mkdir(parents=True, exist_ok=True)
+            image.save(root / label / f"{i}.png")
+    data = load(root, cache)
+    assert data.input_shape == (3, 4, 4)
+    for image, label in zip(data.train.images, data.train.labels, strict=True):
+        assert image.reshape(-1, 3).unique(dim=0).tolist() == [list(expected[data.classes[label]][1])]
+    assert len(data.train.labels.unique()) == len(expected)
+
+
+def test_images_of_16_bits_alone_stay_grey_and_keep_their_brightness(tmp_path: Path, cache: Path) -> None:
+    for label, level in (("dark", 20), ("light", 250)):
+        (tmp_path / "deep" / label).mkdir(parents=True)
+        for i in range(5):
+            image = Image.fromarray(np.full((3, 3), level * 257, dtype=np.uint16))
+            image.save(tmp_path / "deep" / label / f"{i}.png")
+    data = load(tmp_path / "deep", cache)
+    assert data.input_shape == (1, 3, 3)
+    assert set(places(data.train)) == {20, 250}
+
+
+def test_images_of_different_sizes_are_refused_until_a_size_is_said(tmp_path: Path, cache: Path) -> None:
+    root = write_tree(tmp_path / "pets")
+    write_image(root / "dog" / "wide.png", 7, size=(6, 5))
+    with pytest.raises(DataError, match=r"4×4 for 'cat/000\.png' and 6×5 for 'dog/wide\.png'.*--image-size"):
+        load(root, cache)
+    assert load(root, cache, image_size=8).input_shape == (1, 8, 8)
+
+
+def test_images_need_not_be_square(tmp_path: Path, cache: Path) -> None:
+    for label in ("cat", "dog"):
+        for i in range(5):
+            write_image(tmp_path / "wide" / label / f"{i}.png", i, size=(6, 3))
+    assert load(tmp_path / "wide", cache).input_shape == (1, 3, 6)
+
+
+def test_one_class_is_refused(tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(DataError, match=r"two classes or more, got cat"):
+        load(write_tree(tmp_path / "pets", classes=("cat",)), cache)
+
+
+def test_a_class_of_another_split_alone_is_refused(tmp_path: Path, cache: Path) -> None:
+    write_tree(tmp_path / "pets" / "train")
+    write_tree(tmp_path / "pets" / "test", classes=("cat", "dog", "emu"))
+    with pytest.raises(DataError, match=r"'emu' in test alone"):
+        load(tmp_path / "pets", cache)
+
+
+def test_an_empty_folder_and_a_stray_image_are_refused(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"got none in .*empty"):
+        load(tmp_path / "empty", cache)
+    write_image(write_tree(tmp_path / "pets") / "stray.png")
+    with pytest.raises(DataError, match=r"stray\.png"):
+        load(tmp_path / "pets", cache)
+
+
+@pytest.mark.parametrize("content", ["text", "truncated", "empty"])
+@pytest.mark.parametrize("as_zip", [False, True])
+def test_a_broken_image_is_named(tmp_path: Path, cache: Path, content: str, as_zip: bool) -> None:
+    root = write_tree(tmp_path / "pets")
+    noise = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (4, 4), dtype=np.uint8)).save(noise, "PNG")
+    broken = {"text": b"this is no image", "truncated": noise.getvalue()[:50], "empty": b""}[content]
+    (root / "dog" / "003.png").write_bytes(broken)
+    path = zipped(root, tmp_path / "pets.zip") if as_zip else root
+    with pytest.raises(DataError, match=r"broken one at 'dog/003\.png'"):
+        load(path, cache)
+    assert packs(cache) == []  # nothing half-decoded stays
+
+
+# ------------------------------------------------------------------------------------------------------------- .npz
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((5, 4), (1, 5, 4)),
+        ((5, 4, 3), (3, 5, 4)),
+        ((3, 5, 6), (3, 5, 6)),
+        ((1, 5, 6), (1, 5, 6)),
+        ((5, 6, 1), (1, 5, 6)),
+    ],
+)
+def test_arrays_come_back_in_every_layout(
+    tmp_path: Path, cache: Path, shape: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    images = np.random.default_rng(1).integers(0, 256, (30, *shape), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", train_images=images, train_labels=np.arange(30) % 2)
+    data = load(tmp_path / "a.npz", cache)
+    assert data.input_shape == expected
+    ours = torch.cat([s.images for s in (data.train, data.val, data.test())])
+    as_nchw = (
+        {image.tobytes() for image in images.reshape(30, *expected)}
+        if len(shape) < 3 or shape == expected
+        else {np.ascontiguousarray(image.transpose(2, 0, 1)).tobytes() for image in images}
+    )
+    assert {image.permute(2, 0, 1).contiguous().numpy().tobytes() for image in ours} == as_nchw
+
+
+@pytest.mark.parametrize(
+    ("x", "y"), [("train_images", "train_labels"), ("x_train", "y_train"), ("images", "labels"), ("X_train", "y_train")]
+)
+def test_the_usual_names_of_arrays_are_known(tmp_path: Path, cache: Path, x: str, y: str) -> None:
+    np.savez(tmp_path / "a.npz", **{x: np.zeros((20, 3, 3), np.uint8), y: (np.arange(20) % 2)[:, None]})
+    assert load(tmp_path / "a.npz", cache).classes == ("0", "1")
+
+
+def test_the_splits_of_arrays_are_kept(tmp_path: Path, cache: Path) -> None:
+    more = {
+        "val_images": np.full((6, 2, 3), 201, np.uint8),
+        "val_labels": np.arange(6) % 3,
+        "test_images": np.full((3, 2, 3), 202, np.uint8),
+        "test_labels": np.arange(3),
+    }
+    data = load(write_npz(tmp_path / "a.npz", **more), cache)
+    assert sorted(places(data.train)) == list(range(60))
+    assert places(data.val) == [201] * 6
+    assert places(data.test()) == [202] * 3
+
+
+ZEROS: NDArray[np.uint8] = np.zeros((20, 3, 3), np.uint8)
+TURNS = np.arange(20) % 2
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"images": ZEROS.astype(np.float32), "labels": TURNS}, r"uint8 from 0 to 255, got float32 for images"),
+        ({"images": ZEROS, "labels": TURNS.astype(float)}, r"whole numbers from 0 on, got float64"),
+        ({"images": ZEROS, "labels": TURNS - 1}, r"whole numbers from 0 on"),
+        ({"images": ZEROS, "labels": TURNS[:7]}, r"20 whole numbers"),
+        ({"images": ZEROS[0], "labels": TURNS[:3]}, r"got \(3, 3\) for images"),
+        ({"images": ZEROS[..., None, None], "labels": TURNS}, r"for images: reshape"),
+        ({"pictures": ZEROS, "labels": TURNS}, r"got labels, pictures in a\.npz"),
+        ({"images": ZEROS, "labels": TURNS * 0}, r"two classes or more, got 1"),
+        (
+            {"images": ZEROS, "labels": TURNS, "test_images": ZEROS[:, :2], "test_labels": TURNS},
+            r"images of one shape",
+        ),
+    ],
+)
+def test_arrays_that_are_no_data_set_are_refused(
+    tmp_path: Path, cache: Path, arrays: dict[str, Any], message: str
+) -> None:
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(DataError, match=message):
+        load(tmp_path / "a.npz", cache)
+
+
+class Evil:
+    """An object that creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("name", ["train_images", "notes"])
+def test_objects_in_arrays_are_refused_and_never_unpickled(tmp_path: Path, cache: Path, name: str) -> None:
+    trap = tmp_path / "trap"
+    write_npz(tmp_path / "a.npz", **{name: np.array([Evil(trap)], dtype=object)})
+    with pytest.raises(DataError, match="plain arrays"):
+        load(tmp_path / "a.npz", cache)
+    assert not trap.exists()
+    pickle.loads(pickle.dumps(Evil(trap)))  # noqa: S301 - shows that the trap works
+    assert trap.exists()
+
+
+# ------------------------------------------------------------------------------------------------------- the cache
+
+
+def test_a_source_is_decoded_once(tmp_path: Path, cache: Path) -> None:
+    root = write_tree(tmp_path / "pets")
+    first = load(root, cache)
+    pack = packs(cache)[0]
+    about = json.loads((pack / "pack.json").read_text())
+    (pack / "pack.json").write_text(json.dumps({**about, "classes": ["kept", "pack"]}))
+    before = (pack / "images.npy").stat()
+    second = load(root, cache)
+    after = packs(cache)[0] / "images.npy"
+    assert second.classes == ("kept", "pack")  # read from the pack, not from the folder
+    assert (after.stat().st_ino, after.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert torch.equal(first.train.images, second.train.images)
+
+
+def test_a_changed_source_is_decoded_again(tmp_path: Path, cache: Path) -> None:
+    root = write_tree(tmp_path / "pets")
+    first = load(root, cache)
+    write_image(root / "cat" / "000.png", 99)
+    second = load(root, cache)
+    values = [*places(second.train), *places(second.val), *places(second.test())]
+    assert 99 in values
+    assert 0 not in values
+    assert first.fingerprint != second.fingerprint
+    write_image(root / "cat" / "new.png", 98)
+    third = load(root, cache)
+    assert len(third.train) + len(third.val) + third.test_images == 21
+
+
+def test_the_same_images_at_another_place_have_the_same_fingerprint(tmp_path: Path, cache: Path) -> None:
+    first = load(write_tree(tmp_path / "pets"), cache)
+    shutil.copytree(tmp_path / "pets", tmp_path / "copy")
+    assert load(tmp_path / "copy", cache).fingerprint == first.fingerprint
+
+
+def test_what_a_crashed_process_left_is_cleaned(tmp_path: Path, cache: Path) -> None:
+    root = write_tree(tmp_path / "pets")
+    load(root, cache)
+    pack = packs(cache)[0]
+    shutil.rmtree(pack)
+    left = pack.with_name(f"{pack.name}.partial-12345")
+    left.mkdir()
+    (left / "images.npy").write_bytes(b"half")
+    data = load(root, cache)
+    assert packs(cache) == [pack]
+    assert len(data.train) == 13
+
+
+def _load_elsewhere(path: str, cache: str, barrier: Any, results: Any) -> None:
+    torch.set_num_threads(1)
+    barrier.wait(60)
+    results.put(load_data(DataSpec(path), Path(cache)).fingerprint)
+
+
+def test_two_processes_at_once_make_one_pack(tmp_path: Path, cache: Path) -> None:
+    root = write_tree(tmp_path / "pets", 50)
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(2), context.Queue()
+    arguments = (str(root), str(cache), barrier, results)
+    processes = [context.Process(target=_load_elsewhere, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    found = {results.get(timeout=60) for _ in processes}
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert found == {load(root, cache).fingerprint}
+    assert len(packs(cache)) == 1
+
+
+@pytest.mark.parametrize("below", ["file", "file/deeper"])
+def test_a_cache_that_cannot_be_written_is_a_data_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("JOINTNAS_CACHE", str(tmp_path / below))
+    with pytest.raises(DataError, match=r"writable folder.*JOINTNAS_CACHE"):
+        load_data(DataSpec("digits"))
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self").is_dir(), reason="needs a file system that refuses new folders in its own way"
+)
+def test_a_cache_on_a_file_system_that_takes_no_folders_is_a_data_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOINTNAS_CACHE", "/proc/jointnas")
+    with pytest.raises(DataError, match=r"writable folder.*JOINTNAS_CACHE"):
+        load_data(DataSpec("digits"))

@@ -1,0 +1,280 @@
+"""Executors: every job ends exactly once, whatever becomes of the worker that ran it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from jointnas.errors import JointNASError, SearchError
+from jointnas.execution import Job, LocalExecutor, Slot, available_cores, share_slots
+
+DEADLINE_SECONDS = 60
+ONE = Slot("cpu", 1, 1)
+
+
+# ------------------------------------------------------------------------------- what runs in workers, found by name
+
+
+def prepare():
+    return handle
+
+
+def handle(payload, progress):
+    do = payload["do"]
+    if do == "square":
+        return {"square": payload["x"] ** 2}
+    if do == "progress":
+        progress(0.25, 1.0)
+        progress(0.75, 3.0)
+        return {}
+    if do == "about":
+        import torch
+
+        return {"pid": os.getpid(), "torch": torch.get_num_threads(), "omp": os.environ["OMP_NUM_THREADS"]}
+    if do == "raise":
+        raise {"key": KeyError, "own": JointNASError, "memory": MemoryError, "runtime": RuntimeError}[payload["kind"]](
+            payload["message"]
+        )
+    if do == "exit":
+        os._exit(payload["code"])
+    if do == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    Path(payload["pid_file"]).write_text(str(os.getpid()))  # do == "endless"
+    while True:
+        if payload["report"]:
+            progress(0.5, 0.0)
+        time.sleep(0.05)
+
+
+def prepare_with_error():
+    raise JointNASError("the images are not there: fetch them")
+
+
+def prepare_crashing(count_file):
+    with open(count_file, "a") as file:
+        file.write("x")
+    os._exit(7)
+
+
+# ---------------------------------------------------------------------------------------------------------- the suite
+
+
+@pytest.fixture(scope="module", params=[LocalExecutor])
+def make(request):
+    """What makes an executor of the kind under test."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def executor(make):
+    """One executor with two workers that most tests share: each leaves it working."""
+    with make(prepare, Slot("cpu", 3, 2), hang_seconds=30) as shared:
+        yield shared
+
+
+def outcomes(executor, jobs):
+    """Return {number: event} of the ends of all jobs, after checking that each ended exactly once."""
+    events = list(executor.results(jobs))
+    ends = [e for e in events if e.kind in ("done", "failed")]
+    assert Counter(e.number for e in ends) == Counter(job.number for job in jobs)
+    return {e.number: e for e in ends}
+
+
+def squares(first, n=3):
+    return [Job(first + i, {"do": "square", "x": first + i}) for i in range(n)]
+
+
+def wait_for(condition, seconds=DEADLINE_SECONDS):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+    return found
+
+
+def poll_until(executor, wanted, seconds=DEADLINE_SECONDS):
+    """Poll until an event satisfies `wanted`; return all events up to it."""
+    events, end = [], time.monotonic() + seconds
+    while not any(wanted(e) for e in events):
+        assert time.monotonic() < end, f"waited in vain, got {events}"
+        events += executor.poll(0.2)
+    return events
+
+
+def is_gone(pid):
+    """Whether no process runs under this number; one that is dead and not yet waited for counts as gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_every_job_ends_once_and_returns_its_result(executor):
+    ended = outcomes(executor, squares(1, 9))
+    assert {n: e.result["square"] for n, e in ended.items()} == {n: n**2 for n in range(1, 10)}
+
+
+def test_a_job_tells_its_start_then_its_progress_then_its_end(executor):
+    events = list(executor.results([Job(1, {"do": "progress"})]))
+    assert [(e.kind, e.fraction, e.seconds) for e in events] == [
+        ("started", 0.0, 0.0),
+        ("progress", 0.25, 1.0),
+        ("progress", 0.75, 3.0),
+        ("done", 0.0, 0.0),
+    ]
+
+
+def test_a_job_that_raises_fails_with_the_errors_type_and_message_and_the_others_finish(executor):
+    ended = outcomes(executor, [Job(9, {"do": "raise", "kind": "key", "message": "stem"}), *squares(1)])
+    assert ended[9].kind == "failed"
+    assert ended[9].reason == "KeyError: 'stem'"
+    assert all(ended[n].kind == "done" for n in (1, 2, 3))
+
+
+def test_an_error_of_the_package_fails_with_its_sentence_alone(executor):
+    job = Job(1, {"do": "raise", "kind": "own", "message": "the rule, the value, the remedy"})
+    assert outcomes(executor, [job])[1].reason == "the rule, the value, the remedy"
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("memory", "no room"), ("runtime", "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")],
+)
+def test_a_job_without_memory_says_so_and_its_worker_is_replaced(make, kind, message):
+    with make(prepare, ONE) as executor:
+        before = outcomes(executor, [Job(1, {"do": "about"})])[1].result["pid"]
+        ended = outcomes(executor, [Job(2, {"do": "raise", "kind": kind, "message": message}), Job(3, {"do": "about"})])
+    assert ended[2].reason == f"out of memory: {message}"
+    assert ended[3].result["pid"] != before
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"), [({"do": "exit", "code": 3}, "exit code 3"), ({"do": "kill"}, "killed by SIGKILL")]
+)
+def test_a_worker_that_dies_fails_its_job_alone_and_the_rest_finish_in_its_replacement(make, payload, reason):
+    with make(prepare, ONE) as executor:
+        ended = outcomes(executor, [Job(7, payload), *squares(1)])
+    assert ended[7].kind == "failed"
+    assert reason in ended[7].reason
+    assert [ended[n].result["square"] for n in (1, 2, 3)] == [1, 4, 9]
+
+
+def test_a_worker_killed_while_idle_is_replaced_and_each_later_job_ends_once(make):
+    with make(prepare, ONE) as executor:
+        pid = outcomes(executor, [Job(1, {"do": "about"})])[1].result["pid"]
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: is_gone(pid))
+        ended = outcomes(executor, squares(2))
+    assert [ended[n].kind for n in (3, 4)] == ["done", "done"]
+
+
+def test_a_job_that_says_nothing_for_too_long_fails_and_its_worker_is_replaced(make, tmp_path):
+    pid_file = tmp_path / "pid"
+    silent = Job(5, {"do": "endless", "pid_file": str(pid_file), "report": False})
+    with make(prepare, ONE, hang_seconds=2) as executor:
+        ended = outcomes(executor, [silent, *squares(1)])
+        assert is_gone(int(pid_file.read_text()))
+    assert "hung" in ended[5].reason
+    assert "2 seconds" in ended[5].reason
+    assert [ended[n].result["square"] for n in (1, 2, 3)] == [1, 4, 9]
+
+
+def test_a_job_that_keeps_reporting_outlives_the_patience_until_it_is_cancelled(make, tmp_path):
+    talking = Job(5, {"do": "endless", "pid_file": str(tmp_path / "pid"), "report": True})
+    with make(prepare, ONE, hang_seconds=2) as executor:
+        executor.submit([talking, *squares(1)])
+        poll_until(executor, lambda e: e.kind == "progress")
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            assert all(e.kind == "progress" for e in executor.poll(0.2))
+        executor.cancel(5)
+        executor.cancel(2)  # still in the queue
+        events = poll_until(executor, lambda e: e.kind == "done" and e.number == 3)
+        assert is_gone(int((tmp_path / "pid").read_text()))
+    assert [e.number for e in events if e.kind == "done"] == [1, 3]
+    assert not {e.number for e in events} & {2, 5}
+
+
+def test_an_error_of_the_package_while_a_worker_prepares_ends_the_search_with_its_sentence(make):
+    with make(prepare_with_error, ONE) as executor, pytest.raises(SearchError, match="the images are not there"):
+        list(executor.results(squares(1)))
+
+
+def test_workers_that_crash_while_they_prepare_are_given_up_after_three_starts(make, tmp_path):
+    starts = tmp_path / "starts"
+    with (
+        make(partial(prepare_crashing, str(starts)), ONE) as executor,
+        pytest.raises(SearchError, match=r"3 failures in a row.*exit code 7"),
+    ):
+        list(executor.results(squares(1)))
+    assert starts.read_text() == "xxx"
+
+
+def test_closing_ends_the_workers_in_the_middle_of_their_jobs(make, tmp_path):
+    pid_file = tmp_path / "pid"
+    with make(prepare, ONE) as executor:
+        executor.submit([Job(1, {"do": "endless", "pid_file": str(pid_file), "report": True})])
+        poll_until(executor, lambda e: e.kind == "progress")
+    assert is_gone(int(pid_file.read_text()))
+
+
+def test_a_worker_computes_with_as_many_threads_as_its_slot(executor):
+    about = outcomes(executor, [Job(1, {"do": "about"})])[1].result
+    assert (about["torch"], about["omp"]) == (3, "3")
+
+
+PARENT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from tests.execution import test_executor
+from jointnas.execution import Job, LocalExecutor, Slot
+
+if __name__ == "__main__":
+    jobs = [Job(1, {"do": "endless", "pid_file": sys.argv[2], "report": True})]
+    with LocalExecutor(test_executor.prepare, Slot("cpu", 1, 1)) as executor:
+        for event in executor.results(jobs):
+            pass
+"""
+
+
+def test_a_worker_whose_parent_was_killed_ends_itself(tmp_path):
+    script, pid_file = tmp_path / "parent.py", tmp_path / "pid"
+    script.write_text(PARENT)
+    parent = subprocess.Popen([sys.executable, str(script), str(Path(__file__).parents[2]), str(pid_file)])
+    try:
+        worker = int(wait_for(lambda: pid_file.exists() and pid_file.read_text()))
+        assert not is_gone(worker)
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_for(lambda: is_gone(worker), 10)
+
+
+# -------------------------------------------------------------------------------------------------------------- slots
+
+
+def test_slots_share_the_cores_and_never_oversubscribe_them():
+    for workers in range(1, available_cores() + 1):
+        slot = share_slots(workers, "cpu")
+        assert slot.threads >= 1
+        assert slot.threads * slot.workers <= available_cores()
+        assert (slot.workers, slot.device) == (workers, "cpu")
+
+
+@pytest.mark.parametrize("workers", [0, -1, available_cores() + 1])
+def test_more_workers_than_cores_or_none_are_refused(workers):
+    with pytest.raises(SearchError, match=f"got {workers}"):
+        share_slots(workers, "cpu")
+
+
+def test_a_device_that_is_unknown_is_refused():
+    with pytest.raises(SearchError, match="'tpu'"):
+        share_slots(1, "tpu")

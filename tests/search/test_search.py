@@ -1,0 +1,620 @@
+"""The search as ask-and-tell: what it asks, what it learns, and what it names as best."""
+
+import itertools
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import pdist
+
+from jointnas.errors import CandidateError, ConstraintError, JointNASError, SearchError, SpaceError
+from jointnas.execution import share_slots
+from jointnas.measurement.meter import Meter, Workload
+from jointnas.measurement.store import Store
+from jointnas.network.blueprint import Blueprint
+from jointnas.network.cost import cost
+from jointnas.predictor.gp_predictor import Predictor
+from jointnas.search.batch import space_filling
+from jointnas.search.search import Search, Winner
+from jointnas.search.winners import TELL_APART, front, spread_out, told_apart
+from jointnas.space.knob_space import Candidate
+from jointnas.space.space import Space
+from jointnas.training.observation import Observation
+from jointnas.training.recipe import Recipe
+
+PEAK = (0.8, 0.2, 0.6, 0.5)
+
+
+def cube(knobs: int = 4) -> Space:
+    lines = "\n".join(f"x{i} = {{ low = 0.0, high = 1.0 }}" for i in range(knobs))
+    return Space.from_toml(f"format = 1\n[architecture]\n{lines}")
+
+
+def point(*x: float) -> Candidate:
+    return {"architecture": {f"x{i}": v for i, v in enumerate(x)}, "recipe": {}}
+
+
+def numbers(candidate: Candidate) -> list[float]:
+    return [float(v) for v in candidate["architecture"].values()]
+
+
+def truth(candidate: Candidate) -> float:
+    """Return an accuracy with one peak, of 0.9."""
+    return 0.9 - 0.5 * sum((v - p) ** 2 for v, p in zip(numbers(candidate), PEAK, strict=False))
+
+
+def total(candidate: Candidate) -> dict[str, float]:
+    return {"total": sum(numbers(candidate))}
+
+
+def light(space: Space, seed: int = 0, **more: Any) -> Search:
+    """Return a search that draws few members, enough for a test."""
+    search = Search(space, seed=seed, pool_size=500, **more)
+    search.predictor.members = 2
+    return search
+
+
+@pytest.fixture(scope="module")
+def campaign() -> Search:
+    """A search of two rounds under a constraint on a cost function."""
+    search = Search(cube(), ["total<2"], seed=1, cost=total, pool_size=1000)
+    for _ in range(2):
+        batch = search.ask(12)
+        search.tell(batch, [truth(c) for c in batch])
+    return search
+
+
+@pytest.fixture(scope="module")
+def winners(campaign: Search) -> list[Winner]:
+    return campaign.best(10)
+
+
+# ------------------------------------------------------------------------------------------------------------- asking
+
+
+def test_it_asks_for_different_candidates_within_the_constraints_and_never_again() -> None:
+    space = Space.load("resnet9", (1, 8, 8), 10)
+    search = Search(space, ["macs<2M", "params>=2K"], pool_size=64)
+    asked = [candidate for _ in range(4) for candidate in search.ask(10)]
+    assert len({space.identity(c) for c in asked}) == 40
+    for candidate in asked:
+        cost = space.cost(candidate)
+        assert cost["macs"] < 2e6
+        assert cost["params"] >= 2e3
+
+
+def test_what_was_asked_in_one_round_is_not_asked_in_a_later_one(campaign: Search) -> None:
+    told = [*campaign.predictor.candidates, *campaign._told]
+    known = {campaign.space.identity(c) for c in told}
+    asked = campaign.ask(30)
+    assert not known & {campaign.space.identity(c) for c in asked}
+    assert all(total(c)["total"] < 2 for c in asked)
+    assert len({campaign.space.identity(c) for c in campaign._told}) == 24
+
+
+def test_the_first_batch_fills_the_space() -> None:
+    space = cube()
+    first = np.array([numbers(c) for c in Search(space, pool_size=1000).ask(12)])
+    rng = np.random.default_rng(0)
+    random = [pdist(rng.random((12, 4))).min() for _ in range(100)]
+    assert pdist(first).min() > max(random)
+
+
+def test_filling_takes_the_most_central_and_then_always_the_farthest() -> None:
+    features = np.array([[0.0], [1.0], [2.1], [4.0], [3.0]])  # mean 2.02
+    assert space_filling(features, 5).tolist() == [2, 0, 3, 1, 4]
+
+
+def test_a_batch_of_none_is_refused() -> None:
+    with pytest.raises(SearchError, match="got 0"):
+        Search(cube(), pool_size=10).ask(0)
+
+
+def test_the_same_tells_give_the_same_asks_and_another_seed_gives_others() -> None:
+    first, again, replayed, other = light(cube()), light(cube()), light(cube()), light(cube(), seed=1)
+    batch = first.ask(3)
+    assert again.ask(3) == batch
+    assert other.ask(3) != batch
+    for search in (first, again, replayed):  # the last one was told without having asked
+        search.tell(batch, [truth(c) for c in batch])
+    second = first.ask(5)
+    assert again.ask(5) == second
+    assert replayed.ask(5) == second
+
+
+def test_a_second_batch_is_better_than_the_first(campaign: Search) -> None:
+    values = [truth(c) for c in campaign._told]
+    assert np.mean(values[12:]) > np.mean(values[:12])
+
+
+# ------------------------------------------------------------------------------------------------------------ telling
+
+
+def test_candidates_that_were_not_asked_may_be_told_and_are_then_not_asked() -> None:
+    pool = [point(i / 10) for i in range(11)]
+    search = light(cube(1), pool=pool)
+    search.tell(pool[:4], [None] * 4)
+    assert sorted(map(numbers, search.ask(20))) == sorted(map(numbers, pool[4:]))
+
+
+@pytest.mark.parametrize(
+    ("candidates", "results", "error"),
+    [
+        ([point(0.1)], [0.1, 0.2], SearchError),
+        ([point(0.1), point(0.2)], [0.1, float("inf")], SearchError),
+        ([point(0.1), point(0.2)], [0.1, float("nan")], SearchError),
+        ([point(0.1), point(7.0)], [0.1, 0.2], CandidateError),
+        ([point(0.1), point(0.1, 0.2)], [0.1, 0.2], CandidateError),
+    ],
+)
+def test_a_wrong_tell_takes_nothing(candidates: list[Candidate], results: list[float], error: type[Exception]) -> None:
+    search = light(cube(1))
+    with pytest.raises(error):
+        search.tell(candidates, results)
+    assert search.trained == 0
+    search.tell([point(0.1)], [0.3])
+    assert search.trained == 1
+
+
+def test_nothing_is_predicted_before_two_accuracies() -> None:
+    search = light(cube(1))
+    search.tell([point(0.1), point(0.2)], [0.5, None])
+    assert search.trained == 1
+    assert search.predict([point(0.3)]) is None
+    assert search.rank_correlation is None
+    with pytest.raises(SearchError, match="2 accuracies on, got 1"):
+        search.best()
+
+
+def test_an_observation_is_told_like_its_accuracy() -> None:
+    plain, observed = light(cube(1)), light(cube(1))
+    candidates, values = [point(0.1), point(0.9), point(0.5)], [0.2, 0.8, 0.5]
+    plain.tell(candidates, values)
+    observed.tell(candidates, [Observation(accuracy=v, steps=3) for v in values])
+    assert plain.predict([point(0.3)]) == observed.predict([point(0.3)])
+
+
+def test_the_last_word_on_a_candidate_counts() -> None:
+    twice, once = light(cube(1)), light(cube(1))
+    candidates = [point(0.1), point(0.9), point(0.5)]
+    twice.tell(candidates, [0.9, None, 0.1])
+    twice.tell([candidates[0], candidates[2], candidates[1]], [0.2, 0.5, 0.8])
+    once.tell(candidates, [0.2, 0.8, 0.5])
+    assert twice.trained == 3
+    assert twice.predict([point(0.3)]) == once.predict([point(0.3)])
+
+
+# ------------------------------------------------------------------------------------------------------------ winners
+
+
+def test_winners_are_different_within_the_constraints_and_best_first(campaign: Search, winners: list[Winner]) -> None:
+    assert len({campaign.space.identity(w.candidate) for w in winners}) == 10
+    means = [w.mean for w in winners]
+    assert means == sorted(means, reverse=True)
+    predicted = campaign.predict([w.candidate for w in winners])
+    assert predicted is not None
+    np.testing.assert_allclose(predicted, [(w.mean, w.std) for w in winners], rtol=1e-4)
+    for winner in winners:
+        assert winner.costs == pytest.approx(total(winner.candidate))
+        assert winner.costs["total"] < 2
+
+
+def test_winners_are_no_copies_of_each_other() -> None:
+    """Where knobs are continuous thousands of candidates say the same as the best; the next winner is one that a member tells apart."""
+    search = light(cube())
+    candidates = search.space.sample(24, seed=3)
+    search.tell(candidates, [truth(c) for c in candidates])
+    winners = search.best(4)
+    assert [w.mean for w in winners] == sorted((w.mean for w in winners), reverse=True)
+    found = search.space.to_codes([w.candidate for w in winners])
+    scores = search.fitted().draw_scores(found, search.predictor.members, [search.seed])
+    assert pdist(scores.T, "chebyshev").min() >= TELL_APART
+
+
+def test_columns_are_told_apart_from_all_before_them() -> None:
+    step = 1.01 * TELL_APART
+    members = np.array([[0.0, 0.1, 0.0, step, step], [0.0, 0.0, step, 0.0, 0.1]])
+    assert told_apart(members, 5) == [0, 2, 3]
+    assert told_apart(members, 2) == [0, 2]
+
+
+def test_a_winner_unpacks_into_candidate_mean_and_std(winners: list[Winner]) -> None:
+    for winner, (candidate, mean, std) in zip(winners, winners, strict=True):
+        assert (winner.candidate, winner.mean, winner.std) == (candidate, mean, std)
+
+
+def test_naming_winners_again_names_the_same(campaign: Search, winners: list[Winner]) -> None:
+    assert campaign.best(10) == winners
+
+
+def test_one_campaign_answers_another_constraint_without_a_training(campaign: Search) -> None:
+    other = Search(cube(), ["total<1"], cost=total, predictor=campaign.predictor, pool_size=1000)
+    assert other.trained == campaign.trained
+    winners = other.best(5)
+    assert all(w.costs["total"] < 1 for w in winners)
+    assert truth(winners[0].candidate) > np.mean([truth(c) for c in cube().sample(256) if total(c)["total"] < 1])
+    known = {other.space.identity(c) for c in campaign.predictor.candidates}
+    assert not known & {other.space.identity(c) for c in other.ask(20)}
+
+
+def test_repeats_of_a_predictors_candidate_count_as_their_mean() -> None:
+    space = cube()
+    candidates = space.sample(8)
+    accuracies = [truth(c) for c in candidates]
+    predictor = Predictor(space).fit([*candidates, candidates[0]], [*accuracies, accuracies[0] - 0.2])
+    search = light(space, predictor=predictor)
+    (first,) = [w for w in search.best_trained(8) if w.candidate == candidates[0]]
+    assert first.accuracy == pytest.approx(accuracies[0] - 0.1)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e9])
+def test_the_cheapest_is_worth_most_where_costs_are_negative_or_large(scale: float) -> None:
+    def price(candidate: Candidate) -> dict[str, float]:
+        return {"price": scale * (numbers(candidate)[0] - 0.5)}
+
+    search = light(cube(1), cost=price, objective="min price", constraints=["accuracy>=0.5"])
+    codes = search.space.to_codes([point(x) for x in (0.1, 0.4, 0.6, 0.9, 0.0)])
+    worth = search.query.worth(codes, np.array([0.9, 0.9, 0.9, 0.9, 0.4]))
+    assert worth.tolist() == sorted(worth.tolist(), reverse=True)
+    assert len(set(worth.tolist())) == 5
+
+
+def test_a_search_leaves_the_predictor_it_was_given_as_it_is() -> None:
+    space = cube(1)
+    predictor = Predictor(space, members=2).fit([point(0.1), point(0.9)], [0.2, 0.8])
+    before = predictor.predict([point(0.5)])
+    search = Search(space, predictor=predictor, pool_size=50)
+    search.tell([point(0.5)], [0.01])
+    search.ask(1)
+    np.testing.assert_array_equal(predictor.predict([point(0.5)]), before)
+
+
+def test_a_trained_candidate_carries_its_accuracy_and_a_failed_one_never_wins() -> None:
+    pool = [point(i / 10) for i in range(11)]
+    search = light(cube(1), pool=pool)
+    search.tell([point(0.77)], [0.79])  # not in the pool
+    results: list[float | None] = [numbers(c)[0] for c in pool[:8]]
+    search.tell(pool[:8], results)
+    search.tell(pool[9:], [None, None])  # by prediction they would be the best
+    winners = search.best(11)
+    assert sorted(numbers(w.candidate)[0] for w in winners) == pytest.approx([i / 10 for i in range(9)])
+    for winner in winners:
+        x = numbers(winner.candidate)[0]
+        assert winner.accuracy == (None if x == pytest.approx(0.8) else pytest.approx(x))
+    assert numbers(winners[0].candidate)[0] >= 0.6
+
+
+def test_a_failed_candidate_never_wins_in_an_open_pool() -> None:
+    space = Space.from_toml("format = 1\n[architecture]\nx0 = { low = 0, high = 9 }\nx1 = { low = 0, high = 9 }")
+    everything = [point(a, b) for a, b in itertools.product(range(10), range(10))]
+    failed = [c for c in everything if numbers(c)[0] >= 8]
+    search = light(space)
+    tried = [c for c in everything if numbers(c)[0] < 8][::5]
+    search.tell(tried, [0.05 * sum(numbers(c)) for c in tried])
+    search.tell(failed, [None] * len(failed))
+    assert all(numbers(w.candidate)[0] < 8 for w in search.best(20))
+
+
+def test_what_lies_near_the_best_is_asked_though_the_pool_does_not_hold_it() -> None:
+    search = Search(cube(), seed=3, pool_size=32)
+    pool = {tuple(numbers(c)) for c in search.ask(32)}
+    search = Search(cube(), seed=3, pool_size=32)
+    first = search.ask(16)
+    search.tell(first, [truth(c) for c in first])
+    second = search.ask(8)
+    beyond = [c for c in second if tuple(numbers(c)) not in pool]
+    assert beyond
+    assert max(truth(c) for c in beyond) > max(truth(c) for c in first)
+
+
+def test_a_batch_that_fails_is_learned_from() -> None:
+    told = light(cube())
+    candidates = told.space.sample(12, seed=3)
+    told.tell(candidates, [truth(c) for c in candidates])
+    before = told.fitted().predict(candidates)[0]
+    failed = told.ask(4)
+    told.tell(failed, [None] * 4)
+    assert not np.allclose(told.fitted().predict(candidates)[0], before)
+    assert len(told.predictor.observations) == 16
+
+
+def test_winners_of_none_and_of_an_unknown_engine_are_refused() -> None:
+    search = light(cube(1))
+    search.tell([point(0.1), point(0.2)], [0.5, 0.6])
+    with pytest.raises(SearchError, match="got 0"):
+        search.best(0)
+    with pytest.raises(SearchError, match="evolution"):
+        search.best(1, engine="evolve")
+
+
+def test_it_finds_better_candidates_than_as_many_random_draws() -> None:
+    found, random = [], []
+    for seed in range(2):
+        search = light(cube(), seed)
+        for _ in range(2):
+            batch = search.ask(12)
+            search.tell(batch, [truth(c) for c in batch])
+        found.append(truth(search.best(1)[0].candidate))
+        draws = np.random.default_rng(seed).random((25, 4)).tolist()
+        random.append(max(truth(point(*x)) for x in draws))
+    assert np.mean(found) > np.mean(random)
+
+
+# ------------------------------------------------------------------------------------------------------- closed pools
+
+
+def test_a_closed_pool_alone_is_asked_until_it_is_exhausted() -> None:
+    space = cube(1)
+    pool = [point(i / 10) for i in range(11)]
+    search = light(space, pool=[*pool, *pool], cost=total, constraints=["total<=0.75"])
+    asked = [*search.ask(5), *search.ask(5)]
+    assert len(asked) == 8
+    assert sorted(map(numbers, asked)) == sorted(map(numbers, pool[:8]))
+    with pytest.raises(SearchError, match=r"all 8 candidates of the pool were asked"):
+        search.ask()
+
+
+def test_a_closed_pool_in_which_nothing_meets_the_constraints_is_refused() -> None:
+    with pytest.raises(ConstraintError, match=r"total<0.05.*none in 3: widen the pool"):
+        Search(cube(1), ["total<0.05"], cost=total, pool=[point(0.1), point(0.2), point(0.3)])
+
+
+def test_a_pool_of_candidates_of_another_space_is_refused() -> None:
+    with pytest.raises(CandidateError):
+        Search(cube(1), pool=[point(0.1, 0.2)])
+
+
+# --------------------------------------------------------------------------------------------------------- constraints
+
+
+def test_an_unbound_space_is_refused() -> None:
+    with pytest.raises(SpaceError, match=r"Space\.bind"):
+        Search(Space.load("resnet9"))
+
+
+def test_a_constraint_on_an_unknown_metric_names_the_nearest() -> None:
+    with pytest.raises(ConstraintError, match=r"'totl'.*did you mean 'total'\?"):
+        Search(cube(1), ["totl<1"], cost=total)
+
+
+def test_a_constraint_that_nothing_meets_is_refused() -> None:
+    with pytest.raises(ConstraintError, match="total>3"):
+        Search(cube(2), ["total>3"], cost=total, pool_size=16)
+
+
+def test_a_pool_that_runs_out_is_exhausted_and_still_names_winners():
+    space = Space.load("resnet9", (1, 8, 8), 10)
+    pool = space.sample(3, seed=0)
+    search = Search(space, pool=pool)
+    assert not search.exhausted
+    search.tell(search.ask(5), [0.5, 0.6, 0.7])
+    assert search.exhausted
+    assert len(search.best(2)) == 2
+
+
+# ------------------------------------------------------------------------------------- what is measured on the device
+
+
+class CountingMeter(Meter):
+    """A device on which every layer takes a microsecond and every thousand MACs another, and SAM halves the speed."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        super().__init__(share_slots(1, "cpu"), (1, 8, 8), 10, Store(tmp_path / "figures.sqlite"))
+        self.measured: list[str] = []
+
+    def measure_workloads(self, found: Sequence[Workload], metrics: Sequence[str]) -> list[dict[str, float]]:
+        self.measured += [network.digest() for network, _ in found]
+        return [{metric: self.figure(metric, *network) for metric in metrics} for network in found]
+
+    def figure(self, metric: str, network: Blueprint, recipe: Recipe) -> float:
+        seconds = 1e-9 * cost(network)["macs"] + 1e-6 * sum(len(block.nodes) for block in network.blocks)
+        if metric == "latency":
+            return seconds
+        return 1 / seconds / (2 if recipe.gradient == "sam" else 1)
+
+
+def timed_search(tmp_path: Path, *constraints: str, **more: Any) -> tuple[Search, CountingMeter]:
+    meter = CountingMeter(tmp_path)
+    search = Search(Space.load("resnet9", (1, 8, 8), 10), constraints, pool_size=400, meter=meter, **more)
+    search.predictor.members = 2
+    return search, meter
+
+
+def wide(candidate: Candidate) -> float:
+    """Return an accuracy that grows with the width, so that every bound on costs is in the way."""
+    return 0.5 + 0.4 * float(candidate["architecture"]["width"]) / 64
+
+
+def told(search: Search, n: int = 12) -> Search:
+    batch = search.ask(n)
+    search.tell(batch, [wide(c) for c in batch])
+    return search
+
+
+def test_winners_are_measured_and_meet_their_measured_bounds(tmp_path: Path) -> None:
+    search, meter = timed_search(tmp_path, "latency<60us", "params<500K")
+    winners = told(search).best(3)
+    assert len(winners) == 3
+    for winner in winners:
+        assert winner.costs["latency"] == meter.figure("latency", search.space.blueprint(winner.candidate), Recipe())
+        assert winner.costs["latency"] < 60e-6
+        assert winner.costs["params"] < 500e3
+
+
+def test_a_forecast_keeps_candidates_from_being_asked_that_would_break_a_measured_bound(tmp_path: Path) -> None:
+    search, meter = timed_search(tmp_path, "latency<60us")
+    figures = [meter.figure("latency", search.space.blueprint(c), Recipe()) for c in search.ask(40)]
+    assert np.mean(np.array(figures) < 60e-6) > 0.8
+    free, _ = timed_search(tmp_path)
+    others = [meter.figure("latency", free.space.blueprint(c), Recipe()) for c in free.ask(40)]
+    assert np.mean(np.array(others) < 60e-6) < 0.6
+    assert search.forecast_errors["latency"] < 0.1
+
+
+def test_what_lies_near_the_best_keeps_to_the_forecast_too(tmp_path: Path) -> None:
+    search, _ = timed_search(tmp_path, "latency<60us")
+    told(search, 2)
+    asked = search.ask(2)
+    assert search.query.believed(search.space.to_codes(asked)).all()
+
+
+def test_a_winner_that_breaks_its_bound_when_measured_is_replaced(tmp_path: Path) -> None:
+    search, meter = timed_search(tmp_path, "latency<60us")
+    told(search)
+    honest = meter.figure
+    first = {search.space.blueprint(w.candidate).digest() for w in search.best(2)}
+    meter.figure = lambda metric, network, recipe: (  # type: ignore[method-assign]
+        1.0 if network.digest() in first else honest(metric, network, recipe)
+    )
+    after = search.best(2)
+    assert not first & {search.space.blueprint(w.candidate).digest() for w in after}
+    assert all(w.costs["latency"] < 60e-6 for w in after)
+
+
+def test_a_metric_is_reported_of_winners_without_a_bound(tmp_path: Path) -> None:
+    search, _ = timed_search(tmp_path, "macs<2M", reported=["images_per_second"])
+    assert all(w.costs["images_per_second"] > 0 for w in told(search).best(2))
+
+
+def test_the_fastest_network_of_a_predicted_accuracy_is_found(tmp_path: Path) -> None:
+    search, meter = timed_search(tmp_path, "accuracy>=0.6", objective="min latency")
+    winners = told(search, 24).best(3)
+    assert [w.costs["latency"] for w in winners] == sorted(w.costs["latency"] for w in winners)
+    assert all(w.mean >= 0.6 for w in winners)
+    heavier = [c for c in search.space.sample(300, seed=9) if wide(c) >= 0.62]
+    typical = np.median([meter.figure("latency", search.space.blueprint(c), Recipe()) for c in heavier])
+    assert winners[0].costs["latency"] < typical
+
+
+def test_the_fastest_winners_come_in_the_order_that_was_measured(tmp_path: Path) -> None:
+    search, meter = timed_search(tmp_path, "accuracy>=0.55", objective="min latency")
+    told(search, 24)
+    honest = meter.figure
+    meter.figure = (
+        lambda metric, network, recipe: (  # type: ignore[method-assign]
+            honest(metric, network, recipe) * (1 + int(network.digest()[:2], 16) / 64)
+        )
+    )
+    latencies = [w.costs["latency"] for w in search.best(6)]
+    assert latencies == sorted(latencies)
+
+
+def test_what_breaks_its_bound_on_a_front_gives_its_place_to_the_rest_of_it(tmp_path: Path) -> None:
+    search, meter = timed_search(tmp_path, "latency<200us")
+    told(search, 24)
+    honest = meter.figure
+    first = {search.space.blueprint(w.candidate).digest() for w in search.front("latency", 3)}
+    meter.figure = lambda metric, network, recipe: (  # type: ignore[method-assign]
+        1.0 if network.digest() in first else honest(metric, network, recipe)
+    )
+    front = search.front("latency", 3)
+    assert front
+    assert not first & {search.space.blueprint(w.candidate).digest() for w in front}
+
+
+def test_the_cheapest_network_of_a_predicted_accuracy_needs_no_device() -> None:
+    search = Search(Space.load("resnet9", (1, 8, 8), 10), ["accuracy>=0.6"], pool_size=400, objective="min macs")
+    search.predictor.members = 2
+    winners = told(search, 24).best(3)
+    assert [w.costs["macs"] for w in winners] == sorted(w.costs["macs"] for w in winners)
+    assert all(w.mean >= 0.6 for w in winners)
+
+
+@pytest.mark.parametrize(
+    ("constraints", "objective", "message"),
+    [
+        (["latency<5ms"], "max accuracy", "latency is measured on a device, got a search without one"),
+        (["accuracy>=0.8"], "max accuracy", "a bound on accuracy goes with the objective min METRIC"),
+        ([], "min macs", "a bound on accuracy goes with the objective min METRIC, got none with min macs"),
+        (["accuracy>=0.8"], "min mac", "no metric is called 'mac' in 'min mac'"),
+        ([], "max macs", "an objective is 'max accuracy' or 'min METRIC', got 'max macs'"),
+    ],
+)
+def test_an_objective_that_cannot_be_searched_is_refused(constraints: list[str], objective: str, message: str) -> None:
+    with pytest.raises(JointNASError, match=re.escape(message)):
+        Search(Space.load("resnet9", (1, 8, 8), 10), constraints, pool_size=64, objective=objective)
+
+
+def test_a_measured_bound_that_nothing_is_forecast_to_meet_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ConstraintError, match=r"forecast to meet latency<1us, the nearest are .*us of latency"):
+        timed_search(tmp_path, "latency<1us")
+
+
+def test_a_predicted_accuracy_that_nothing_reaches_is_refused(tmp_path: Path) -> None:
+    search = Search(Space.load("resnet9", (1, 8, 8), 10), ["accuracy>=0.999"], pool_size=64, objective="min macs")
+    search.predictor.members = 2
+    told(search)
+    with pytest.raises(ConstraintError, match=r"predicted to meet accuracy>=0.999, got none among"):
+        search.best(2)
+
+
+def test_a_start_is_asked_first_and_once() -> None:
+    space = cube()
+    start = space.sample(3, seed=9)
+    search = Search(space, cost=total, start=[*start, start[0]], pool=[*space.sample(50, seed=1), start[1]])
+    asked = search.ask(53)
+    assert asked[:3] == start
+    assert len({space.identity(c) for c in asked}) == len(asked) == search.pool_size
+
+
+def test_a_start_that_breaks_a_bound_is_refused() -> None:
+    space = cube()
+    start = max(space.sample(50), key=lambda c: total(c)["total"])
+    with pytest.raises(ConstraintError, match="a candidate to start from meets total<1"):
+        Search(space, ["total<1"], cost=total, start=[start])
+
+
+def test_a_front_keeps_both_ends_and_nothing_twice_where_a_cost_is_nothing() -> None:
+    objectives = np.array([[-i / 10, float(i)] for i in range(10)])
+    best = front(objectives)
+    for k in (1, 2, 5, 10):
+        rows = spread_out(objectives, best, k).tolist()
+        assert len(set(rows)) == len(rows) == k
+    assert {0, 9} <= set(spread_out(objectives, best, 5).tolist())
+
+
+def test_a_front_of_nothing_is_refused() -> None:
+    search = Search(cube(), ["accuracy>=0.999"], cost=total, objective="min total", seed=0)
+    batch = search.ask(8)
+    search.tell(batch, [0.1] * 8)
+    with pytest.raises(ConstraintError, match="a front has a candidate, got none"):
+        search.front("total")
+
+
+@pytest.mark.parametrize("constraints", [(), ("latency<200us",), ("params<500K",)])
+def test_a_front_trades_accuracy_for_a_measured_cost(constraints: tuple[str, ...], tmp_path: Path) -> None:
+    search, meter = timed_search(tmp_path, *constraints)
+    front = told(search, 24).front("latency", 5)
+    assert 2 <= len(front) <= 5
+    latencies, accuracies = [w.costs["latency"] for w in front], [w.mean for w in front]
+    assert latencies == [meter.figure("latency", search.space.blueprint(w.candidate), Recipe()) for w in front]
+    assert latencies == sorted(set(latencies))
+    assert accuracies == sorted(set(accuracies))
+    assert all(c.violation(np.array([w.costs[c.metric]]))[0] == 0 for w in front for c in search.constraints)
+
+
+def test_a_front_of_what_is_no_cost_is_refused(tmp_path: Path) -> None:
+    search, _ = timed_search(tmp_path)
+    with pytest.raises(SearchError, match=r"a front is of accuracy and one of macs, .* got 'images_per_second'"):
+        told(search).front("images_per_second")
+    abstract = light(cube(), cost=total)
+    batch = abstract.ask(4)
+    abstract.tell(batch, [truth(c) for c in batch])
+    with pytest.raises(SearchError, match="a front is of accuracy and one of total, got 'latency'"):
+        abstract.front("latency")
+
+
+@pytest.mark.parametrize(
+    ("constraints", "objective", "error", "message"),
+    [
+        (["accuracy<0.8"], "min total", ConstraintError, "bounded from below"),
+        ([], "min images_per_second", SearchError, "more is better"),
+        (["accuracy>=0.8"], "max accuracy", ConstraintError, "min METRIC"),
+    ],
+)
+def test_a_question_that_makes_no_sense_is_refused(constraints, objective, error, message) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(error, match=message):
+        Search(cube(), constraints, cost=total, objective=objective)

@@ -1,0 +1,66 @@
+"""Candidates of one space in another: what stays, what moves to the nearest, and what stands at its default."""
+
+import numpy as np
+import pytest
+
+from jointnas.space.space import Space
+from jointnas.space.transfer import translate
+
+SHAPE = (3, 32, 32)
+
+
+def space(architecture: str, recipe: str) -> Space:
+    text = f"format = 1\n[architecture]\nnetwork = 'resnet9'\n{architecture}\n[recipe]\n{recipe}"
+    return Space.from_toml(text, SHAPE, 10)
+
+
+def test_the_same_knobs_are_the_same_codes() -> None:
+    source, target = Space.load("resnet9", (1, 8, 8), 3), Space.load("resnet9", SHAPE, 10)
+    codes = source.to_codes(source.sample(20))
+    assert translate(codes, source, target) is codes
+
+
+@pytest.mark.parametrize("target", ["resnet9-basic", "autotrain", "joint", "fbnet"])
+def test_a_batch_is_brought_over_as_its_candidates_are_one_by_one(target: str) -> None:
+    source = Space.load("resnet9", SHAPE, 10).fix(
+        {"optimizer": "sgd", "policy": "none", "schedule": "linear", "flip": True}
+    )
+    there = Space.load(target, SHAPE, 10)
+    candidates = source.sample(30)
+    brought = there.to_candidates(translate(source.to_codes(candidates), source, there))
+    for candidate, found in zip(candidates, brought, strict=True):
+        there.validate(found)
+        same_network = candidate["architecture"]["network"] == found["architecture"]["network"]
+        if same_network:
+            assert found == there.nearest(candidate)
+
+
+def test_numbers_move_to_the_nearest_and_words_that_are_not_there_to_the_default() -> None:
+    source = space(
+        "width = { low = 4, high = 64, step = 2 }",
+        'learning_rate = { low = 0.01, high = 2.0 }\noptimizer = { choices = ["sgd", "muon"] }',
+    )
+    target = space(
+        "width = { values = [8, 16] }",
+        'learning_rate = { low = 0.1, high = 1.0 }\noptimizer = { choices = ["sgd", "adam"] }',
+    )
+    given = [
+        {"architecture": {"network": "resnet9", "width": width}, "recipe": {"learning_rate": rate, "optimizer": word}}
+        for width, rate, word in ((4, 0.05, "sgd"), (40, 0.5, "muon"), (10, 1.9, "sgd"))
+    ]
+    found = target.to_candidates(translate(source.to_codes(given), source, target))
+    assert [c["architecture"]["width"] for c in found] == [8, 16, 8]
+    assert [c["recipe"]["learning_rate"] for c in found] == [0.1, 0.5, 1.0]
+    assert [c["recipe"]["optimizer"] for c in found] == ["sgd", "sgd", "sgd"]
+
+
+def test_another_network_leaves_the_recipe() -> None:
+    source, target = Space.load("fbnet", SHAPE, 10), Space.load("resnet9", SHAPE, 10)
+    codes = translate(source.to_codes(source.sample(40)), source, target)
+    n = target.n_architecture
+    assert len(np.unique(codes[:, :n], axis=0)) == 1
+    rates = [c["recipe"]["learning_rate"] for c in source.sample(40)]
+    low, high = 0.02, 2.0
+    assert [c["recipe"]["learning_rate"] for c in target.to_candidates(codes)] == pytest.approx(
+        np.clip(rates, low, high)
+    )
