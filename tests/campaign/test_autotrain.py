@@ -8,7 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tests.cli.test_cli import answer, jointnas, mistake
 
 from jointnas.campaign.autotrain import AutoTrained, changed_knobs
 from jointnas.campaign.candidate_file import CandidateFile, WinnerFile, find_candidate
@@ -18,6 +17,7 @@ from jointnas.cli import autotrain as command
 from jointnas.network.cost import cost
 from jointnas.network.families import blueprint
 from jointnas.training.recipe import Recipe
+from tests.cli.test_cli import answer, jointnas, mistake
 
 SPACE = """
 format = 1

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from tests.network.test_cost import FlopCountAnalysis, stored_bytes, traced
 from torch.nn import Conv2d, Linear
 
 from jointnas.errors import BlueprintError
@@ -19,6 +18,7 @@ from jointnas.network.families import blueprint
 from jointnas.network.module import Network, Whiten
 from jointnas.search.search import Search
 from jointnas.space.space import Space, built_in_spaces
+from tests.network.test_cost import FlopCountAnalysis, stored_bytes, traced
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

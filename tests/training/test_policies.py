@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.test_operations import pictures, torchvisions
 from torchvision.transforms import v2
 
 from jointnas.errors import RecipeError
 from jointnas.training.augmentation import OPERATIONS, make_policy
 from jointnas.training.augmentation.policies import NAMES, PART_PIXELS, SIGNED, Policy, applied, magnitudes
 from jointnas.training.recipe import POLICIES
+from tests.training.test_operations import pictures, torchvisions
 
 TABLES = {
     "autoaugment-cifar10": v2.AutoAugmentPolicy.CIFAR10,
