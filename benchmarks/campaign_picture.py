@@ -17,8 +17,8 @@ from matplotlib.axes import Axes
 from jointnas.campaign.calibration import Prediction, predictions
 from jointnas.campaign.candidate_file import WINNER_FILE
 from jointnas.campaign.store import CONFIRMING, Run, Trial
-from jointnas.network.cost import cost
-from jointnas.network.families import blueprint
+from jointnas.network.cost import blueprint_cost
+from jointnas.network.families import make_blueprint
 
 COLOURS = plt.colormaps["viridis"]
 
@@ -27,7 +27,9 @@ def draw_trials(axes: Axes, trials: list[Trial], shape: tuple[int, ...], classes
     """Draw validation accuracy over MACs, a colour a round."""
     for number in range(1, rounds + 1):
         of_round = [t for t in trials if t.round == number and t.observation and t.observation.accuracy is not None]
-        macs = [cost(blueprint(t.candidate["architecture"], shape, classes))["macs"] / 1e6 for t in of_round]
+        macs = [
+            blueprint_cost(make_blueprint(t.candidate["architecture"], shape, classes))["macs"] / 1e6 for t in of_round
+        ]
         accuracies = [t.observation.accuracy for t in of_round if t.observation]
         colour = COLOURS((number - 1) / max(1, rounds - 1) * 0.85)
         axes.scatter(macs, accuracies, color=colour, s=36, label=f"round {number}, validation")

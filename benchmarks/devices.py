@@ -27,7 +27,7 @@ from torch import nn
 from jointnas.campaign.campaign import local_executor
 from jointnas.data import Data, DataSpec, load_data
 from jointnas.execution import Job, Slot, available_cores
-from jointnas.network.families import blueprint
+from jointnas.network.families import make_blueprint
 from jointnas.network.module import build
 
 BATCH = 128
@@ -46,7 +46,7 @@ def make_step(
 ) -> tuple[Callable[[], None], float]:
     """Return a training step on ready images, and the seconds that its first call took."""
     network: nn.Module = build(
-        blueprint({"network": "resnet9", "width": width}, (3, 32, 32), 10), torch.Generator().manual_seed(0)
+        make_blueprint({"network": "resnet9", "width": width}, (3, 32, 32), 10), torch.Generator().manual_seed(0)
     )
     network = network.to(device).to(memory_format=layout)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True)

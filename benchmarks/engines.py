@@ -30,7 +30,7 @@ from jointnas.search.engines import ENGINES, Evaluation, Problem
 from jointnas.search.engines.problem import BATCH
 from jointnas.space.constraint import Constraint
 from jointnas.space.knobs import Codes, Fixed
-from jointnas.space.sampling import feasible, pool
+from jointnas.space.sampling import draw_pool, feasible
 from jointnas.space.space import Space
 
 TRAININGS, STEPS = 48, 40
@@ -118,7 +118,7 @@ def race(predictor: Predictor, space: Space, budget: int, seeds: int) -> dict[st
     arms: dict[str, Callable[[Problem], None]] = {**ENGINES, "random": random_search}
     found: dict[str, list[Traced]] = {name: [] for name in arms}
     for seed in range(seeds):
-        start = pool(space, START, constraints, seed)
+        start = draw_pool(space, START, constraints, seed)
         for name, arm in arms.items():
             traced = Traced(predictor, space)
             arm(Problem(space, constraints, traced, start, budget, seed))

@@ -20,7 +20,7 @@ from jointnas.campaign.campaign import local_executor
 from jointnas.data import DataSpec, load_data
 from jointnas.execution import Job, share_slots
 from jointnas.space.constraint import Constraint
-from jointnas.space.sampling import pool
+from jointnas.space.sampling import draw_pool
 from jointnas.space.space import Space
 from jointnas.units import format_count, parse_count, parse_duration
 
@@ -43,7 +43,7 @@ def candidates(family: str, bound: float, count: int, shape: tuple[int, ...], cl
     """Return the first candidates of a family's pool between a half of the bound and the bound, with the common recipe."""
     space = Space.load(family, shape, classes)
     limits = [Constraint("macs", "<=", bound), Constraint("macs", ">=", bound / 2)]
-    found = space.to_candidates(pool(space, count, limits, seed=0))
+    found = space.to_candidates(draw_pool(space, count, limits, seed=0))
     return [{"architecture": candidate["architecture"], "recipe": RECIPE} for candidate in found]
 
 

@@ -24,7 +24,7 @@ from jointnas.predictor.gp_predictor import Predictor
 from jointnas.search.objective import Query
 from jointnas.space.knob_space import Candidate
 from jointnas.space.knobs import Codes, Continuous, Fixed, Ordered
-from jointnas.space.sampling import feasible, pool
+from jointnas.space.sampling import draw_pool, feasible
 from jointnas.space.space import Space
 
 FIRST = 8  # random rows, before the forest is asked
@@ -78,7 +78,7 @@ def upper_confidence(
 
 def mads(task: Task, seed: int) -> None:
     """NOMAD alone, from one random candidate, through the project's own engine on trainings."""
-    start = pool(task.space, 1, task.constraints, seed)
+    start = draw_pool(task.space, 1, task.constraints, seed)
     search = jointnas.Search(task.space, task.constraints, seed, pool_size=256)
 
     def evaluate(codes: Codes) -> Any:

@@ -23,9 +23,9 @@ import numpy as np
 from measure import machine, write
 
 from jointnas.errors import ConstraintError
-from jointnas.network.cost import cost
+from jointnas.network.cost import blueprint_cost
 from jointnas.space.constraint import Constraint
-from jointnas.space.sampling import feasible, pool
+from jointnas.space.sampling import draw_pool, feasible
 from jointnas.space.space import Space
 
 POOL, RARE_POOL, COSTS, ONE_BY_ONE = 100_000, 20_000, 1_000_000, 2_000
@@ -57,7 +57,7 @@ def rare(name: str) -> dict[str, Any]:
 def _filled(name: str, n: int, share: float) -> dict[str, Any]:
     constraint, space = bound(name, share), load(name)
     start = time.perf_counter()
-    codes = pool(space, n, [constraint], seed=0)
+    codes = draw_pool(space, n, [constraint], seed=0)
     seconds = time.perf_counter() - start
     assert bool(feasible(space, [constraint], codes).all())
     assert len(set(space.identities(codes))) == len(codes)
@@ -69,7 +69,7 @@ def impossible(name: str) -> dict[str, Any]:
     space = load(name)
     start = time.perf_counter()
     try:
-        pool(space, POOL, [Constraint("macs", "<", 1.0)])
+        draw_pool(space, POOL, [Constraint("macs", "<", 1.0)])
     except ConstraintError as error:
         return {"seconds": round(time.perf_counter() - start, 2), "message": str(error)}
     raise AssertionError("a network of less than one MAC")
@@ -87,7 +87,7 @@ def million(name: str) -> dict[str, Any]:
     candidates = space.to_candidates(codes[:ONE_BY_ONE])
     start_each = time.perf_counter()
     for candidate in candidates:
-        cost(space.blueprint(candidate))
+        blueprint_cost(space.blueprint(candidate))
     each = (time.perf_counter() - start_each) / ONE_BY_ONE
     return {
         "sampling_seconds": round(sampled - start, 2),

@@ -37,7 +37,7 @@ from jointnas.measurement.training import make_trainer
 from jointnas.network import families
 from jointnas.space.constraint import parse_all
 from jointnas.space.knob_space import Candidate
-from jointnas.space.sampling import pool
+from jointnas.space.sampling import draw_pool
 from jointnas.space.space import Space
 from jointnas.training.clock import StepClock
 from jointnas.training.job import prepare_trials
@@ -115,7 +115,7 @@ def planned(options: argparse.Namespace) -> Table:
     """Return the table whose trainings are to come."""
     data = load_data(data_spec(options.data, vars(options)))
     space = Space.load(options.space, data.input_shape, len(data.classes))
-    codes = pool(space, DRAWN_FROM, parse_all(options.constraint, space.metrics), options.seed)
+    codes = draw_pool(space, DRAWN_FROM, parse_all(options.constraint, space.metrics), options.seed)
     codes = np.random.default_rng(options.seed).permutation(codes)[: options.candidates]
     rows = []
     for i, candidate in enumerate(map(rounded, space.to_candidates(codes))):
@@ -174,7 +174,7 @@ def prepare(seconds: float, shape: tuple[int, ...], classes: int, trials: Callab
 
 def step_seconds(candidate: Candidate, shape: tuple[int, ...], classes: int) -> float:
     """Return the processor's mean seconds of a training step, on random images of this shape."""
-    network = families.blueprint(candidate["architecture"], shape, classes)
+    network = families.make_blueprint(candidate["architecture"], shape, classes)
     recipe = Recipe.from_knobs(candidate["recipe"])
     phases = PHASES if recipe.start_resolution < 1 else 1
     clock = StepClock(2 * phases)  # it stands in the middle of a phase while that is timed

@@ -38,8 +38,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from jointnas.data import Data, DataSpec, load_data
-from jointnas.network.cost import cost
-from jointnas.network.families import blueprint
+from jointnas.network.cost import blueprint_cost
+from jointnas.network.families import make_blueprint
 from jointnas.training.batches import Batches
 from jointnas.training.clock import StepClock
 from jointnas.training.recipe import Recipe
@@ -172,7 +172,7 @@ def images_per_second(trainer: Trainer, feed: Feed, seconds: float) -> float:
 
 def measure(width: int, data: Data, folder: Path, repeats: int, seconds: float) -> dict[str, Any]:
     """Return medians and ratios for a ResNet-9 of one width."""
-    network = blueprint({"network": "resnet9", "width": width}, data.input_shape, len(data.classes))
+    network = make_blueprint({"network": "resnet9", "width": width}, data.input_shape, len(data.classes))
     trainer = Trainer(network, Recipe(**BASIC), data, StepClock(10**9), 0, torch.device("cpu"))
     feeds: dict[str, Feed] = {
         "plain": plain(trainer),
@@ -187,7 +187,7 @@ def measure(width: int, data: Data, folder: Path, repeats: int, seconds: float) 
     speeds = take_turns(arms, repeats)
     return {
         "width": width,
-        "macs": cost(network)["macs"],
+        "macs": blueprint_cost(network)["macs"],
         "images_per_second": {arm: round(sorted(values)[len(values) // 2]) for arm, values in speeds.items()},
         "ratios": {f"{a} / {b}": ratio(speeds[a], speeds[b]) for a, b in RATIOS},
     }

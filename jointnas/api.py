@@ -9,7 +9,7 @@ import torch
 
 from jointnas.data import DataSpec, load_data
 from jointnas.execution import share_slots
-from jointnas.network.families import blueprint
+from jointnas.network.families import make_blueprint
 from jointnas.network.module import Network
 from jointnas.network.module import build as build_network
 from jointnas.space.knob_space import check_candidate
@@ -26,7 +26,7 @@ def build(candidate: Mapping[str, Any], input_shape: Sequence[int], classes: int
     """
     check_candidate(candidate)
     shape = tuple(int(d) for d in input_shape)
-    return build_network(blueprint(candidate["architecture"], shape, classes), torch.Generator().manual_seed(seed))
+    return build_network(make_blueprint(candidate["architecture"], shape, classes), torch.Generator().manual_seed(seed))
 
 
 def train(
@@ -50,6 +50,6 @@ def train(
     loaded = load_data(data if isinstance(data, DataSpec) else DataSpec(data))
     seconds = parse_duration(train_time) if isinstance(train_time, str) else train_time
     clock = WallClock(seconds) if train_steps is None else StepClock(train_steps)
-    network = blueprint(candidate["architecture"], loaded.input_shape, len(loaded.classes))
+    network = make_blueprint(candidate["architecture"], loaded.input_shape, len(loaded.classes))
     recipe = Recipe.from_knobs(candidate["recipe"])
     return train_network(network, recipe, loaded, clock, seed=seed, device=slot.device, stop_at=stop_at)

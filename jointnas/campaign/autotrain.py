@@ -12,7 +12,7 @@ from typing import Any
 from jointnas.campaign.campaign import Campaign
 from jointnas.campaign.candidate_file import CandidateFile
 from jointnas.campaign.registry import CONTEXT, find_prior
-from jointnas.campaign.retrain import Retrained, Watch, retrain
+from jointnas.campaign.retrain import Retrained, Watch, retrain_candidates
 from jointnas.campaign.runner import Watch as CampaignWatch
 from jointnas.campaign.store import Run
 from jointnas.data import Data
@@ -101,5 +101,5 @@ def compare(run: Run, winner: Winner, seeds: int, data: Data, executor: Executor
         CandidateFile(winner.candidate, {"predicted_accuracy": winner.mean, "std": winner.std}),
     ]
     clock = clock_from_json(spec["clock"])
-    default, searched = retrain(files, seeds, data, clock, executor, Slot(**spec["slot"]), folder, watch)
+    default, searched = retrain_candidates(files, seeds, data, clock, executor, Slot(**spec["slot"]), folder, watch)
     return AutoTrained(run.path.name, default, searched)

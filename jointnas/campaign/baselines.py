@@ -26,8 +26,8 @@ from jointnas.execution import Event, Job, LocalExecutor, Slot
 from jointnas.execution.worker import Handler
 from jointnas.network import library_networks
 from jointnas.network.blueprint import Shape
-from jointnas.network.cost import cost
-from jointnas.network.families import blueprint
+from jointnas.network.cost import blueprint_cost
+from jointnas.network.families import make_blueprint
 from jointnas.space.knob_space import Candidate
 from jointnas.training.clock import Clock
 from jointnas.training.job import prepare_trials
@@ -174,7 +174,7 @@ def _row(name: str, trials: Sequence[Trial], input_shape: Shape, classes: int) -
 
 def _costs(name: str, input_shape: Shape, classes: int) -> dict[str, int | None]:
     try:
-        found = cost(blueprint(candidate(name)["architecture"], input_shape, classes))
+        found = blueprint_cost(make_blueprint(candidate(name)["architecture"], input_shape, classes))
     except BlueprintError:  # which its trainings tell as their failure
         return {"macs": None, "params": None}
     return {metric: found[metric] for metric in ("macs", "params")}

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from jointnas.errors import ExportError, suggest
 from jointnas.network.blueprint import Blueprint
-from jointnas.network.cost import cost
-from jointnas.network.families import blueprint as make_blueprint
+from jointnas.network.cost import blueprint_cost
+from jointnas.network.families import make_blueprint
 from jointnas.network.module import Network, load_weights
 from jointnas.resources import resource_folder
 from jointnas.space.knob_space import Candidate
@@ -184,7 +184,7 @@ class WinnerFile:
     @property
     def costs(self) -> dict[str, int]:
         """The members' costs added up."""
-        parts = [cost(member.blueprint) for member in self.members]
+        parts = [blueprint_cost(member.blueprint) for member in self.members]
         return {metric: sum(part[metric] for part in parts) for metric in parts[0]}
 
     def write(self, folder: Path) -> None:

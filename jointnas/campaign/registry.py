@@ -64,10 +64,10 @@ def find_prior(name: str | None, space: Space) -> Predictor | None:
     if space.is_abstract or DEFAULT_PRIOR not in built_in_predictors():
         return None
     prior = Predictor.load(resource_folder("predictors") / DEFAULT_PRIOR)
-    return prior if networks(space) & networks(prior.space) else None
+    return prior if network_families(space) & network_families(prior.space) else None
 
 
-def networks(space: Space) -> set[Value]:
+def network_families(space: Space) -> set[Value]:
     """Return the networks that a space holds, none where it is abstract."""
     return {value for knob in space.knobs[: space.n_architecture] if knob.name == "network" for value in knob.extremes}
 

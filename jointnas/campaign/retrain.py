@@ -13,8 +13,8 @@ from jointnas.campaign.candidate_file import CandidateFile, Member, WinnerFile, 
 from jointnas.data import Data
 from jointnas.execution import Event, Executor, Job, Slot
 from jointnas.execution.recorded import RecordedExecutor
-from jointnas.network.cost import cost
-from jointnas.network.families import blueprint
+from jointnas.network.cost import blueprint_cost
+from jointnas.network.families import make_blueprint
 from jointnas.training.clock import Clock
 from jointnas.training.observation import Observation
 from jointnas.training.recipe import Recipe
@@ -61,7 +61,7 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def retrain(
+def retrain_candidates(
     files: Sequence[CandidateFile],
     seeds: int,
     data: Data,
@@ -105,7 +105,7 @@ def retrain(
 def _collect(
     rank: int, file: CandidateFile, seeds: int, ended: dict[tuple[int, int], Event], data: Data, folder: Path
 ) -> Retrained:
-    network = blueprint(file.candidate["architecture"], data.input_shape, len(data.classes))
+    network = make_blueprint(file.candidate["architecture"], data.input_shape, len(data.classes))
     events = [(seed, ended[rank, seed]) for seed in range(seeds)]
     good = [(seed, event.result) for seed, event in events if event.kind == "done"]
     observations = [Observation.from_json(result["observation"]) for _, result in good]
@@ -113,7 +113,7 @@ def _collect(
         rank,
         file,
         folder,
-        cost(network),
+        blueprint_cost(network),
         tuple(o.accuracy for o in observations if o.accuracy is not None),
         tuple(result["test_accuracy"] for _, result in good),
         tuple(f"seed {seed}: {event.reason}" for seed, event in events if event.kind == "failed"),

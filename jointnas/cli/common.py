@@ -82,9 +82,9 @@ def check_seed(seed: int) -> None:
 
 def architecture_text(knobs: dict[str, Any]) -> str:
     """Return an architecture's knobs in one line, without those that its family has at these values anyway."""
-    from jointnas.network.families import family
+    from jointnas.network.families import find_family
 
-    defaults = family(knobs["network"]).knobs if "network" in knobs else {}
+    defaults = find_family(knobs["network"]).knobs if "network" in knobs else {}
     return knob_text({k: v for k, v in knobs.items() if k not in defaults or v != defaults[k]})
 
 

@@ -132,8 +132,8 @@ def show(
     from jointnas.errors import ExportError
     from jointnas.execution import share_slots
     from jointnas.measurement.meter import Meter
-    from jointnas.network.cost import cost
-    from jointnas.network.families import blueprint
+    from jointnas.network.cost import blueprint_cost
+    from jointnas.network.families import make_blueprint
 
     measured: dict[str, float | None] = {}
     if path.is_dir():
@@ -146,11 +146,13 @@ def show(
         file = find_candidate(path)
         shape = parse_shape(input_shape) if input_shape else tuple(file.training.get("input_shape", (3, 32, 32)))
         outputs = file.training.get("classes", 10) if classes is None else classes
-        members = [blueprint(file.candidate["architecture"], shape, outputs)]
+        members = [make_blueprint(file.candidate["architecture"], shape, outputs)]
         with Meter(share_slots(1, "auto"), shape, outputs) as meter:
             (measured,) = figures_of(meter, [file.candidate], measure or [])
     if as_json:
-        print_json({"members": [{"blueprint": m.to_json(), "costs": {**cost(m), **measured}} for m in members]})
+        print_json(
+            {"members": [{"blueprint": m.to_json(), "costs": {**blueprint_cost(m), **measured}} for m in members]}
+        )
         return
     for member in members:
         if layers:
@@ -221,10 +223,10 @@ def _layer_rows(blueprint: Any) -> list[tuple[str, ...]]:
 
 
 def _total_row(blueprint: Any, blanks: int) -> tuple[str, ...]:
-    from jointnas.network.cost import cost
+    from jointnas.network.cost import blueprint_cost
     from jointnas.space.constraint import format_metric
 
-    total = cost(blueprint)
+    total = blueprint_cost(blueprint)
     rest = f"size {format_metric('size', total['size'])}, peak memory {format_metric('memory', total['memory'])}"
     return ("", "total", rest, *[""] * blanks, *_amounts(total["macs"], total["params"]))
 

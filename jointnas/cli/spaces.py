@@ -69,10 +69,10 @@ def spaces_show(
     """
     from jointnas.resources import resource_folder
     from jointnas.space.space import Space
-    from jointnas.space.summary import survey
+    from jointnas.space.summary import summarise
 
     space = Space.load(name, parse_shape(input_shape), classes)
-    found = survey(space)
+    found = summarise(space)
     if as_json:
         about = {"name": space.name, "description": space.description, "input_shape": space.input_shape}
         print_json({**about, "classes": space.classes, **found.to_json()})

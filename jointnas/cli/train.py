@@ -56,7 +56,7 @@ def train(
     from jointnas.data import load_data
     from jointnas.errors import JointNASError
     from jointnas.execution import Job, share_slots
-    from jointnas.network.families import blueprint
+    from jointnas.network.families import make_blueprint
     from jointnas.training.clock import clock_from_json
     from jointnas.training.observation import Observation
     from jointnas.training.recipe import Recipe
@@ -66,7 +66,7 @@ def train(
     loaded = load_data(spec)
     clock = clock_json(train_time, train_steps, file.training.get("clock"))
     clock_from_json(clock)
-    network = blueprint(file.candidate["architecture"], loaded.input_shape, len(loaded.classes))
+    network = make_blueprint(file.candidate["architecture"], loaded.input_shape, len(loaded.classes))
     payload: dict[str, Any] = {"candidate": file.candidate, "clock": clock, "seed": seed}
     if to is not None:
         make_writable(to)
@@ -154,7 +154,7 @@ def retrain_winners(
     """
     from jointnas.campaign.campaign import local_executor
     from jointnas.campaign.candidate_file import CandidateFile
-    from jointnas.campaign.retrain import retrain
+    from jointnas.campaign.retrain import retrain_candidates
     from jointnas.campaign.store import Run, find_run
     from jointnas.cli.export import winner_files
     from jointnas.data import load_data
@@ -200,7 +200,7 @@ def retrain_winners(
         with Meter(slot, data.input_shape, len(data.classes)) as meter:
             measured = figures_of(meter, [file.candidate for file in files], measure or [])
         with local_executor(spec.to_json(), slot, data.fingerprint) as executor:
-            found = retrain(files, seeds, data, clock_from_json(clock), executor, slot, to, watch)
+            found = retrain_candidates(files, seeds, data, clock_from_json(clock), executor, slot, to, watch)
     if run is not None:
         with Run.open(run) as opened:
             for one in found:

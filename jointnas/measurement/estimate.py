@@ -10,7 +10,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from jointnas.errors import PredictorError
-from jointnas.measurement.features import Array, features, step_features
+from jointnas.measurement.features import Array, blueprint_features, step_features
 from jointnas.network.blueprint import Blueprint
 from jointnas.space.constraint import TRAINING_METRICS
 from jointnas.training.recipe import Columns, Recipe, column, knob_fields
@@ -109,7 +109,7 @@ class Estimate:
                 f"{metric} is forecast from {FEWEST_ROWS} measured candidates or more, got fewer of {len(whole)}, for "
                 f"measuring failed ({meter.failures[0]}): tighten the other bounds, or free the device"
             )
-        networks = np.array([features(blueprint) for blueprint, _ in (*whole, *alone)])
+        networks = np.array([blueprint_features(blueprint) for blueprint, _ in (*whole, *alone)])
         recipes = columns([recipe for _, recipe in (*whole, *alone)])
         return cls(
             metric,

@@ -38,7 +38,7 @@ _PLACE = {kind: i for i, kind in enumerate(KINDS)}
 CALLS = tuple(f"{kind}_calls" for kind in KINDS)
 WORK = (*(f"{kind}_work" for kind in KINDS), "convolved_values")
 FEATURES = (*CALLS, *WORK, "weight_bytes")
-"""What `features` holds, for one image: how often each kind is called; its work, which is the MACs of convolutions and linear
+"""What `blueprint_features` holds, for one image: how often each kind is called; its work, which is the MACs of convolutions and linear
 layers, the values that pools read, and those that others write; the values that convolutions write; the bytes of weights."""
 
 
@@ -66,7 +66,7 @@ def block_features(block: Block, input_shapes: tuple[Shape, ...]) -> tuple[float
     return (*calls, *work, convolved, stored)
 
 
-def features(blueprint: Blueprint) -> tuple[float, ...]:
+def blueprint_features(blueprint: Blueprint) -> tuple[float, ...]:
     """Return `FEATURES` of a network. They add up: those of a network are the sum of its parts'."""
     shapes = blueprint.shapes()
     blocks = zip(blueprint.blocks, blueprint.wiring, strict=True)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jointnas.measurement.estimate import Estimate
-from jointnas.measurement.features import features
+from jointnas.measurement.features import blueprint_features
 from jointnas.space.knobs import Codes
 from jointnas.space.space import Space
 
@@ -50,7 +50,7 @@ class Forecast:
         """Return each metric's (n,) estimates for (n, knobs) codes."""
         if not self._estimates:
             return {}
-        networks = self.space.architectures.sums(codes[:, : self.space.n_architecture], features)
+        networks = self.space.architectures.sums(codes[:, : self.space.n_architecture], blueprint_features)
         recipes = self.space.recipe_columns(codes)
         return {metric: estimate.predict(networks, recipes) for metric, estimate in self._estimates.items()}
 

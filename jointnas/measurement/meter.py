@@ -70,7 +70,7 @@ def measure_workload(
 
 def prepare_measurements(input_shape: Shape, classes: int, device: str) -> Handler:
     """Warm the libraries up; return what measures a payload's network."""
-    tiny = families.blueprint({"network": "resnet9", "width": 4}, input_shape, classes)
+    tiny = families.make_blueprint({"network": "resnet9", "width": 4}, input_shape, classes)
     step_memory(make_trainer(tiny, Recipe(batch_size=32), classes, StepClock(1), torch.device(device)))
 
     def handle(payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -154,7 +154,7 @@ class Meter:
 
 def _workload(candidate: Mapping[str, Any], input_shape: Shape, classes: int) -> Workload:
     """Return what a candidate stands for."""
-    blueprint = families.blueprint(candidate["architecture"], input_shape, classes)
+    blueprint = families.make_blueprint(candidate["architecture"], input_shape, classes)
     return blueprint, Recipe.from_knobs(candidate["recipe"])
 
 

@@ -159,7 +159,7 @@ def _reading_once(block: Block, inputs: tuple[int, ...]) -> tuple[Block, tuple[i
     return Block(block.name, nodes, len(once)), once
 
 
-def cost(blueprint: Blueprint) -> dict[str, int]:
+def blueprint_cost(blueprint: Blueprint) -> dict[str, int]:
     """Return every metric of `METRICS` for one image; counts, and bytes for `size` and `memory`."""
     shapes = blueprint.shapes()
     last = _last_reader(list(blueprint.wiring), len(shapes))

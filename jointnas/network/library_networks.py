@@ -97,7 +97,7 @@ def _stem(conv: nn.Module, channels: int, small: bool) -> nn.Module:
 
 
 class Traced(NamedTuple):
-    """What one image costs in a network: numbers trained and fixed, and as in `cost`, the peak in values."""
+    """What one image costs in a network: numbers trained and fixed, and as in `BlockCost`, the peak in values."""
 
     trained: int
     fixed: int

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from jointnas.errors import PredictorError
 from jointnas.measurement.estimate import Estimator
-from jointnas.measurement.features import features, step_features
+from jointnas.measurement.features import blueprint_features, step_features
 from jointnas.space.knobs import Codes
 from jointnas.space.space import Space
 from jointnas.training.observation import Observation
@@ -57,5 +57,5 @@ class Pace:
         return np.asarray(1 / np.maximum(shares, 1e-9))
 
     def _features(self, codes: Codes) -> Array:
-        networks = self.space.architectures.sums(codes[:, : self.space.n_architecture], features)
+        networks = self.space.architectures.sums(codes[:, : self.space.n_architecture], blueprint_features)
         return step_features(SPEED, networks, self.space.recipe_columns(codes))

@@ -22,7 +22,7 @@ from jointnas.search.winners import EngineReport, Found, StageTwo
 from jointnas.space.constraint import Constraint
 from jointnas.space.knob_space import Candidate
 from jointnas.space.knobs import Codes
-from jointnas.space.sampling import pool
+from jointnas.space.sampling import draw_pool
 from jointnas.space.space import CostFunction, Space
 from jointnas.training.observation import Observation, mean_observation
 
@@ -137,7 +137,7 @@ class Search:
 
     def _make_pool(self, given: Sequence[Mapping[str, Any]] | None, size: int) -> Codes:
         if given is None:
-            return self.query.promising(pool(self.space, size, self.query.exact, self.seed))
+            return self.query.promising(draw_pool(self.space, size, self.query.exact, self.seed))
         codes = self.space.to_codes(given)
         codes = codes[self.query.feasible(codes)]
         if not len(codes):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from jointnas.network import families
 from jointnas.network.blueprint import Blueprint, Shape, joined_digest
-from jointnas.network.cost import METRICS, cost
+from jointnas.network.cost import METRICS, blueprint_cost
 from jointnas.network.families.family import Family, Part
 from jointnas.space.knobs import Codes, Continuous, Knob
 
@@ -63,7 +63,7 @@ class Architectures:
     def blueprint(self, row: Codes) -> Blueprint:
         """Return the network of one row of codes. Raises `BlueprintError`."""
         values = {k.name: k.value(c) for k, c in zip(self.knobs, row.tolist(), strict=True) if c == c}
-        return families.blueprint(values, self.input_shape, self.classes)
+        return families.make_blueprint(values, self.input_shape, self.classes)
 
     def _by_network(self, codes: Codes) -> list[tuple[_Parts, Index]]:
         knob = self.knobs[self._network]
@@ -72,7 +72,7 @@ class Architectures:
             name = str(knob.value(code))
             if name not in self._families:
                 families.check_input(self.input_shape, self.classes)
-                self._families[name] = _Parts(families.family(name), self.knobs, self.input_shape, self.classes)
+                self._families[name] = _Parts(families.find_family(name), self.knobs, self.input_shape, self.classes)
             found.append((self._families[name], np.flatnonzero(codes[:, self._network] == code)))
         return found
 
@@ -196,7 +196,7 @@ class _Made:
         if key not in self.known:
             made = self._make(key)
             shape = made.output_shape
-            found = cost(made)
+            found = blueprint_cost(made)
             self.leaving.extend([self.shapes.index(shape)])
             self.traces.extend([made.trace()])
             self.keys.append(key)

@@ -35,7 +35,7 @@ def excess(space: Space, constraints: Sequence[Constraint], codes: Codes) -> NDA
     return total
 
 
-def pool(space: Space, n: int, constraints: Sequence[Constraint] = (), seed: int = 0) -> Codes:
+def draw_pool(space: Space, n: int, constraints: Sequence[Constraint] = (), seed: int = 0) -> Codes:
     """Return codes of at most n different candidates that meet every constraint.
 
     Constraint-satisfying QMC sampling (FBNetV3, algorithm 1, line 1): a Sobol sequence, of which the feasible points are

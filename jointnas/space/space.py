@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from jointnas.errors import BlueprintError, CandidateError, SpaceError, suggest
 from jointnas.network.blueprint import Blueprint, Shape
 from jointnas.network.cost import METRICS
-from jointnas.network.families import family
+from jointnas.network.families import find_family
 from jointnas.resources import resource_folder
 from jointnas.space.cost_table import Architectures
 from jointnas.space.knob_space import Candidate, KnobSpace, check_candidate
@@ -178,7 +178,7 @@ class Space(KnobSpace):
         if group == GROUPS[1]:
             return {knob.name: default_of(knob.name) for knob in self._by_group[1]}
         network = candidate[group].get("network")
-        return family(network).knobs if isinstance(network, str) else {}
+        return find_family(network).knobs if isinstance(network, str) else {}
 
     # ------------------------------------------------------------------------------------- what a candidate stands for
 

@@ -60,7 +60,7 @@ class Survey:
         return asdict(self)
 
 
-def survey(space: Space, seed: int = 0, n: int = 4096) -> Survey:
+def summarise(space: Space, seed: int = 0, n: int = 4096) -> Survey:
     """Return what a space holds; the medians are those of n Sobol points. Raises `SpaceError` unless it is bound."""
     sample = next(space.stream(seed, chunk=n))[:n]
     costs = {

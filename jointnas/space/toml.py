@@ -110,7 +110,7 @@ def _check_networks(architecture: tuple[Knob, ...]) -> None:
     if isinstance(network, Continuous) or network.when:
         raise SpaceError("network is a name or a choice of names without a condition, got something else: change it")
     try:
-        known = {str(name): families.family(name).knobs for name in network.extremes}
+        known = {str(name): families.find_family(name).knobs for name in network.extremes}
     except BlueprintError as error:
         raise SpaceError(str(error)) from error
     for knob in architecture:

@@ -8,7 +8,7 @@ from contextlib import suppress
 import numpy as np
 
 from jointnas.errors import CandidateError
-from jointnas.network.families import family
+from jointnas.network.families import find_family
 from jointnas.space.knobs import Codes, Continuous, Knob, Value
 from jointnas.space.space import Space, default_code
 from jointnas.training.recipe import default_of
@@ -54,5 +54,5 @@ def _defaults(space: Space) -> Mapping[str, Value]:
         return {}
     architecture, recipe = space.knobs[: space.n_architecture], space.knobs[space.n_architecture :]
     (networks,) = (knob.extremes for knob in architecture if knob.name == "network")
-    own = family(str(networks[0])).knobs if len(networks) == 1 else {}
+    own = find_family(str(networks[0])).knobs if len(networks) == 1 else {}
     return {**own, **{knob.name: default_of(knob.name) for knob in recipe}}

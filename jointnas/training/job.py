@@ -10,7 +10,7 @@ import torch
 from jointnas.data import Data, DataSpec, load_data
 from jointnas.execution.worker import Handler, Progress
 from jointnas.network import families
-from jointnas.network.families import blueprint
+from jointnas.network.families import make_blueprint
 from jointnas.network.module import save_weights
 from jointnas.training.batches import Normalise
 from jointnas.training.clock import StepClock, clock_from_json
@@ -37,7 +37,7 @@ def train_payload(payload: dict[str, Any], data: Data, device: str, progress: Pr
     the test images are scored, after the clock.
     """
     candidate = payload["candidate"]
-    network = blueprint(candidate["architecture"], data.input_shape, len(data.classes))
+    network = make_blueprint(candidate["architecture"], data.input_shape, len(data.classes))
     recipe = Recipe.from_knobs(candidate["recipe"])
     clock = clock_from_json(payload["clock"])
     observation, model = train_network(
@@ -64,6 +64,6 @@ def train_payload(payload: dict[str, Any], data: Data, device: str, progress: Pr
 
 def _warm_up(data: Data, device: str) -> None:
     """Take one step with a tiny network, so that imports and first calls do not count against a budget."""
-    network = families.blueprint({"network": "resnet9", "width": 4}, data.input_shape, len(data.classes))
+    network = families.make_blueprint({"network": "resnet9", "width": 4}, data.input_shape, len(data.classes))
     recipe = Recipe(batch_size=min(32, len(data.train)), optimizer="adamw")
     train_network(network, recipe, data, StepClock(1), device=device)

@@ -14,8 +14,8 @@ from jointnas.campaign.candidate_file import CandidateFile, WinnerFile, find_can
 from jointnas.campaign.retrain import FIRST_SEED, Retrained
 from jointnas.campaign.store import Run
 from jointnas.cli import autotrain as command
-from jointnas.network.cost import cost
-from jointnas.network.families import blueprint
+from jointnas.network.cost import blueprint_cost
+from jointnas.network.families import make_blueprint
 from jointnas.training.recipe import Recipe
 from tests.cli.test_cli import answer, jointnas, mistake
 
@@ -119,7 +119,7 @@ def test_a_row_has_the_networks_costs_both_spreads_and_their_difference_in_point
             assert row[side]["failures"] == []
             means.append(test["mean"])
         assert row["gain_points"] == pytest.approx(100 * (means[1] - means[0]))
-        assert row["macs"] == cost(blueprint(row["architecture"], (1, 8, 8), 10))["macs"]
+        assert row["macs"] == blueprint_cost(make_blueprint(row["architecture"], (1, 8, 8), 10))["macs"]
 
 
 def test_the_default_recipe_is_the_candidates_own_and_the_searched_one_the_best_by_prediction(in_session):

@@ -20,8 +20,8 @@ from jointnas.campaign.candidate_file import (
     recipe_path,
 )
 from jointnas.errors import BlueprintError, ExportError, JointNASError, RecipeError
-from jointnas.network.cost import cost
-from jointnas.network.families import blueprint
+from jointnas.network.cost import blueprint_cost
+from jointnas.network.families import make_blueprint
 from jointnas.network.module import build, save_weights
 from jointnas.training.recipe import Recipe
 
@@ -57,7 +57,7 @@ def test_what_is_not_known_is_left_out_of_a_candidate_file(kind, tmp_path):
 def test_a_json_export_holds_the_networks_blueprint(tmp_path):
     FILE.write(tmp_path / "winner.json", "json")
     written = json.loads((tmp_path / "winner.json").read_text())
-    assert written["blueprint"] == json.loads(json.dumps(blueprint(ARCHITECTURE, SHAPE, 3).to_json()))
+    assert written["blueprint"] == json.loads(json.dumps(make_blueprint(ARCHITECTURE, SHAPE, 3).to_json()))
 
 
 def test_a_toml_export_is_toml_with_a_format(tmp_path):
@@ -142,7 +142,7 @@ TEAMS = {
 
 
 def costs_of(name):
-    return cost(blueprint(find_candidate(name).candidate["architecture"], (3, 32, 32), 10))
+    return blueprint_cost(make_blueprint(find_candidate(name).candidate["architecture"], (3, 32, 32), 10))
 
 
 def test_the_recipes_of_both_teams_travel_with_the_package():
@@ -156,7 +156,7 @@ def test_a_built_in_recipe_is_a_candidate_whose_network_answers(name):
     assert file == CandidateFile.read(recipe_path(name))
     assert Recipe.from_knobs(file.candidate["recipe"])
     assert (file.results, file.costs, file.training) == ({}, {}, {})
-    network = build(blueprint(file.candidate["architecture"], (3, 32, 32), 10))
+    network = build(make_blueprint(file.candidate["architecture"], (3, 32, 32), 10))
     assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
     assert sum(p.numel() for p in network.parameters()) == costs_of(name)["params"]
 
@@ -219,7 +219,7 @@ def test_an_unknown_recipe_is_refused_with_the_nearest():
 
 
 def make_member(folder, seed, width=4, flip=False):
-    network = blueprint({**ARCHITECTURE, "width": width}, SHAPE, len(CLASSES))
+    network = make_blueprint({**ARCHITECTURE, "width": width}, SHAPE, len(CLASSES))
     save_weights(build(network, torch.Generator().manual_seed(seed)), folder / f"seed-{seed}.safetensors")
     return Member(network, f"seed-{seed}.safetensors", (0.25,), (0.5,), flip)
 
@@ -311,7 +311,10 @@ def test_two_members_vote_by_their_mean_and_their_costs_add_up(tmp_path, images)
     assert not torch.allclose(votes["small"], votes["large"])
     torch.testing.assert_close(votes["both"], (votes["small"] + votes["large"]) / 2)
     both = WinnerFile.read(tmp_path / "both").costs
-    assert both == {m: cost(small.blueprint)[m] + cost(large.blueprint)[m] for m in cost(small.blueprint)}
+    assert both == {
+        m: blueprint_cost(small.blueprint)[m] + blueprint_cost(large.blueprint)[m]
+        for m in blueprint_cost(small.blueprint)
+    }
 
 
 @pytest.mark.parametrize("way_out", ["../outside.safetensors", "{outside}"])

@@ -11,13 +11,13 @@ import torch
 from jointnas import load
 from jointnas.campaign.campaign import local_executor
 from jointnas.campaign.candidate_file import WINNER_FILE, CandidateFile
-from jointnas.campaign.retrain import FIRST_SEED, retrain, spread
+from jointnas.campaign.retrain import FIRST_SEED, retrain_candidates, spread
 from jointnas.campaign.runner import LARGEST_SEED, SEED_STRIDE
 from jointnas.data import Data, DataSpec, load_data
 from jointnas.errors import DataError, SearchError
 from jointnas.execution import Job, LocalExecutor, Slot
-from jointnas.network.cost import cost
-from jointnas.network.families import blueprint
+from jointnas.network.cost import blueprint_cost
+from jointnas.network.families import make_blueprint
 from jointnas.space.knob_space import Candidate
 from jointnas.training.clock import StepClock
 from jointnas.training.job import prepare_trials, train_payload
@@ -40,7 +40,7 @@ def retrained(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("retrained")
     events = []
     with local_executor(SPEC.to_json(), SLOT, data.fingerprint) as executor:
-        found = retrain(
+        found = retrain_candidates(
             [CandidateFile(CANDIDATE)],
             2,
             data,
@@ -86,7 +86,7 @@ def test_no_trial_of_a_search_shares_a_seed_with_a_retraining():
 
 def test_a_row_has_its_costs_and_spreads_even_where_the_file_had_none(retrained, data):
     row = retrained[0].to_json()
-    expected = cost(blueprint(CANDIDATE["architecture"], data.input_shape, 10))
+    expected = blueprint_cost(make_blueprint(CANDIDATE["architecture"], data.input_shape, 10))
     assert {metric: row[metric] for metric in expected} == expected
     assert row["test_accuracy"]["seeds"] == list(retrained[0].test_accuracies)
 
@@ -104,7 +104,9 @@ def test_trainings_that_ended_are_not_trained_again_but_in_another_slot(data, tm
         for seeds, slot in ((1, SLOT), (2, SLOT), (2, Slot("cpu", 1, 2))):
             files = [CandidateFile(CANDIDATE)]
             found.append(
-                retrain(files, seeds, data, StepClock(3), executor, slot, tmp_path, lambda *_: None)[0].test_accuracies
+                retrain_candidates(files, seeds, data, StepClock(3), executor, slot, tmp_path, lambda *_: None)[
+                    0
+                ].test_accuracies
             )
     assert executor.asked == 1 + 1 + 2
     assert found[1][:1] == found[0]
@@ -120,7 +122,7 @@ def test_a_spread_is_the_mean_and_the_sample_deviation():
 def test_a_training_that_fails_leaves_the_others_and_says_why(data, tmp_path):
     diverging = {**CANDIDATE, "recipe": {"batch_size": 2000}}
     with local_executor(SPEC.to_json(), SLOT, data.fingerprint) as executor:
-        found = retrain(
+        found = retrain_candidates(
             [CandidateFile(diverging), CandidateFile(CANDIDATE)],
             1,
             data,

@@ -11,8 +11,8 @@ import pytest
 from jointnas.cli import main
 from jointnas.cli.export import _block_rows, _layer_rows
 from jointnas.network.blueprint import Block, BlockBuilder, Blueprint
-from jointnas.network.cost import cost
-from jointnas.network.families import blueprint
+from jointnas.network.cost import blueprint_cost
+from jointnas.network.families import make_blueprint
 from jointnas.space.constraint import format_metric
 
 Table = list[list[str]]
@@ -96,7 +96,7 @@ def test_the_last_line_is_what_the_network_costs(
     network: str, knobs: str, args: tuple[str, ...], show: Callable[..., Table]
 ) -> None:
     values = {key: float(value) for key, value in (line.split(" = ") for line in knobs.splitlines())}
-    total = cost(blueprint({"network": network, **values}, (3, 32, 32), 10))
+    total = blueprint_cost(make_blueprint({"network": network, **values}, (3, 32, 32), 10))
     last = show(network, knobs, *args)[-1]
     assert last[1] == "total"
     assert (

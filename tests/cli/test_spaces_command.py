@@ -16,7 +16,7 @@ from jointnas.resources import resource_folder
 from jointnas.space.constraint import format_metric
 from jointnas.space.lint import line_of, problems
 from jointnas.space.space import Space, built_in_spaces
-from jointnas.space.summary import survey
+from jointnas.space.summary import summarise
 
 SHOWN = ["resnet9", "resnet9-basic", "senet"]
 ABSTRACT = "format = 1\n[architecture]\nlayers = { low = 1, high = 8 }\n"
@@ -76,7 +76,7 @@ def test_a_shown_space_is_its_file_to_the_letter_below_comments(name: str, space
 
 
 def test_above_it_stand_its_size_and_a_line_for_each_cost(spaces: Command) -> None:
-    found = survey(Space.load("resnet9", input_shape=(3, 32, 32), classes=10))
+    found = summarise(Space.load("resnet9", input_shape=(3, 32, 32), classes=10))
     above, _ = split(spaces("show", "resnet9").out)
     assert " ".join(above[0]) == found.size
     assert " ".join(above[1]) == "3x32x32, 10 classes smallest median largest middle of every knob"

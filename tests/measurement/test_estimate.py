@@ -12,14 +12,14 @@ from scipy.stats import spearmanr
 from jointnas.errors import PredictorError
 from jointnas.execution import Slot
 from jointnas.measurement.estimate import Estimate, Estimator, blocks_alone, columns
-from jointnas.measurement.features import FEATURES, KINDS, STATES, features, step_features
+from jointnas.measurement.features import FEATURES, KINDS, STATES, blueprint_features, step_features
 from jointnas.measurement.inference import forward, timed
 from jointnas.measurement.meter import Meter
 from jointnas.measurement.store import Store, key, surroundings
 from jointnas.measurement.training import make_trainer
 from jointnas.network.blueprint import OPERATIONS, BlockBuilder, Blueprint
-from jointnas.network.cost import cost
-from jointnas.network.families import FAMILIES, blueprint
+from jointnas.network.cost import blueprint_cost
+from jointnas.network.families import FAMILIES, make_blueprint
 from jointnas.space.constraint import TRAINING_METRICS
 from jointnas.space.space import Space
 from jointnas.training.clock import StepClock
@@ -33,12 +33,12 @@ RNG = np.random.default_rng
 
 
 def resnet9(**knobs: Any) -> Blueprint:
-    return blueprint({"network": "resnet9", "width": 8, **knobs}, SHAPE, 10)
+    return make_blueprint({"network": "resnet9", "width": 8, **knobs}, SHAPE, 10)
 
 
 def named(network: Blueprint) -> dict[str, float]:
     """Return a network's features by name, those that are there."""
-    return {name: value for name, value in zip(FEATURES, features(network), strict=True) if value}
+    return {name: value for name, value in zip(FEATURES, blueprint_features(network), strict=True) if value}
 
 
 # ---------------------------------------------------------------------------------------------------------- features
@@ -75,8 +75,8 @@ def test_a_blocks_features_are_its_calls_its_work_and_its_weights() -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_networks_work_and_weights_are_its_macs_and_its_size(name: str) -> None:
-    network = blueprint({"network": name}, SHAPE, 10)
-    found, costs = named(network), cost(network)
+    network = make_blueprint({"network": name}, SHAPE, 10)
+    found, costs = named(network), blueprint_cost(network)
     macs = sum(found.get(f"{kind}_work", 0) for kind in ("pointwise", "grouped", "spatial", "linear", "opaque"))
     assert macs == costs["macs"]
     assert found["convolved_values"] == costs["activations"]
@@ -89,7 +89,7 @@ def test_features_of_parts_in_a_row_add_up() -> None:
     whole = resnet9(depth1=2, resolution=0.75)
     first = Blueprint.chain(SHAPE, whole.blocks[:3])
     rest = Blueprint.chain(first.output_shape, whole.blocks[3:])
-    assert features(whole) == pytest.approx(np.add(features(first), features(rest)))
+    assert blueprint_features(whole) == pytest.approx(np.add(blueprint_features(first), blueprint_features(rest)))
 
 
 def test_every_operation_is_of_one_kind() -> None:
@@ -177,7 +177,7 @@ def test_an_optimizer_keeps_as_many_numbers_a_weight_as_its_states_say() -> None
 
 def effect(metric: str, **knobs: Any) -> np.ndarray[Any, Any]:
     """Return a recipe's step features over those of the default one."""
-    rows = np.array([features(resnet9())] * 2)
+    rows = np.array([blueprint_features(resnet9())] * 2)
     base, found = step_features(metric, rows, columns([Recipe(), Recipe(**knobs)]))
     return np.array(found[base > 0] / base[base > 0])
 
@@ -202,7 +202,7 @@ def test_two_tasks_hold_half_of_a_batch_at_once() -> None:
 def test_a_law_of_training_is_found_again_in_images_a_second() -> None:
     space = Space.load("resnet9", input_shape=SHAPE, classes=10)
     found = space.sample(160, seed=0)
-    networks = np.array([features(space.blueprint(c)) for c in found])
+    networks = np.array([blueprint_features(space.blueprint(c)) for c in found])
     recipes = columns([Recipe.from_knobs(c["recipe"]) for c in found])
     inputs = step_features("images_per_second", networks, recipes)
     per_feature = RNG(1).random(inputs.shape[1]) / np.maximum(inputs.mean(axis=0), 1e-12)
@@ -237,7 +237,7 @@ def test_an_estimate_is_calibrated_to_what_the_meter_says(metric: str, tmp_path:
     ]
 
     def figure(network: Blueprint, recipe: Recipe) -> float:
-        step = 1e-12 * cost(network)["macs"] * recipe.batch_size + 1e-3
+        step = 1e-12 * blueprint_cost(network)["macs"] * recipe.batch_size + 1e-3
         return recipe.batch_size / step if metric == "images_per_second" else step
 
     with Meter(slot, SHAPE, 10, store) as meter:
@@ -245,7 +245,7 @@ def test_an_estimate_is_calibrated_to_what_the_meter_says(metric: str, tmp_path:
         alone = [(block, Recipe()) for block in blocks_alone([network for network, _ in whole], 10, seed=0)]
         store.write({key(metric, *w, surroundings(slot)): figure(*w) for w in (*whole, *alone)})
         estimate = Estimate.calibrate(meter, metric, candidates, 10, seed=0)
-    networks = np.array([features(network) for network, _ in whole])
+    networks = np.array([blueprint_features(network) for network, _ in whole])
     found = estimate.predict(networks, columns([recipe for _, recipe in whole]))
     assert found == pytest.approx([figure(*w) for w in whole], rel=1e-3)
     assert estimate.error < 1e-3
@@ -258,7 +258,7 @@ def test_networks_are_ranked_by_a_law_fitted_to_others_that_were_timed() -> None
     for network in networks:
         call = forward(network, CPU, 4)
         seconds.append(min(timed(call, process_time, within=0.1)))  # whatever else the machine does
-    rows, values = np.array([features(n) for n in networks]), np.array(seconds)
+    rows, values = np.array([blueprint_features(n) for n in networks]), np.array(seconds)
     fit = Estimator.fit(rows, values, seed=0)
     found = np.zeros(24)
     for fold in np.array_split(np.arange(24), 4):

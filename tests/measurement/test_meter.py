@@ -43,7 +43,7 @@ from jointnas.measurement.training import (
     step_memory,
 )
 from jointnas.network.blueprint import BlockBuilder, Blueprint
-from jointnas.network.families import blueprint
+from jointnas.network.families import make_blueprint
 from jointnas.network.module import Network
 from jointnas.space.constraint import MEASURED, TRAINING_METRICS
 from jointnas.training.clock import StepClock
@@ -66,7 +66,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tiny(width: int = 4, shape: tuple[int, int, int] = SHAPE) -> Blueprint:
-    return blueprint({**TINY, "width": width}, shape, 10)
+    return make_blueprint({**TINY, "width": width}, shape, 10)
 
 
 def candidate(**recipe: Any) -> dict[str, Any]:
@@ -326,7 +326,7 @@ class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def operations_of_a_step(recipe: Recipe) -> list[str]:
     """Return the operations of a training's second step, in which averages are due."""
     data = random_data((3, 8, 8), 10, 16)
-    network = blueprint({**TINY, "depth1": 1}, (3, 8, 8), 10)
+    network = make_blueprint({**TINY, "depth1": 1}, (3, 8, 8), 10)
     torch.manual_seed(0)
     trainer = Trainer(network, recipe, data, StepClock(1), 0, CPU)
     batches = iter(trainer.batches)
@@ -504,7 +504,7 @@ def test_a_store_that_breaks_while_it_is_read_is_told(tmp_path: Path) -> None:
 
 
 def test_a_librarys_network_is_measured_again_with_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = blueprint({"network": "library", "name": "resnet18"}, (3, 32, 32), 10)
+    network = make_blueprint({"network": "library", "name": "resnet18"}, (3, 32, 32), 10)
     before = key("latency", network, Recipe(), surroundings(SLOT))
     monkeypatch.setattr("jointnas.measurement.store.version", lambda name: "999")
     assert key("latency", network, Recipe(), surroundings(SLOT)) != before

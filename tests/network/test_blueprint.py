@@ -11,7 +11,7 @@ import pytest
 
 from jointnas.errors import BlueprintError
 from jointnas.network.blueprint import Block, BlockBuilder, Blueprint, Node, make_node
-from jointnas.network.families import blueprint
+from jointnas.network.families import make_blueprint
 from jointnas.space.space import Space
 
 
@@ -81,8 +81,8 @@ def test_any_change_changes_the_digest() -> None:
 
 
 def test_a_digest_is_the_same_in_another_process() -> None:
-    program = "from jointnas.network.families import blueprint; print(blueprint({'network': 'senet'}, (3, 32, 32), 10).digest())"
-    assert elsewhere(program) == blueprint({"network": "senet"}, (3, 32, 32), 10).digest()
+    program = "from jointnas.network.families import make_blueprint; print(make_blueprint({'network': 'senet'}, (3, 32, 32), 10).digest())"
+    assert elsewhere(program) == make_blueprint({"network": "senet"}, (3, 32, 32), 10).digest()
 
 
 def test_a_block_that_travelled_to_another_process_still_hashes_as_its_equals_there() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from jointnas.network.blueprint import Block, BlockBuilder, Blueprint, Node, block_shapes
-from jointnas.network.cost import METRICS, cost, node_weights
+from jointnas.network.cost import METRICS, blueprint_cost, node_weights
 from jointnas.network.module import Network, build
 from jointnas.space.space import Space
 
@@ -55,7 +55,7 @@ def test_costs_equal_the_built_networks(name: str, channels: int, side: int) -> 
 def test_a_convolution_costs_what_the_textbook_says() -> None:
     block = BlockBuilder("block")
     block.add("conv", channels=6, kernel=3, stride=2, padding=1, groups=2, bias=True)
-    found = cost(Blueprint.chain((4, 7, 5), [block.build()]))
+    found = blueprint_cost(Blueprint.chain((4, 7, 5), [block.build()]))
     outputs = 6 * 4 * 3
     assert found["macs"] == outputs * (4 // 2) * 3**2
     assert found["params"] == 6 * (4 // 2) * 3**2 + 6
@@ -65,12 +65,14 @@ def test_a_convolution_costs_what_the_textbook_says() -> None:
 
 
 def test_a_linear_layer_costs_its_matrix() -> None:
-    found = cost(Blueprint.chain((12,), [Block("head", (Node("linear", (0,), (("bias", True), ("features", 5))),))]))
+    found = blueprint_cost(
+        Blueprint.chain((12,), [Block("head", (Node("linear", (0,), (("bias", True), ("features", 5))),))])
+    )
     assert (found["macs"], found["params"], found["activations"]) == (60, 65, 5)
 
 
 def test_a_whitening_filter_is_computed_and_stored_but_not_trained() -> None:
-    found = cost(Blueprint.chain((2, 4, 4), [Block("stem", (Node("whiten", (0,), (("kernel", 3),)),))]))
+    found = blueprint_cost(Blueprint.chain((2, 4, 4), [Block("stem", (Node("whiten", (0,), (("kernel", 3),)),))]))
     assert found["macs"] == 18 * 16 * 18
     assert found["params"] == 0
     assert found["size"] == 4 * 18**2
@@ -78,7 +80,9 @@ def test_a_whitening_filter_is_computed_and_stored_but_not_trained() -> None:
 
 def test_a_batch_norm_trains_a_shift_and_a_scale_and_stores_two_statistics() -> None:
     def of(scale: bool) -> dict[str, int]:
-        return cost(Blueprint.chain((5, 2, 2), [Block("norm", (Node("batch_norm", (0,), (("scale", scale),)),))]))
+        return blueprint_cost(
+            Blueprint.chain((5, 2, 2), [Block("norm", (Node("batch_norm", (0,), (("scale", scale),)),))])
+        )
 
     assert (of(True)["params"], of(True)["size"]) == (10, 4 * 20)
     assert (of(False)["params"], of(False)["size"]) == (5, 4 * 15)
@@ -89,13 +93,13 @@ def test_eight_bits_take_a_quarter_of_the_bytes() -> None:
     def of(**bits: int) -> int:
         block = BlockBuilder("block")
         block.add("conv", channels=8, kernel=3, stride=1, padding=1, groups=1, bias=False, **bits)
-        return cost(Blueprint.chain((4, 6, 6), [block.build()]))["size"]
+        return blueprint_cost(Blueprint.chain((4, 6, 6), [block.build()]))["size"]
 
     assert of(bits=8) * 4 == of(bits=32) == of()
 
 
 def test_every_metric_is_there_and_whole() -> None:
-    found = cost(Blueprint.chain((1, 2, 2), [Block("block", (Node("relu", (0,)),))]))
+    found = blueprint_cost(Blueprint.chain((1, 2, 2), [Block("block", (Node("relu", (0,)),))]))
     assert tuple(found) == METRICS
     assert all(type(v) is int for v in found.values())
 
@@ -117,7 +121,7 @@ PIXELS = 4 * 4
 
 def peak(blueprint: Blueprint) -> int:
     """Return how many float32 values are alive at most."""
-    found = cost(blueprint)
+    found = blueprint_cost(blueprint)
     return (found["memory"] - found["size"]) // 4
 
 
@@ -223,7 +227,7 @@ def test_memory_equals_a_slow_count_over_random_networks() -> None:
     networks = [random_blueprint(seed) for seed in range(300)]
     assert any(max(map(len, network.wiring)) > 2 for network in networks)
     for network in networks:
-        assert cost(network)["memory"] == slow_memory(network)
+        assert blueprint_cost(network)["memory"] == slow_memory(network)
 
 
 @pytest.mark.parametrize("name", ["resnet9", "senet"])

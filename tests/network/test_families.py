@@ -13,8 +13,8 @@ from torch.nn import Conv2d, Linear
 from jointnas.errors import BlueprintError
 from jointnas.network import families
 from jointnas.network.blueprint import Blueprint
-from jointnas.network.cost import cost
-from jointnas.network.families import blueprint
+from jointnas.network.cost import blueprint_cost
+from jointnas.network.families import make_blueprint
 from jointnas.network.module import Network, Whiten
 from jointnas.search.search import Search
 from jointnas.space.space import Space, built_in_spaces
@@ -29,7 +29,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 
 
 def of(network: str, **knobs: object) -> Blueprint:
-    return blueprint({"network": network, **knobs}, CIFAR, 10)
+    return make_blueprint({"network": network, **knobs}, CIFAR, 10)
 
 
 def names(network: Blueprint) -> list[str]:
@@ -49,17 +49,17 @@ def sides(network: Blueprint) -> list[int]:
 
 
 def test_resnet18_for_small_images_has_the_published_size() -> None:
-    found = cost(of("resnet"))
+    found = blueprint_cost(of("resnet"))
     assert found["params"] == 11_173_962
     assert round(found["macs"] / 1e6, 1) == 555.4
 
 
 def test_resnet18_of_width_0_73_has_the_published_parameters() -> None:
-    assert cost(of("resnet", width=0.73))["params"] == 5_962_891
+    assert blueprint_cost(of("resnet", width=0.73))["params"] == 5_962_891
 
 
 def test_a_pre_activated_resnet18_has_the_known_parameters_and_a_norm_before_its_head() -> None:
-    assert cost(of("resnet", pre_activation=True))["params"] == 11_171_146 + 2 * 512
+    assert blueprint_cost(of("resnet", pre_activation=True))["params"] == 11_171_146 + 2 * 512
 
 
 LARGE = {"stem": "imagenet", "depth1": 3, "depth2": 4, "depth3": 6, "depth4": 3}
@@ -77,7 +77,7 @@ LARGE = {"stem": "imagenet", "depth1": 3, "depth2": 4, "depth3": 6, "depth4": 3}
 def test_networks_for_large_images_cost_what_torchvisions_do(
     library: str, params: int, network: str, knobs: dict[str, object]
 ) -> None:
-    found = cost(blueprint({"network": network, **knobs}, IMAGENET, 1000))
+    found = blueprint_cost(make_blueprint({"network": network, **knobs}, IMAGENET, 1000))
     with torch.device("meta"):
         reference = torchvision.models.get_model(library).eval()
     assert found["params"] == params == sum(p.numel() for p in reference.parameters())
@@ -89,7 +89,7 @@ def test_networks_for_large_images_cost_what_torchvisions_do(
 def test_mobilenets_widths_round_as_torchvisions_do(width: float) -> None:
     with torch.device("meta"):
         reference = torchvision.models.mobilenet_v2(width_mult=width)
-    assert cost(of("mobilenet", width=width, head=1280))["params"] == sum(
+    assert blueprint_cost(of("mobilenet", width=width, head=1280))["params"] == sum(
         p.numel() for name, p in reference.named_parameters() if not name.startswith("classifier")
     ) + 10 * (reference.last_channel + 1)
 
@@ -117,7 +117,7 @@ def test_resnet_bottlenecks_give_four_times_the_channels() -> None:
 
 def test_pre_activation_changes_the_order_of_the_norms_and_no_convolution() -> None:
     after, before = (of("resnet", pre_activation=p, width=0.1) for p in (False, True))
-    assert cost(after)["macs"] == cost(before)["macs"]
+    assert blueprint_cost(after)["macs"] == blueprint_cost(before)["macs"]
     order = [" ".join(node.operation for node in network.blocks[1].nodes) for network in (after, before)]
     assert order == ["conv batch_norm relu conv batch_norm add relu", "batch_norm relu conv batch_norm relu conv add"]
 
@@ -161,7 +161,7 @@ def test_depths_of_stages_that_a_chain_does_not_have_change_nothing() -> None:
 
 
 def test_a_chain_leaves_pooling_out_where_one_pixel_is_left() -> None:
-    assert names(blueprint({"network": "chain", "stages": 4}, (1, 2, 4), 10)).count("pool") == 1
+    assert names(make_blueprint({"network": "chain", "stages": 4}, (1, 2, 4), 10)).count("pool") == 1
 
 
 def test_chain_skips_lead_over_a_stages_convolutions_from_the_first_one() -> None:
@@ -270,7 +270,7 @@ def measured(network: Network, image: torch.Tensor) -> tuple[int, int]:
 
 
 def test_a_batch_costs_what_its_networks_cost_one_by_one(sampled: Sampled) -> None:
-    assert sampled.costs == [cost(network) for network in sampled.blueprints]
+    assert sampled.costs == [blueprint_cost(network) for network in sampled.blueprints]
     assert sampled.digests == [network.digest() for network in sampled.blueprints]
 
 

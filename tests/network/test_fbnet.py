@@ -7,15 +7,15 @@ import pytest
 from jointnas.campaign.candidate_file import find_candidate
 from jointnas.errors import BlueprintError
 from jointnas.network.blueprint import Blueprint
-from jointnas.network.cost import cost
-from jointnas.network.families import blueprint
+from jointnas.network.cost import blueprint_cost
+from jointnas.network.families import make_blueprint
 from jointnas.space.space import Space
 
 PUBLISHED = find_candidate("fbnetv3-a").candidate
 
 
 def of(**knobs: object) -> Blueprint:
-    return blueprint({"network": "fbnet", **knobs}, (3, 32, 32), 10)
+    return make_blueprint({"network": "fbnet", **knobs}, (3, 32, 32), 10)
 
 
 def operations(network: Blueprint, block: int) -> list[str]:
@@ -26,7 +26,7 @@ def operations(network: Blueprint, block: int) -> list[str]:
 
 
 def test_the_published_model_has_its_published_size() -> None:
-    found = cost(blueprint(PUBLISHED["architecture"], (3, 224, 224), 1000))
+    found = blueprint_cost(make_blueprint(PUBLISHED["architecture"], (3, 224, 224), 1000))
     assert round(found["params"] / 1e6, 1) == 8.6
     assert round(found["macs"] / 1e6, 1) == 355.5
 
@@ -34,7 +34,7 @@ def test_the_published_model_has_its_published_size() -> None:
 def test_the_papers_count_is_that_of_widths_one_step_of_its_ranges_below_the_published_ones() -> None:
     """The paper says 343M MACs; the authors rounded the widths to multiples of eight before they published the model."""
     narrower = {**PUBLISHED["architecture"], "width4": 68, "width5": 116, "width6": 180, "width7": 220}
-    assert cost(blueprint(narrower, (3, 224, 224), 1000))["macs"] == pytest.approx(343e6, rel=0.005)
+    assert blueprint_cost(make_blueprint(narrower, (3, 224, 224), 1000))["macs"] == pytest.approx(343e6, rel=0.005)
 
 
 def test_the_published_model_lies_in_the_published_ranges() -> None:
@@ -46,7 +46,7 @@ def test_the_published_model_lies_in_the_published_ranges() -> None:
 
 
 def test_images_shrink_as_published() -> None:
-    network = blueprint(PUBLISHED["architecture"], (3, 224, 224), 1000)
+    network = make_blueprint(PUBLISHED["architecture"], (3, 224, 224), 1000)
     sides = [shape[1] for shape in network.shapes()[1:-1]]
     assert list(dict.fromkeys(sides)) == [112, 56, 28, 13, 6]
 

@@ -18,7 +18,7 @@ from jointnas.campaign.baselines import ARCHITECTURES
 from jointnas.errors import BlueprintError
 from jointnas.network import families, library_networks
 from jointnas.network.blueprint import BlockBuilder, Blueprint
-from jointnas.network.cost import cost
+from jointnas.network.cost import blueprint_cost
 from jointnas.network.families.classic import CLASSICS
 from jointnas.network.module import Network, build
 
@@ -38,7 +38,7 @@ def marked(names):
 
 
 def of(network, shape=CIFAR, **knobs):
-    return families.blueprint({"network": network, **knobs}, shape, 10)
+    return families.make_blueprint({"network": network, **knobs}, shape, 10)
 
 
 # ------------------------------------------------------------------------------------------------------ all eighteen
@@ -47,7 +47,7 @@ def of(network, shape=CIFAR, **knobs):
 @pytest.fixture(scope="module", params=marked(ARCHITECTURES))
 def baseline(request):
     """A baseline's blueprint for CIFAR's images, and its network in evaluation mode."""
-    blueprint = families.blueprint(ARCHITECTURES[request.param], CIFAR, 10)
+    blueprint = families.make_blueprint(ARCHITECTURES[request.param], CIFAR, 10)
     return SimpleNamespace(blueprint=blueprint, network=Network(blueprint).eval())
 
 
@@ -63,7 +63,7 @@ def test_a_baseline_survives_json(baseline):
 
 
 def test_a_baseline_costs_what_fvcore_counts_and_its_weights_hold(baseline):
-    found, network = cost(baseline.blueprint), baseline.network
+    found, network = blueprint_cost(baseline.blueprint), baseline.network
     image = torch.zeros(1, *CIFAR)
     flops, outputs = FlopCountAnalysis(network, image), ActivationCountAnalysis(network, image)
     for analysis in (flops, outputs):
@@ -96,7 +96,7 @@ def test_a_baseline_costs_what_fvcore_counts_and_its_weights_hold(baseline):
     ],
 )
 def test_a_baseline_has_the_size_that_it_has_in_the_pytorch_cifar_collection(name, params, macs):
-    found = cost(families.blueprint(ARCHITECTURES[name], CIFAR, 10))
+    found = blueprint_cost(families.make_blueprint(ARCHITECTURES[name], CIFAR, 10))
     assert (found["params"], found["macs"]) == (params, macs)
 
 
@@ -104,13 +104,13 @@ def test_a_baseline_has_the_size_that_it_has_in_the_pytorch_cifar_collection(nam
 
 
 def test_a_librarys_network_costs_what_the_same_network_of_our_operations_does():
-    theirs, ours = cost(of("library", name="resnet18")), cost(of("resnet"))
+    theirs, ours = blueprint_cost(of("library", name="resnet18")), blueprint_cost(of("resnet"))
     for metric in ("macs", "params", "activations", "size"):
         assert theirs[metric] == ours[metric]
 
 
 def test_the_memory_of_a_librarys_network_is_its_weights_and_the_most_that_one_layer_reads_and_writes():
-    found = cost(of("library", name="resnet18"))
+    found = blueprint_cost(of("library", name="resnet18"))
     assert found["memory"] - found["size"] == 4 * 2 * 64 * 32 * 32
 
 
@@ -121,30 +121,30 @@ def test_what_else_is_alive_is_held_beside_a_librarys_network():
     body.add("flatten", 0)
     body.add("linear", features=10, bias=False)
     body.add("add", 2, 4)
-    found = cost(Blueprint.chain(CIFAR, [body.build()]))
+    found = blueprint_cost(Blueprint.chain(CIFAR, [body.build()]))
     assert found["memory"] - found["size"] == 4 * (3 + 2 * 64) * 32 * 32
 
 
 @pytest.mark.parametrize("name", marked(library_networks.NETWORKS))
 def test_a_librarys_network_halves_images_early_from_64_pixels_on(name):
-    small, large = (cost(of("library", (3, side, side), name=name))["macs"] for side in (63, 64))
+    small, large = (blueprint_cost(of("library", (3, side, side), name=name))["macs"] for side in (63, 64))
     assert small > 3 * large
 
 
 @pytest.mark.parametrize("name", [name for name in CLASSICS if name not in ("lenet", "vgg16")])
 def test_a_classic_network_halves_images_early_from_64_pixels_on(name):
-    small, large = (cost(of("classic", (3, side, side), name=name))["macs"] for side in (63, 64))
+    small, large = (blueprint_cost(of("classic", (3, side, side), name=name))["macs"] for side in (63, 64))
     assert small > 3 * large
 
 
 def test_grey_images_narrow_the_first_convolution_and_nothing_else():
-    colour, grey = (cost(of("library", (channels, 28, 28)))["params"] for channels in (3, 1))
+    colour, grey = (blueprint_cost(of("library", (channels, 28, 28)))["params"] for channels in (3, 1))
     assert colour - grey == 2 * 64 * 3 * 3
 
 
 @pytest.mark.parametrize("network", ["library", "classic"])
 def test_resolution_resizes_what_the_network_reads(network):
-    assert cost(of(network, resolution=0.5))["macs"] == cost(of(network, (3, 16, 16)))["macs"]
+    assert blueprint_cost(of(network, resolution=0.5))["macs"] == blueprint_cost(of(network, (3, 16, 16)))["macs"]
 
 
 def test_fresh_weights_follow_from_the_generator_alone():
@@ -165,14 +165,14 @@ def test_a_librarys_network_drops_nothing_out_by_itself():
 
 def test_images_that_cannot_be_halved_often_enough_are_refused():
     with pytest.raises(BlueprintError, match=r"densenet121 reads images that it can halve.*raise resolution"):
-        cost(of("library", (3, 4, 4), name="densenet121"))
+        blueprint_cost(of("library", (3, 4, 4), name="densenet121"))
 
 
 def test_neither_blueprints_nor_their_checks_import_a_library():
     program = (
-        "import sys; from jointnas.network.families import blueprint; import jointnas.network.cost;"
+        "import sys; from jointnas.network.families import make_blueprint; import jointnas.network.cost;"
         "from jointnas.network.blueprint import Blueprint;"
-        "Blueprint.from_json(blueprint({'network': 'library'}, (3, 32, 32), 10).to_json());"
+        "Blueprint.from_json(make_blueprint({'network': 'library'}, (3, 32, 32), 10).to_json());"
         "print({'torch', 'torchvision', 'timm'} & set(sys.modules))"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)

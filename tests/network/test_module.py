@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from jointnas.errors import DataError, ExportError
 from jointnas.network.blueprint import OPERATIONS as RULES
 from jointnas.network.blueprint import Block, BlockBuilder, Blueprint, make_node
-from jointnas.network.cost import cost
-from jointnas.network.families import blueprint
+from jointnas.network.cost import blueprint_cost
+from jointnas.network.families import make_blueprint
 from jointnas.network.module import (
     MODULES,
     WHITENING_EPSILON,
@@ -87,12 +87,12 @@ def test_an_operation_gives_the_shape_that_is_foretold(operation: str) -> None:
 @pytest.mark.parametrize("name", ["resnet9", "senet"])
 def test_a_network_classifies_images_of_the_datas_own_size(name: str, shape: tuple[int, int, int]) -> None:
     for candidate in Space.load(name).fix({"width": 8 if name == "resnet9" else 0.05}).sample(2):
-        network = build(blueprint(candidate["architecture"], shape, 7))
+        network = build(make_blueprint(candidate["architecture"], shape, 7))
         assert network(torch.randn(2, *shape)).shape == (2, 7)
 
 
 def test_the_same_generator_seed_gives_the_same_weights() -> None:
-    network = blueprint({"network": "senet", "width": 0.1}, (3, 16, 16), 10)
+    network = make_blueprint({"network": "senet", "width": 0.1}, (3, 16, 16), 10)
     one, two, other = (build(network, seeded(s)).state_dict() for s in (5, 5, 6))
     assert all(torch.equal(one[k], two[k]) for k in one)
     assert not torch.equal(one["blocks.0.nodes.0.weight"], other["blocks.0.nodes.0.weight"])
@@ -100,7 +100,7 @@ def test_the_same_generator_seed_gives_the_same_weights() -> None:
 
 def test_a_passed_generator_leaves_the_global_one_alone() -> None:
     before = torch.get_rng_state()
-    build(blueprint({"network": "resnet9", "width": 4}, (3, 16, 16), 10), seeded(0))
+    build(make_blueprint({"network": "resnet9", "width": 4}, (3, 16, 16), 10), seeded(0))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -210,7 +210,7 @@ def test_each_branch_of_a_sum_is_left_out_on_its_own() -> None:
 def test_deeper_branches_are_left_out_more_often_by_a_linear_rule(
     architecture: dict[str, object], branches: int
 ) -> None:
-    network = build(blueprint(architecture, (3, 16, 16), 10))
+    network = build(make_blueprint(architecture, (3, 16, 16), 10))
     network.regularise(dropout=0.0, stochastic_depth=0.6, ghost_batch=0)
     drops = [m.drop for m in network.modules() if isinstance(m, Add)]
     assert drops == pytest.approx([0.6 * i / branches for i in range(1, branches + 1)])
@@ -218,7 +218,7 @@ def test_deeper_branches_are_left_out_more_often_by_a_linear_rule(
 
 @pytest.mark.parametrize("architecture", [{"network": "resnet9", "width": 4}, {"network": "senet", "width": 0.05}])
 def test_an_image_that_skips_a_branch_keeps_its_shortcut(architecture: dict[str, object]) -> None:
-    network = build(blueprint(architecture, (3, 16, 16), 10), seeded(0)).train()
+    network = build(make_blueprint(architecture, (3, 16, 16), 10), seeded(0)).train()
     tried = 0
     for block, wires in zip(network.blocks, network.blueprint.wiring, strict=True):
         sums = [m for m in block.nodes if isinstance(m, Add)]  # type: ignore[union-attr]
@@ -254,7 +254,7 @@ def test_dropout_stands_before_the_last_linear_layer_alone() -> None:
 
 
 def test_what_acts_in_training_alone_is_switched_off_again() -> None:
-    network = build(blueprint({"network": "resnet9", "width": 4}, (3, 16, 16), 10), seeded(0))
+    network = build(make_blueprint({"network": "resnet9", "width": 4}, (3, 16, 16), 10), seeded(0))
     x = images(8, 3, 16)
     expected = network.train()(x)
     network.regularise(dropout=0.5, stochastic_depth=0.5, ghost_batch=4)
@@ -278,7 +278,9 @@ def test_an_images_size_in_training_may_be_another_than_in_scoring() -> None:
 
 @pytest.mark.parametrize("resolution", [1.0, 0.5])
 def test_a_network_trains_on_small_images_with_or_without_a_resizing_of_its_own(resolution: float) -> None:
-    network = build(blueprint({"network": "resnet9", "width": 4, "resolution": resolution}, (3, 32, 32), 10), seeded(0))
+    network = build(
+        make_blueprint({"network": "resnet9", "width": 4, "resolution": resolution}, (3, 32, 32), 10), seeded(0)
+    )
     assert network.resize.size == (round(32 * resolution),) * 2
     x = images(4, 3, 32)
     expected = network.eval()(x)
@@ -304,7 +306,7 @@ def spatial_convolutions(network: Network) -> list[torch.nn.Conv2d]:
 
 @pytest.mark.parametrize("architecture", [{"network": "resnet9", "width": 4}, {"network": "senet", "width": 0.1}])
 def test_the_first_filters_of_a_dirac_initialisation_pass_their_channels_on(architecture: dict[str, object]) -> None:
-    plan = blueprint(architecture, (3, 8, 8), 10)
+    plan = make_blueprint(architecture, (3, 8, 8), 10)
     network, he = build(plan, seeded(0), dirac=True), build(plan, seeded(0))
     assert len(spatial_convolutions(network)) > 5
     for conv, twin in zip(spatial_convolutions(network), spatial_convolutions(he), strict=True):
@@ -383,7 +385,7 @@ def test_images_smaller_than_a_patch_can_be_whitened() -> None:
 
 def test_a_network_fits_its_whitening_on_the_size_it_works_on() -> None:
     batch = images(64, 3, 16)
-    network = build(blueprint({"network": "resnet9", "width": 4, "resolution": 0.75}, (3, 16, 16), 10))
+    network = build(make_blueprint({"network": "resnet9", "width": 4, "resolution": 0.75}, (3, 16, 16), 10))
     network.fit_whitening(batch)
     fitted = next(m for m in network.modules() if isinstance(m, Whiten))
     expected = Whiten(3, 3)
@@ -393,25 +395,25 @@ def test_a_network_fits_its_whitening_on_the_size_it_works_on() -> None:
 
 
 def test_fitting_leaves_a_network_without_whitening_as_it_is() -> None:
-    network = build(blueprint({"network": "resnet9", "width": 4, "whitening": False}, (1, 8, 8), 10))
+    network = build(make_blueprint({"network": "resnet9", "width": 4, "whitening": False}, (1, 8, 8), 10))
     before = {k: v.clone() for k, v in network.state_dict().items()}
     network.fit_whitening(images(8, 1, 8))
     assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
 
 
 def test_the_whitening_filter_is_stored_and_not_trained() -> None:
-    network = build(blueprint({"network": "resnet9", "width": 4}, (3, 8, 8), 10))
+    network = build(make_blueprint({"network": "resnet9", "width": 4}, (3, 8, 8), 10))
     trained = {name for name, _ in network.named_parameters()}
     assert "blocks.0.nodes.0.weight" in network.state_dict()
     assert "blocks.0.nodes.0.weight" not in trained
-    assert sum(p.numel() for p in network.parameters()) == cost(network.blueprint)["params"]
+    assert sum(p.numel() for p in network.parameters()) == blueprint_cost(network.blueprint)["params"]
 
 
 # --------------------------------------------------------------------------------------------------- weights on disk
 
 
 def test_weights_written_and_read_again_give_the_same_logits(tmp_path: Path) -> None:
-    plan = blueprint({"network": "resnet9", "width": 4}, (3, 8, 8), 10)
+    plan = make_blueprint({"network": "resnet9", "width": 4}, (3, 8, 8), 10)
     network = build(plan, seeded(0))
     network.fit_whitening(images(16, 3, 8))
     network.train()(images(16, 3, 8))  # moves the running statistics
@@ -427,11 +429,11 @@ def test_a_file_that_holds_no_such_weights_is_refused(content: bytes | None, tmp
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ExportError, match=r"weights fit their blueprint, got .*weights\.safetensors"):
-        load_weights(build(blueprint({"network": "resnet9", "width": 4}, (3, 8, 8), 10)), path)
+        load_weights(build(make_blueprint({"network": "resnet9", "width": 4}, (3, 8, 8), 10)), path)
 
 
 def test_weights_of_another_blueprint_are_refused(tmp_path: Path) -> None:
-    narrow, wide = (build(blueprint({"network": "resnet9", "width": w}, (3, 8, 8), 10)) for w in (4, 6))
+    narrow, wide = (build(make_blueprint({"network": "resnet9", "width": w}, (3, 8, 8), 10)) for w in (4, 6))
     save_weights(narrow, tmp_path / "weights.safetensors")
     with pytest.raises(ExportError, match="weights fit their blueprint"):
         load_weights(wide, tmp_path / "weights.safetensors")

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from jointnas.errors import MorphismError
 from jointnas.network.blueprint import BlockBuilder, Blueprint
-from jointnas.network.cost import cost
-from jointnas.network.families import FAMILIES, blueprint
+from jointnas.network.cost import blueprint_cost
+from jointnas.network.families import FAMILIES, make_blueprint
 from jointnas.network.graph import KEEPS, Place
 from jointnas.network.module import BatchNorm, Network, build
 from jointnas.network.morphisms import Deeper, Morphism, Skip, Wider, apply, morph, options, preview
@@ -58,7 +58,7 @@ def small(name: str) -> Blueprint:
     wanted = {"width": {int: 8, float: 0.125}, "activation": {str: "relu"}}
     defaults = FAMILIES[name].knobs
     knobs = {k: of_kind[type(defaults[k])] for k, of_kind in wanted.items() if k in defaults}
-    return blueprint({"network": name, **knobs}, IMAGE, CLASSES)
+    return make_blueprint({"network": name, **knobs}, IMAGE, CLASSES)
 
 
 @cache
@@ -90,8 +90,8 @@ def allowed(plan: Blueprint, kind: type[Morphism]) -> list[Morphism]:
 
 def below(factor: float, plan: Blueprint) -> Callable[[Blueprint], bool]:
     """Return the test whether a network has less than so many times the parameters of `plan`."""
-    limit = factor * cost(plan)["params"]
-    return lambda child: cost(child)["params"] < limit
+    limit = factor * blueprint_cost(plan)["params"]
+    return lambda child: blueprint_cost(child)["params"] < limit
 
 
 def sample(morphisms: list[Morphism], n: int) -> list[Morphism]:
@@ -373,7 +373,7 @@ def test_a_skip_by_blending_starts_at_one_and_training_moves_it() -> None:
 
 
 def test_a_skip_from_another_block_gives_the_block_one_more_input() -> None:
-    plan = blueprint({"network": "resnet9", "width": 4, "depth1": 2}, IMAGE, CLASSES)
+    plan = make_blueprint({"network": "resnet9", "width": 4, "depth1": 2}, IMAGE, CLASSES)
     assert [block.name for block in plan.blocks[:4]] == ["stem", "pooled", "residual", "residual"]
     inside, across = (Skip(Place(block, 3), Place(1, 3), "concat") for block in (2, 3))
     assert preview(plan, inside).wiring[:4] == ((0,), (1,), (2,), (3,))  # the block reads it already
@@ -394,11 +394,11 @@ def test_a_source_is_joined_once() -> None:
 @pytest.mark.parametrize("name", GROWING)
 def test_costs_grow_and_json_keeps_the_blueprint(name: str) -> None:
     plan = small(name)
-    before = cost(plan)
+    before = blueprint_cost(plan)
     for kind in KINDS:
         for morphism in sample(allowed(plan, kind), SAMPLES):
             after = preview(plan, morphism)
-            found = cost(after)
+            found = blueprint_cost(after)
             assert found["params"] > before["params"]
             assert found["macs"] >= before["macs"]
             assert Blueprint.from_json(json.loads(json.dumps(after.to_json()))) == after
@@ -430,9 +430,14 @@ def test_children_are_made_by_all_kinds_of_morphisms() -> None:
 
 def test_no_child_leaves_the_limit_on_its_costs() -> None:
     network = lived_in(inverted_residual())
-    limit = cost(network.blueprint)["macs"] * 1.5
+    limit = blueprint_cost(network.blueprint)["macs"] * 1.5
     for seed in range(10):
-        assert cost(morph(network, seeded(seed), 5, fits=lambda p: cost(p)["macs"] <= limit).blueprint)["macs"] <= limit
+        assert (
+            blueprint_cost(
+                morph(network, seeded(seed), 5, fits=lambda p: blueprint_cost(p)["macs"] <= limit).blueprint
+            )["macs"]
+            <= limit
+        )
 
 
 def test_a_limit_that_no_morphism_meets_is_refused() -> None:
@@ -564,6 +569,6 @@ def test_every_family_but_wrapped_networks_can_grow() -> None:
 
 
 def test_a_celu_is_no_place_to_go_deeper() -> None:
-    plan = blueprint({"network": "resnet9", "width": 4}, IMAGE, CLASSES)
+    plan = make_blueprint({"network": "resnet9", "width": 4}, IMAGE, CLASSES)
     assert allowed(plan, Deeper) == []
     assert allowed(plan, Wider)

@@ -7,14 +7,14 @@ import pytest
 from jointnas.errors import BlueprintError
 from jointnas.network import families
 from jointnas.network.blueprint import Blueprint
-from jointnas.network.cost import cost
-from jointnas.network.families import blueprint
+from jointnas.network.cost import blueprint_cost
+from jointnas.network.families import make_blueprint
 
 CIFAR = (3, 32, 32)
 
 
 def of(network: str, **knobs: object) -> Blueprint:
-    return blueprint({"network": network, **knobs}, CIFAR, 10)
+    return make_blueprint({"network": network, **knobs}, CIFAR, 10)
 
 
 def first_side(network: Blueprint) -> int:
@@ -26,13 +26,13 @@ def first_side(network: Blueprint) -> int:
 
 
 def test_senet_has_the_published_size() -> None:
-    found = cost(of("senet"))
+    found = blueprint_cost(of("senet"))
     assert found["params"] == 11_260_354
     assert round(found["macs"] / 1e6, 1) == 555.5
 
 
 def test_senet_of_two_thirds_the_width_has_the_published_size() -> None:
-    found = cost(of("senet", width=0.67))
+    found = blueprint_cost(of("senet", width=0.67))
     assert found["params"] == 5_064_766
     assert round(found["macs"] / 1e6, 1) == 250.8
 
@@ -46,15 +46,15 @@ def test_resnet9_has_the_published_weights_and_a_shift_for_each_batch_norm_chann
         if node.operation == "batch_norm"
     )
     assert shifts == 2_240
-    assert cost(network)["params"] == 6_568_640 + 2_240 == 6_570_880
+    assert blueprint_cost(network)["params"] == 6_568_640 + 2_240 == 6_570_880
 
 
 # -------------------------------------------------------------------------------------------------- what knobs do
 
 
 def test_a_family_says_its_knobs_with_their_defaults() -> None:
-    assert families.family("senet").knobs == {"depth": 1.0, "width": 1.0, "resolution": 1.0}
-    assert families.family("resnet9").knobs["width"] == 64
+    assert families.find_family("senet").knobs == {"depth": 1.0, "width": 1.0, "resolution": 1.0}
+    assert families.find_family("resnet9").knobs["width"] == 64
 
 
 def test_absent_knobs_take_the_familys_defaults() -> None:
@@ -70,7 +70,7 @@ def test_resolution_multiplies_the_datas_size_or_gives_pixels(resolution: float,
 
 
 def test_a_multiplier_keeps_the_shape_of_images_that_are_not_square() -> None:
-    network = blueprint({"network": "senet", "resolution": 0.5}, (3, 48, 32), 10)
+    network = make_blueprint({"network": "senet", "resolution": 0.5}, (3, 48, 32), 10)
     assert network.shapes()[1][1:] == (24, 16)
 
 
@@ -121,7 +121,7 @@ def test_resnet9_uses_the_activation_everywhere(activation: str) -> None:
 
 
 def test_resnet9_leaves_pooling_out_where_one_pixel_is_left() -> None:
-    tiny = blueprint({"network": "resnet9", "width": 4}, (1, 4, 4), 10)
+    tiny = make_blueprint({"network": "resnet9", "width": 4}, (1, 4, 4), 10)
     assert sum(n.operation == "max_pool" for b in tiny.blocks for n in b.nodes) == 2
     assert tiny.shapes()[-2][1:] == (1, 1)
 
@@ -129,7 +129,7 @@ def test_resnet9_leaves_pooling_out_where_one_pixel_is_left() -> None:
 @pytest.mark.parametrize("name", ["resnet9", "senet"])
 def test_macs_grow_with_the_square_of_the_width(name: str) -> None:
     narrow, wide = ({"resnet9": (16, 32), "senet": (0.25, 0.5)})[name]
-    ratio = cost(of(name, width=wide))["macs"] / cost(of(name, width=narrow))["macs"]
+    ratio = blueprint_cost(of(name, width=wide))["macs"] / blueprint_cost(of(name, width=narrow))["macs"]
     assert math.log2(ratio) == pytest.approx(2, abs=0.1)
 
 
@@ -158,7 +158,7 @@ def test_an_unknown_activation_is_refused_with_the_nearest() -> None:
 
 def test_an_architecture_names_its_network() -> None:
     with pytest.raises(BlueprintError, match="names its network, got none"):
-        blueprint({"width": 8}, CIFAR, 10)
+        make_blueprint({"width": 8}, CIFAR, 10)
 
 
 @pytest.mark.parametrize(
@@ -206,16 +206,16 @@ def test_a_whole_number_written_with_a_point_is_the_same_network() -> None:
 @pytest.mark.parametrize(("shape", "classes"), [((3, 32), 10), ((3, 0, 32), 10), (CIFAR, 1)])
 def test_a_network_needs_an_image_and_two_classes(shape: tuple[int, ...], classes: int) -> None:
     with pytest.raises(BlueprintError, match="needs an input"):
-        blueprint({"network": "senet"}, shape, classes)
+        make_blueprint({"network": "senet"}, shape, classes)
 
 
 def test_a_family_of_ones_own_is_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def mine(shape: tuple[int, ...], classes: int, /, *, width: float = 0.1) -> Blueprint:
-        return blueprint({"network": "senet", "width": width}, shape, classes)
+        return make_blueprint({"network": "senet", "width": width}, shape, classes)
 
     monkeypatch.setattr(families, "FAMILIES", dict(families.FAMILIES))
     families.register("mine", mine)
-    assert families.family("mine").knobs == {"width": 0.1}
+    assert families.find_family("mine").knobs == {"width": 0.1}
     assert of("mine", width=0.2) == of("senet", width=0.2)
     with pytest.raises(BlueprintError, match="registered once, got 'mine' again"):
         families.register("mine", mine)

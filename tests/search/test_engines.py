@@ -17,7 +17,7 @@ from jointnas.search.engines.evolution import adaptive
 from jointnas.search.engines.problem import FAILURE, Merit
 from jointnas.space.constraint import parse_all
 from jointnas.space.knobs import Codes
-from jointnas.space.sampling import feasible, pool
+from jointnas.space.sampling import draw_pool, feasible
 from jointnas.space.space import Space
 
 TARGET = np.array([7, 1, 5, 9, 3, 0])
@@ -66,7 +66,7 @@ def problem(
     space: Space, recorder: Callable[[Codes], Evaluation], *constraints: str, budget: int = 3000, start: int = 64
 ) -> Problem:
     parsed = parse_all(constraints, space.metrics)
-    return Problem(space, parsed, recorder, pool(space, start, parsed, 5), budget, seed=0)
+    return Problem(space, parsed, recorder, draw_pool(space, start, parsed, 5), budget, seed=0)
 
 
 @every_engine
@@ -250,7 +250,7 @@ def test_an_engine_climbs_to_where_the_bounds_are_met_though_the_objective_falls
 @every_engine
 def test_an_engine_never_leaves_the_pool_it_is_given(engine: str) -> None:
     space = grid()
-    members = pool(space, 400, (), 7)
+    members = draw_pool(space, 400, (), 7)
     recorder = Recorder(space)
     task = Problem(space, (), recorder, members[:16], 200, seed=0, pool=members)
     ENGINES[engine](task)
@@ -296,7 +296,7 @@ def test_a_problem_remembers_what_it_evaluated() -> None:
     space = grid()
     recorder = Recorder(space)
     task = problem(space, recorder, "total<18", budget=5)
-    some = pool(space, 4, task.constraints, 1)
+    some = draw_pool(space, 4, task.constraints, 1)
     beyond = space.to_codes([{"architecture": {f"x{i}": 9 for i in range(6)}, "recipe": {}}])
     _, first = task.evaluate(np.concatenate([some, beyond, some[:1]]))
     assert len(recorder.batches) == 1
@@ -304,7 +304,7 @@ def test_a_problem_remembers_what_it_evaluated() -> None:
     np.testing.assert_array_equal(first.failed, [False] * 4 + [True, False])
     assert first.merit(4) == FAILURE
     assert first.merit(0) == first.merit(5) == Merit(0.0, float(distance(values(space, some[:1]))[0]))
-    _, second = task.evaluate(pool(space, 20, task.constraints, 2))
+    _, second = task.evaluate(draw_pool(space, 20, task.constraints, 2))
     assert task.spent == 5
     assert (~second.failed).sum() == 1  # the budget had room for one
 
@@ -337,7 +337,7 @@ def test_the_front_of_two_objectives_is_found_by_nsga2() -> None:
             np.stack([((x - 9) ** 2).sum(axis=1), x.sum(axis=1)], axis=1), np.zeros((len(x), 0)), np.zeros(len(x), bool)
         )
 
-    task = Problem(space, (), evaluation, pool(space, 64, (), 5), 2500, seed=0, batch=100)
+    task = Problem(space, (), evaluation, draw_pool(space, 64, (), 5), 2500, seed=0, batch=100)
     evolve_front(task)
     _, objectives = task.results()
     # For a given sum the best is the most even one: 37 sums from 0 to 36, each with one least distance.

@@ -15,7 +15,7 @@ from jointnas.execution import share_slots
 from jointnas.measurement.meter import Meter, Workload
 from jointnas.measurement.store import Store
 from jointnas.network.blueprint import Blueprint
-from jointnas.network.cost import cost
+from jointnas.network.cost import blueprint_cost
 from jointnas.predictor.gp_predictor import Predictor
 from jointnas.search.batch import space_filling
 from jointnas.search.search import Search, Winner
@@ -410,7 +410,7 @@ class CountingMeter(Meter):
         return [{metric: self.figure(metric, *network) for metric in metrics} for network in found]
 
     def figure(self, metric: str, network: Blueprint, recipe: Recipe) -> float:
-        seconds = 1e-9 * cost(network)["macs"] + 1e-6 * sum(len(block.nodes) for block in network.blocks)
+        seconds = 1e-9 * blueprint_cost(network)["macs"] + 1e-6 * sum(len(block.nodes) for block in network.blocks)
         if metric == "latency":
             return seconds
         return 1 / seconds / (2 if recipe.gradient == "sam" else 1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jointnas.measurement.features import features
-from jointnas.network.cost import METRICS, cost
+from jointnas.measurement.features import blueprint_features
+from jointnas.network.cost import METRICS, blueprint_cost
 from jointnas.space.cost_table import distinct
 from jointnas.space.space import Space, built_in_spaces
 
@@ -24,7 +24,7 @@ def test_a_batch_has_the_costs_and_digests_of_each_networks_own_blueprint(name: 
     codes = space.to_codes(candidates)
     networks = [space.blueprint(candidate) for candidate in candidates]
     table = space.architectures.costs(codes[:, : space.n_architecture])
-    own = [[cost(network)[metric] for metric in METRICS] for network in networks]
+    own = [[blueprint_cost(network)[metric] for metric in METRICS] for network in networks]
     np.testing.assert_array_equal(table, own)
     assert space.architectures.digests(codes[:, : space.n_architecture]) == [n.digest() for n in networks]
 
@@ -34,8 +34,8 @@ def test_numbers_that_add_up_over_parts_are_those_of_the_whole(name: str) -> Non
     space = load(name)
     candidates = space.sample(SAMPLES, seed=4)
     codes = space.to_codes(candidates)[:, : space.n_architecture]
-    whole = [features(space.blueprint(candidate)) for candidate in candidates]  # also where a part is empty
-    np.testing.assert_allclose(space.architectures.sums(codes, features), whole, rtol=1e-12)
+    whole = [blueprint_features(space.blueprint(candidate)) for candidate in candidates]  # also where a part is empty
+    np.testing.assert_allclose(space.architectures.sums(codes, blueprint_features), whole, rtol=1e-12)
 
 
 def test_what_was_computed_before_changes_nothing() -> None:
@@ -53,9 +53,11 @@ def test_what_was_asked_last_is_not_the_answer_for_other_networks() -> None:
     for part in (codes[:8], codes[8:], codes[:0], codes[:8]):
         networks = [load("fbnet").architectures.blueprint(row) for row in part]
         assert tables.digests(part) == [network.digest() for network in networks]
-        assert tables.costs(part).tolist() == [[cost(network)[metric] for metric in METRICS] for network in networks]
-        for found, network in zip(tables.sums(part, features), networks, strict=True):
-            np.testing.assert_allclose(found, features(network), rtol=1e-12)
+        assert tables.costs(part).tolist() == [
+            [blueprint_cost(network)[metric] for metric in METRICS] for network in networks
+        ]
+        for found, network in zip(tables.sums(part, blueprint_features), networks, strict=True):
+            np.testing.assert_allclose(found, blueprint_features(network), rtol=1e-12)
 
 
 def test_few_parts_stand_behind_many_networks() -> None:

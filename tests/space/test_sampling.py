@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jointnas.errors import ConstraintError
-from jointnas.network.cost import METRICS, cost
+from jointnas.network.cost import METRICS, blueprint_cost
 from jointnas.space.constraint import Constraint, parse_all
 from jointnas.space.knob_space import Candidate
 from jointnas.space.knobs import Choice, Fixed, Knob, Ordered
-from jointnas.space.sampling import feasible, pool
+from jointnas.space.sampling import draw_pool, feasible
 from jointnas.space.space import Space
 
 BUILT_IN = ["resnet9", "senet"]
@@ -29,7 +29,7 @@ def load(name: str) -> Space:
 
 
 def members(space: Space, n: int, *constraints: str, seed: int = 0) -> list[Candidate]:
-    return space.to_candidates(pool(space, n, parse_all(constraints, space.metrics), seed))
+    return space.to_candidates(draw_pool(space, n, parse_all(constraints, space.metrics), seed))
 
 
 def every_value(knob: Knob) -> tuple[Any, ...]:
@@ -64,7 +64,7 @@ def test_two_thousand_members_all_meet_the_bound_and_are_all_different(name: str
     space = load(name)
     found = members(space, 2000, "macs<40M")
     assert len(found) == 2000
-    assert max(cost(space.blueprint(c))["macs"] for c in found) < 40e6
+    assert max(blueprint_cost(space.blueprint(c))["macs"] for c in found) < 40e6
     assert len({space.identity(c) for c in found}) == 2000
 
 
@@ -199,12 +199,12 @@ def test_a_pool_of_a_small_space_is_what_trying_everything_finds(
     (constraint,) = parse_all([f"total{comparison}{bound}"], space.metrics)
     held = {v for v in itertools.product(*options) if constraint.violation(np.array([sum(v)]))[0] == 0}
     if held:
-        found = pool(space, 1000, [constraint])
+        found = draw_pool(space, 1000, [constraint])
         assert {tuple(c["architecture"].values()) for c in space.to_candidates(found)} == held
         assert len(found) == len(held)
     else:
         with pytest.raises(ConstraintError, match="nothing in the space"):
-            pool(space, 1000, [constraint])
+            draw_pool(space, 1000, [constraint])
 
 
 # ---------------------------------------------------------------------------------------------------------- comparisons
@@ -277,7 +277,7 @@ def test_steps_of_a_knob_that_cost_the_same_do_not_hide_the_smallest_value(metri
         {"architecture": {"network": "resnet9", "width": 8, "depth1": 0, "depth3": 0, "resolution": 0.3}, "recipe": {}}
     )[metric]
     with pytest.raises(ConstraintError, match=rf"\({smallest:,}\)"):
-        pool(space, 10, parse_all([f"{metric}<1"], space.metrics), seed)
+        draw_pool(space, 10, parse_all([f"{metric}<1"], space.metrics), seed)
 
 
 def test_the_smallest_value_may_lie_in_another_network() -> None:
@@ -295,7 +295,7 @@ def test_the_smallest_value_may_lie_in_another_network() -> None:
     for metric in METRICS:
         reachable = [found[metric] for found in costs]
         with pytest.raises(ConstraintError, match=rf"\({min(reachable):,}\)"):
-            pool(space, 10, parse_all([f"{metric}<1"], space.metrics))
+            draw_pool(space, 10, parse_all([f"{metric}<1"], space.metrics))
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -308,7 +308,7 @@ def test_a_bound_that_a_rare_network_meets_is_not_refused(seed: int) -> None:
     )
     least = {"network": "resnet9", "width": 4, "depth1": 0, "depth3": 0, "resolution": 0.25}
     for metric, bound in space.cost({"architecture": least, "recipe": {}}).items():
-        assert len(pool(space, 3, parse_all([f"{metric}<={bound}"], space.metrics), seed)) > 0
+        assert len(draw_pool(space, 3, parse_all([f"{metric}<={bound}"], space.metrics), seed)) > 0
 
 
 def test_small_numbers_and_sizes_are_refused_readably() -> None:

@@ -13,8 +13,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from jointnas.errors import CandidateError, SpaceError
-from jointnas.network.cost import METRICS, cost
-from jointnas.network.families import blueprint
+from jointnas.network.cost import METRICS, blueprint_cost
+from jointnas.network.families import make_blueprint
 from jointnas.network.module import build
 from jointnas.resources import resource_folder
 from jointnas.space.knob_space import Candidate
@@ -471,7 +471,7 @@ def test_costs_of_a_batch_equal_each_networks_own(name: str) -> None:
     candidates = space.sample(32, seed=8)
     batch = space.costs(space.to_codes(candidates))
     for i, candidate in enumerate(candidates):
-        expected = cost(blueprint(candidate["architecture"], (3, 32, 32), 10))
+        expected = blueprint_cost(make_blueprint(candidate["architecture"], (3, 32, 32), 10))
         assert {metric: values[i] for metric, values in batch.items()} == expected == space.cost(candidate)
     assert space.metrics == METRICS
 
@@ -522,7 +522,9 @@ def test_a_space_whose_networks_do_not_fit_the_input_is_not_bound() -> None:
 def test_a_width_written_with_a_point_costs_and_builds_as_a_whole_one() -> None:
     space = from_knobs("network = 'resnet9'\nwidth = {low = 4.0, high = 8.0, step = 2.0}\ndepth1 = 0", **CIFAR)
     candidate = with_knobs(space, width=6.0)
-    assert space.cost(candidate) == cost(blueprint({"network": "resnet9", "width": 6, "depth1": 0}, (3, 32, 32), 10))
+    assert space.cost(candidate) == blueprint_cost(
+        make_blueprint({"network": "resnet9", "width": 6, "depth1": 0}, (3, 32, 32), 10)
+    )
     assert build(space.blueprint(candidate)).blueprint.shapes()[-1] == (10,)
 
 

@@ -15,7 +15,7 @@ from jointnas.network.cost import METRICS
 from jointnas.space.knob_toml import parse_knob
 from jointnas.space.knobs import Choice, Continuous, Fixed, Knob, Ordered
 from jointnas.space.space import Space
-from jointnas.space.summary import count, in_words, survey
+from jointnas.space.summary import count, in_words, summarise
 
 CIFAR: dict[str, Any] = {"input_shape": (3, 32, 32), "classes": 10}
 
@@ -63,7 +63,7 @@ def everything(space: Space) -> list[dict[str, Any]]:
 )
 def test_inactive_knobs_do_not_count(knobs: str, expected: int) -> None:
     space = space_of(knobs)
-    assert survey(space).candidates == expected == len(everything(space))
+    assert summarise(space).candidates == expected == len(everything(space))
 
 
 @st.composite
@@ -96,7 +96,7 @@ def test_a_space_too_large_to_list_is_counted_exactly() -> None:
 
 
 def test_continuous_knobs_make_a_space_infinite_and_are_told_beside_the_count_of_the_others() -> None:
-    found = survey(
+    found = summarise(
         space_of("a = {low = 1, high = 4}", "rate = {low = 0.1, high = 1.0}\ndecay = {low = 0.0, high = 1.0}")
     )
     assert (found.candidates, found.continuous) == (4, 2)
@@ -108,7 +108,7 @@ def test_continuous_knobs_make_a_space_infinite_and_are_told_beside_the_count_of
 )
 def test_a_size_is_written_out_while_it_can_be_read(knobs: int, words: str) -> None:
     space = space_of("\n".join(f"k{i} = {{low = 1, high = 1000}}" for i in range(knobs)))
-    assert survey(space, n=8).size == words
+    assert summarise(space, n=8).size == words
 
 
 # -------------------------------------------------------------------------------------------------------------- costs
@@ -125,7 +125,7 @@ SMALL = {
 @pytest.mark.parametrize("name", SMALL)
 def test_extremes_are_those_of_costing_every_candidate(name: str) -> None:
     space = space_of(SMALL[name], "optimizer = {choices = ['sgd', 'adam']}", **CIFAR)
-    found = survey(space, n=16)
+    found = summarise(space, n=16)
     costs = [space.cost(candidate) for candidate in everything(space)]
     assert len(costs) == found.candidates
     for metric in METRICS:
@@ -141,12 +141,12 @@ def test_the_smallest_cost_of_a_network_that_is_dear_in_the_middle_is_found() ->
         **CIFAR,
     )
     least = {"network": "senet", "width": 0.02, "depth": 0.5}
-    assert survey(space, n=8).costs["macs"].smallest == space.cost({"architecture": least, "recipe": {}})["macs"]
+    assert summarise(space, n=8).costs["macs"].smallest == space.cost({"architecture": least, "recipe": {}})["macs"]
 
 
 def test_the_median_is_that_of_uniform_draws() -> None:
     space = space_of("a = {low = 0, high = 100}").with_cost(lambda c: {"x": c["architecture"]["a"] ** 2})
-    found = survey(space).costs["x"]
+    found = summarise(space).costs["x"]
     assert (found.smallest, found.largest) == (0, 100**2)
     assert 49**2 <= found.median <= 51**2
 
@@ -155,29 +155,29 @@ def test_a_cost_that_is_no_number_for_some_candidates_has_the_range_of_the_other
     space = space_of("a = {low = 1, high = 9}").with_cost(
         lambda c: {"x": float("nan") if c["architecture"]["a"] in (1, 9) else float(c["architecture"]["a"])}
     )
-    found = survey(space).costs["x"]
+    found = summarise(space).costs["x"]
     assert (found.smallest, found.largest) == (2, 8)
 
 
 def test_an_abstract_space_without_a_cost_has_only_a_size() -> None:
-    found = survey(space_of("a = {low = 1, high = 4}"))
+    found = summarise(space_of("a = {low = 1, high = 4}"))
     assert (found.candidates, found.costs, found.example_costs) == (4, {}, {})
 
 
 def test_a_space_with_a_network_is_bound_before_it_is_surveyed() -> None:
     with pytest.raises(SpaceError, match=r"use Space\.bind"):
-        survey(space_of(SMALL["resnet9"]))
+        summarise(space_of(SMALL["resnet9"]))
 
 
 def test_the_same_seed_gives_the_same_survey() -> None:
     space = Space.load("resnet9", **CIFAR)
-    assert survey(space, seed=3, n=64) == survey(space, seed=3, n=64)
-    assert survey(space, seed=3, n=64) != survey(space, seed=4, n=64)
+    assert summarise(space, seed=3, n=64) == summarise(space, seed=3, n=64)
+    assert summarise(space, seed=3, n=64) != summarise(space, seed=4, n=64)
 
 
 def test_a_survey_is_data() -> None:
     space = Space.load("resnet9", **CIFAR)
-    found = survey(space, n=64)
+    found = summarise(space, n=64)
     data = json.loads(json.dumps(found.to_json()))
     assert data["costs"]["macs"] == {
         "smallest": found.costs["macs"].smallest,
@@ -196,7 +196,7 @@ def test_the_example_stands_in_the_middle_of_every_range() -> None:
         "a = {low = 0, high = 10}\nb = {low = 1.0, high = 100.0, log = true}\nc = {values = ['s', 'm', 'l']}\nd = 7",
         "e = {low = 0, high = 4, when = {c = 'm'}}\nf = {low = 0, high = 4, when = {c = 'l'}}",
     )
-    assert survey(space).example == {
+    assert summarise(space).example == {
         "architecture": {"a": 5, "b": pytest.approx(10), "c": "m", "d": 7},
         "recipe": {"e": 2},
     }
@@ -204,7 +204,7 @@ def test_the_example_stands_in_the_middle_of_every_range() -> None:
 
 def test_the_example_is_a_candidate_and_its_costs_are_its_own() -> None:
     space = Space.load("senet", **CIFAR)
-    found = survey(space, n=64)
+    found = summarise(space, n=64)
     space.validate(found.example)
     assert found.example_costs == space.cost(found.example)
     for metric, reach in found.costs.items():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jointnas.network.families import blueprint
+from jointnas.network.families import make_blueprint
 from jointnas.network.module import Network, build
 from jointnas.training.averages import Lookahead, MovingAverage, retake_norms
 
@@ -18,7 +18,7 @@ def seeded(seed: int) -> torch.Generator:
 
 def a_network(name: str = "resnet9", **knobs: Any) -> Network:
     sizes: dict[str, dict[str, Any]] = {"resnet9": {"width": 4, "depth3": 0}, "senet": {"depth": 0.5, "width": 0.05}}
-    return build(blueprint({"network": name, **sizes[name], **knobs}, (1, 8, 8), 4), seeded(0))
+    return build(make_blueprint({"network": name, **sizes[name], **knobs}, (1, 8, 8), 4), seeded(0))
 
 
 def some_images(sizes: tuple[int, ...]) -> list[Tensor]:
@@ -152,7 +152,7 @@ def test_retaking_leaves_dropout_and_stochastic_depth_off_and_everything_else_as
 
 
 def test_retaken_statistics_are_of_the_full_images_while_training_shows_small_ones() -> None:
-    plan = blueprint({"network": "resnet9", "width": 4, "depth1": 0, "depth3": 0}, (1, 24, 24), 4)
+    plan = make_blueprint({"network": "resnet9", "width": 4, "depth1": 0, "depth3": 0}, (1, 24, 24), 4)
     full, small = build(plan, seeded(0)), build(plan, seeded(0))
     small.resize.training_size = (16, 16)
     batches = [torch.randn(8, 1, 24, 24, generator=seeded(2))]

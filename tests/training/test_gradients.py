@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jointnas.network.families import blueprint
+from jointnas.network.families import make_blueprint
 from jointnas.network.module import Network, build
 from jointnas.training.gradients import Loss, centralise, make_gradient_rule
 from jointnas.training.recipe import Recipe
@@ -24,7 +24,7 @@ def seeded(seed: int) -> torch.Generator:
 def a_network() -> Network:
     """Return a tiny ResNet-9 in float64, where a rule and its slow twin differ by rounding alone."""
     plan = {"network": "resnet9", "width": 4, "depth1": 0, "depth3": 0, "whitening": False}
-    return build(blueprint(plan, (1, 8, 8), 4), seeded(0)).double().train()
+    return build(make_blueprint(plan, (1, 8, 8), 4), seeded(0)).double().train()
 
 
 def a_batch(n: int = BATCH) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn, optim
 
-from jointnas.network.families import blueprint
+from jointnas.network.families import make_blueprint
 from jointnas.network.module import Network, build
 from jointnas.training.optimizers import make_optimizer, orthogonalised, set_learning_rate
 from jointnas.training.recipe import EXPECTED_LEARNING_RATE, Recipe
@@ -31,7 +31,7 @@ def seeded(seed: int) -> torch.Generator:
 
 def a_network(**knobs: Any) -> Network:
     plan = {"network": "senet", "depth": 0.5, "width": 0.05, **knobs}  # norms with scales, convolutions with biases
-    return build(blueprint(plan, (3, 8, 8), 4), seeded(0))
+    return build(make_blueprint(plan, (3, 8, 8), 4), seeded(0))
 
 
 def set_gradients(network: nn.Module, seed: int) -> None:

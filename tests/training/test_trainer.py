@@ -10,7 +10,7 @@ import jointnas
 from jointnas.data import Data, DataSpec, Split, load_data
 from jointnas.errors import BudgetError, DivergenceError, RecipeError
 from jointnas.network.blueprint import Blueprint
-from jointnas.network.families import blueprint
+from jointnas.network.families import make_blueprint
 from jointnas.training.averages import retake_norms
 from jointnas.training.batches import Normalise
 from jointnas.training.clock import StepClock, WallClock
@@ -30,7 +30,7 @@ def digits() -> Data:
 
 
 def small(data: Data) -> Blueprint:
-    return blueprint(SMALL, data.input_shape, len(data.classes))
+    return make_blueprint(SMALL, data.input_shape, len(data.classes))
 
 
 def train(data: Data, clock: StepClock | WallClock, seed: int = 0, **knobs: Any) -> Training:
@@ -121,7 +121,7 @@ def test_a_batch_larger_than_the_training_set_is_refused(digits: Data) -> None:
 
 def test_a_loss_is_asked_for_one_step_late_and_the_last_one_through_the_outputs(digits: Data) -> None:
     poisoned = replace(digits, mean=(float("nan"),))  # the first loss is not a number already
-    plan = blueprint({**SMALL, "whitening": False}, digits.input_shape, len(digits.classes))
+    plan = make_blueprint({**SMALL, "whitening": False}, digits.input_shape, len(digits.classes))
     for steps, message in (
         (2, "the loss stays finite, got nan at step 1 with"),
         (1, "the scored network's outputs .* finite, got others after 1 steps with"),
@@ -244,7 +244,7 @@ def test_a_training_that_stops_early_under_a_wall_clock_leaves_the_rest_of_the_t
 def test_dropout_and_stochastic_depth_are_drawn_by_the_seed_and_leave_torchs_generator_alone(
     digits: Data, knobs: dict[str, Any]
 ) -> None:
-    network = blueprint({**SMALL, "depth1": 1}, digits.input_shape, len(digits.classes))
+    network = make_blueprint({**SMALL, "depth1": 1}, digits.input_shape, len(digits.classes))
     recipe = Recipe(**{**DIGITS_RECIPE, **knobs})
     trained = []
     for global_seed in (1, 2):
@@ -336,7 +336,7 @@ def test_images_of_any_number_of_channels_train(digits: Data, channels: int, kno
 @pytest.mark.parametrize("resolution", [1.0, 0.75])
 def test_training_images_grow_and_scoring_is_at_full_size(digits: Data, resolution: float) -> None:
     data = noise_like(digits, 1, 32)
-    plan = blueprint({**SMALL, "width": 4, "resolution": resolution}, data.input_shape, len(data.classes))
+    plan = make_blueprint({**SMALL, "width": 4, "resolution": resolution}, data.input_shape, len(data.classes))
     recipe = Recipe(**{**DIGITS_RECIPE, "batch_size": 32}, start_resolution=0.5, resize_until=0.8)
     trainer = Trainer(plan, recipe, data, StepClock(10), 0, CPU)
     seen: list[tuple[bool, int, int]] = []

@@ -40,14 +40,14 @@ def register(name: str, make: Make | Family) -> None:
     FAMILIES[name] = Family.of(make)
 
 
-def family(name: object) -> Family:
+def find_family(name: object) -> Family:
     """Return the family called `name`. Raises `BlueprintError` that names the nearest known one."""
     if name not in FAMILIES:
         raise BlueprintError(f"no network is called {name!r}: {suggest(name, FAMILIES)}")
     return FAMILIES[str(name)]
 
 
-def blueprint(architecture: Mapping[str, Any], input_shape: Shape, classes: int) -> Blueprint:
+def make_blueprint(architecture: Mapping[str, Any], input_shape: Shape, classes: int) -> Blueprint:
     """Return the blueprint of `{"network": family, knob: value, …}`; absent knobs take the family's defaults.
 
     Raises `BlueprintError` for an unknown network or knob, or a network that does not fit the input.
@@ -56,7 +56,7 @@ def blueprint(architecture: Mapping[str, Any], input_shape: Shape, classes: int)
     if "network" not in knobs:
         raise BlueprintError('an architecture names its network, got none: add network = "resnet9"')
     name = knobs.pop("network")
-    made = family(name)
+    made = find_family(name)
     check_input(input_shape, classes)
     return made.blueprint(tuple(input_shape), classes, made.values(str(name), knobs))
 
@@ -70,4 +70,4 @@ def check_input(input_shape: Shape, classes: int) -> None:
         )
 
 
-__all__ = ["FAMILIES", "Family", "blueprint", "check_input", "family", "register"]
+__all__ = ["FAMILIES", "Family", "check_input", "find_family", "make_blueprint", "register"]
