@@ -1,7 +1,6 @@
 """AutoTrain (FBNetV3: Dai et al., CVPR 2021): the recipe alone is searched, on a network that stays as it is.
 
-Each network has a run of its own, whose specification says everything that the two steps here need: what `jointnas search`
-writes into it, and `default`, the candidate with the recipe that the searched one is compared with.
+Each network has a run of its own (`AutotrainSpec`), whose winner is compared with the candidate's own recipe.
 """
 
 from __future__ import annotations
@@ -9,20 +8,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from jointnas.campaign.campaign import Campaign
 from jointnas.campaign.candidate_file import CandidateFile
-from jointnas.campaign.registry import CONTEXT, find_prior
+from jointnas.campaign.result import Campaign
 from jointnas.campaign.retrain import Retrained, Watch, retrain_candidates
-from jointnas.campaign.runner import Watch as CampaignWatch
+from jointnas.campaign.spec import AutotrainSpec
 from jointnas.campaign.store import Run
-from jointnas.data import Data
-from jointnas.execution import Executor, Slot
-from jointnas.search.search import Search, Winner
-from jointnas.space.space import Space
-from jointnas.training.clock import clock_from_json
+from jointnas.data.dataset import Data
+from jointnas.errors import RunError
+from jointnas.execution.executor import Executor
+from jointnas.network.cost import METRICS
 from jointnas.training.recipe import Recipe, knob_fields
 
-SIDE = ("recipe", "predicted_accuracy", "test_accuracy", "val_accuracy", "failures", "folder")  # of a retrained winner
+SIDE = ("recipe", "predicted_accuracy", "test_accuracy", "val_accuracy", "failures", "folder", *METRICS)
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class AutoTrained:
 
     @property
     def gain_points(self) -> float | None:
-        """Mean test accuracy with the searched recipe less that with the default one, in points of a hundred.
+        """Mean test accuracy with the searched recipe less that with the default one, in percentage points.
 
         None where all trainings of one of them failed.
         """
@@ -64,42 +61,28 @@ class AutoTrained:
 
 def changed_knobs(default: Recipe, searched: Recipe) -> dict[str, Any]:
     """Return the knobs of `searched` whose value is not `default`'s, without those that have no effect beside the others."""
-    found = {}
+    changed = {}
     for name, spec in knob_fields().items():
         value, when = getattr(searched, name), spec.metadata["when"]
         if value != getattr(default, name) and (when is None or when(searched)):
-            found[name] = value
-    return found
+            changed[name] = value
+    return changed
 
 
-def search_recipe(run: Run, executor: Executor, watch: CampaignWatch) -> Winner:
-    """Return the recipe with the highest predicted accuracy, after the run's campaign; one that has ended answers at once.
+def compare_recipes(campaign: Campaign, seeds: int, data: Data, executor: Executor, watch: Watch) -> AutoTrained:
+    """Train the default candidate and the winner of an autotrain campaign with `seeds` new seeds, and score the test images.
 
-    Raises `SearchError` when every training of the first round failed.
+    Trainings that an earlier call recorded are not repeated. Raises `RunError` when the disk is full.
     """
-    if not run.queries():
-        spec = run.specification
-        space = Space.from_toml(spec["space"], spec["input_shape"], len(spec["classes"]))
-        search = Search(space, spec["constraints"], spec["seed"], prior=find_prior(None, space))
-        clock = clock_from_json(spec["clock"])
-        Campaign(search, run, executor, clock, spec["rounds"], spec["batch"], spec["seed"], watch).conduct()
-        search.predictor.context = {key: spec[key] for key in CONTEXT}
-        winners = search.best(spec["top"], spec["engine"])
-        search.predictor.save(run.path / "predictor")
-        run.add_query(spec["constraints"], spec["engine"], spec["seed"], winners)
-    return run.winners(1)[0]
-
-
-def compare(run: Run, winner: Winner, seeds: int, data: Data, executor: Executor, watch: Watch) -> AutoTrained:
-    """Train the run's default candidate and the winner with `seeds` seeds that no trial had, and score the test images.
-
-    What was trained in an earlier session is not trained again. Raises `RunError` when the disk is full.
-    """
-    spec, folder = run.specification, run.path / "retrained"
+    with Run.open(campaign.path) as run:
+        spec, context = run.spec, run.context
+    if not isinstance(spec, AutotrainSpec):
+        raise RunError(f"recipes are compared in a run of autotrain, but {str(campaign.path)!r} is a {spec.kind} run: name another")
+    winner = campaign.best
     files = [
-        CandidateFile(spec["default"]),
+        CandidateFile(spec.default),
         CandidateFile(winner.candidate, {"predicted_accuracy": winner.mean, "std": winner.std}),
     ]
-    clock = clock_from_json(spec["clock"])
-    default, searched = retrain_candidates(files, seeds, data, clock, executor, Slot(**spec["slot"]), folder, watch)
-    return AutoTrained(run.path.name, default, searched)
+    folder = campaign.path / "retrained"
+    default, searched = retrain_candidates(files, seeds, data, spec.clock, executor, context.slot, folder, watch)
+    return AutoTrained(campaign.path.name, default, searched)

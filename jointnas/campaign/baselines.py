@@ -9,29 +9,26 @@ From 64 pixels on, the families keep their stems at stride 1, unless a candidate
 
 from __future__ import annotations
 
-import importlib
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
+from jointnas.campaign.events import Callback
 from jointnas.campaign.retrain import spread
-from jointnas.campaign.runner import SEED_STRIDE
+from jointnas.campaign.runner import Runner
+from jointnas.campaign.spec import BaselinesSpec
 from jointnas.campaign.store import Run, Trial
-from jointnas.data import DataSpec, load_data
+from jointnas.data.dataset import DataSpec, load_data
 from jointnas.errors import BlueprintError, SearchError, suggest
-from jointnas.execution import Event, Job, LocalExecutor, Slot
-from jointnas.execution.worker import Handler
 from jointnas.network import library_networks
 from jointnas.network.blueprint import Shape
 from jointnas.network.cost import blueprint_cost
 from jointnas.network.families import make_blueprint
 from jointnas.space.knob_space import Candidate
-from jointnas.training.clock import Clock
-from jointnas.training.job import prepare_trials
-from jointnas.training.observation import Observation
+from jointnas.training.job import trial_executor
 
 ARCHITECTURES: Mapping[str, Mapping[str, str | bool]] = {
     "lenet": {"network": "classic", "name": "lenet"},
@@ -68,10 +65,7 @@ RECIPE: Mapping[str, str | float | bool] = {
     "flip": True,
 }
 
-HANG_SECONDS = 900.0  # without a word: one batch of the largest takes minutes on a slow CPU
-
-Watch = Callable[[str, Trial], None]
-"""Called with a baseline's name and its trial when that has ended."""
+HANG_SECONDS = 900.0  # without progress: one batch of the largest network takes minutes on a slow CPU
 
 
 def candidate(name: str) -> Candidate:
@@ -93,60 +87,36 @@ def _libraries(names: Sequence[str]) -> list[str]:
 
 
 def repeat_images(spec: DataSpec, repeat: int) -> DataSpec:
-    """Return the images of a repeat, from 1 on: as many as `spec` says, drawn by a seed of the repeat's own."""
+    """Return the images of a repeat, from 1 on: as many as `spec` has, drawn by a seed of the repeat."""
     return replace(spec, seed=spec.seed + repeat - 1)
 
 
-def train_baselines(
-    run: Run, names: Sequence[str], repeats: int, spec: DataSpec, slot: Slot, clock: Clock, watch: Watch
-) -> None:
-    """Train each baseline once a repeat; what the run already holds is not trained again.
+def train_baselines(run: Run, emit: Callback = lambda event: None) -> None:
+    """Train each baseline of the run's spec once a repeat; trainings that the run holds are not repeated.
 
-    The run's rounds are the repeats, and the names are the same, in one order, whenever it is resumed.
+    The run's rounds are the repeats. Each training ends with a `TrialEnded` event.
     """
-    for repeat in range(1, repeats + 1):
-        trials = [t for t in run.trials() if t.round == repeat] or _ask(run, names, repeat, spec.seed)
-        waiting = {t.number: t for t in trials if t.observation is None}
-        if not waiting:
+    spec = run.spec
+    assert isinstance(spec, BaselinesSpec)
+    assert spec.data is not None
+    trained = Counter(trial.round for trial in run.trials() if trial.observation)
+    ended = {repeat for repeat, count in trained.items() if count == len(spec.baselines)}
+    for repeat in range(1, spec.repeats + 1):
+        if repeat in ended:
             continue
-        images = repeat_images(spec, repeat)
+        images = repeat_images(spec.data, repeat)
         fingerprint = load_data(images).fingerprint
-        prepare = partial(_prepare, images.to_json(), slot.device, fingerprint, _libraries(names))
-        jobs = [
-            Job(t.number, {"candidate": t.candidate, "clock": clock.to_json(), "seed": t.seed})
-            for t in waiting.values()
-        ]
-        with LocalExecutor(prepare, slot, HANG_SECONDS) as executor:
-            for event in executor.results(jobs):
-                if event.kind in ("done", "failed"):
-                    observation = _observed(event)
-                    run.end_trial(event.number, observation)
-                    trial = replace(waiting[event.number], observation=observation)
-                    watch(_name(trial, names), trial)
-
-
-def _ask(run: Run, names: Sequence[str], repeat: int, seed: int) -> list[Trial]:
-    first = (repeat - 1) * len(names) + 1
-    trials = [Trial(first + i, repeat, candidate(name), seed * SEED_STRIDE + first + i) for i, name in enumerate(names)]
-    run.add_trials(trials, [f"{name} {repeat}" for name in names])
-    return trials
-
-
-def _name(trial: Trial, names: Sequence[str]) -> str:
-    return names[(trial.number - 1) % len(names)]
-
-
-def _prepare(spec: dict[str, Any], device: str, fingerprint: str, libraries: Sequence[str]) -> Handler:
-    """Import what the networks are taken from before any clock runs, then prepare as for every trial."""
-    for library in libraries:
-        importlib.import_module(library)
-    return prepare_trials(spec, device, fingerprint)
-
-
-def _observed(event: Event) -> Observation:
-    if event.kind == "failed":
-        return Observation.failed(event.reason)
-    return Observation.from_json(event.result["observation"])
+        libraries = tuple(_libraries(spec.baselines))
+        executor = trial_executor(images, run.context.slot, fingerprint, HANG_SECONDS, libraries)
+        with executor:
+            runner = Runner(run, executor, spec.clock, spec.seed, emit)
+            trials = [t for t in runner.trials.values() if t.round == repeat] or runner.add(
+                repeat,
+                [candidate(name) for name in spec.baselines],
+                spec.baselines,
+                repeats=[repeat - 1] * len(spec.baselines),
+            )
+            runner.train(trials)
 
 
 def rank(trials: Sequence[Trial], names: Sequence[str], input_shape: Shape, classes: int) -> list[dict[str, Any]]:
@@ -154,7 +124,7 @@ def rank(trials: Sequence[Trial], names: Sequence[str], input_shape: Shape, clas
 
     macs and params are None where the network does not fit the images.
     """
-    rows = [_row(name, [t for t in trials if _name(t, names) == name], input_shape, classes) for name in names]
+    rows = [_row(name, [t for t in trials if t.identity == name], input_shape, classes) for name in names]
     rows.sort(key=lambda row: row["val_accuracy"]["mean"] or -1.0, reverse=True)
     return [{"rank": place, **row} for place, row in enumerate(rows, 1)]
 
@@ -174,7 +144,7 @@ def _row(name: str, trials: Sequence[Trial], input_shape: Shape, classes: int) -
 
 def _costs(name: str, input_shape: Shape, classes: int) -> dict[str, int | None]:
     try:
-        found = blueprint_cost(make_blueprint(candidate(name)["architecture"], input_shape, classes))
-    except BlueprintError:  # which its trainings tell as their failure
+        costs = blueprint_cost(make_blueprint(candidate(name)["architecture"], input_shape, classes))
+    except BlueprintError:  # its trainings report it as their failure
         return {"macs": None, "params": None}
-    return {metric: found[metric] for metric in ("macs", "params")}
+    return {metric: costs[metric] for metric in ("macs", "params")}

@@ -1,4 +1,4 @@
-"""How far predicted accuracies are from those that trainings gave."""
+"""Calibration: how far predicted accuracies are from observed ones."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jointnas.campaign.store import CONFIRMING, Trial
+from jointnas.campaign.spec import Spec
+from jointnas.campaign.store import Context, Trial
 
 WIDTH = 2  # standard deviations on either side of a prediction, within which 95 % of accuracies should lie
 
 
 class Prediction(NamedTuple):
-    """A predicted accuracy, its standard deviation, and what training gave."""
+    """A predicted accuracy, its standard deviation, and the observed accuracy."""
 
     mean: float
     std: float
-    trained: float
+    observed: float
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """Predictions beside trainings: their count, the mean difference and the mean absolute one, the share within `WIDTH`.
+class Calibration:
+    """Predictions against observations: their count, the mean difference and the mean absolute one, the share within `WIDTH`.
 
-    bias: predicted less trained, above 0 where predictions were too high.
+    bias: predicted less observed, above 0 where predictions were too high.
     """
 
     count: int
@@ -35,35 +36,32 @@ class Agreement:
     within: float
 
     @classmethod
-    def of(cls, predictions: Sequence[Prediction]) -> Agreement:
-        """Return how one or more predictions agree with what training gave."""
-        mean, std, trained = np.array(predictions, dtype=np.float64).T
-        away = mean - trained
-        within = np.abs(away) <= WIDTH * std
-        return cls(len(away), float(away.mean()), float(np.abs(away).mean()), float(within.mean()))
+    def of(cls, predictions: Sequence[Prediction]) -> Calibration:
+        """Return the calibration of one or more predictions."""
+        mean, std, observed = np.array(predictions, dtype=np.float64).T
+        residuals = mean - observed
+        within = np.abs(residuals) <= WIDTH * std
+        return cls(len(residuals), float(residuals.mean()), float(np.abs(residuals).mean()), float(within.mean()))
 
 
-def predictions(
-    specification: Mapping[str, Any], trials: Sequence[Trial], retrained: Sequence[Mapping[str, Any]]
+def predictions_of(
+    spec: Spec, context: Context, trials: Sequence[Trial], retrained: Sequence[Mapping[str, Any]]
 ) -> dict[str, list[Prediction]]:
-    """Return a run's predictions of "trials" before they were trained, and of "retrained_winners"; a key where there are some.
+    """Return a run's predictions of "trials" before their training, and of "retrained_winners"; keys without any are absent.
 
-    Only what was predicted counts: of winners the mean validation accuracy over seeds, trained in the run's own slot, for its own
-    budget, where no early stop made the predictor one of less. Trainings that confirm winners are left out, being chosen.
+    Of winners the mean validation accuracy over seeds counts, trained in the run's own slot for its own budget, where no early stop
+    made the predictor one of less. Confirmations are left out, because winners are chosen for their predictions.
     """
-    found: dict[str, list[Prediction]] = {"trials": [], "retrained_winners": []}
-    whole = True
-    for trial in trials:
-        seen = trial.observation
-        if seen is None or seen.accuracy is None:
-            continue
-        whole &= seen.fraction == 1
-        if trial.round != CONFIRMING and trial.predicted is not None and trial.std is not None:
-            found["trials"].append(Prediction(trial.predicted, trial.std, seen.accuracy))
-    if whole:
-        found["retrained_winners"] = [
+    groups: dict[str, list[Prediction]] = {"trials": [], "retrained_winners": []}
+    observed = [t for t in trials if t.observation is not None and t.accuracy is not None]
+    for trial in observed:
+        if trial.kind != "confirmation" and trial.predicted is not None and trial.std is not None:
+            groups["trials"].append(Prediction(trial.predicted, trial.std, trial.accuracy or 0.0))
+    if all(t.observation and t.observation.fraction == 1 for t in observed):
+        settings = {"clock": dict(spec.clock), "slot": context.slot.to_json()}
+        groups["retrained_winners"] = [
             Prediction(row["predicted"], row["std"], fmean(row["val_accuracies"]))
             for row in retrained
-            if all(row[key] == specification.get(key) for key in ("clock", "slot"))
+            if all(row[name] == value for name, value in settings.items())
         ]
-    return {name: rows for name, rows in found.items() if rows}
+    return {name: predictions for name, predictions in groups.items() if predictions}

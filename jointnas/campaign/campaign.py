@@ -1,123 +1,205 @@
-"""A campaign: a search over real trainings, in rounds, every step of it in the run store before it is relied on."""
+"""A campaign: the one procedure behind `jointnas.run_search`, `jointnas search` and `jointnas autotrain`.
+
+Each step is in the run's store before the next one relies on it, so that a killed campaign can be resumed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
+from math import ceil
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from jointnas.campaign.early_stop import at_fraction, stop_fraction
-from jointnas.campaign.runner import Status, Trainings, Watch
-from jointnas.campaign.store import CONFIRMING, Run, Trial
-from jointnas.errors import SearchError
-from jointnas.execution import Executor, LocalExecutor, Slot
-from jointnas.search.objective import ACCURACY
+from jointnas.campaign.direct import DirectSearch
+from jointnas.campaign.events import Callback, Notice, RunOpened, WinnersFound, broadcast
+from jointnas.campaign.folders import open_run
+from jointnas.campaign.registry import PREDICTOR, context_of, find_prior
+from jointnas.campaign.result import Campaign
+from jointnas.campaign.rounds import Rounds
+from jointnas.campaign.runner import Runner
+from jointnas.campaign.spec import DirectSpec, SearchSpec
+from jointnas.campaign.store import Context, Run, Trial
+from jointnas.data.dataset import Data, load_data
+from jointnas.errors import SpaceError
+from jointnas.execution.executor import Executor, LocalExecutor
+from jointnas.execution.slots import share_slots
+from jointnas.measurement.meter import Meter
+from jointnas.predictor.gp_predictor import Predictor
 from jointnas.search.search import Search, Winner
-from jointnas.space.constraint import violations
-from jointnas.training.clock import Clock
-from jointnas.training.job import prepare_trials
+from jointnas.space.knob_space import Candidate
+from jointnas.space.space import Space
+from jointnas.space.transfer import nearest_candidate
+from jointnas.training.job import trial_executor
+from jointnas.training.user_function import UserFunction, function_executor, load_function
 
 
-@dataclass
-class Campaign:
-    """Algorithm 1, stage one: `rounds` batches of `batch` candidates, trained under `clock` in `executor`'s slots."""
+@dataclass(frozen=True)
+class Setup:
+    """What a campaign has before its first training: the data, the bound space, and the search with its pool."""
 
+    spec: SearchSpec
+    context: Context
+    data: Data | None
     search: Search
-    run: Run
-    executor: Executor
-    clock: Clock
-    rounds: int
-    batch: int
-    seed: int
-    watch: Watch
-    early_stop: float | None = None  # rank correlation from which later rounds train a part of the budget alone
+    meter: Meter | None
 
-    def __post_init__(self) -> None:
-        self.status = Status(self.rounds)
-        self._trainings = Trainings(self.run, self.executor, self.clock, self.seed, self.watch, self.status)
-        self._ended = {row["number"]: row["rank_correlation"] for row in self.run.rounds()}
 
-    def conduct(self) -> None:
-        """Take up what the run already holds, then ask, train and tell until all rounds have ended.
+def run(
+    spec: SearchSpec,
+    callbacks: Sequence[Callback] = (),
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    executor: Executor | None = None,
+) -> Campaign:
+    """Run the campaign of `spec` and return its result, which reads the run's folder.
 
-        Ends early when the pool runs out. Raises `SearchError` when every training of the first round failed.
-        """
-        rounds = {trial.round for trial in self.status.trials.values()}
-        for number in range(1, max([self.rounds, *rounds]) + 1):
-            if number not in rounds and self.search.exhausted:
-                break  # every candidate there is has been trained
-            self._round(number)
+    out: the run's folder; by default a new one in runs/, or with `resume` the latest run of this spec. executor: trains the
+    trials; by default local workers that end with the campaign. Callbacks get every `Event`.
+    Raises `JointNASError` for what cannot be searched, and `SearchError` when all trainings of the first round failed.
+    """
+    emit = broadcast(callbacks)
+    setup = prepare(spec, emit)
+    with ExitStack() as stack:
+        store = stack.enter_context(open_run(out, spec, setup.context, resume))
+        emit(RunOpened(store.path, spec, setup.context, store.trials()))
+        if spec.kind == "autotrain" and store.queries():  # it ended before, and nothing about it may change
+            return Campaign(store.path)
+        executor = executor or stack.enter_context(make_executor(setup))
+        return _conduct(setup, store, executor, emit)
 
-    def _round(self, number: int) -> None:
-        self.status.round = number
-        trials = [t for t in self.status.trials.values() if t.round == number] or self._ask(number)
-        trials = self._trainings.train(trials)
-        self._tell(number, trials)
-        if self.search.trained == 0:
-            reason = min(str(t.observation.failure) for t in trials if t.observation is not None)
-            raise SearchError(
-                f"a first round has a training that succeeds, got {len(trials)} failures ({reason}): mend it and start a new run"
-            )
-        if number in self._ended:  # in an earlier session of this run
-            self.status.rank_correlation = self._ended[number]
-            return
-        self._trainings.show("fitting the predictor")
-        self.status.rank_correlation = self.search.rank_correlation
-        told = sum(0 < t.round <= number for t in self.status.trials.values())
-        self.run.end_round(number, told, self.status.rank_correlation)
-        self._trainings.show("")
 
-    def _tell(self, number: int, trials: list[Trial]) -> None:
-        """Tell the search a round's trials, and all before them again where their labels change to those of a fraction."""
-        if self.early_stop is not None and self.status.stop_at == 1:
-            known = [t for t in self.status.trials.values() if 0 < t.round <= number]
-            observations = [t.observation for t in known if t.observation is not None]
-            self.status.stop_at = stop_fraction(observations, self.early_stop, self.seed)
-            trials = known if self.status.stop_at < 1 else trials
-        told = [at_fraction(t.observation, self.status.stop_at) for t in trials if t.observation is not None]
-        self.search.tell([t.candidate for t in trials], told)
+def _conduct(setup: Setup, store: Run, executor: Executor, emit: Callback) -> Campaign:
+    spec, search = setup.spec, setup.search
+    runner = Runner(store, executor, spec.clock, spec.seed, emit)
+    conductor = (
+        DirectSearch(search, runner, spec, emit)
+        if isinstance(spec, DirectSpec)
+        else Rounds(search, runner, store, spec, emit)
+    )
+    conductor.train()
+    predictor = search.fitted()
+    predictor.context = context_of(spec, setup.context)
+    predictor.save(store.path / PREDICTOR)  # before winners are named: other bounds can be asked when these have no winner
+    with ExitStack() as stack:
+        if setup.meter:
+            stack.enter_context(setup.meter)
+        winners = conductor.winners()
+    for reason in setup.meter.failures if setup.meter else ():
+        emit(Notice(f"a metric could not be measured: {reason}"))
+    constraints = [str(c) for c in search.constraints]
+    store.add_query(constraints, spec.engine, spec.seed, winners)
+    emit(WinnersFound(winners, search.rank_correlation))
+    _mention_best_trial(setup, list(runner.trials.values()), winners, store.path, emit)
+    return Campaign(store.path, reports=search.reports)
 
-    def confirm(self, winners: Sequence[Winner]) -> list[Winner]:
-        """Return winners with the accuracies of a new training each, at the whole budget.
 
-        Those that fail or break a bound on accuracy come last; before them the most accurate first or, where a cost is the
-        objective, in the order they had. What a search has found best looks better than it is; a training with another seed
-        does not know that it was chosen.
-        """
-        self.status.stop_at, self.status.round = 1.0, CONFIRMING
-        identities = self.search.space.identities(self.search.space.to_codes([w.candidate for w in winners]))
-        known = {
-            self.search.space.identity(t.candidate): t for t in self.status.trials.values() if t.round == CONFIRMING
-        }
-        missing = [i for i, identity in enumerate(identities) if identity not in known]
-        added = self._trainings.add(
-            CONFIRMING,
-            [winners[i].candidate for i in missing],
-            [f"{identities[i]} confirmed" for i in missing],
-            [(winners[i].mean, winners[i].std) for i in missing],
+def prepare(spec: SearchSpec, emit: Callback) -> Setup:
+    """Return what the campaign of `spec` starts from; nothing is trained and no run is made.
+
+    Raises `JointNASError` for data, a space, bounds or a prior that do not fit together.
+    """
+    slot = share_slots(spec.workers, spec.device)
+    space = Space.from_toml(spec.space)
+    if spec.train_fn is None and space.is_abstract:
+        raise SpaceError(
+            f'the built-in trainer needs networks, but the space {space.name!r} has none: add network = "resnet9", '
+            "or train with code of your own (--train-fn)"
         )
-        known |= {identities[i]: trial for i, trial in zip(missing, added, strict=True)}
-        trials = self._trainings.train([known[identity] for identity in identities])
-        confirmed = [
-            replace(w, accuracy=t.observation.accuracy if t.observation else None)
-            for w, t in zip(winners, trials, strict=True)
-        ]
-        query = self.search.query
-        accuracies = np.array([np.nan if w.accuracy is None else w.accuracy for w in confirmed])
-        short = violations(query.trained, {ACCURACY: accuracies}).any(axis=1) if query.trained else np.isnan(accuracies)
-        ranks = np.nan_to_num(-accuracies) if query.minimised == (ACCURACY,) else np.arange(len(confirmed))
-        return [confirmed[i] for i in np.lexsort([ranks, short])]
+    if spec.train_fn is not None:
+        load_function(spec.train_fn)  # a wrong name costs nothing
+    data = None if spec.data is None else load_data(spec.data)
+    for note in data.notes if data else ():
+        emit(Notice(note))
+    if data is not None and not space.is_abstract:
+        space = space.bind(data.input_shape, len(data.classes)).restricted(batch_size=len(data.train))
+    cost = load_function(spec.cost_fn) if spec.cost_fn else None
+    space = space.with_cost(cost)
+    start = [_brought_in(candidate, space, emit) for candidate in spec.start]
+    prior = find_prior(spec.prior, space)
+    meter = Meter(slot, data.input_shape, len(data.classes)) if data and not space.is_abstract else None
+    search = Search(
+        space,
+        spec.constraints,
+        seed=spec.seed,
+        objective=spec.objective,
+        meter=meter,
+        reported=spec.measure,
+        start=start,
+        prior=prior,
+        predictor_kind=spec.predictor,
+    )
+    with ExitStack() as stack:
+        if meter:
+            stack.enter_context(meter)  # its worker ends before any training begins
+        search.prepare()
+    for text in search.warnings:
+        emit(Notice(text))
+    if prior is not None:
+        emit(Notice(_warm_start(prior)))
+    return Setup(spec, Context.of(space, data, slot, prior and prior.digest), data, search, meter)
 
-    def _ask(self, number: int) -> list[Trial]:
-        self._trainings.show("choosing candidates")
-        candidates = self.search.ask(self.batch)
-        identities = [self.search.space.identity(candidate) for candidate in candidates]
-        return self._trainings.add(number, candidates, identities, self.search.predict(candidates))
+
+def make_executor(setup: Setup) -> LocalExecutor:
+    """Return the local workers that train a campaign's candidates."""
+    spec, slot = setup.spec, setup.context.slot
+    if spec.train_fn is not None:
+        return function_executor(UserFunction(spec.train_fn), slot, spec.clock)
+    assert spec.data is not None
+    return trial_executor(spec.data, slot, setup.context.fingerprint)
 
 
-def local_executor(data: dict[str, Any], slot: Slot, fingerprint: str) -> LocalExecutor:
-    """Return the executor that trains candidates on the data of a `DataSpec` in JSON, which must have this fingerprint."""
-    return LocalExecutor(partial(prepare_trials, data, slot.device, fingerprint), slot)
+def plan(setup: Setup) -> dict[str, Any]:
+    """Return what a campaign will train and how long that takes, as `search --dry-run --json` prints it."""
+    spec, context, data = setup.spec, setup.context, setup.data
+    workers = context.slot.workers
+    waves = spec.rounds * ceil(spec.batch / workers) + ceil(spec.confirm / workers)
+    return {
+        "trainings": spec.rounds * spec.batch + spec.confirm,
+        "rounds": spec.rounds,
+        "batch": spec.batch,
+        "workers": workers,
+        "threads_each": context.slot.threads,
+        "device": context.slot.device,
+        "train_images": len(data.train) if data else None,
+        "val_images": len(data.val) if data else None,
+        "test_images": data.test_images if data else None,
+        "pool": setup.search.pool_size,
+        "constraints": [str(c) for c in setup.search.constraints],
+        "train_seconds": waves * spec.clock["train_seconds"] if "train_seconds" in spec.clock else None,
+    }
+
+
+def _warm_start(prior: Predictor) -> str:
+    data = prior.context.get("data") or {}
+    trials = f"{len(prior.candidates):,} trials on {data.get('source', 'an earlier campaign')}"
+    return f"warm start: {trials} (turn off with --prior none)"
+
+
+def _brought_in(candidate: Candidate, space: Space, emit: Callback) -> Candidate:
+    """Return the space's candidate nearest to one to start from; say where they differ."""
+    nearest, changes = nearest_candidate(space, candidate)
+    if changes:
+        emit(Notice(f"the space {space.name} does not hold a starting candidate exactly: {', '.join(changes)}"))
+    return nearest
+
+
+def _mention_best_trial(
+    setup: Setup, trials: Sequence[Trial], winners: Sequence[Winner], path: Path, emit: Callback
+) -> None:
+    """Point to the most accurate trial where it is above every winner's prediction and both are of the whole budget."""
+    spec, query = setup.spec, setup.search.query
+    if isinstance(spec, DirectSpec) or spec.early_stop or query.trained or query.measured:
+        return
+    observed = [t for t in trials if t.kind == "trial" and t.accuracy is not None]
+    best = max(observed, key=lambda t: t.accuracy or 0.0)
+    reached = best.accuracy or 0.0
+    if reached > max(w.mean for w in winners) and best.candidate not in [w.candidate for w in winners]:
+        emit(
+            Notice(
+                f"trial {best.number} reached {reached:.4f}, above every winner's prediction (it may be luck): "
+                f"jointnas export {path} --trial {best.number}"
+            )
+        )

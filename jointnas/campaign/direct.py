@@ -1,138 +1,132 @@
-"""An engine over real trainings: what it proposes is trained, in the run store before it is relied on.
+"""Direct search: an engine over real trainings, without a predictor in the loop (`--real`).
 
-A run is resumed by replaying it: the engine, deterministic in its seed, proposes the same again, and what the store holds
-is answered from there.
+A run is resumed by replaying it: the engine, deterministic in its seed, proposes the same candidates again, and the store
+answers for those that were trained.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from jointnas.campaign.runner import Status, Trainings, Watch
-from jointnas.campaign.store import Run, Trial
+from jointnas.campaign.events import Activity, Callback, IncumbentChanged, Planned, RoundEnded, RoundStarted
+from jointnas.campaign.runner import Runner
+from jointnas.campaign.spec import DirectSpec
+from jointnas.campaign.store import Trial
 from jointnas.errors import SearchError
-from jointnas.execution import Executor
 from jointnas.search.engines import Evaluation
 from jointnas.search.engines.problem import FAILURE, Merit
-from jointnas.search.search import Search
+from jointnas.search.search import Search, Winner
 from jointnas.space.knob_space import Candidate
 from jointnas.space.knobs import Codes
-from jointnas.training.clock import Clock
 from jointnas.training.observation import Observation, mean_observation
 
 
-@dataclass
-class RealSearch:
-    """`engine` over trainings under `clock` in `executor`'s slots: `candidates` at most, about `batch` side by side.
+class DirectSearch:
+    """`spec.engine` over real trainings: `spec.rounds × spec.batch` candidates at most, about `spec.batch` at a time.
 
-    It starts from the search's own start, or from `batch` candidates that fill the space where there is none.
-    repeats: a candidate that would be the best so far is trained so often, with a seed of its own each time, before it is; the mean of its
-    accuracies stands. At the end so are the `winners` best. So a bound on accuracy is not met by one lucky training. Repeats are
-    not counted as candidates.
+    It starts from the search's own start, or from a batch that fills the space. A candidate that would be the best so far is trained
+    `spec.repeats` times, each with a seed of its own, and its mean accuracy counts; so are the winners at the end. One lucky
+    training then meets no bound on accuracy. Repeats do not count as candidates.
     """
 
-    search: Search
-    run: Run
-    executor: Executor
-    clock: Clock
-    engine: str
-    candidates: int
-    batch: int
-    repeats: int
-    winners: int
-    seed: int
-    watch: Watch
-
-    def __post_init__(self) -> None:
-        self.status = Status(None, planned=self.candidates)
-        self._trainings = Trainings(self.run, self.executor, self.clock, self.seed, self.watch, self.status)
+    def __init__(self, search: Search, runner: Runner, spec: DirectSpec, emit: Callback) -> None:
+        self._search, self._runner, self._spec, self._emit = search, runner, spec, emit
+        self._budget = spec.rounds * spec.batch
         self._trials: dict[str, list[Trial]] = {}  # by identity, the repeats in their order
-        trials = list(self.status.trials.values())
-        space = self.search.space
-        for trial, identity in zip(
-            trials, space.identities(space.to_codes([t.candidate for t in trials])), strict=True
-        ):
-            self._trials.setdefault(identity, []).append(trial)
-        self.status.planned += sum(len(repeats) - 1 for repeats in self._trials.values())
+        for trial in runner.trials.values():
+            self._trials.setdefault(trial.identity, []).append(trial)
+        self._repeats_planned = len(runner.trials) - len(self._trials)
+        self._batch = 0
         self._best: Merit = FAILURE
 
-    def conduct(self) -> None:
-        """Run the engine until its budget is spent or it finds nothing better; the search has been told everything.
+    def train(self) -> None:
+        """Run the engine until its budget is spent or it finds nothing better; then the search has all observations.
 
-        Raises `SearchError` when every training of the first batch failed.
+        Raises `SearchError` when every training of the first batch failed; when the run is resumed, they are trained again.
         """
-        start = self.search.space.to_codes(self.search.ask(self.search.started or self.batch))
-        self.search.optimise(self.engine, self._evaluate, start, self.candidates, self.batch)
-        self._tell(self._trials)  # also what an earlier session trained that this one did not propose
+        if self._trials and all(t.observation and t.accuracy is None for t in self._runner.trials.values()):
+            self._trials = {name: self._runner.retry(trials) for name, trials in self._trials.items()}
+        start = self._search.space.to_codes(self._search.ask(self._search.started or self._spec.batch))
+        self._search.optimise(self._spec.engine, self._evaluate, start, self._budget, self._spec.batch)
+        self._tell(self._trials)  # also those of an earlier session that the engine did not propose again
         self._confirm()
-        self._trainings.show("fitting the predictor")
-        self.status.rank_correlation = self.search.rank_correlation
-        self._trainings.show("")
+        self._emit(Activity("fitting the predictor"))
+        self._emit(RoundEnded(self._batch, self._search.rank_correlation))
+
+    def winners(self) -> list[Winner]:
+        """Return the best of the trained candidates by their mean accuracies."""
+        return self._search.best_trained(self._spec.top)
 
     def _confirm(self) -> None:
-        """Repeat the best until all winners were trained as often: what falls behind gives its place to the next."""
-        known = {identity: trials[0].candidate for identity, trials in self._trials.items()}
-        identities, candidates = list(known), list(known.values())
-        codes = self.search.space.to_codes(candidates)
-        codes_held = self.search.query.feasible(codes)
+        """Repeat the best until all winners were trained equally often: what falls behind gives its place to the next."""
+        candidates = {identity: trials[0].candidate for identity, trials in self._trials.items()}
+        identities = list(candidates)
+        codes = self._search.space.to_codes(list(candidates.values()))
+        feasible = self._search.query.feasible(codes)
         while True:
-            found = self.search.evaluation(codes)
-            best = [i for i in found.ranked() if codes_held[i] and found.violations[i].sum() == 0][: self.winners]
-            short = [i for i in best if len(self._trials[identities[i]]) < self.repeats]
+            evaluation = self._search.evaluation(codes)
+            ranked = [i for i in evaluation.ranked() if feasible[i] and evaluation.violations[i].sum() == 0]
+            short = [identities[i] for i in ranked[: self._spec.top] if self._is_short(identities[i])]
             if not short:
                 return
-            self._train([candidates[i] for i in short], [identities[i] for i in short], self.repeats)
+            self._train([candidates[identity] for identity in short], short, self._spec.repeats)
+
+    def _is_short(self, identity: str) -> bool:
+        return len(self._trials[identity]) < self._spec.repeats
 
     def _evaluate(self, codes: Codes) -> Evaluation:
-        """Train (n, knobs) codes and return how they stand, the best of them confirmed by repeats.
+        """Train (n, knobs) codes and return their evaluation, the best of them confirmed by repeats.
 
-        Those beyond the run's own count of candidates, which another engine may have trained before, are not and fail.
+        Candidates beyond the run's budget, which a run with another engine may have spent, fail untrained.
         """
-        self.status.round += 1
-        candidates = self.search.space.to_candidates(codes)
-        identities = self.search.space.identities(codes)
+        self._batch += 1
+        self._emit(RoundStarted(self._batch, 1.0))
+        candidates = self._search.space.to_candidates(codes)
+        identities = self._search.space.identities(codes)
         fresh = [i for i, identity in enumerate(identities) if identity not in self._trials]
-        beyond = set(fresh[max(0, self.candidates - len(self._trials)) :])
+        beyond = set(fresh[max(0, self._budget - len(self._trials)) :])
         kept = [i for i in range(len(codes)) if i not in beyond]
         self._train([candidates[i] for i in kept], [identities[i] for i in kept], 1)
-        if self.search.trained == 0:
-            reason = min(
-                str(trials[0].observation and trials[0].observation.failure) for trials in self._trials.values()
-            )
+        if self._search.trained == 0:
+            reason = min(str(t.observation.failure) for trials in self._trials.values() for t in trials if t.observation)
             raise SearchError(
-                f"a first batch has a training that succeeds, got {len(codes)} failures ({reason}): mend it and start a new run"
+                f"all {len(kept)} trainings of the first batch failed ({reason}): remove the cause, then go on with --resume"
             )
-        for i in self.search.evaluation(codes).ranked():
-            merit = self.search.evaluation(codes).merit(i)
-            if merit.violation > 0 or not merit < self._best:
+        for i in self._search.evaluation(codes).ranked():
+            if not self._improves(codes, int(i)):
                 break
-            self._train([candidates[i]], [identities[i]], self.repeats)
-            merit = self.search.evaluation(codes).merit(i)
-            if merit < self._best:
-                self._best = merit
+            self._train([candidates[i]], [identities[i]], self._spec.repeats)
+            if self._improves(codes, int(i)):
+                self._best = self._search.evaluation(codes).merit(int(i))
                 trials = self._trials[identities[i]]
-                self.status.leader = f"{mean_observation(_observed(trials)).accuracy:.4f} (trial {trials[0].number})"
-        return self.search.evaluation(codes)
+                accuracy = mean_observation(_observed(trials)).accuracy
+                self._emit(IncumbentChanged(accuracy or 0.0, trials[0]))
+        self._emit(RoundEnded(self._batch, None))
+        return self._search.evaluation(codes)
 
-    def _train(self, candidates: list[Candidate], identities: list[str], repeats: int) -> None:
-        """See that each candidate was trained so often, and tell the search their mean accuracies."""
+    def _improves(self, codes: Codes, row: int) -> bool:
+        merit = self._search.evaluation(codes).merit(row)
+        return merit.violation == 0 and merit < self._best
+
+    def _train(self, candidates: Sequence[Candidate], identities: Sequence[str], repeats: int) -> None:
+        """Make sure that each candidate was trained so often, and tell the search their mean accuracies."""
         for candidate, identity in zip(candidates, identities, strict=True):
-            known = self._trials.setdefault(identity, [])
-            names = [identity if n == 0 else f"{identity} {n + 1}" for n in range(len(known), repeats)]
-            known += self._trainings.add(self.status.round, [candidate] * len(names), names)
-            self.status.planned += len(names) if repeats > 1 else 0
-        self._trainings.train([trial for identity in identities for trial in self._trials[identity][:repeats]])
+            trials = self._trials.setdefault(identity, [])
+            for number in range(len(trials), repeats):
+                kind = "repeat" if number else "trial"
+                trials += self._runner.add(self._batch, [candidate], [identity], kind=kind, repeats=[number])
+                self._repeats_planned += number > 0
+        self._emit(Planned(self._budget + self._repeats_planned))
+        self._runner.train([trial for identity in identities for trial in self._trials[identity][:repeats]])
         for identity in identities:
-            self._trials[identity] = [self.status.trials[t.number] for t in self._trials[identity]]
+            self._trials[identity] = [self._runner.trials[t.number] for t in self._trials[identity]]
         self._tell({identity: self._trials[identity][:repeats] for identity in identities})
 
-    def _tell(self, trials: Mapping[str, list[Trial]]) -> None:
-        """Tell the search the mean accuracy of each candidate's trainings, those that have ended."""
-        told = [(repeats[0].candidate, ended) for repeats in trials.values() if (ended := _observed(repeats))]
-        self.search.tell([candidate for candidate, _ in told], [mean_observation(ended) for _, ended in told])
+    def _tell(self, trials: Mapping[str, Sequence[Trial]]) -> None:
+        """Tell the search the mean accuracy of each candidate's trainings that have ended."""
+        ended = [(repeats[0].candidate, observed) for repeats in trials.values() if (observed := _observed(repeats))]
+        self._search.tell([c for c, _ in ended], [mean_observation(observed) for _, observed in ended])
 
 
 def _observed(trials: Sequence[Trial]) -> list[Observation]:
-    """Return what the trials that have ended found."""
     return [t.observation for t in trials if t.observation is not None]

@@ -1,4 +1,4 @@
-"""Predictors to ask: those that travel with the package, those of ended runs, and one fitted to the trials of several runs."""
+"""Predictors by name: those that travel with the package, those of ended runs, and one fitted to the trials of several runs."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ from dataclasses import replace
 from pathlib import Path
 
 from jointnas.campaign.early_stop import accuracy_at, at_fraction
-from jointnas.campaign.store import DATABASE, Run, Trial, find_run, list_runs
-from jointnas.errors import PredictorError, suggest
+from jointnas.campaign.folders import find_run, list_runs
+from jointnas.campaign.spec import AdoptedSpec, SearchSpec
+from jointnas.campaign.store import DATABASE, Context, Run, Trial
+from jointnas.data.dataset import DataSpec
+from jointnas.errors import PredictorError, RunError, suggest
+from jointnas.execution.slots import Slot
 from jointnas.predictor.files import DESCRIPTION
 from jointnas.predictor.gp_predictor import Predictor
 from jointnas.resources import resource_folder
 from jointnas.space.knobs import Value
 from jointnas.space.space import Space
 from jointnas.training.observation import mean_observation
+from jointnas.training.user_function import load_function
 
 DEFAULT_PRIOR = "resnet9-digits"
 NONE = "none"
+PREDICTOR = "predictor"  # the folder of a run's predictor
 
-SHARED = ("space", "input_shape", "classes", "data", "fingerprint", "clock", "slot", "prior")
-"""What runs have in common whose trials say the same."""
-
-CONTEXT = ("data", "fingerprint", "clock", "slot", "classes")
-"""What a predictor is told of the run that it was fitted to."""
+REQUIRED = ("data", "fingerprint", "clock", "slot", "classes")
+"""What a predictor's context must hold before it can become a run."""
 
 
 def built_in_predictors() -> list[str]:
@@ -34,22 +37,30 @@ def built_in_predictors() -> list[str]:
 def find_predictor(name: str) -> tuple[Path, Path | None]:
     """Return the folder of a predictor, and of the run that it belongs to, None where it stands alone.
 
-    name: a folder, a run's or a predictor's; a run in `runs/`; or a predictor that travels with the package, in this order.
+    name: a run's folder or name, a predictor's folder, or a built-in predictor, in this order.
     Raises `PredictorError` for a name that is none of these, and for a run whose search has not ended.
     """
-    run = find_run(name)
-    if (run / DATABASE).is_file():
-        Run.open(run).close()  # of a format that this version reads
-        if not (run / "predictor" / DESCRIPTION).is_file():
-            raise PredictorError(
-                f"a run is asked once its search has ended, got {str(run)!r}: say search --resume with its command first"
-            )
-        return run / "predictor", run
+    for run in (Path(name), Path("runs") / name):
+        if (run / DATABASE).is_file():
+            Run.open(run).close()  # raises for a format that this version does not read
+            if not (run / PREDICTOR / DESCRIPTION).is_file():
+                raise PredictorError(f"the search of the run {str(run)!r} has not ended: go on with its command and --resume")
+            return run / PREDICTOR, run
     for folder in (Path(name), resource_folder("predictors") / name):
         if (folder / DESCRIPTION).is_file():
             return folder, None
-    known = [*built_in_predictors(), *(path.name for path in list_runs())]
-    raise PredictorError(f"no run and no predictor is called {name!r}: {suggest(name, known)}")
+    names = [*built_in_predictors(), *(path.name for path in list_runs())]
+    raise PredictorError(f"no run and no predictor is called {name!r}: {suggest(name, names)}")
+
+
+def load_predictor_of(name: str) -> Predictor:
+    """Return the predictor of this name, with the cost function of the run that it belongs to. Raises `PredictorError`."""
+    folder, run = find_predictor(name)
+    cost = None
+    if run is not None:
+        with Run.open(run) as opened:
+            cost = getattr(opened.spec, "cost_fn", None)
+    return Predictor.load(folder, load_function(cost) if cost else None)
 
 
 def find_prior(name: str | None, space: Space) -> Predictor | None:
@@ -60,77 +71,101 @@ def find_prior(name: str | None, space: Space) -> Predictor | None:
     if name == NONE:
         return None
     if name is not None:
-        return Predictor.load(find_predictor(name)[0])
+        return load_predictor_of(name)
     if space.is_abstract or DEFAULT_PRIOR not in built_in_predictors():
         return None
     prior = Predictor.load(resource_folder("predictors") / DEFAULT_PRIOR)
-    return prior if network_families(space) & network_families(prior.space) else None
+    return prior if networks_of(space) & networks_of(prior.space) else None
 
 
-def network_families(space: Space) -> set[Value]:
-    """Return the networks that a space holds, none where it is abstract."""
+def networks_of(space: Space) -> set[Value]:
+    """Return the network families that a space holds, none where it is abstract."""
     return {value for knob in space.knobs[: space.n_architecture] if knob.name == "network" for value in knob.extremes}
 
 
 def adopt(name: str, out: Path) -> Path:
-    """Return a new run, without trials, whose predictor is a stand-alone one: its winners can be exported and trained.
+    """Return a new run, without trials, of a stand-alone predictor: its winners can be exported and trained.
 
-    Raises `PredictorError` for one that does not say what it was fitted to, `RunError` for a folder that cannot be used.
+    Raises `PredictorError` for a predictor without a context, `RunError` for a folder that cannot be used.
     """
     predictor = Predictor.load(find_predictor(name)[0])
-    missing = [key for key in CONTEXT if key not in predictor.context]
+    about = predictor.context
+    missing = [key for key in REQUIRED if key not in about]
     if missing:
         raise PredictorError(
-            f"a predictor that is made a run says what it was fitted to, got no {missing[0]} in {name!r}: fit it to runs"
+            f"the predictor {name!r} does not record the {missing[0]} that it was fitted on, so it cannot become a run: fit it to runs"
         )
-    about = {key: predictor.context[key] for key in CONTEXT}
-    shape = list(predictor.space.input_shape or ())
-    specification = {**about, "space": predictor.space.to_toml(), "input_shape": shape, "constraints": [], "from": name}
-    with Run.create(out, specification) as made:
-        predictor.save(made.path / "predictor")
-        return made.path
+    slot, space = Slot(**about["slot"]), predictor.space
+    data = DataSpec(**about["data"])
+    spec = AdoptedSpec(
+        data=data,
+        clock=about["clock"],
+        workers=slot.workers,
+        device=slot.device,
+        seed=data.seed,
+        space=space.to_toml(),
+        predictor=name,
+    )
+    context = Context(about["fingerprint"], space.input_shape, tuple(about["classes"]), slot, space.to_toml())
+    with Run.create(out, spec, context) as run:
+        predictor.save(run.path / PREDICTOR)
+        return run.path
 
 
 def fit_runs(names: Sequence[str], seed: int = 0) -> Predictor:
-    """Return a predictor fitted to the trials of runs, which share their space, data, budget, slot and what they started from.
+    """Return a predictor fitted to the trials of runs that share their space, data, budget, slot and prior.
 
-    Trainings that ended at several fractions of the budget are compared at the smallest; of a candidate that was trained more
-    than once the mean counts. Raises `PredictorError` and `RunError`.
+    Trainings that ended at several fractions of the budget are compared at the smallest; repeats of a candidate count by their
+    mean. Raises `PredictorError` and `RunError`.
     """
-    first = ""
-    shared: dict[str, object] = {}
     trials: list[Trial] = []
+    first: tuple[SearchSpec, Context] | None = None
     for name in names:
         with Run.open(find_run(name)) as run:
-            specification = run.specification
-            if "space" not in specification:
-                raise PredictorError(
-                    f"a predictor is fitted to the trials of searches, got a run of another command in {name!r}: leave it out"
-                )
+            spec, context = run.spec, run.context
+            if not isinstance(spec, SearchSpec):
+                raise PredictorError(f"a predictor is fitted to searches, but {name!r} is a {spec.kind} run: leave it out")
+            first = first or (spec, context)
+            _check_alike(names[0], *first, name, spec, context)
             trials += [t for t in run.trials() if t.observation is not None]
-        mine = {key: specification.get(key) for key in SHARED}
-        first, shared = first or name, shared or mine
-        for key in SHARED:
-            if mine[key] != shared[key]:
-                raise PredictorError(
-                    f"a predictor is fitted to runs of one space, data set, budget, slot and prior, got another {key} in {name!r} than in "
-                    f"{first!r}: leave one out"
-                )
-    space = Space.from_toml(specification["space"], specification["input_shape"], len(specification["classes"]))
-    fractions = [t.observation.fraction for t in trials if t.observation and t.observation.accuracy is not None]
-    fraction = min(fractions, default=1.0)
-    read = [  # what was not read there is no failure, and says nothing
-        t
-        for t in trials
-        if t.observation and (t.observation.accuracy is None or accuracy_at(t.observation, fraction) is not None)
-    ]
-    trials = [replace(t, observation=at_fraction(t.observation, fraction)) for t in read if t.observation]
+            space = run.space.with_cost(load_function(spec.cost_fn) if spec.cost_fn else None)
+    if first is None:
+        raise RunError("a predictor is fitted to one run or more, got none: name a run")
+    observed = [t.observation for t in trials if t.observation is not None and t.accuracy is not None]
+    fraction = min((o.fraction for o in observed), default=1.0)
     by_identity: dict[str, list[Trial]] = {}
     for trial in trials:
-        by_identity.setdefault(space.identity(trial.candidate), []).append(trial)
+        seen = trial.observation
+        if seen and (seen.accuracy is None or accuracy_at(seen, fraction) is not None):
+            by_identity.setdefault(trial.identity, []).append(replace(trial, observation=at_fraction(seen, fraction)))
     candidates = [repeats[0].candidate for repeats in by_identity.values()]
     means = [mean_observation([t.observation for t in r if t.observation]) for r in by_identity.values()]
-    prior = Predictor.load(find_predictor(first)[0]).prior if shared["prior"] else None
+    spec, context = first
+    prior = Predictor.load(find_predictor(names[0])[0]).prior if context.prior else None
     predictor = Predictor(space, seed, prior=prior).fit(candidates, means)
-    predictor.context = {**{key: specification[key] for key in CONTEXT}, "runs": list(names)}
+    predictor.context = {**context_of(spec, context), "runs": list(names)}
     return predictor
+
+
+def context_of(spec: SearchSpec, context: Context) -> dict[str, object]:
+    """Return what a predictor's trials depend on: data, budget and slot."""
+    return {
+        "data": None if spec.data is None else spec.data.to_json(),
+        "fingerprint": context.fingerprint,
+        "clock": dict(spec.clock),
+        "slot": context.slot.to_json(),
+        "classes": list(context.classes or ()),
+    }
+
+
+def _check_alike(
+    first: str, spec: SearchSpec, context: Context, name: str, other: SearchSpec, other_context: Context
+) -> None:
+    """Raise `PredictorError` unless two runs share what decides an accuracy."""
+    mine, theirs = ({**s.to_json(), **c.to_json()} for s, c in ((spec, context), (other, other_context)))
+    for key in ("space", "input_shape", "classes", "data", "fingerprint", "clock", "slot", "prior", "train_fn"):
+        if mine[key] != theirs[key]:
+            raise PredictorError(
+                "a predictor is fitted to runs of one space, data set, budget, slot and prior, but the "
+                f"{key} of {name!r} differs from that of {first!r}: leave one out"
+            )

@@ -3,37 +3,48 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jointnas import __version__
-from jointnas.campaign.candidate_file import CandidateFile, Member, WinnerFile, make_writable
-from jointnas.data import Data
-from jointnas.execution import Event, Executor, Job, Slot
+from jointnas.campaign.candidate_file import CandidateFile, make_writable
+from jointnas.campaign.winner_file import Member, WinnerFile
+from jointnas.data.dataset import Data
+from jointnas.execution.executor import Executor
 from jointnas.execution.recorded import RecordedExecutor
-from jointnas.network.cost import blueprint_cost
+from jointnas.execution.slots import Slot
 from jointnas.network.families import make_blueprint
-from jointnas.training.clock import Clock
-from jointnas.training.observation import Observation
+from jointnas.training.job import TrainingJob, TrainingResult
 from jointnas.training.recipe import Recipe
 
 FIRST_SEED = 1_000_000_000
-"""Far from every trial's seed, so that no lucky training that the search has seen is repeated and counted."""
+"""Far from every trial's seed, so that no lucky training of the search is repeated and counted."""
 
-Watch = Callable[[Event, int, int], None]
-"""Called with every event, the number of trainings that ended, and how many there are."""
+
+@dataclass(frozen=True)
+class RetrainingEnded:
+    """News of one training: the winner's rank, the number of its seed, its result, and how many of all have ended."""
+
+    rank: int
+    seed: int
+    result: TrainingResult
+    ended: int
+    total: int
+
+
+Watch = Callable[[RetrainingEnded], None]
 
 
 @dataclass(frozen=True)
 class Retrained:
-    """A winner's outcome over several seeds; failed trainings are told by their reason and leave the others standing."""
+    """A winner's outcome over several seeds. failures: why trainings failed, each after its seed; the others stand."""
 
     rank: int
     file: CandidateFile
     folder: Path
-    costs: dict[str, int]
+    costs: Mapping[str, float]
     val_accuracies: tuple[float, ...]
     test_accuracies: tuple[float, ...]
     failures: tuple[str, ...]
@@ -65,61 +76,61 @@ def retrain_candidates(
     files: Sequence[CandidateFile],
     seeds: int,
     data: Data,
-    clock: Clock,
+    clock: Mapping[str, float],
     executor: Executor,
     slot: Slot,
     to: Path,
-    watch: Watch,
+    watch: Watch = lambda news: None,
 ) -> list[Retrained]:
-    """Train each candidate with `seeds` seeds of its own, score the test images once each, and keep the weights.
+    """Train each candidate with `seeds` new seeds, score the test images once each, and keep the weights.
 
-    Each training is recorded as it ends: said again, the same command (candidate, images, clock, the executor's slot, version)
-    trains what has no record. A winner's folder holds `winner.json` and the weights of every seed; the network it names is the
-    first seed's, not the best one's. Raises `ExportError` when the folder cannot be written, `RunError` when the disk is full.
+    Each training is recorded as it ends: the same call (candidate, images, clock, slot, version) trains only what has no record.
+    A winner's folder holds `winner.json` and the weights of every seed; the network it names is the first seed's, not the best
+    one's. Raises `ExportError` when the folder cannot be written, `RunError` when the disk is full.
     """
-    jobs: list[Job] = []
-    where: dict[int, tuple[int, int]] = {}
-    for rank, file in enumerate(files, 1):
-        for seed in range(seeds):
-            number = len(jobs) + 1
-            weights = to / f"winner-{rank}" / f"seed-{seed}.safetensors"
-            payload = {
-                "candidate": file.candidate,
-                "clock": clock.to_json(),
-                "seed": FIRST_SEED + seed,
-                "test": True,
-                "weights": str(weights),
-            }
-            jobs.append(Job(number, payload))
-            where[number] = (rank, seed)
     make_writable(to)
+    places = [(rank, seed) for rank in range(1, len(files) + 1) for seed in range(seeds)]
+    jobs = [
+        TrainingJob(
+            files[rank - 1].candidate,
+            clock,
+            FIRST_SEED + seed,
+            test=True,
+            weights=str(to / f"winner-{rank}" / f"seed-{seed}.safetensors"),
+        ).numbered(number)
+        for number, (rank, seed) in enumerate(places)
+    ]
     context = {"fingerprint": data.fingerprint, "slot": slot.to_json(), "version": __version__}
-    ended: dict[tuple[int, int], Event] = {}
+    results: dict[tuple[int, int], TrainingResult] = {}
     for event in RecordedExecutor(executor, context).results(jobs):
         if event.kind in ("done", "failed"):
-            ended[where[event.number]] = event
-        watch(event, len(ended), len(jobs))
-    return [_collect(rank, file, seeds, ended, data, to / f"winner-{rank}") for rank, file in enumerate(files, 1)]
+            place = places[event.number]
+            results[place] = TrainingResult.of(event)
+            watch(RetrainingEnded(*place, results[place], len(results), len(jobs)))
+    return [
+        _collect(rank, file, [results[rank, seed] for seed in range(seeds)], data, to / f"winner-{rank}")
+        for rank, file in enumerate(files, 1)
+    ]
 
 
-def _collect(
-    rank: int, file: CandidateFile, seeds: int, ended: dict[tuple[int, int], Event], data: Data, folder: Path
-) -> Retrained:
+def _collect(rank: int, file: CandidateFile, results: Sequence[TrainingResult], data: Data, folder: Path) -> Retrained:
     network = make_blueprint(file.candidate["architecture"], data.input_shape, len(data.classes))
-    events = [(seed, ended[rank, seed]) for seed in range(seeds)]
-    good = [(seed, event.result) for seed, event in events if event.kind == "done"]
-    observations = [Observation.from_json(result["observation"]) for _, result in good]
+    trained = [(seed, r) for seed, r in enumerate(results) if r.test_accuracy is not None]
+    failed = [(seed, r) for seed, r in enumerate(results) if r.test_accuracy is None]
+    seed = trained[0][0] if trained else 0
+    views = Recipe.from_knobs(file.candidate["recipe"]).test_flip
+    winner = WinnerFile(
+        (Member(network, f"seed-{seed}.safetensors", data.mean, data.std, views),), data.classes, file.candidate, {}
+    )
     retrained = Retrained(
         rank,
         file,
         folder,
-        blueprint_cost(network),
-        tuple(o.accuracy for o in observations if o.accuracy is not None),
-        tuple(result["test_accuracy"] for _, result in good),
-        tuple(f"seed {seed}: {event.reason}" for seed, event in events if event.kind == "failed"),
+        winner.costs,
+        tuple(r.observation.accuracy for _, r in trained if r.observation.accuracy is not None),
+        tuple(r.test_accuracy for _, r in trained if r.test_accuracy is not None),
+        tuple(f"seed {seed}: {r.observation.failure}" for seed, r in failed),
     )
-    if good:
-        flip = Recipe.from_knobs(file.candidate["recipe"]).test_flip
-        member = Member(network, f"seed-{good[0][0]}.safetensors", data.mean, data.std, flip)
-        WinnerFile((member,), data.classes, file.candidate, retrained.to_json()).write(folder)
+    if trained:
+        WinnerFile(winner.members, winner.classes, winner.candidate, retrained.to_json()).write(folder)
     return retrained

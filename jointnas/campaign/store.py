@@ -8,68 +8,84 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from jointnas.errors import RunError, suggest
+from jointnas.campaign.migrations import CREATED, MIGRATIONS
+from jointnas.campaign.spec import Spec, spec_from_json
+from jointnas.data.dataset import Data
+from jointnas.errors import RunError
+from jointnas.execution.slots import Slot
 from jointnas.search.search import Winner
 from jointnas.space.knob_space import Candidate
-from jointnas.training.observation import CurvePoint, Observation
+from jointnas.space.space import Space
+from jointnas.training.observation import Observation
 
 DATABASE = "run.sqlite"
-CREATED = "created_at"
 LOCK = ".lock"
-RUNS = Path("runs")
-CONFIRMING = 0  # the round of the trainings that confirm winners
-
-MIGRATIONS: tuple[str, ...] = (
-    """
-    CREATE TABLE specification (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-    CREATE TABLE trials (
-        number INTEGER PRIMARY KEY, round INTEGER NOT NULL, identity TEXT NOT NULL UNIQUE, candidate TEXT NOT NULL,
-        seed INTEGER NOT NULL, predicted REAL, std REAL, asked_at REAL NOT NULL, ended_at REAL,
-        accuracy REAL, balanced_accuracy REAL, fraction REAL, seconds REAL, steps INTEGER, images_per_second REAL,
-        failure TEXT
-    );
-    CREATE TABLE curves (
-        trial INTEGER NOT NULL REFERENCES trials (number), fraction REAL NOT NULL, seconds REAL NOT NULL,
-        steps INTEGER NOT NULL, accuracy REAL NOT NULL
-    );
-    CREATE INDEX curves_by_trial ON curves (trial);
-    CREATE TABLE rounds (number INTEGER PRIMARY KEY, trials INTEGER NOT NULL, rank_correlation REAL, ended_at REAL NOT NULL);
-    CREATE TABLE queries (
-        number INTEGER PRIMARY KEY, constraints TEXT NOT NULL, engine TEXT NOT NULL, seed INTEGER NOT NULL, at REAL NOT NULL
-    );
-    CREATE TABLE winners (
-        query INTEGER NOT NULL REFERENCES queries (number), rank INTEGER NOT NULL, candidate TEXT NOT NULL,
-        predicted REAL NOT NULL, std REAL NOT NULL, accuracy REAL, costs TEXT NOT NULL, PRIMARY KEY (query, rank)
-    );
-    """,
-    """
-    CREATE TABLE retrained (
-        query INTEGER NOT NULL, rank INTEGER NOT NULL, clock TEXT NOT NULL, slot TEXT NOT NULL, val_accuracies TEXT NOT NULL,
-        test_accuracies TEXT NOT NULL, at REAL NOT NULL, PRIMARY KEY (query, rank, clock, slot),
-        FOREIGN KEY (query, rank) REFERENCES winners (query, rank)
-    );
-    """,
-)
-"""Numbered by position; a database that has seen n of them has user_version n."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate that a search asked for, and what came of it; None while it waits or runs."""
+    """One training of a candidate; its observation is None while it waits or runs.
+
+    kind: "trial", "confirmation" (of a winner, chosen for its prediction) or "repeat" (of a trial, with another seed). repeat: its number
+    among the trainings of one kind, from 0; with identity and kind it is unique in a run. predicted, std: before the training.
+    """
 
     number: int
     round: int
     candidate: Candidate
     seed: int
+    identity: str
+    kind: str = "trial"
+    repeat: int = 0
     predicted: float | None = None
     std: float | None = None
     observation: Observation | None = None
+
+    @property
+    def accuracy(self) -> float | None:
+        """The observed accuracy, None before the training has ended and where it failed."""
+        return self.observation.accuracy if self.observation else None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a run was started on: fingerprint, shape (C, H, W) and classes of its data, its slot, its space, its prior.
+
+    space: TOML of the space in force, restricted to what the data allow. prior: the digest of the predictor it started from. Data's
+    fields are None where the training function brings its own, the space's where the run has none.
+    """
+
+    fingerprint: str | None
+    input_shape: tuple[int, ...] | None
+    classes: tuple[str, ...] | None
+    slot: Slot
+    space: str | None = None
+    prior: str | None = None
+
+    @classmethod
+    def of(cls, space: Space | None, data: Data | None, slot: Slot, prior: str | None = None) -> Context:
+        """Return the context of a run in this space, on this data, in slots of this kind."""
+        text = space and space.to_toml()
+        if data is None:
+            return cls(None, None, None, slot, text, prior)
+        return cls(data.fingerprint, data.input_shape, data.classes, slot, text, prior)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON types; `from_json` gives an equal context back."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Context:
+        """Return what `to_json` wrote."""
+        lists = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**{**lists, "slot": Slot(**values["slot"])})
 
 
 class Run:
@@ -81,36 +97,33 @@ class Run:
     # ------------------------------------------------------------------------------------------------------ opening
 
     @classmethod
-    def create(cls, path: Path, specification: Mapping[str, Any]) -> Run:
+    def create(cls, path: Path, spec: Spec, context: Context) -> Run:
         """Return a new run, locked for writing. Raises `RunError` when the folder exists or cannot be written."""
         try:
             path.mkdir(parents=True, exist_ok=False)
         except FileExistsError as error:
-            remedy = "say --resume to go on with it, or --out for another folder"
-            raise RunError(f"a new run makes its own folder, got {str(path)!r}, which exists: {remedy}") from error
+            remedy = "go on with it with --resume, or choose another folder with --out"
+            raise RunError(f"a new run needs a new folder, got {str(path)!r}, which exists: {remedy}") from error
         except OSError as error:
             raise RunError(
-                f"a run folder is made in a writable place, got {str(path)!r} ({error.strerror}): choose another --out"
+                f"the run folder {str(path)!r} cannot be made ({error.strerror}): choose another with --out"
             ) from error
         run = cls._open(path, _locked(path), new=True)
         with run._transaction():
-            rows = [(key, json.dumps(value)) for key, value in {**specification, CREATED: time.time()}.items()]
+            values = {CREATED: time.time(), "spec": spec.to_json(), "context": context.to_json()}
+            rows = [(key, json.dumps(value)) for key, value in values.items()]
             run._db.executemany("INSERT INTO specification VALUES (?, ?)", rows)
         return run
 
     @classmethod
     def open(cls, path: Path, *, write: bool = False) -> Run:
-        """Return an existing run; with `write` it is locked. Raises `RunError` when it is missing, in use or newer."""
+        """Return the run in a folder; with `write` it is locked. Raises `RunError` when it is missing, in use or newer."""
         if not (path / DATABASE).is_file():
-            beside = list_runs(path.parent) if path.parent.is_dir() else []
-            known = [p.name for p in (beside if path.name != str(path) else [*beside, *list_runs()])]
-            raise RunError(f"a run is a folder with {DATABASE}, got {str(path)!r}: {suggest(path.name, known)}")
+            raise RunError(f"a run is a folder with {DATABASE}, got {str(path)!r}: check the path")
         run = cls._open(path, _locked(path) if write else None)
-        if not run.specification:
+        if not run._settings():
             run.close()
-            raise RunError(
-                f"a run says what it searches, got nothing in {str(path)!r}: it was killed while it was made, delete it"
-            )
+            raise RunError(f"the run {str(path)!r} was interrupted while it was made and holds nothing: delete it")
         return run
 
     @classmethod
@@ -143,11 +156,14 @@ class Run:
         if version == len(MIGRATIONS):
             return
         self._db.execute("PRAGMA journal_mode = WAL")
-        for number, script in enumerate(MIGRATIONS, 1):
+        for number, migration in enumerate(MIGRATIONS, 1):
             self._db.execute("BEGIN IMMEDIATE")  # then nobody else is at it, who may have been faster
             if self._version < number:
-                for statement in filter(str.strip, script.split(";")):
-                    self._db.execute(statement)
+                if callable(migration):
+                    migration(self._db)
+                else:
+                    for statement in filter(str.strip, migration.split(";")):
+                        self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version = {number}")
             self._db.execute("COMMIT")
 
@@ -185,11 +201,27 @@ class Run:
 
     # ------------------------------------------------------------------------------------------- specification, trials
 
-    @property
-    def specification(self) -> dict[str, Any]:
-        """What the run was started with: space, data, clock, slot, constraints, seed, rounds, batch …"""
+    def _settings(self) -> dict[str, Any]:
         rows = self._db.execute("SELECT * FROM specification WHERE key != ?", (CREATED,))
         return {row["key"]: json.loads(row["value"]) for row in rows}
+
+    @property
+    def spec(self) -> Spec:
+        """What the run was asked to do."""
+        return spec_from_json(self._settings()["spec"])
+
+    @property
+    def context(self) -> Context:
+        """What the run was started on."""
+        return Context.from_json(self._settings()["context"])
+
+    @property
+    def space(self) -> Space:
+        """The space that the run's candidates are of, bound to its data. Raises `RunError` for a run without one."""
+        context = self.context
+        if context.space is None:
+            raise RunError(f"the run {str(self.path)!r} searched no space: name the run of a search")
+        return Space.from_toml(context.space, context.input_shape, len(context.classes) if context.classes else None)
 
     @property
     def created_at(self) -> float:
@@ -197,73 +229,43 @@ class Run:
         row = self._db.execute("SELECT value FROM specification WHERE key = ?", (CREATED,)).fetchone()
         return float(row["value"])
 
-    def add_trials(self, trials: Sequence[Trial], identities: Sequence[str]) -> None:
-        """Record a batch that was asked for, all or none of it."""
+    def add_trials(self, trials: Sequence[Trial]) -> None:
+        """Record trials that were asked for, all or none of them."""
+        columns = "number, round, kind, repeat, identity, candidate, seed, predicted, std, asked_at"
+        rows = [
+            (t.number, t.round, t.kind, t.repeat, t.identity, json.dumps(t.candidate), t.seed, t.predicted, t.std)
+            for t in trials
+        ]
         with self._transaction():
-            for trial, identity in zip(trials, identities, strict=True):
-                self._db.execute(
-                    "INSERT INTO trials (number, round, identity, candidate, seed, predicted, std, asked_at) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        trial.number,
-                        trial.round,
-                        identity,
-                        json.dumps(trial.candidate),
-                        trial.seed,
-                        trial.predicted,
-                        trial.std,
-                        time.time(),
-                    ),
-                )
+            self._db.executemany(
+                f"INSERT INTO trials ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [(*row, time.time()) for row in rows],
+            )
 
     def end_trial(self, number: int, observation: Observation) -> None:
-        """Record what came of a trial, with its learning curve."""
-        o = observation
+        """Record the observation that a trial ended with."""
+        values = (time.time(), json.dumps(observation.to_json()), number)
         with self._transaction():
-            self._db.execute(
-                "UPDATE trials SET ended_at = ?, accuracy = ?, balanced_accuracy = ?, fraction = ?, seconds = ?, steps = ?, "
-                "images_per_second = ?, failure = ? WHERE number = ?",
-                (
-                    time.time(),
-                    o.accuracy,
-                    o.balanced_accuracy,
-                    o.fraction,
-                    o.seconds,
-                    o.steps,
-                    o.images_per_second,
-                    o.failure,
-                    number,
-                ),
-            )
-            self._db.execute("DELETE FROM curves WHERE trial = ?", (number,))
-            self._db.executemany("INSERT INTO curves VALUES (?, ?, ?, ?, ?)", [(number, *point) for point in o.curve])
+            self._db.execute("UPDATE trials SET ended_at = ?, observation = ? WHERE number = ?", values)
 
     def trials(self) -> list[Trial]:
         """Return all trials in the order they were asked for."""
-        curves: dict[int, list[CurvePoint]] = {}
-        for row in self._db.execute("SELECT * FROM curves ORDER BY trial, fraction"):
-            curves.setdefault(row["trial"], []).append(
-                CurvePoint(row["fraction"], row["seconds"], row["steps"], row["accuracy"])
+        rows = self._db.execute("SELECT * FROM trials ORDER BY number")
+        return [
+            Trial(
+                row["number"],
+                row["round"],
+                json.loads(row["candidate"]),
+                row["seed"],
+                row["identity"],
+                row["kind"],
+                row["repeat"],
+                row["predicted"],
+                row["std"],
+                Observation.from_json(json.loads(row["observation"])) if row["observation"] else None,
             )
-        found = []
-        for row in self._db.execute("SELECT * FROM trials ORDER BY number"):
-            trial = Trial(
-                row["number"], row["round"], json.loads(row["candidate"]), row["seed"], row["predicted"], row["std"]
-            )
-            if row["ended_at"] is not None:
-                names = (
-                    "accuracy",
-                    "balanced_accuracy",
-                    "fraction",
-                    "seconds",
-                    "steps",
-                    "images_per_second",
-                    "failure",
-                )
-                observation = Observation(**{n: row[n] for n in names}, curve=tuple(curves.get(row["number"], ())))
-                trial = replace(trial, observation=observation)
-            found.append(trial)
-        return found
+            for row in rows
+        ]
 
     # ------------------------------------------------------------------------------------------------ rounds, queries
 
@@ -275,7 +277,7 @@ class Run:
             )
 
     def rounds(self) -> list[dict[str, Any]]:
-        """Return the ended rounds: number, trials told so far, rank_correlation, ended_at."""
+        """Return the ended rounds: number, trials until then, rank_correlation, ended_at."""
         return [dict(row) for row in self._db.execute("SELECT * FROM rounds ORDER BY number")]
 
     def add_query(self, constraints: Sequence[str], engine: str, seed: int, winners: Sequence[Winner]) -> int:
@@ -348,25 +350,6 @@ class Run:
         )
         texts = ("candidate", "clock", "slot", "val_accuracies", "test_accuracies")
         return [{**dict(row), **{name: json.loads(row[name]) for name in texts}} for row in rows]
-
-
-def list_runs(folder: Path = RUNS) -> list[Path]:
-    """Return the run folders below `folder`, oldest first; those that cannot be read come before all others."""
-
-    def age(path: Path) -> float:
-        try:
-            with Run.open(path) as run:
-                return run.created_at
-        except RunError:
-            return 0.0
-
-    return sorted((path.parent for path in folder.glob(f"*/{DATABASE}")), key=age)
-
-
-def find_run(name: str) -> Path:
-    """Return the folder of a run named by its path, or by its name in `runs/`."""
-    path = Path(name)
-    return path if (path / DATABASE).is_file() or not (RUNS / name / DATABASE).is_file() else RUNS / name
 
 
 def _locked(path: Path) -> FileLock:

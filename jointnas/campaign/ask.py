@@ -1,0 +1,110 @@
+"""Questions to a fitted predictor: winners under other bounds than the campaign's, in seconds and without training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+from jointnas.campaign.registry import adopt, find_predictor, load_predictor_of
+from jointnas.campaign.store import Run
+from jointnas.cores import available_cores
+from jointnas.errors import RunError
+from jointnas.execution.slots import share_slots
+from jointnas.measurement.meter import Meter
+from jointnas.search.objective import ACCURACY, parse_objective
+from jointnas.search.search import Search, Winner
+from jointnas.search.winners import EngineReport
+from jointnas.space.constraint import MEASURED, parse_all
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Winners under constraints. query: the number under which the run keeps them, None without a run."""
+
+    constraints: tuple[str, ...]
+    winners: Sequence[Winner]
+    reports: Sequence[EngineReport]
+    query: int | None
+    notes: Sequence[str]  # on forecasts and on metrics that could not be measured
+
+
+class FittedCampaign:
+    """The predictor of an ended run, or a stand-alone one. Use as a context manager: it may start a worker that measures.
+
+    name: see `find_predictor`. out: a folder in which a stand-alone predictor becomes a run with its first answer. A run keeps each
+    answer as a query. Raises `PredictorError` and `RunError`.
+    """
+
+    def __init__(self, name: str, out: Path | None = None) -> None:
+        _, path = find_predictor(name)
+        if out is not None and path is not None:
+            raise RunError(f"--out makes a run of a stand-alone predictor, but {name!r} is a run's: drop --out")
+        if out is not None and out.exists():
+            raise RunError(f"--out must be a new folder, got {str(out)!r}, which exists: ask that run with --from {out}")
+        self.predictor, self.run, self._name, self._out = load_predictor_of(name), path, name, out
+        self._stack = ExitStack()
+        self._meter: Meter | None = None
+
+    def __enter__(self) -> FittedCampaign:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.close()
+
+    def check(self, constraints: Sequence[str]) -> list[str]:
+        """Return constraints in their canonical form. Raises `ConstraintError` for one that cannot be read."""
+        return [str(c) for c in parse_all(constraints, (*self.predictor.space.metrics, *MEASURED, ACCURACY))]
+
+    def ask(
+        self,
+        constraints: Sequence[str] = (),
+        *,
+        top: int = 5,
+        engine: str = "evolution",
+        objective: str = "max accuracy",
+        measure: Sequence[str] = (),
+        seed: int = 0,
+        frontier: str | None = None,
+    ) -> Answer:
+        """Return the winners under `constraints`; with `frontier`, candidates that trade accuracy for this cost.
+
+        Raises `ConstraintError` when nothing meets the constraints, `SearchError` for options that do not fit.
+        """
+        space = self.predictor.space
+        metrics = {*self._metrics(constraints), parse_objective(objective, (*space.metrics, *MEASURED)), frontier}
+        needed = bool(measure or metrics - {*space.metrics, ACCURACY, None})
+        meter = self._make_meter() if needed else None
+        search = Search(
+            space, constraints, seed, predictor=self.predictor, objective=objective, meter=meter, reported=measure
+        )
+        winners = search.best(top, engine) if frontier is None else search.front(frontier, top)
+        texts = tuple(str(c) for c in search.constraints)
+        notes = [*search.warnings, *(f"a metric could not be measured: {f}" for f in (meter.failures if meter else ()))]
+        number = self._record(texts, engine if frontier is None else "nsga2", seed, winners)
+        return Answer(texts, winners, search.reports, number, notes)
+
+    def _metrics(self, constraints: Sequence[str]) -> list[str]:
+        known = (*self.predictor.space.metrics, *MEASURED, ACCURACY)
+        return [c.metric for c in parse_all(constraints, known)]
+
+    def _record(self, constraints: Sequence[str], engine: str, seed: int, winners: Sequence[Winner]) -> int | None:
+        if self.run is None and self._out is not None:
+            self.run = adopt(self._name, self._out)
+        if self.run is None:
+            return None
+        with Run.open(self.run) as opened:
+            return opened.add_query(constraints, engine, seed, winners)
+
+    def _make_meter(self) -> Meter:
+        """Return the meter of the slot that the campaign had, or of the nearest that this machine has."""
+        if self._meter is None:
+            space, slot = self.predictor.space, self.predictor.context.get("slot", {})
+            device = slot.get("device", "auto") if torch.cuda.is_available() else "cpu"
+            shared = share_slots(min(slot.get("workers", 1), available_cores()), device)
+            self._meter = self._stack.enter_context(Meter(shared, space.input_shape or (), space.classes or 0))
+        return self._meter

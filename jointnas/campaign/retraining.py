@@ -1,0 +1,96 @@
+"""The retraining of a run's winners or of a candidate file: what is trained, on which data, in which slot, and where it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jointnas.campaign.candidate_file import CandidateFile, data_spec_of
+from jointnas.campaign.folders import find_run
+from jointnas.campaign.retrain import Retrained, Watch, retrain_candidates
+from jointnas.campaign.run_files import winner_files
+from jointnas.campaign.spec import clock_json
+from jointnas.campaign.store import Run
+from jointnas.data.dataset import Data, DataSpec, load_data
+from jointnas.errors import ExportError
+from jointnas.execution.slots import Slot, share_slots
+from jointnas.training.clock import clock_from_json
+from jointnas.training.job import trial_executor
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """Candidates to train again. run, query: the run that keeps the outcome, None for a file."""
+
+    files: tuple[CandidateFile, ...]
+    spec: DataSpec
+    data: Data
+    clock: Mapping[str, float]
+    slot: Slot
+    to: Path
+    notes: tuple[str, ...] = ()
+    run: Path | None = None
+    query: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        source: str,
+        *,
+        query: int | None = None,
+        top: int = 3,
+        train_time: str | float | None = None,
+        train_steps: int | None = None,
+        workers: int | None = None,
+        device: str | None = None,
+        to: Path | None = None,
+    ) -> Retraining:
+        """Return the retraining of a run's winners, or of an exported candidate file.
+
+        Data, budget and slot are the source's own where no option replaces them. Raises `ExportError` or `RunError`.
+        """
+        path = Path(source)
+        if path.suffix in (".toml", ".json"):
+            if query is not None:
+                raise ExportError(f"--query chooses among a run's winners, got --query {query} with a file: drop it")
+            files, run, number = [CandidateFile.read(path)], None, 0
+        else:
+            (number, files), run = winner_files(source, query, top), find_run(source)
+        training = files[0].training
+        own = training.get("slot", {})
+        if "data" not in training or not _is_slot(own):
+            raise ExportError(
+                f"retrain needs a file that a run exported, but {source!r} has no [training.data] and [training.slot]: "
+                "use jointnas train"
+            )
+        clock = clock_json(train_time, train_steps, training.get("clock"))
+        clock_from_json(clock)
+        slot = share_slots(own["workers"] if workers is None else workers, device or own["device"])
+        spec = data_spec_of(training)
+        data = load_data(spec, fingerprint=training.get("fingerprint"))
+        differs = slot.to_json() != own
+        notes = (f"this machine's slots differ from the run's: {slot.to_json()} instead of {own}",) if differs else ()
+        folder = to or (path.with_suffix("") if run is None else run / "retrained")
+        return cls(tuple(files), spec, data, clock, slot, folder, notes, run, number)
+
+    def conduct(self, seeds: int, watch: Watch = lambda news: None) -> list[Retrained]:
+        """Train each candidate with `seeds` seeds; the run keeps what they reached. See `retrain_candidates`."""
+        if seeds < 1:
+            raise ExportError(f"--seeds must be 1 or more, got {seeds}: raise it")
+        with trial_executor(self.spec, self.slot, self.data.fingerprint) as executor:
+            retrained = retrain_candidates(
+                self.files, seeds, self.data, self.clock, executor, self.slot, self.to, watch
+            )
+        if self.run is not None:
+            with Run.open(self.run) as opened:
+                for one in retrained:
+                    if one.test_accuracies:
+                        outcome = one.val_accuracies, one.test_accuracies
+                        opened.add_retrained(self.query, one.rank, self.clock, self.slot.to_json(), *outcome)
+        return retrained
+
+
+def _is_slot(value: Mapping[str, Any]) -> bool:
+    return isinstance(value.get("workers"), int) and isinstance(value.get("device"), str)

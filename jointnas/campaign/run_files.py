@@ -1,0 +1,76 @@
+"""A run's winners and trials as candidate files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jointnas.campaign.candidate_file import CandidateFile
+from jointnas.campaign.folders import find_run
+from jointnas.campaign.spec import SearchSpec
+from jointnas.campaign.store import Run
+from jointnas.errors import RunError
+
+
+def winner_files(run: str | Path, query: int | None = None, top: int | None = None) -> tuple[int, list[CandidateFile]]:
+    """Return the number of a run's query, by default the latest, and its winners as candidate files. Raises `RunError`."""
+    if top is not None and top < 1:
+        raise RunError(f"--top must be 1 or more, got {top}: raise it")
+    with Run.open(find_run(run)) as opened:
+        training = _training_of(opened)
+        winners = opened.winners(query)[:top]
+        number = query or opened.queries()[-1]["number"]
+    files = [
+        CandidateFile(
+            w.candidate, {"predicted_accuracy": w.mean, "std": w.std, "accuracy": w.accuracy}, w.costs, training
+        )
+        for w in winners
+    ]
+    return number, files
+
+
+def trial_files(run: str | Path, numbers: Sequence[int]) -> dict[str, CandidateFile]:
+    """Return a run's trials with these numbers as candidate files, by name. Raises `RunError`.
+
+    Their predicted accuracies are those from before their training.
+    """
+    with Run.open(find_run(run)) as opened:
+        training, space = _training_of(opened), opened.space
+        trials = {trial.number: trial for trial in opened.trials()}
+    files = {}
+    for number in numbers:
+        if number not in trials:
+            choice = f"choose 1 to {len(trials)}" if trials else "the run has no trainings of its own"
+            raise RunError(f"the run {str(run)!r} has no trial {number}: {choice}, or drop --trial for winners")
+        trial, observation = trials[number], trials[number].observation
+        results: dict[str, Any] = {"predicted_accuracy": trial.predicted, "std": trial.std}
+        if observation is not None:
+            results |= {name: getattr(observation, name) for name in ("accuracy", "fraction", "failure")}
+        files[f"trial-{number}"] = CandidateFile(trial.candidate, results, dict(space.cost(trial.candidate)), training)
+    return files
+
+
+def write_candidates(files: Mapping[str, CandidateFile], folder: Path, kind: str) -> list[Path]:
+    """Write candidate files into a folder under their names, as "toml" or "json", and return the paths. Raises `ExportError`."""
+    paths = [folder / f"{name}.{kind}" for name in files]
+    for path, file in zip(paths, files.values(), strict=True):
+        file.write(path, kind)
+    return paths
+
+
+def _training_of(run: Run) -> dict[str, Any]:
+    """Return how a run's candidates were trained. Raises `RunError` where the run's candidates are of no space."""
+    spec, context = run.spec, run.context
+    if not hasattr(spec, "space") or spec.data is None or context.classes is None:
+        kind = "user function" if isinstance(spec, SearchSpec) else spec.kind
+        raise RunError(f"only candidates that jointnas can train are exported, got a run of kind {kind!r}: name another run")
+    return {
+        "data": spec.data.to_json(),
+        "fingerprint": context.fingerprint,
+        "clock": dict(spec.clock),
+        "slot": context.slot.to_json(),
+        "input_shape": list(context.input_shape or ()),
+        "classes": len(context.classes),
+        "space": run.space.to_toml(),
+    }

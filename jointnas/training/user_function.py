@@ -1,0 +1,83 @@
+"""Training by a function of the user's (`--train-fn module:function`), in the same workers as the built-in trainer."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from jointnas.errors import SearchError
+from jointnas.execution.executor import LocalExecutor
+from jointnas.execution.slots import Slot
+from jointnas.execution.worker import Handler, Progress
+from jointnas.training.clock import clock_from_json
+from jointnas.training.job import TrainingJob, TrainingResult
+from jointnas.training.observation import Observation
+
+PATIENCE = 2.0  # budgets that a function may take without returning, beside PATIENCE_SECONDS
+PATIENCE_SECONDS = 600.0
+
+
+def load_function(name: str) -> Callable[..., Any]:
+    """Return the function that `module:function` names; modules in the working folder are found too. Raises `SearchError`."""
+    module, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SearchError(
+            f"a function is named module:function, got {name!r} ({error}): check the name, or run in the module's folder"
+        ) from error
+    if not callable(function):
+        raise SearchError(f"a function is named module:function, got {name!r}, which is no function: check the name")
+    return function
+
+
+@dataclass(frozen=True)
+class UserFunction:
+    """`function(candidate, seed=…, clock=…)` returns an accuracy (larger is better), an `Observation`, or None for a failure.
+
+    clock: a started `jointnas.training.clock.Clock` of the run's budget, which the function may ask; nothing stops it there.
+    """
+
+    name: str
+
+    def prepare(self) -> Handler:
+        """Import the function; return what calls it for a job's payload."""
+        function = load_function(self.name)
+
+        def handle(payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
+            job = TrainingJob.from_json(payload)
+            clock = clock_from_json(dict(job.clock))
+            clock.start()
+            return TrainingResult(_observation(function(job.candidate, seed=job.seed, clock=clock))).to_json()
+
+        return handle
+
+
+def function_executor(function: UserFunction, slot: Slot, clock: Mapping[str, float]) -> LocalExecutor:
+    """Return workers that train by the user's function; a budget of steps sets no limit on the time without a result."""
+    seconds = clock.get("train_seconds")
+    patience = math.inf if seconds is None else PATIENCE * seconds + PATIENCE_SECONDS
+    return LocalExecutor(partial(_prepare, function), slot, patience)
+
+
+def _prepare(function: UserFunction) -> Handler:
+    return function.prepare()
+
+
+def _observation(result: Any) -> Observation:
+    if isinstance(result, Observation):
+        return result
+    if result is None:
+        return Observation.failed("the training function returned None")
+    accuracy = float(result)
+    if not math.isfinite(accuracy):
+        return Observation.failed(f"the training function returned {accuracy}")
+    return Observation(accuracy)
