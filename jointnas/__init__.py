@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from jointnas.api import build, train
-    from jointnas.campaign.candidate_file import load
+    from jointnas.api import build, run_search, train
+    from jointnas.campaign.result import Campaign
+    from jointnas.campaign.winner_file import load
     from jointnas.errors import JointNASError
     from jointnas.network.families import register
     from jointnas.predictor.gp_predictor import Predictor
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from jointnas.training.observation import Observation
 
 _HOMES = {
+    "Campaign": "campaign.result",
     "JointNASError": "errors",
     "Observation": "training.observation",
     "Predictor": "predictor.gp_predictor",
@@ -25,11 +27,13 @@ _HOMES = {
     "Space": "space.space",
     "Winner": "search.search",
     "build": "api",
-    "load": "campaign.candidate_file",
+    "load": "campaign.winner_file",
     "register": "network.families",
+    "run_search": "api",
     "train": "api",
 }
 __all__ = [
+    "Campaign",
     "JointNASError",
     "Observation",
     "Predictor",
@@ -39,6 +43,7 @@ __all__ = [
     "build",
     "load",
     "register",
+    "run_search",
     "train",
 ]
 

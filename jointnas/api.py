@@ -1,22 +1,67 @@
-"""The two functions that need neither a search nor a run: build a candidate's network, train a candidate."""
+"""The functions of the library: run a whole campaign, build a candidate's network, train one candidate."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from jointnas.data import DataSpec, load_data
-from jointnas.execution import share_slots
+from jointnas.campaign.campaign import run
+from jointnas.campaign.events import Callback
+from jointnas.campaign.result import Campaign
+from jointnas.campaign.spec import SearchSpec, make_spec
+from jointnas.data.dataset import DataSpec, load_data
+from jointnas.errors import SearchError
+from jointnas.execution.slots import share_slots
 from jointnas.network.families import make_blueprint
 from jointnas.network.module import Network
 from jointnas.network.module import build as build_network
 from jointnas.space.knob_space import check_candidate
+from jointnas.space.space import Space
 from jointnas.training.clock import StepClock, WallClock
 from jointnas.training.recipe import Recipe
 from jointnas.training.trainer import Training, train_network
 from jointnas.units import parse_duration
+
+
+def run_search(
+    data: str | Path | DataSpec | None = None,
+    constraints: Sequence[str] = (),
+    train_time: str | float | None = None,
+    *,
+    rounds: int = SearchSpec.rounds,
+    batch: int | None = None,
+    workers: int = 1,
+    space: str | Path | Space = "resnet9",
+    out: str | Path | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    **options: Any,
+) -> Campaign:
+    """Run a whole campaign, as `jointnas search` does, and return its result, a view of the run's folder.
+
+    data: a name, a path, or a `DataSpec` (default: digits). train_time: the budget of each training, as "60s" or in seconds
+    (default: 10m). space: a built-in name, a TOML file, or a `Space`. out: the run's folder; by default a new one in runs/.
+    callbacks: called with every event (`jointnas.campaign.events`). options: the other settings of `jointnas search`, such as
+    train_steps, train_images, seed, objective, engine, prior, start, early_stop, confirm, fix, kind="direct", train_fn.
+    Starts worker processes: call it below `if __name__ == "__main__":` in a script. Raises `JointNASError` for what is wrong
+    with the settings, and `SearchError` when all trainings of the first round failed.
+    """
+    settings = {
+        "data": data,
+        "constraints": list(constraints),
+        "train_time": train_time,
+        "rounds": rounds,
+        "batch": batch,
+        "workers": workers,
+        "space": space,
+    }
+    spec = make_spec({**settings, **options})
+    if not isinstance(spec, SearchSpec):
+        raise SearchError(f"run_search runs a search, got the kind {spec.kind!r}: use 'search' or 'direct'")
+    return run(spec, callbacks, out=None if out is None else Path(out), resume=resume)
 
 
 def build(candidate: Mapping[str, Any], input_shape: Sequence[int], classes: int, seed: int = 0) -> Network:

@@ -8,11 +8,13 @@ from typing import Any
 
 from jointnas.campaign.ask import FittedCampaign
 from jointnas.campaign.folders import find_run
+from jointnas.campaign.registry import PREDICTOR
 from jointnas.campaign.retrain import Retrained, Watch
 from jointnas.campaign.retraining import Retraining
 from jointnas.campaign.store import Run, Trial
 from jointnas.campaign.run_files import winner_files, write_candidates
 from jointnas.errors import RunError
+from jointnas.predictor.files import DESCRIPTION, read_description
 from jointnas.search.search import Winner
 from jointnas.search.winners import EngineReport
 
@@ -57,10 +59,10 @@ class Campaign:
 
     @property
     def rank_correlation(self) -> float | None:
-        """Kendall's τ of the predictor after the last round, cross-validated."""
-        with Run.open(self.path) as run:
-            rounds = run.rounds()
-        return rounds[-1]["rank_correlation"] if rounds else None
+        """Kendall's τ of the final predictor, cross-validated; None before it was fitted to enough accuracies."""
+        folder = self.path / PREDICTOR
+        value = read_description(folder)["rank_correlation"] if (folder / DESCRIPTION).is_file() else None
+        return None if value is None else float(value)
 
     def front(self, metric: str = "macs", top: int = 20) -> list[Winner]:
         """Return candidates that trade predicted accuracy for a cost, the cheapest first; the campaign's own bounds hold."""

@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from jointnas import __version__
-from jointnas.cli import augment, autotrain, baselines, export, lists, predictors, search, spaces, train
+from jointnas.cli.augment import augment_command
+from jointnas.cli.autotrain import autotrain_command
+from jointnas.cli.baselines import baselines_command
+from jointnas.cli.export import export_command
+from jointnas.cli.predict import predict_command
+from jointnas.cli.predictors import predictors_app
+from jointnas.cli.recipes import recipes_app
+from jointnas.cli.retrain import retrain_command
+from jointnas.cli.runs import runs_app
+from jointnas.cli.search import search_command
+from jointnas.cli.show import show_command
+from jointnas.cli.spaces import spaces_app
+from jointnas.cli.train import train_command
 from jointnas.errors import JointNASError
 
 app = typer.Typer(
@@ -36,19 +48,19 @@ def _root(
     """Find the network and the training recipe that are most accurate within a training budget and a cost bound."""
 
 
-app.command("search")(search.search)
-app.command("export")(export.export)
-app.command("retrain")(train.retrain_winners)
-app.command("autotrain")(autotrain.autotrain)
-app.command("train")(train.train)
-app.command("baselines")(baselines.baselines)
-app.command("predict")(train.predict)
-app.command("show")(export.show)
-app.command("augment")(augment.augment)
-app.add_typer(lists.runs_app, name="runs")
-app.add_typer(spaces.spaces_app, name="spaces")
-app.add_typer(predictors.predictors_app, name="predictors")
-app.add_typer(lists.recipes_app, name="recipes")
+app.command("search")(search_command)
+app.command("export")(export_command)
+app.command("retrain")(retrain_command)
+app.command("autotrain")(autotrain_command)
+app.command("train")(train_command)
+app.command("baselines")(baselines_command)
+app.command("predict")(predict_command)
+app.command("show")(show_command)
+app.command("augment")(augment_command)
+app.add_typer(runs_app, name="runs")
+app.add_typer(spaces_app, name="spaces")
+app.add_typer(predictors_app, name="predictors")
+app.add_typer(recipes_app, name="recipes")
 
 
 def main() -> None:

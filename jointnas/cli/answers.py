@@ -1,12 +1,11 @@
-"""Answers of a search: its winners, and what a campaign that has ended says of other constraints."""
+"""Winners as tables and JSON, of a campaign that just ended and of one that is asked again (`--from`)."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,185 +15,149 @@ from jointnas.cli.common import (
     architecture_text,
     figure_texts,
     messages,
-    print_failures,
     print_json,
     print_table,
     recipe_text,
 )
 
 if TYPE_CHECKING:
-    from jointnas.measurement.meter import Meter
-    from jointnas.predictor.gp_predictor import Predictor
-    from jointnas.search.search import Search, Winner
+    from jointnas.campaign.ask import Answer
+    from jointnas.campaign.result import Campaign
+    from jointnas.search.search import Winner
     from jointnas.search.winners import EngineReport
 
 
-@dataclass(frozen=True)
-class Answer:
-    """Winners under constraints, and how they were found. name: of the run or predictor that was asked."""
-
-    name: str
-    is_run: bool
-    constraints: Sequence[str]
-    winners: Sequence[Winner]
-    rank_correlation: float | None
-    reports: Sequence[EngineReport]
-    trials: int = 0  # that were trained for it
-    failed: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what `search --json` prints."""
-        several = len(self.reports) > 1
-        return {
-            "run": self.name,
-            "trials": self.trials,
-            "failed": self.failed,
-            "predictor": {"rank_correlation": self.rank_correlation},
-            **({"engines": [{**asdict(report), "best": _best(report)} for report in self.reports]} if several else {}),
-            "winners": self.rows(),
+def winner_rows(winners: Sequence[Winner]) -> list[dict[str, Any]]:
+    """Return winners as the rows of `search --json`."""
+    return [
+        {
+            "rank": rank,
+            **winner.candidate,
+            "predicted_accuracy": winner.mean,
+            "std": winner.std,
+            "accuracy": winner.accuracy,
+            **{metric: None if math.isnan(value) else value for metric, value in winner.costs.items()},
+            **({"found_by": list(winner.found_by)} if winner.found_by else {}),
         }
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Return the winners as rows."""
-        return [
-            {
-                "rank": rank,
-                **winner.candidate,
-                "predicted_accuracy": winner.mean,
-                "std": winner.std,
-                "accuracy": winner.accuracy,
-                **{metric: None if math.isnan(value) else value for metric, value in winner.costs.items()},
-                **({"found_by": list(winner.found_by)} if winner.found_by else {}),
-            }
-            for rank, winner in enumerate(self.winners, 1)
-        ]
-
-    def print(self, as_json: bool) -> None:
-        """Print the winners as a table or as JSON."""
-        if as_json:
-            print_json(self.to_json())
-            return
-        if len(self.reports) > 1:
-            _print_engines(self.reports)
-        under = f" under {', '.join(self.constraints)}" if self.constraints else ""
-        _print_winners(f"winners of {self.name}{under}", "rank", [(str(row["rank"]), row) for row in self.rows()])
-        if self.is_run:
-            messages.print(f"next: jointnas export {self.name}, or jointnas retrain {self.name} --seeds 3")
-        else:
-            messages.print("next: the same with --out RUN, a run whose winners jointnas export and retrain read")
+        for rank, winner in enumerate(winners, 1)
+    ]
 
 
-def ask_again(
-    name: str,
-    constraints: list[str],
-    objective: str,
-    measure: list[str],
-    engine: str,
-    top: int,
-    seed: int,
-    frontier: str | None,
-    sweep: list[str],
-    out: Path | None,
-    as_json: bool,
+def search_json(campaign: Campaign) -> dict[str, Any]:
+    """Return what `search --json` prints of a campaign that ended."""
+    trials = [row for row in campaign.trials if row["kind"] != "confirmation"]
+    failed = sum(row["observation"] is not None and row["observation"]["accuracy"] is None for row in trials)
+    return _json(str(campaign.path), len(trials), failed, campaign.rank_correlation, campaign.reports, campaign.winners)
+
+
+def print_winners(campaign: Campaign, title: str) -> None:
+    """Print a campaign's winners, and what each engine did where several searched."""
+    _print_engines(campaign.reports)
+    _print_rows(title, "rank", [(str(row["rank"]), row) for row in winner_rows(campaign.winners)])
+
+
+def _json(
+    run: str,
+    trials: int,
+    failed: int,
+    rank_correlation: float | None,
+    reports: Sequence[EngineReport],
+    winners: Sequence[Winner],
+) -> dict[str, Any]:
+    several = {"engines": [{**asdict(r), "best": _best(r)} for r in reports]} if len(reports) > 1 else {}
+    predictor = {"rank_correlation": rank_correlation}
+    return {
+        "run": run,
+        "trials": trials,
+        "failed": failed,
+        "predictor": predictor,
+        **several,
+        "winners": winner_rows(winners),
+    }
+
+
+def ask_fitted(
+    name: str, constraints: list[str], sweep: list[str], out: Path | None, as_json: bool, **options: Any
 ) -> None:
-    """Answer constraints from a run's predictor, or a saved one, without training anything.
+    """Print the winners that the predictor of an ended run, or a saved one, has under bounds; with `sweep` under each in turn.
 
-    out: the folder of a run to make of a saved one, once it has an answer.
+    options: see `FittedCampaign.ask`.
     """
-    from jointnas.campaign.registry import adopt, find_predictor
-    from jointnas.campaign.store import Run
-    from jointnas.errors import ConstraintError, RunError
-    from jointnas.predictor.gp_predictor import Predictor
-    from jointnas.search.objective import ACCURACY, parse_objective
-    from jointnas.search.search import Search
-    from jointnas.space.constraint import MEASURED, parse_all, read_sweep
+    from jointnas.campaign.ask import FittedCampaign
+
+    with FittedCampaign(name, out) as fitted:
+        if sweep:
+            _ask_sweep(fitted, name, constraints, sweep, as_json, options)
+            return
+        answer = fitted.ask(constraints, **options)
+        place = str(fitted.run or name)
+        _print_notes(answer, place)
+        if as_json:
+            print_json(_json(place, 0, 0, fitted.predictor.rank_correlation, answer.reports, answer.winners))
+            return
+        bounds = f" under {', '.join(answer.constraints)}" if answer.constraints else ""
+        _print_engines(answer.reports)
+        rows = [(str(row["rank"]), row) for row in winner_rows(answer.winners)]
+        _print_rows(f"winners of {place}{bounds}", "rank", rows)
+        if fitted.run is None:
+            messages.print("next: the same command with --out RUN keeps the winners in a run for export and retrain")
+        else:
+            messages.print(f"next: jointnas export {place}, or jointnas retrain {place} --seeds 3")
+
+
+def _ask_sweep(
+    fitted: Any, name: str, constraints: list[str], sweep: list[str], as_json: bool, options: dict[str, Any]
+) -> None:
+    """Print the winners under each bound of a sweep; exit 1 where nothing meets one of them."""
+    from jointnas.errors import ConstraintError
+    from jointnas.space.constraint import read_sweep
 
     bounds = list(itertools.chain.from_iterable(map(read_sweep, sweep)))
-    folder, path = find_predictor(name)
-    if out is not None and path is not None:
-        raise RunError(f"--out makes a run of a stand-alone predictor, got {name!r}, which is a run's: drop --out")
-    if out is not None and out.exists():
-        raise RunError(f"--out is a folder that is not there yet, got {str(out)!r}: ask that run with --from {out}")
-    run = Run.open(path) if path is not None else None
-    predictor = Predictor.load(folder)
-    space = predictor.space
-    bounded = parse_all([*constraints, *bounds], (*space.metrics, *MEASURED, ACCURACY))  # before any is asked
-    metrics = {*(c.metric for c in bounded), parse_objective(objective, (*space.metrics, *MEASURED)), frontier}
-    meter = _make_meter(predictor) if measure or metrics - {*space.metrics, ACCURACY, None} else None
-    answers: list[Answer | ConstraintError] = []  # one for each bound
-    with ExitStack() as opened:
-        if meter is not None:
-            opened.enter_context(meter)
-        if run is not None:
-            opened.enter_context(run)
-
-        def answered(asked: list[str]) -> Answer:
-            nonlocal run
-            search = Search(space, asked, seed, predictor=predictor, objective=objective, meter=meter, reported=measure)
-            print_forecast(search)
-            winners = search.best(top, engine) if frontier is None else search.front(frontier, top)
-            if meter is not None:
-                print_failures(meter)
-            texts = [str(c) for c in search.constraints]
-            if run is None and out is not None:
-                run = opened.enter_context(Run.open(adopt(name, out)))
-            if run is not None:
-                number = run.add_query(texts, engine if frontier is None else "nsga2", seed, winners)
-                messages.print(f"query {number} of {run.path}{': ' if texts else ''}{', '.join(texts)}")
-            asked_of = str(run.path) if run is not None else name
-            return Answer(asked_of, run is not None, texts, winners, predictor.rank_correlation, search.reports)
-
-        if not sweep:
-            answered(constraints).print(as_json)
-            return
-        for bound in bounds:
-            try:
-                answers.append(answered([*constraints, bound]))
-            except ConstraintError as error:
-                answers.append(error)
-    texts = [str(c) for c in bounded[len(constraints) :]]
+    texts = fitted.check([*constraints, *bounds])[len(constraints) :]  # all are read before any is asked
+    answers: list[Answer | ConstraintError] = []
+    for bound in bounds:
+        try:
+            answers.append(fitted.ask([*constraints, bound], **options))
+            _print_notes(answers[-1], str(fitted.run or name))
+        except ConstraintError as error:
+            answers.append(error)
+    place = str(fitted.run or name)
     pairs = list(zip(texts, answers, strict=True))
     unmet = [answer for answer in answers if isinstance(answer, ConstraintError)]
     if as_json:
-        found = [
+        rows = [
             {"constraint": text, "winners": [], "reason": str(answer)}
             if isinstance(answer, ConstraintError)
-            else {"constraint": text, "winners": answer.rows()}
+            else {"constraint": text, "winners": winner_rows(answer.winners)}
             for text, answer in pairs
         ]
-        known = {"trials": 0, "failed": 0, "predictor": {"rank_correlation": predictor.rank_correlation}}
-        print_json({"run": str(run.path) if run else name, **known, "sweep": found})
+        predictor = {"rank_correlation": fitted.predictor.rank_correlation}
+        print_json({"run": place, "trials": 0, "failed": 0, "predictor": predictor, "sweep": rows})
     else:
-        rows = [(text, row) for text, answer in pairs if isinstance(answer, Answer) for row in answer.rows()]
-        _print_winners(f"winners of {run.path if run else name}", "under", rows)
+        met = [(text, a) for text, a in pairs if not isinstance(a, ConstraintError)]
+        _print_rows(f"winners of {place}", "under", [(text, row) for text, a in met for row in winner_rows(a.winners)])
     for reason in unmet:
         messages.print(f"jointnas: {reason}")
     if unmet:
         raise typer.Exit(1)
-    if run is not None:
-        messages.print(
-            f"next: jointnas export {run.path} --query N, or jointnas retrain {run.path} --query N --seeds 3"
-        )
+    if fitted.run is not None:
+        messages.print(f"next: jointnas export {place} --query N, or jointnas retrain {place} --query N --seeds 3")
 
 
-def _make_meter(predictor: Predictor) -> Meter:
-    """Return the meter of the slot that a predictor's campaign had, or of the nearest that this machine has."""
-    import torch
-
-    from jointnas.execution import available_cores, share_slots
-    from jointnas.measurement.meter import Meter
-
-    space, own = predictor.space, predictor.context.get("slot", {})
-    device = own.get("device", "auto") if torch.cuda.is_available() else "cpu"
-    slot = share_slots(min(own.get("workers", 1), available_cores()), device)
-    return Meter(slot, space.input_shape or (), space.classes or 0)
+def _print_notes(answer: Any, place: str) -> None:
+    for note in answer.notes:
+        messages.print(note)
+    if answer.query is not None:
+        bounds = f": {', '.join(answer.constraints)}" if answer.constraints else ""
+        messages.print(f"query {answer.query} of {place}{bounds}")
 
 
-def _print_winners(title: str, first: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
+def _print_rows(title: str, first: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
     """Print a table of winners whose first column is the first of each pair."""
     from jointnas.space.constraint import MEASURED
 
     metrics = ["macs", "params", *(m for m in MEASURED if rows and m in rows[0][1])]
+    metrics = [m for m in metrics if rows and m in rows[0][1]]
     several = any("found_by" in row for _, row in rows)
     print_table(
         title,
@@ -215,7 +178,9 @@ def _print_winners(title: str, first: str, rows: Sequence[tuple[str, dict[str, A
 
 
 def _print_engines(reports: Sequence[EngineReport]) -> None:
-    """Print what each engine found in what time."""
+    """Print what each of several engines found in what time."""
+    if len(reports) < 2:
+        return
     print_table(
         "engines over one predictor",
         ("engine", "best", "scored", "seconds"),
@@ -224,11 +189,5 @@ def _print_engines(reports: Sequence[EngineReport]) -> None:
 
 
 def _best(report: EngineReport) -> float | None:
-    """Return the best that an engine found as people read it: an accuracy is minimised as its negative."""
+    """Return an engine's best objective as people read it: an accuracy is minimised as its negative."""
     return None if report.best is None else abs(report.best)
-
-
-def print_forecast(search: Search) -> None:
-    """Say on stderr how well measured metrics are forecast on this device."""
-    for metric, error in search.forecast_errors.items():
-        messages.print(f"{metric} is forecast with a median error of {100 * error:.1f} %, and measured of the winners")

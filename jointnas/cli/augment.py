@@ -10,7 +10,7 @@ import typer
 from jointnas.cli.common import DataOption, ImageSize, TrainImages, parse_assignments
 
 
-def augment(
+def augment_command(
     candidate: Annotated[
         str | None, typer.Argument(help="A candidate file or a built-in recipe (default: all knobs at their defaults).")
     ] = None,

@@ -1,9 +1,8 @@
-"""`jointnas autotrain`: recipes searched for networks that stay as they are, and the table of what that brought."""
+"""`jointnas autotrain`: recipes searched for networks that stay as they are, and the table of what that gained."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,8 +18,7 @@ from jointnas.cli.common import (
     TrainTime,
     ValImages,
     Workers,
-    check_seed,
-    clock_json,
+    given_options,
     interruptible,
     knob_text,
     messages,
@@ -31,11 +29,12 @@ from jointnas.cli.common import (
 if TYPE_CHECKING:
     from jointnas.campaign.autotrain import AutoTrained
     from jointnas.campaign.candidate_file import CandidateFile
-    from jointnas.data import Data
-    from jointnas.execution import Event
+    from jointnas.campaign.retrain import RetrainingEnded
+    from jointnas.campaign.spec import AutotrainSpec
 
 
-def autotrain(
+def autotrain_command(
+    context: typer.Context,
     candidates: Annotated[list[str], typer.Argument(help="Candidate files, or built-in recipes' names.")],
     space: Annotated[
         str, typer.Option(help="Whose recipes: a built-in space (see `jointnas spaces`) or a TOML file.")
@@ -69,58 +68,37 @@ def autotrain(
       jointnas autotrain resnet9-1m --train-time 5s --rounds 3 --batch 6
       jointnas autotrain mine.toml nomad-senet --data photos/ --workers 2 --out runs/recipes
     """
-    from jointnas.campaign.registry import find_prior
-    from jointnas.data import DataSpec, load_data
-    from jointnas.errors import RunError, SearchError
-    from jointnas.execution import share_slots
+    from jointnas.campaign.spec import check_positive
+    from jointnas.errors import RunError
+
+    check_positive("seeds", seeds)
+    folder = _folder(out, data or "digits", resume)
+    no_setting = ("candidates", "seeds", "out", "resume", "as_json", "space")
+    settings = {name: value for name, value in given_options(context).items() if name not in no_setting}
+    specs = _specs(_by_name(candidates), space, settings)
+    compared = _run(folder, specs, seeds, resume)
+    if as_json:
+        print_json({"networks": [one.to_json() for one in compared]})
+    else:
+        _print_compared(compared, f"{seeds} seeds each")
+        messages.print(f"next: jointnas export {folder / compared[0].name}")
+    if all(one.gain_points is None for one in compared):
+        raise RunError("all trainings with the default recipe or with the searched one failed: see the failures above")
+
+
+def _specs(files: Mapping[str, CandidateFile], space: str, settings: dict[str, Any]) -> dict[str, AutotrainSpec]:
+    """Return the spec of each network's run."""
+    from jointnas.campaign.spec import AutotrainSpec, make_spec
     from jointnas.space.space import Space
 
-    for name, value in (("--rounds", rounds), ("--batch", batch), ("--seeds", seeds)):
-        if value < 1:
-            raise SearchError(f"{name} is 1 or more, got {value}: raise it")
-    check_seed(seed)
-    folder = _folder(out, data or "digits", resume)
-    files = _by_name(candidates)
-    clock, slot = clock_json(train_time, train_steps), share_slots(workers, device)
-    recipes = Space.load(space)  # before the data: a wrong name costs no decoding
-    spaces = {name: recipes.with_architecture(file.candidate["architecture"]) for name, file in files.items()}
-    data_spec = DataSpec(data or "digits", train_images, val_images, image_size, seed)
-    loaded = load_data(data_spec)
-    for note in loaded.notes:
-        messages.print(note)
-    common = {
-        "data": data_spec.to_json(),
-        "fingerprint": loaded.fingerprint,
-        "input_shape": list(loaded.input_shape),
-        "classes": list(loaded.classes),
-        "clock": clock,
-        "slot": slot.to_json(),
-        "seed": seed,
-        "rounds": rounds,
-        "batch": batch,
-        "top": 1,
-        "engine": "evolution",
-        "early_stop": None,
-        "constraints": [],
-    }
-    specifications = {}
+    recipes = Space.load(space)
+    specs = {}
     for name, file in files.items():
-        bound = spaces[name].bind(loaded.input_shape, len(loaded.classes))
-        prior = find_prior(None, bound)
-        specifications[name] = {
-            **common,
-            "space": bound.to_toml(),
-            "prior": prior and prior.digest,
-            "default": file.candidate,
-        }
-    found = _conduct(folder, specifications, seeds, loaded, resume)
-    if as_json:
-        print_json({"networks": [one.to_json() for one in found]})
-    else:
-        _print_found(found, f"{seeds} seeds each, {loaded.test_images} test images")
-        messages.print(f"next: jointnas export {folder / found[0].name}")
-    if all(one.gain_points is None for one in found):
-        raise RunError("a recipe is compared by one training that succeeds with each, got none: see the failures")
+        held = recipes.with_architecture(file.candidate["architecture"])
+        spec = make_spec({**settings, "space": held, "top": 1, "default": file.candidate}, "autotrain")
+        assert isinstance(spec, AutotrainSpec)
+        specs[name] = spec
+    return specs
 
 
 def _by_name(candidates: Sequence[str]) -> dict[str, CandidateFile]:
@@ -128,73 +106,75 @@ def _by_name(candidates: Sequence[str]) -> dict[str, CandidateFile]:
     from jointnas.campaign.candidate_file import find_candidate
     from jointnas.errors import RunError
 
-    found: dict[str, CandidateFile] = {}
+    files: dict[str, CandidateFile] = {}
     for text in candidates:
         name = Path(text).stem
-        if name in found:
-            raise RunError(f"each network has a name of its own, got {name!r} twice: rename a file")
-        found[name] = find_candidate(text)
-    return found
+        if name in files:
+            raise RunError(f"two candidates are called {name!r}, but each network needs its own name: rename a file")
+        files[name] = find_candidate(text)
+    return files
 
 
 def _folder(out: Path | None, source: str, resume: bool) -> Path:
-    """Return the folder of the networks' runs: the one named, there if it is resumed and only then; or a new one in runs/."""
-    from jointnas.cli.folders import new_folder
+    """Return the folder of the networks' runs: `out`, which must exist exactly when runs are resumed, or a new one in runs/."""
+    from jointnas.campaign.folders import new_folder
     from jointnas.errors import RunError
 
     if out is None:
         if resume:
-            raise RunError("--resume goes on in a folder, got no --out: name the one that the first command wrote to")
+            raise RunError("--resume needs the folder of the first command: name it with --out")
         return new_folder(source, "autotrain")
     if resume and not out.is_dir():
-        raise RunError(f"--resume goes on in a folder, got {str(out)!r}, which is none: check --out")
+        raise RunError(f"--resume needs the folder of the first command, but {str(out)!r} is no folder: check --out")
     if out.exists() and not resume:
-        raise RunError(f"new runs make their own folder, got {str(out)!r}, which exists: say --resume or another --out")
+        raise RunError(f"new runs need a new folder, got {str(out)!r}, which exists: continue with --resume or choose another --out")
     return out
 
 
-def _conduct(
-    folder: Path, specifications: Mapping[str, dict[str, Any]], seeds: int, data: Data, resume: bool
-) -> list[AutoTrained]:
-    """Search the recipe of one network after another and compare; all runs are opened before anything is trained."""
-    from jointnas.campaign.autotrain import compare, search_recipe
-    from jointnas.campaign.campaign import local_executor
+def _run(folder: Path, specs: Mapping[str, AutotrainSpec], seeds: int, resume: bool) -> list[AutoTrained]:
+    """Search the recipe of one network after another, each compared with the default before the next begins."""
+    from jointnas.campaign.autotrain import compare_recipes
+    from jointnas.campaign.campaign import prepare, run
+    from jointnas.campaign.folders import open_run
     from jointnas.cli.display import Display
-    from jointnas.cli.folders import open_run
-    from jointnas.execution import Slot
+    from jointnas.data.dataset import load_data
+    from jointnas.execution.slots import share_slots
+    from jointnas.training.job import trial_executor
 
-    found: list[AutoTrained] = []
-    common = next(iter(specifications.values()))
-    slot = Slot(**common["slot"])
-    with interruptible(f"go on with the same command, --resume and --out {folder}"), ExitStack() as stack:
-        runs = [
-            stack.enter_context(open_run(path, spec, name, resume and path.exists(), changeable=()))
-            for name, spec in specifications.items()
-            for path in [folder / name]
-        ]
-        executor = stack.enter_context(local_executor(common["data"], slot, data.fingerprint))
-        for number, run in enumerate(runs, 1):
-            messages.print(f"network {number} of {len(runs)}  {run.path.name}")
-            with Display(common["batch"], slot.workers, common["clock"]) as display:
-                winner = search_recipe(run, executor, display)
-            found.append(compare(run, winner, seeds, data, executor, _tell))
-    return found
-
-
-def _tell(event: Event, ended: int, total: int) -> None:
-    """Say on stderr that a training of the comparison has ended; the first half has the default recipe."""
-    if event.kind not in ("done", "failed"):
-        return
-    which = "default" if event.number <= total // 2 else "searched"
-    what = f"test accuracy {event.result['test_accuracy']:.4f}" if event.kind == "done" else f"failed: {event.reason}"
-    messages.print(f"training {ended} of {total}  {which} recipe  {what}")
+    compared: list[AutoTrained] = []
+    common = next(iter(specs.values()))
+    assert common.data is not None
+    data, slot = load_data(common.data), share_slots(common.workers, common.device)
+    for name, spec in specs.items():  # what is wrong with any network is reported before the first is trained
+        setup = prepare(spec, lambda event: None)
+        if resume and (folder / name).exists():
+            open_run(folder / name, spec, setup.context, resume).close()
+    with (
+        interruptible(lambda: f"continue with the same command, --resume and --out {folder}"),
+        trial_executor(common.data, slot, data.fingerprint) as executor,
+    ):
+        for number, (name, spec) in enumerate(specs.items(), 1):
+            messages.print(f"network {number} of {len(specs)}  {name}")
+            path = folder / name
+            with Display(spec) as display:
+                campaign = run(spec, [display], out=path, resume=resume and path.exists(), executor=executor)
+            compared.append(compare_recipes(campaign, seeds, data, executor, _print_training))
+    return compared
 
 
-def _print_found(found: Sequence[AutoTrained], title: str) -> None:
+def _print_training(news: RetrainingEnded) -> None:
+    """Print on stderr that a training of the comparison has ended."""
+    which = "default" if news.rank == 1 else "searched"
+    accuracy = news.result.test_accuracy
+    outcome = f"failed: {news.result.observation.failure}" if accuracy is None else f"test accuracy {accuracy:.4f}"
+    messages.print(f"training {news.ended} of {news.total}  {which} recipe  {outcome}")
+
+
+def _print_compared(compared: Sequence[AutoTrained], title: str) -> None:
     from jointnas.space.constraint import format_metric
 
     rows = []
-    for one in found:
+    for one in compared:
         row, gain = one.to_json(), one.gain_points
         default, searched = row["default"], row["searched"]
         rows.append(
@@ -211,7 +191,7 @@ def _print_found(found: Sequence[AutoTrained], title: str) -> None:
             for failure in side["failures"]:
                 messages.print(f"{one.name}, {which} recipe, {failure}")
         if gain is not None and gain <= 0:
-            messages.print(f"{one.name}: the search found no better recipe than the default one: keep that")
+            messages.print(f"{one.name}: the searched recipe is no better than the default one: keep the default")
     columns = ("network", "macs", "default recipe, test %", "searched recipe, test %", "Δ points", "changed knobs")
     print_table(title, columns, rows)
 

@@ -18,23 +18,23 @@ from jointnas.cli.common import (
     TrainTime,
     ValImages,
     Workers,
-    check_seed,
-    clock_json,
     figure_texts,
     figures_of,
+    given_options,
     interruptible,
     messages,
     print_json,
     print_table,
     spread_text,
 )
+from jointnas.cli.display import outcome_text
 
 if TYPE_CHECKING:
-    from jointnas.campaign.store import Trial
-    from jointnas.data import DataSpec
+    from jointnas.campaign.spec import BaselinesSpec
 
 
-def baselines(
+def baselines_command(
+    context: typer.Context,
     data: DataOption = None,
     train_images: TrainImages = None,
     val_images: ValImages = None,
@@ -71,24 +71,21 @@ def baselines(
         _print_candidate(export)
         return
     from jointnas.campaign.baselines import ARCHITECTURES, trainable
-    from jointnas.data import DataSpec
+    from jointnas.campaign.spec import BaselinesSpec, make_spec
     from jointnas.errors import SearchError
-    from jointnas.training.clock import clock_from_json
 
-    check_seed(seed)
-    if repeats < 1:
-        raise SearchError(f"--repeats is 1 or more, got {repeats}: raise it")
     asked = list(dict.fromkeys(only or ARCHITECTURES))
     names = trainable(asked)
     missing = [name for name in asked if name not in names]
     if not names:
-        raise SearchError(f"{', '.join(missing)} need timm, got none: pip install 'jointnas[baselines]'")
+        raise SearchError(f"{', '.join(missing)} need timm, which is not installed: pip install 'jointnas[baselines]'")
     if missing:
-        messages.print(f"left out without timm (pip install 'jointnas[baselines]'): {', '.join(missing)}")
-    clock = clock_json(train_time, train_steps)
-    clock_from_json(clock)
-    spec = DataSpec(data or "digits", train_images, val_images, image_size, seed)
-    _conduct(names, repeats, spec, clock, measure or [], workers, device, out, resume, as_json)
+        messages.print(f"left out, as timm is not installed (pip install 'jointnas[baselines]'): {', '.join(missing)}")
+    no_setting = ("only", "measure", "out", "resume", "export", "as_json")
+    settings = {name: value for name, value in given_options(context).items() if name not in no_setting}
+    spec = make_spec({**settings, "baselines": names}, "baselines")
+    assert isinstance(spec, BaselinesSpec)
+    _train_and_print(spec, measure or [], out, resume, as_json)
 
 
 def _print_candidate(name: str) -> None:
@@ -100,55 +97,35 @@ def _print_candidate(name: str) -> None:
     typer.echo(tomli_w.dumps({"format": FORMAT, **candidate(name)}), nl=False)
 
 
-def _conduct(
-    names: list[str],
-    repeats: int,
-    spec: DataSpec,
-    clock: dict[str, Any],
-    measure: list[str],
-    workers: int,
-    device: str,
-    out: Path | None,
-    resume: bool,
-    as_json: bool,
-) -> None:
+def _train_and_print(spec: BaselinesSpec, measure: list[str], out: Path | None, resume: bool, as_json: bool) -> None:
     from jointnas.campaign.baselines import rank, train_baselines
-    from jointnas.cli.folders import open_run
-    from jointnas.data import load_data
+    from jointnas.campaign.events import Event, TrialEnded
+    from jointnas.campaign.folders import open_run
+    from jointnas.campaign.store import Context
+    from jointnas.data.dataset import load_data
     from jointnas.errors import SearchError
-    from jointnas.execution import share_slots
+    from jointnas.execution.slots import share_slots
     from jointnas.measurement.meter import Meter, check_metrics
     from jointnas.space.toml import GROUPS
-    from jointnas.training.clock import clock_from_json
 
-    slot = share_slots(workers, device)
-    loaded = load_data(spec)
-    for note in loaded.notes:
+    assert spec.data is not None
+    slot, data = share_slots(spec.workers, spec.device), load_data(spec.data)
+    for note in data.notes:
         messages.print(note)
-    specification = {
-        "baselines": names,
-        "rounds": repeats,  # which a resumption may change
-        "data": spec.to_json(),
-        "fingerprint": loaded.fingerprint,
-        "input_shape": list(loaded.input_shape),
-        "classes": list(loaded.classes),
-        "clock": clock,
-        "seed": spec.seed,
-        "slot": slot.to_json(),
-        "constraints": [],
-    }
     check_metrics(measure, slot.device)
-    run = open_run(out, specification, "baselines", resume)
+    run = open_run(out, spec, Context.of(None, data, slot), resume)
 
-    def watch(name: str, trial: Trial) -> None:
-        messages.print(_line(name, trial, repeats))
+    def print_trial(event: Event) -> None:
+        if isinstance(event, TrialEnded):
+            trial = event.trial
+            messages.print(f"repeat {trial.round} of {spec.repeats}  {trial.identity:<14}  {outcome_text(trial)}")
 
-    with run, interruptible(f"go on with the same command, --resume and --out {run.path}"):
-        train_baselines(run, names, repeats, spec, slot, clock_from_json(clock), watch)
+    with run, interruptible(lambda: f"continue with the same command, --resume and --out {run.path}"):
+        train_baselines(run, print_trial)
         trials = run.trials()
-    rows = rank(trials, names, loaded.input_shape, len(loaded.classes))
+    rows = rank(trials, spec.baselines, data.input_shape, len(data.classes))
     fitting = [row for row in rows if row["macs"] is not None]
-    with Meter(slot, loaded.input_shape, len(loaded.classes)) as meter:
+    with Meter(slot, data.input_shape, len(data.classes)) as meter:
         candidates = [{group: row[group] for group in GROUPS} for row in fitting]
         for row, figures in zip(fitting, figures_of(meter, candidates, measure), strict=True):
             row.update(figures)
@@ -158,19 +135,7 @@ def _conduct(
     else:
         _print_rows(str(run.path), rows, measure)
     if failed == len(trials):
-        raise SearchError(f"baselines are ranked by trainings that succeed, got {failed} failures: see above")
-
-
-def _line(name: str, trial: Trial, repeats: int) -> str:
-    """Return one line on a training that has ended."""
-    from jointnas.units import format_duration
-
-    o = trial.observation
-    if o is None or o.accuracy is None:
-        said = f"failed: {o.failure if o else 'no result'}"
-    else:
-        said = f"accuracy {o.accuracy:.4f}  ({o.steps} steps, {format_duration(o.seconds or 0)})"
-    return f"repeat {trial.round} of {repeats}  {name:<14}  {said}"
+        raise SearchError(f"all {failed} trainings failed, so nothing is ranked: see the reasons above")
 
 
 def _print_rows(path: str, rows: list[dict[str, Any]], measured: list[str]) -> None:

@@ -1,11 +1,11 @@
-"""What commands share: options, output, and the clock they ask for."""
+"""What commands share: options and output."""
 
 from __future__ import annotations
 
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,13 +13,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from jointnas.errors import BudgetError, CandidateError
-from jointnas.units import parse_duration
+from jointnas.errors import CandidateError
 
 if TYPE_CHECKING:
     from jointnas.measurement.meter import Meter
 
-DEFAULT_TRAIN_TIME = "10m"
 INTERRUPTED = 130
 
 DataOption = Annotated[
@@ -29,7 +27,7 @@ TrainImages = Annotated[int | None, typer.Option(help="Training images, drawn by
 ValImages = Annotated[int | None, typer.Option(help="Validation images (default: a fifth, at most 5000).")]
 ImageSize = Annotated[int | None, typer.Option(help="Side in pixels that images of mixed sizes are brought to.")]
 TrainTime = Annotated[
-    str | None, typer.Option(help=f"Budget of each training: 30s, 10m, 3h (default {DEFAULT_TRAIN_TIME}).")
+    str | None, typer.Option(help="Budget of each training: 30s, 10m, 3h (default 10m).")
 ]
 TrainSteps = Annotated[
     int | None, typer.Option(help="Budget in steps instead of time: reproducible to the bit on a CPU.")
@@ -71,13 +69,10 @@ def knob_text(knobs: dict[str, Any]) -> str:
     return ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {str(v).lower()}" for k, v in knobs.items())
 
 
-def check_seed(seed: int) -> None:
-    """Raise `SearchError` for a seed from which trainings would get seeds that others have."""
-    from jointnas.campaign.runner import LARGEST_SEED
-    from jointnas.errors import SearchError
-
-    if not 0 <= seed <= LARGEST_SEED:
-        raise SearchError(f"--seed lies between 0 and {LARGEST_SEED}, got {seed}: change it")
+def given_options(context: typer.Context) -> dict[str, Any]:
+    """Return the parameters that stand on the command line, without those at their defaults."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name: context.params[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
 def architecture_text(knobs: dict[str, Any]) -> str:
@@ -100,15 +95,10 @@ def figures_of(
     meter: Meter, candidates: Sequence[Mapping[str, Any]], metrics: Sequence[str]
 ) -> list[dict[str, float | None]]:
     """Return measured metrics of candidates, None for what could not be measured; the reasons go to stderr."""
-    found = meter.measure(candidates, metrics)
-    print_failures(meter)
-    return [{metric: None if math.isnan(value) else value for metric, value in row.items()} for row in found]
-
-
-def print_failures(meter: Meter) -> None:
-    """Say on stderr why figures could not be measured."""
+    rows = meter.measure(candidates, metrics)
     for reason in meter.failures:
-        messages.print(f"a figure could not be measured: {reason}")
+        messages.print(f"a metric could not be measured: {reason}")
+    return [{metric: None if math.isnan(value) else value for metric, value in row.items()} for row in rows]
 
 
 def figure_texts(row: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
@@ -127,47 +117,27 @@ def spread_text(values: dict[str, Any]) -> str:
     )
 
 
-def clock_json(
-    train_time: str | None, train_steps: int | None, default: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """Return the clock that two options ask for, as JSON; the default where neither is given. Raises `BudgetError`."""
-    if train_time is not None and train_steps is not None:
-        raise BudgetError(
-            f"a budget is a time or steps, got --train-time {train_time} and --train-steps {train_steps}: drop one"
-        )
-    if train_steps is not None:
-        if train_steps < 1:
-            raise BudgetError(f"a training has one step or more, got --train-steps {train_steps}: raise it")
-        return {"train_steps": train_steps}
-    if train_time is None and default is not None:
-        return default
-    seconds = parse_duration(train_time or DEFAULT_TRAIN_TIME)
-    if seconds <= 0:
-        raise BudgetError(f"a training time is above 0 seconds, got --train-time {train_time}: raise it")
-    return {"train_seconds": seconds}
-
-
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     """Return {knob: value} from `knob=value` texts; values are read as TOML, or else as words. Raises `CandidateError`."""
     import tomllib
 
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for text in assignments:
         name, equals, value = (part.strip() for part in text.partition("="))
         if not (name and equals and value):
-            raise CandidateError(f"--fix is knob=value, got {text!r}: write it like --fix optimizer=sgd")
+            raise CandidateError(f"--fix is written knob=value, got {text!r}: write it like --fix optimizer=sgd")
         try:
-            found[name] = tomllib.loads(f"value = {value}")["value"]
+            values[name] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
-            found[name] = value
-    return found
+            values[name] = value
+    return values
 
 
 @contextmanager
-def interruptible(advice: str) -> Iterator[None]:
+def interruptible(advice: Callable[[], str]) -> Iterator[None]:
     """Turn Ctrl-C into exit 130 and one line of advice."""
     try:
         yield
     except KeyboardInterrupt:
-        messages.print(f"interrupted: {advice}")
+        messages.print(f"interrupted: {advice()}")
         raise typer.Exit(INTERRUPTED) from None

@@ -1,18 +1,16 @@
-"""`jointnas export` and `jointnas show`: winners and trials as files, and a candidate's network as a table."""
+"""`jointnas export`: winners and trials as candidate files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from jointnas.cli.common import Json, Measured, figure_texts, figures_of, print_json, print_table
+from jointnas.cli.common import Json, print_json
 
 
-def export(
+def export_command(
     run: Annotated[str, typer.Argument(help="A run's folder, or its name in runs/.")],
     query: Annotated[int | None, typer.Option(help="Whose winners: a query's number (default: the latest).")] = None,
     top: Annotated[int | None, typer.Option(help="How many winners (default: all).")] = None,
@@ -31,229 +29,21 @@ def export(
       jointnas export runs/digits-resnet9-1 --top 1 --format json --to best/
       jointnas export runs/digits-resnet9-1 --trial 3
     """
-    from jointnas.campaign.store import find_run
+    from jointnas.campaign.folders import find_run
+    from jointnas.campaign.run_files import trial_files, winner_files, write_candidates
     from jointnas.errors import RunError
 
     folder = to or find_run(run) / "export"
     if trial:
         for option, value in (("--query", query), ("--top", top)):
             if value is not None:
-                raise RunError(f"{option} chooses among winners, got {option} {value} beside --trial: drop one of them")
+                raise RunError(f"{option} chooses among winners and does not go with --trial, got {option} {value}: drop one")
         files = trial_files(run, trial)
     else:
         files = {f"winner-{rank}": file for rank, file in enumerate(winner_files(run, query, top)[1], 1)}
-    paths = [folder / f"{name}.{kind}" for name in files]
-    for path, file in zip(paths, files.values(), strict=True):
-        file.write(path, kind)
+    paths = write_candidates(files, folder, kind)
     if as_json:
         print_json({"files": [str(p) for p in paths]})
     else:
         for path in paths:
             typer.echo(path)
-
-
-def winner_files(run: str, query: int | None, top: int | None) -> tuple[int, list[Any]]:
-    """Return the number of a run's query, by default the latest, and its winners as candidate files."""
-    from jointnas.campaign.candidate_file import CandidateFile
-    from jointnas.campaign.store import Run, find_run
-    from jointnas.errors import RunError
-
-    if top is not None and top < 1:
-        raise RunError(f"--top is 1 or more, got {top}: raise it")
-    with Run.open(find_run(run)) as opened:
-        training = _training_of(opened.specification, run)
-        winners = opened.winners(query)[:top]
-        return query or opened.queries()[-1]["number"], [
-            CandidateFile(
-                w.candidate,
-                {"predicted_accuracy": w.mean, "std": w.std, "accuracy": w.accuracy},
-                w.costs,
-                training,
-            )
-            for w in winners
-        ]
-
-
-def trial_files(run: str, numbers: Sequence[int]) -> dict[str, Any]:
-    """Return a run's trials with these numbers as candidate files, by name; what was predicted of them was before their training."""
-    from jointnas.campaign.candidate_file import CandidateFile
-    from jointnas.campaign.store import Run, find_run
-    from jointnas.errors import RunError
-    from jointnas.space.space import Space
-
-    with Run.open(find_run(run)) as opened:
-        training = _training_of(opened.specification, run)
-        trials = {trial.number: trial for trial in opened.trials()}
-    space = Space.from_toml(training["space"], training["input_shape"], training["classes"])
-    files = {}
-    for number in numbers:
-        if number not in trials:
-            known = f"a number from 1 to {len(trials)}" if trials else "one of a run with trainings of its own"
-            raise RunError(f"a trial is {known}, got {number} of {run!r}: choose another, or drop --trial for winners")
-        trial, observation = trials[number], trials[number].observation
-        results: dict[str, Any] = {"predicted_accuracy": trial.predicted, "std": trial.std}
-        if observation is not None:
-            results |= {name: getattr(observation, name) for name in ("accuracy", "fraction", "failure")}
-        files[f"trial-{number}"] = CandidateFile(trial.candidate, results, dict(space.cost(trial.candidate)), training)
-    return files
-
-
-def _training_of(specification: Mapping[str, Any], run: str) -> dict[str, Any]:
-    """Return how a run's candidates were trained, as a candidate file says it. Raises `RunError` where no search made the run."""
-    from jointnas.errors import RunError
-
-    if "space" not in specification:
-        raise RunError(f"candidates belong to a search, got a run of another command in {run!r}: name a search's run")
-    training = {key: specification[key] for key in ("data", "fingerprint", "clock", "slot", "input_shape", "space")}
-    return {**training, "classes": len(specification["classes"])}
-
-
-def show(
-    path: Annotated[Path, typer.Argument(help="A candidate file, a built-in recipe's name, or a winner's folder.")],
-    input_shape: Annotated[
-        str | None, typer.Option(help="Input as CxHxW (default: the file's own, or 3x32x32).")
-    ] = None,
-    classes: Annotated[int | None, typer.Option(help="Classes (default: the file's own, or 10).")] = None,
-    measure: Measured = None,
-    layers: Annotated[
-        bool, typer.Option("--layers", help="A row for each layer instead of one for each block.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Show a candidate's network block by block, with what each costs; equal blocks in a row are one row with their sums.
-
-    \b
-    Examples:
-      jointnas show runs/digits-resnet9-1/export/winner-1.toml
-      jointnas show nomad-senet --layers
-      jointnas show mine.toml --input-shape 1x28x28 --measure latency
-    """
-    from jointnas.campaign.candidate_file import WinnerFile, find_candidate
-    from jointnas.errors import ExportError
-    from jointnas.execution import share_slots
-    from jointnas.measurement.meter import Meter
-    from jointnas.network.cost import blueprint_cost
-    from jointnas.network.families import make_blueprint
-
-    measured: dict[str, float | None] = {}
-    if path.is_dir():
-        if input_shape is not None or classes is not None or measure:
-            raise ExportError(
-                f"--input-shape, --classes and --measure go with a candidate file, got one beside the folder {str(path)!r}: drop it"
-            )
-        members = [member.blueprint for member in WinnerFile.read(path).members]
-    else:
-        file = find_candidate(path)
-        shape = parse_shape(input_shape) if input_shape else tuple(file.training.get("input_shape", (3, 32, 32)))
-        outputs = file.training.get("classes", 10) if classes is None else classes
-        members = [make_blueprint(file.candidate["architecture"], shape, outputs)]
-        with Meter(share_slots(1, "auto"), shape, outputs) as meter:
-            (measured,) = figures_of(meter, [file.candidate], measure or [])
-    if as_json:
-        print_json(
-            {"members": [{"blueprint": m.to_json(), "costs": {**blueprint_cost(m), **measured}} for m in members]}
-        )
-        return
-    for member in members:
-        if layers:
-            print_table("", ("layer", "block", "operation", "reads", "output", "macs", "params"), _layer_rows(member))
-        else:
-            print_table("", ("number", "block", "operations", "output", "macs", "params"), _block_rows(member))
-    if measured:
-        print_table("", ("measured", "value"), list(zip(measured, figure_texts(measured, list(measured)), strict=True)))
-
-
-def parse_shape(text: str) -> tuple[int, ...]:
-    """Return the input shape (C, H, W) in `text` such as `3x32x32`. Raises `BlueprintError`."""
-    from jointnas.errors import BlueprintError
-
-    parts = text.lower().split("x")
-    if len(parts) != 3 or not all(p.isdecimal() and int(p) > 0 for p in parts):
-        raise BlueprintError(f"an input shape is channels, height and width, got {text!r}: write it like 3x32x32")
-    return tuple(int(p) for p in parts)
-
-
-def _block_rows(blueprint: Any) -> list[tuple[str, ...]]:
-    """Return the input, a row for each run of equal blocks, and the total."""
-    from jointnas.network.cost import block_cost
-
-    shapes = blueprint.shapes()
-    rows: list[tuple[str, ...]] = [("0", "input", "", _size(shapes[0]), "", "")]
-
-    def alike(i: int) -> tuple[Any, ...]:
-        inputs = blueprint.wiring[i]
-        return blueprint.blocks[i], tuple(i - j for j in inputs), tuple(shapes[j] for j in inputs)
-
-    for (block, distances, inputs), run in groupby(range(len(blueprint.blocks)), alike):
-        first, *more = run
-        times = 1 + len(more)
-        part = block_cost(block, inputs, (False,) * len(inputs))
-        reads = "" if distances == (0,) else f"reads {', '.join(str(first - d) for d in distances)}: "
-        rows.append(
-            (
-                f"{first + 1}–{first + times}" if more else str(first + 1),
-                f"{times} × {block.name}" if more else block.name,
-                reads + " ".join(_operation(node) for node in block.nodes),
-                _size(shapes[first + times]),
-                *_amounts(times * part.macs, times * part.params),
-            )
-        )
-    return [*rows, _total_row(blueprint, 1)]
-
-
-def _layer_rows(blueprint: Any) -> list[tuple[str, ...]]:
-    """Return the input, a row for each node, which reads others by their numbers, and the total."""
-    from jointnas.network.blueprint import block_shapes
-    from jointnas.network.cost import node_macs, node_weights
-
-    shapes = blueprint.shapes()
-    rows: list[tuple[str, ...]] = [("0", "input", "", "", _size(shapes[0]), "", "")]
-    outputs = [0]  # the number of the layer that gives each of the network's values
-    for block, inputs in zip(blueprint.blocks, blueprint.wiring, strict=True):
-        numbers = [outputs[i] for i in inputs]  # and of the block's
-        sizes = block_shapes(block, tuple(shapes[i] for i in inputs))
-        for node, size in zip(block.nodes, sizes[len(inputs) :], strict=True):
-            numbers.append(len(rows))
-            reads = ", ".join(str(numbers[i]) for i in node.inputs)
-            source = sizes[node.inputs[0]]
-            costs = _amounts(node_macs(node, source, size), node_weights(node, source).trained)
-            rows.append((str(numbers[-1]), block.name, _operation(node), reads, _size(size), *costs))
-        outputs.append(numbers[-1])
-    return [*rows, _total_row(blueprint, 2)]
-
-
-def _total_row(blueprint: Any, blanks: int) -> tuple[str, ...]:
-    from jointnas.network.cost import blueprint_cost
-    from jointnas.space.constraint import format_metric
-
-    total = blueprint_cost(blueprint)
-    rest = f"size {format_metric('size', total['size'])}, peak memory {format_metric('memory', total['memory'])}"
-    return ("", "total", rest, *[""] * blanks, *_amounts(total["macs"], total["params"]))
-
-
-def _amounts(macs: int, params: int) -> tuple[str, str]:
-    from jointnas.space.constraint import format_metric
-
-    return format_metric("macs", macs), format_metric("params", params)
-
-
-def _size(shape: Any) -> str:
-    return "×".join(map(str, shape))
-
-
-def _operation(node: Any) -> str:
-    """Return an operation with what distinguishes it: `conv3×3-64/2` makes 64 channels at stride 2."""
-    kernel, stride = node.get("kernel"), node.get("stride", 1)
-    window = f"{kernel}×{kernel}" if kernel else ""
-    step = f"/{stride}" if stride != 1 else ""
-    if node.operation == "conv":
-        channels, groups = node.get("channels"), node.get("groups")
-        kind = "conv" if groups == 1 else "depthwise" if groups == channels else f"conv-in-{groups}-groups-"
-        return f"{kind}{window}-{channels}{step}"
-    if node.operation == "linear":
-        return f"linear-{node.get('features')}"
-    if node.operation == "resize":
-        return f"resize-{node.get('height')}×{node.get('width')}"
-    if node.operation == "opaque":
-        return f"{node.get('library')}.{node.get('name')}"
-    return f"{node.operation}{window}{step}"

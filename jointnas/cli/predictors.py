@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from jointnas.cli.common import Json, architecture_text, check_seed, print_json, print_table, recipe_text
+from jointnas.cli.common import Json, architecture_text, print_json, print_table, recipe_text
 
 predictors_app = typer.Typer(rich_markup_mode=None)
 
 
 @predictors_app.callback(invoke_without_command=True)
-def predictors(context: typer.Context, as_json: Json = False) -> None:
+def predictors_command(context: typer.Context, as_json: Json = False) -> None:
     """List the built-in predictors.
 
     \b
@@ -95,7 +95,6 @@ def predictors_fit(
     from jointnas.campaign.registry import fit_runs
     from jointnas.errors import PredictorError
 
-    check_seed(seed)
     if to.exists():
         raise PredictorError(f"a predictor makes its own folder, got --to {to}, which exists: name another")
     predictor = fit_runs(runs, seed)

@@ -1,15 +1,14 @@
-"""`jointnas search`: its options, and which of them go together."""
+"""`jointnas search`: its options, which of them go together, and what it prints."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jointnas.cli.answers import ask_again
-from jointnas.cli.campaign import conduct
+from jointnas.cli.answers import ask_fitted, print_winners, search_json
 from jointnas.cli.common import (
     DataOption,
     Device,
@@ -21,28 +20,25 @@ from jointnas.cli.common import (
     TrainTime,
     ValImages,
     Workers,
-    check_seed,
-    clock_json,
+    given_options,
+    interruptible,
+    messages,
     parse_assignments,
+    print_json,
+    print_table,
 )
 
-ASKED_AGAIN = (
-    "from_",
-    "constraint",
-    "objective",
-    "measure",
-    "engine",
-    "top",
-    "seed",
-    "frontier",
-    "sweep",
-    "out",
-    "as_json",
-)
-"""What `--from` takes."""
+if TYPE_CHECKING:
+    from jointnas.campaign.spec import SearchSpec
+
+OF_FROM = ("from_", "constraint", "objective", "measure", "engine", "top", "seed", "frontier", "sweep", "out", "as_json")
+"""The parameters that go with `--from`."""
+
+NO_SETTING = ("real", "config", "out", "resume", "from_", "frontier", "sweep", "dry_run", "as_json")
+"""Parameters that are no settings of a run."""
 
 
-def search(
+def search_command(
     context: typer.Context,
     constraint: Annotated[
         list[str] | None,
@@ -65,48 +61,53 @@ def search(
     image_size: ImageSize = None,
     train_time: TrainTime = None,
     train_steps: TrainSteps = None,
-    rounds: Annotated[int, typer.Option(help="Batches that are trained, the predictor refitted after each.")] = 4,
+    rounds: Annotated[int, typer.Option(help="Batches to train; the predictor is refitted after each.")] = 4,
     batch: Annotated[int, typer.Option(help="Candidates in a batch.")] = 8,
     total_time: Annotated[
-        str | None, typer.Option(help="Time of all trainings together, those that confirm winners too; sets the batch.")
+        str | None, typer.Option(help="Time for all trainings, confirmations included; sets the batch.")
     ] = None,
     early_stop: Annotated[
         float | None,
         typer.Option(
-            help="Kendall's τ, 0.92 in the paper: later rounds train only the part of the budget that surely ranks so well."
+            help="Kendall's τ, 0.92 in the paper: stop later trainings at the smallest share of the budget that already gives the "
+            "final ranking."
         ),
     ] = None,
     confirm: Annotated[
         int | None,
         typer.Option(
-            help="Winners trained once more in the end, at the whole budget, with another seed (default: 0; all of them with "
+            help="Winners to train once more at the end, at the whole budget, with another seed (default: 0; --top with "
             "--early-stop or --total-time)."
         ),
     ] = None,
     engine: Annotated[
-        str,
-        typer.Option(help="What searches the predictor in stage two: evolution, mads, hillclimb, or all of them."),
+        str, typer.Option(help="What searches the predictor in stage two: evolution, mads, hillclimb, or all of them.")
     ] = "evolution",
     real: Annotated[
         bool,
         typer.Option("--real", help="Let the engine search real trainings, --rounds times --batch of them at most."),
     ] = False,
     repeats: Annotated[
-        int,
-        typer.Option(help="With --real: trainings of a candidate before it counts as the best; their mean decides."),
+        int, typer.Option(help="With --real: trainings that a candidate needs before it counts as the best; their mean decides.")
     ] = 1,
     start: Annotated[
         list[str] | None,
-        typer.Option(
-            help="A candidate file or built-in recipe to train first; with --real, where it starts; repeatable."
-        ),
+        typer.Option(help="A candidate file or built-in recipe to train first; with --real, the start; repeatable."),
     ] = None,
+    predictor: Annotated[str, typer.Option(help="The predictor to fit: gp, or one that a package adds.")] = "gp",
     prior: Annotated[
         str | None,
         typer.Option(
-            help="A predictor of an earlier campaign to start from: built-in, a folder, a run, or none (default: the built-in one "
-            "of the space's network)."
+            help="Warm start: a predictor of an earlier campaign, built-in, a folder or a run; none turns it off (default: the "
+            "built-in one of the space's network)."
         ),
+    ] = None,
+    train_fn: Annotated[
+        str | None,
+        typer.Option(help="Train candidates of an abstract space by your own function, as module:function."),
+    ] = None,
+    cost_fn: Annotated[
+        str | None, typer.Option(help="With --train-fn: a function that returns a candidate's costs, as module:function.")
     ] = None,
     top: Annotated[int, typer.Option(help="Winners to return.")] = 5,
     workers: Workers = 1,
@@ -118,12 +119,15 @@ def search(
         str | None, typer.Option(help="Hold the network of a candidate file or built-in recipe; search recipes alone.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the data's split, the pool, the trainings and the predictor.")] = 0,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A TOML file of settings (`jointnas runs show RUN --config`); other options replace its values."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder (default: a new one in runs/).")] = None,
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume",
-            help="Go on with a run; --rounds, --batch, --top, --engine, --repeats and --confirm may differ from before.",
+            "--resume", help="Continue a run; --rounds, --batch, --top, --engine, --repeats and --confirm may change."
         ),
     ] = False,
     from_: Annotated[
@@ -131,18 +135,14 @@ def search(
     ] = None,
     frontier: Annotated[
         str | None,
-        typer.Option(
-            help="With --from: a cost such as macs or latency; returns --top candidates that trade accuracy for it."
-        ),
+        typer.Option(help="With --from: a cost such as macs or latency; --top candidates that trade accuracy for it."),
     ] = None,
     sweep: Annotated[
         list[str] | None,
-        typer.Option(
-            help="With --from: one bound after another, as in 'macs<5M,10M,20M'; --top winners under each; repeatable."
-        ),
+        typer.Option(help="With --from: one bound after another, as in 'macs<5M,10M,20M'; --top winners each; repeatable."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be trained and how long it would take.")
+        bool, typer.Option("--dry-run", help="Print what would be trained and how long it would take.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -157,117 +157,120 @@ def search(
       jointnas search --from runs/photos --frontier macs --top 20
       jointnas search --from runs/photos --sweep 'macs<5M,10M,20M' --top 1
       jointnas search --from runs/photos --engine all
+      jointnas search --config photos.toml --seed 1
       jointnas search --space autotrain --architecture resnet9-baseline --data photos/
       jointnas search --space nomad-nas --real --engine mads --objective 'min macs' --constraint 'accuracy>=0.6' --repeats 3
+      jointnas search --space mine.toml --train-fn mytask:train --rounds 4 --batch 8
     """
     from jointnas.errors import SearchError
-    from jointnas.search.engines import ENGINES, find_engine
-    from jointnas.search.search import ALL
-    from jointnas.space.space import Space
 
-    for name in ENGINES if engine == ALL else [engine]:
-        find_engine(name)
-    check_seed(seed)
-    for name, value in (("--rounds", rounds), ("--batch", batch), ("--top", top), ("--repeats", repeats)):
-        if value < 1:
-            raise SearchError(f"{name} is 1 or more, got {value}: raise it")
-    if early_stop is not None and not 0 < early_stop <= 1:
-        raise SearchError(f"--early-stop is a rank correlation in (0, 1], got {early_stop:g}: say 0.92")
+    options = given_options(context)
     if from_ is not None:
-        for name in context.params:
-            if name not in ASKED_AGAIN and _said(context, name):
-                option = f"--{name.replace('_', '-')}"
-                raise SearchError(
-                    "--from trains nothing and takes --constraint, --objective, --measure, --engine, --frontier, --sweep, --top, "
-                    f"--seed and --out, got {option}: drop it"
-                )
-        if frontier is not None and (_said(context, "engine") or _said(context, "objective")):
-            raise SearchError(
-                "--frontier has an engine and objectives of its own, got --engine or --objective: drop it"
-            )
-        if frontier is not None and any(text.strip().startswith("accuracy") for text in constraint or []):
-            raise SearchError("--frontier trades accuracy itself, got a bound on it beside --frontier: drop it")
-        if frontier is not None and sweep:
-            raise SearchError(
-                f"--frontier and --sweep are two questions, got --sweep {sweep[0]} beside --frontier: drop one"
-            )
-        asked = constraint or [], objective, measure or [], engine, top, seed, frontier, sweep or [], out
-        ask_again(from_, *asked, as_json)
+        _check_from(options)
+        asked = {"top": top, "engine": engine, "objective": objective, "measure": measure or [], "seed": seed}
+        ask_fitted(from_, constraint or [], sweep or [], out, as_json, frontier=frontier, **asked)
         return
-    from jointnas.campaign.candidate_file import find_candidate  # it imports PyTorch, which asking does without
-    from jointnas.execution import share_slots
+    for name in ("frontier", "sweep"):
+        if name in options:
+            raise SearchError(f"--{name} asks an ended run, got it without --from: name the run with --from")
+    spec = _spec(options, config)
+    if dry_run:
+        _print_plan(spec, as_json)
+    else:
+        _run(spec, out, resume, as_json)
 
-    for name, question in (("--frontier", frontier), ("--sweep", next(iter(sweep or []), None))):
-        if question is not None:
-            raise SearchError(f"{name} asks an ended run, got {name} {question} without --from: name the run")
-    if real and engine == ALL:
-        raise SearchError("--real trains what one engine proposes, got --engine all: choose one")
-    if real and early_stop is not None:
-        raise SearchError("--real trains the whole budget, got --early-stop: drop one")
-    if repeats > 1 and not real:
-        raise SearchError(f"--repeats goes with --real, got --repeats {repeats} alone: add --real or drop it")
-    if confirm is not None and not 0 <= confirm <= top:
-        raise SearchError(f"--confirm lies between 0 and the {top} winners of --top, got {confirm}: change it")
-    if real and confirm is not None:
-        raise SearchError(f"--real confirms winners by --repeats, got --confirm {confirm}: drop it")
-    clock = clock_json(train_time, train_steps)
-    if confirm is None:
-        confirm = top if not real and (early_stop is not None or total_time is not None) else 0
-    if total_time is not None:
-        if _said(context, "batch"):
-            raise SearchError(f"--total-time sets the batch, got --batch {batch} beside it: drop one")
-        if repeats > 1:
+
+def _check_from(options: Mapping[str, Any]) -> None:
+    """Raise `SearchError` for options that do not go with `--from`, or not with each other."""
+    from jointnas.campaign.spec import check_positive
+    from jointnas.errors import SearchError
+
+    for name in options:
+        if name not in OF_FROM:
             raise SearchError(
-                f"--total-time counts one training a candidate, got --repeats {repeats} beside it: drop one"
+                f"--from trains nothing, so it does not go with --{name.replace('_', '-')}: drop it (--constraint, --objective, "
+                "--measure, --engine, --frontier, --sweep, --top, --seed and --out go with --from)"
             )
-        batch = _batch_for(total_time, clock, rounds, share_slots(workers, device).workers, confirm)
-    spec = {
-        "data": {
-            "source": data or "digits",
-            "train_images": train_images,
-            "val_images": val_images,
-            "image_size": image_size,
-        },
-        "clock": clock,
-        "seed": seed,
-        "rounds": rounds,
-        "batch": batch,
-        "top": top,
-        "engine": engine,
-        "early_stop": early_stop,
-        "confirm": confirm,
-        "objective": objective,
-        "measure": measure or [],
-        "real": real,
-        "repeats": repeats,
-        "prior": prior,
-    }
-    held = find_candidate(architecture).candidate["architecture"] if architecture is not None else None
-    unbound = Space.load(space)  # before the data: a wrong name costs no decoding
-    unbound = (unbound if held is None else unbound.with_architecture(held)).fix(parse_assignments(fix or []))
-    starts = {name: find_candidate(name).candidate for name in start or []}
-    conduct(spec, unbound, constraint or [], starts, workers, device, out, resume, dry_run, as_json)
+    check_positive("top", options.get("top", 1))
+    if "frontier" not in options:
+        return
+    for name in ("engine", "objective", "sweep"):
+        if name in options:
+            raise SearchError(f"--frontier does not go with --{name}: drop one of them")
+    if any(text.strip().startswith("accuracy") for text in options.get("constraint", [])):
+        raise SearchError("--frontier trades accuracy itself, got a bound on accuracy beside it: drop the bound")
 
 
-def _said(context: typer.Context, name: str) -> bool:
-    """Return whether an option stands on the command line."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
+def _spec(options: Mapping[str, Any], config: Path | None) -> SearchSpec:
+    """Return the spec of the options, over those of a configuration file."""
+    from jointnas.campaign.spec import SearchSpec, make_spec, read_config
+    from jointnas.errors import RunError, SearchError
+
+    settings = {name: value for name, value in options.items() if name not in NO_SETTING}
+    if "constraint" in settings:
+        settings["constraints"] = settings.pop("constraint")
+    if "fix" in settings:
+        settings["fix"] = parse_assignments(settings["fix"])
+    base = read_config(config) if config else {}
+    real = "real" in options or base.get("kind") == "direct"
+    if "repeats" in settings and not real:
+        raise SearchError(f"--repeats goes with --real, got --repeats {settings['repeats']} alone: add --real or drop it")
+    for time, steps in (("train_time", "train_steps"), ("train_steps", "train_time")):
+        if time in settings:  # a budget on the command line replaces the file's, whichever way it is written
+            base.pop(steps, None)
+    kind = "direct" if real else str(base.pop("kind", "search"))
+    spec = make_spec({**base, **settings, "kind": kind})
+    if not isinstance(spec, SearchSpec):
+        raise RunError(f"search runs the settings of a search, got those of a {spec.kind} run: use jointnas {spec.kind}")
+    return spec
 
 
-def _batch_for(total_time: str, clock: dict[str, Any], rounds: int, workers: int, confirm: int) -> int:
-    """Return the batch of rounds that fill the time, but for a share in which winners are confirmed."""
-    from jointnas.errors import BudgetError
-    from jointnas.units import format_duration, parse_duration
+def _run(spec: SearchSpec, out: Path | None, resume: bool, as_json: bool) -> None:
+    """Run the campaign, show it while it runs, and print its winners."""
+    from jointnas.campaign.campaign import run
+    from jointnas.campaign.events import Event, RunOpened
+    from jointnas.cli.display import Display
+    from jointnas.search.objective import format_bounds
 
-    if "train_seconds" not in clock:
-        raise BudgetError("--total-time needs a training time, got --train-steps: say --train-time or --batch")
-    kept = math.ceil(confirm / workers)
-    waves = (int(parse_duration(total_time) / clock["train_seconds"]) - kept) // rounds
-    if waves < 1:
-        least = format_duration((rounds + kept) * clock["train_seconds"])
-        share = f" and of the {confirm} winners to confirm" if confirm else ""
-        raise BudgetError(
-            f"--total-time holds one training a round{share}, got {total_time} for {rounds} rounds: say {least} or more"
-        )
-    return waves * workers
+    place = ""
+
+    def remember(event: Event) -> None:
+        nonlocal place
+        if isinstance(event, RunOpened):
+            place = f" and --out {event.path}"
+
+    with interruptible(lambda: f"continue with the same command, --resume{place}"), Display(spec) as display:
+        campaign = run(spec, [remember, display], out=out, resume=resume)
+    if as_json:
+        print_json(search_json(campaign))
+        return
+    print_winners(campaign, f"winners of {campaign.path}{format_bounds(spec.constraints)}")
+    messages.print(f"next: jointnas export {campaign.path}, or jointnas retrain {campaign.path} --seeds 3")
+
+
+def _print_plan(spec: SearchSpec, as_json: bool) -> None:
+    """Print what a search would train and how long it would take."""
+    from jointnas.campaign.campaign import plan, prepare
+    from jointnas.campaign.spec import DirectSpec
+    from jointnas.training.clock import clock_from_json
+    from jointnas.units import format_duration
+
+    planned = plan(prepare(spec, lambda event: messages.print(getattr(event, "text", ""))))
+    if as_json:
+        print_json(planned)
+        return
+    seconds = planned["train_seconds"]
+    total = "" if seconds is None else f", {format_duration(seconds)} in all"
+    trainings = f"{spec.rounds} rounds of {spec.batch}" + (f", {spec.confirm} to confirm winners" if spec.confirm else "")
+    if isinstance(spec, DirectSpec):
+        trainings = f"{spec.rounds * spec.batch} candidates at most, proposed by {spec.engine}"
+        trainings += f", the best {spec.repeats} times" if spec.repeats > 1 else ""
+    images = f"{planned['train_images']} training, {planned['val_images']} validation, {planned['test_images']} test"
+    bounds = ", ".join(planned["constraints"]) or "no constraint"
+    rows = [
+        ("trainings", f"{trainings}, {clock_from_json(dict(spec.clock))} each, {planned['workers']} at a time{total}"),
+        ("slot", f"{planned['device']}, {planned['threads_each']} threads each"),
+        *([("images", images)] if spec.data else []),
+        ("pool", f"{planned['pool']:,} candidates, {bounds}"),
+    ]
+    print_table("", ("what", "value"), rows)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from jointnas.cli.common import Json, print_json, print_table
-from jointnas.cli.export import parse_shape
+from jointnas.cli.show import parse_shape
 
 MARK = "#: "  # begins the lines that `show` puts above a space file, and takes away from a file that has them
 
@@ -20,7 +20,7 @@ spaces_app = typer.Typer(rich_markup_mode=None)
 
 
 @spaces_app.callback(invoke_without_command=True)
-def spaces(context: typer.Context, as_json: Json = False) -> None:
+def spaces_command(context: typer.Context, as_json: Json = False) -> None:
     """List the built-in search spaces.
 
     \b

@@ -1,0 +1,41 @@
+"""`jointnas predict`: a trained winner's classes for image files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jointnas.cli.common import Json, print_json, print_table
+
+
+def predict_command(
+    folder: Annotated[Path, typer.Argument(help="A winner's folder, as `retrain` or `train --to` wrote it.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    as_json: Json = False,
+) -> None:
+    """Classify images with a trained winner.
+
+    \b
+    Examples:
+      jointnas predict runs/digits-resnet9-1/retrained/winner-1 seven.png
+    """
+    import torch
+
+    from jointnas.campaign.winner_file import load
+    from jointnas.data.sources import decode_file
+
+    model = load(folder)
+    pixels = torch.stack([torch.tensor(decode_file(path, model.input_shape)) for path in images])
+    with torch.inference_mode():
+        probabilities = model(pixels.permute(0, 3, 1, 2))
+    best = probabilities.max(dim=1)
+    rows = [
+        (str(path), model.classes[int(i)], float(p))
+        for path, p, i in zip(images, best.values, best.indices, strict=True)
+    ]
+    if as_json:
+        print_json({"predictions": [{"image": image, "class": label, "probability": p} for image, label, p in rows]})
+    else:
+        print_table("", ("image", "class", "probability"), [(image, label, f"{p:.4f}") for image, label, p in rows])
