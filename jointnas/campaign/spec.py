@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import tomli_w
 
-from jointnas.campaign.candidate_file import find_candidate
+from jointnas.campaign.candidate_file import find_candidate, without_none
 from jointnas.data.dataset import DataSpec
 from jointnas.errors import BudgetError, RunError, SearchError, SpaceError, suggest
 from jointnas.search.engines import ENGINES, find_engine
@@ -334,10 +334,3 @@ def _batch_within(total_time: str | float, given: Mapping[str, Any]) -> int:
             f"--total-time must hold one training a round{share}, got {total_time} for {rounds} rounds: give {least} or more"
         )
     return waves * workers
-
-
-def without_none(value: Any) -> Any:
-    """Return nested dictionaries and lists without their None values, which TOML cannot express."""
-    if isinstance(value, Mapping):
-        return {k: without_none(v) for k, v in value.items() if v is not None}
-    return value
