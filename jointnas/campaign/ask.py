@@ -45,7 +45,9 @@ class FittedCampaign:
         if out is not None and path is not None:
             raise RunError(f"--out makes a run of a stand-alone predictor, but {name!r} is a run's: drop --out")
         if out is not None and out.exists():
-            raise RunError(f"--out must be a new folder, got {str(out)!r}, which exists: ask that run with --from {out}")
+            raise RunError(
+                f"--out must be a new folder, got {str(out)!r}, which exists: ask that run with --from {out}"
+            )
         self.predictor, self.run, self._name, self._out = load_predictor_of(name), path, name, out
         self._stack = ExitStack()
         self._meter: Meter | None = None
@@ -53,7 +55,9 @@ class FittedCampaign:
     def __enter__(self) -> FittedCampaign:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stack.close()
 
     def check(self, constraints: Sequence[str]) -> list[str]:

@@ -77,7 +77,9 @@ def compare_recipes(campaign: Campaign, seeds: int, data: Data, executor: Execut
     with Run.open(campaign.path) as run:
         spec, context = run.spec, run.context
     if not isinstance(spec, AutotrainSpec):
-        raise RunError(f"recipes are compared in a run of autotrain, but {str(campaign.path)!r} is a {spec.kind} run: name another")
+        raise RunError(
+            f"recipes are compared in a run of autotrain, but {str(campaign.path)!r} is a {spec.kind} run: name another"
+        )
     winner = campaign.best
     files = [
         CandidateFile(spec.default),

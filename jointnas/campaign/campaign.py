@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,9 @@ def _conduct(setup: Setup, store: Run, executor: Executor, emit: Callback) -> Ca
     conductor.train()
     predictor = search.fitted()
     predictor.context = context_of(spec, setup.context)
-    predictor.save(store.path / PREDICTOR)  # before winners are named: other bounds can be asked when these have no winner
+    predictor.save(
+        store.path / PREDICTOR
+    )  # before winners are named: other bounds can be asked when these have no winner
     with ExitStack() as stack:
         if setup.meter:
             stack.enter_context(setup.meter)
@@ -139,7 +141,7 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
         emit(Notice(text))
     if prior is not None:
         emit(Notice(_warm_start(prior)))
-    return Setup(spec, Context.of(space, data, slot, prior and prior.digest), data, search, meter)
+    return Setup(spec, Context.of(space, data, slot, prior.digest if prior else None), data, search, meter)
 
 
 def make_executor(setup: Setup) -> LocalExecutor:

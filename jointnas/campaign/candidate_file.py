@@ -107,20 +107,21 @@ def _check_training(training: Mapping[str, Any], candidate: Candidate, name: str
             )
     shape = training.get("input_shape", [3, 32, 32])
     if len(shape) != 3 or not all(isinstance(d, int) for d in shape):
-        raise ExportError(f"training.input_shape must be channels, height, width, got {shape!r} in {name}: export it again")
+        raise ExportError(
+            f"training.input_shape must be channels, height, width, got {shape!r} in {name}: export it again"
+        )
     make_blueprint(candidate["architecture"], tuple(shape), training.get("classes", 10))
     if "space" in training:
         Space.from_toml(training["space"], shape, training.get("classes", 10)).validate(candidate)
 
 
 def read_table(path: Path) -> dict[str, Any]:
+    """Return the table in a TOML or JSON file. Raises `ExportError`."""
     try:
         text = path.read_text(encoding="utf-8")
         data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (OSError, UnicodeDecodeError) as error:
-        raise ExportError(
-            f"the candidate file {str(path)!r} cannot be read ({error}): check the path"
-        ) from error
+        raise ExportError(f"the candidate file {str(path)!r} cannot be read ({error}): check the path") from error
     except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
         raise ExportError(f"{path.name} is not valid TOML or JSON: {error}") from error
     if not isinstance(data, dict):
@@ -142,6 +143,7 @@ def make_writable(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a file, making its folder. Raises `ExportError`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")

@@ -88,7 +88,9 @@ class DirectSearch:
         kept = [i for i in range(len(codes)) if i not in beyond]
         self._train([candidates[i] for i in kept], [identities[i] for i in kept], 1)
         if self._search.trained == 0:
-            reason = min(str(t.observation.failure) for trials in self._trials.values() for t in trials if t.observation)
+            reason = min(
+                str(t.observation.failure) for trials in self._trials.values() for t in trials if t.observation
+            )
             raise SearchError(
                 f"all {len(kept)} trainings of the first batch failed ({reason}): remove the cause, then go on with --resume"
             )

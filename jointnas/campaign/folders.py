@@ -59,7 +59,9 @@ def open_run(out: Path | None, spec: Spec, context: Context, resume: bool, name:
     run.close()
     now = {**spec.to_json(), **context.to_json()}
     setting = changed[0]
-    shown = "" if setting in ("space", "fingerprint") else f" ({before.get(setting)!r} before, {now.get(setting)!r} now)"
+    shown = (
+        "" if setting in ("space", "fingerprint") else f" ({before.get(setting)!r} before, {now.get(setting)!r} now)"
+    )
     raise RunError(
         f"a run is resumed with the settings that it was started with, but {setting} differs from that of {str(path)!r}{shown}: "
         "repeat the first command"

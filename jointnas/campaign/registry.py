@@ -44,7 +44,9 @@ def find_predictor(name: str) -> tuple[Path, Path | None]:
         if (run / DATABASE).is_file():
             Run.open(run).close()  # raises for a format that this version does not read
             if not (run / PREDICTOR / DESCRIPTION).is_file():
-                raise PredictorError(f"the search of the run {str(run)!r} has not ended: go on with its command and --resume")
+                raise PredictorError(
+                    f"the search of the run {str(run)!r} has not ended: go on with its command and --resume"
+                )
             return run / PREDICTOR, run
     for folder in (Path(name), resource_folder("predictors") / name):
         if (folder / DESCRIPTION).is_file():
@@ -124,7 +126,9 @@ def fit_runs(names: Sequence[str], seed: int = 0) -> Predictor:
         with Run.open(find_run(name)) as run:
             spec, context = run.spec, run.context
             if not isinstance(spec, SearchSpec):
-                raise PredictorError(f"a predictor is fitted to searches, but {name!r} is a {spec.kind} run: leave it out")
+                raise PredictorError(
+                    f"a predictor is fitted to searches, but {name!r} is a {spec.kind} run: leave it out"
+                )
             first = first or (spec, context)
             _check_alike(names[0], *first, name, spec, context)
             trials += [t for t in run.trials() if t.observation is not None]

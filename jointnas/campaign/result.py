@@ -11,8 +11,8 @@ from jointnas.campaign.folders import find_run
 from jointnas.campaign.registry import PREDICTOR
 from jointnas.campaign.retrain import Retrained, Watch
 from jointnas.campaign.retraining import Retraining
-from jointnas.campaign.store import Run, Trial
 from jointnas.campaign.run_files import winner_files, write_candidates
+from jointnas.campaign.store import Run, Trial
 from jointnas.errors import RunError
 from jointnas.predictor.files import DESCRIPTION, read_description
 from jointnas.search.search import Winner

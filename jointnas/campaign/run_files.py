@@ -64,7 +64,9 @@ def _training_of(run: Run) -> dict[str, Any]:
     spec, context = run.spec, run.context
     if not hasattr(spec, "space") or spec.data is None or context.classes is None:
         kind = "user function" if isinstance(spec, SearchSpec) else spec.kind
-        raise RunError(f"only candidates that jointnas can train are exported, got a run of kind {kind!r}: name another run")
+        raise RunError(
+            f"only candidates that jointnas can train are exported, got a run of kind {kind!r}: name another run"
+        )
     return {
         "data": spec.data.to_json(),
         "fingerprint": context.fingerprint,

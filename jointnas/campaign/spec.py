@@ -17,7 +17,7 @@ import tomli_w
 
 from jointnas.campaign.candidate_file import find_candidate, without_none
 from jointnas.data.dataset import DataSpec
-from jointnas.errors import BudgetError, RunError, SearchError, SpaceError, suggest
+from jointnas.errors import BudgetError, RunError, SearchError, suggest
 from jointnas.search.engines import ENGINES, find_engine
 from jointnas.search.search import ALL
 from jointnas.space.knob_space import Candidate
@@ -83,7 +83,7 @@ class SearchSpec(Spec):
     """
 
     kind = "search"
-    changeable = ("rounds", "batch", "top", "engine", "confirm")
+    changeable: ClassVar[tuple[str, ...]] = ("rounds", "batch", "top", "engine", "confirm")
 
     space: str
     constraints: tuple[str, ...] = ()
@@ -143,7 +143,7 @@ class AutotrainSpec(SearchSpec):
     """A search of the recipe alone for one network. default: the candidate whose recipe the searched one is compared with."""
 
     kind = "autotrain"
-    changeable = ()
+    changeable: ClassVar[tuple[str, ...]] = ()
 
     default: Candidate
 
@@ -194,7 +194,7 @@ def spec_from_json(values: Mapping[str, Any]) -> Spec:
     for name in values:
         if name not in names and name != "kind":
             raise RunError(f"a {kind.kind} run has no setting {name!r}: {suggest(name, sorted(names))}")
-    given = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items() if name != "kind"}
+    given: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items() if n != "kind"}
     if given.get("data") is not None:
         given["data"] = DataSpec(**given["data"])
     try:
@@ -287,7 +287,9 @@ def _data(given: Any, short: Mapping[str, Any], seed: int, train_fn: str | None)
     counts = {name: short[name] for name in ("train_images", "val_images", "image_size") if name in short}
     if given is None and train_fn is not None and not counts:
         return None
-    table = {"source": given} if isinstance(given, str | Path) else asdict(given) if isinstance(given, DataSpec) else given
+    table = (
+        {"source": given} if isinstance(given, str | Path) else asdict(given) if isinstance(given, DataSpec) else given
+    )
     table = {"source": "digits"} if table is None else dict(table)
     known = {f.name for f in fields(DataSpec)}
     for name in table:
@@ -333,4 +335,4 @@ def _batch_within(total_time: str | float, given: Mapping[str, Any]) -> int:
         raise BudgetError(
             f"--total-time must hold one training a round{share}, got {total_time} for {rounds} rounds: give {least} or more"
         )
-    return waves * workers
+    return int(waves * workers)

@@ -71,7 +71,7 @@ class Context:
     @classmethod
     def of(cls, space: Space | None, data: Data | None, slot: Slot, prior: str | None = None) -> Context:
         """Return the context of a run in this space, on this data, in slots of this kind."""
-        text = space and space.to_toml()
+        text = None if space is None else space.to_toml()
         if data is None:
             return cls(None, None, None, slot, text, prior)
         return cls(data.fingerprint, data.input_shape, data.classes, slot, text, prior)
@@ -84,8 +84,8 @@ class Context:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Context:
         """Return what `to_json` wrote."""
-        lists = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-        return cls(**{**lists, "slot": Slot(**values["slot"])})
+        tuples: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**{**tuples, "slot": Slot(**values["slot"])})
 
 
 class Run:
@@ -136,7 +136,7 @@ class Run:
             opened = True
         except sqlite3.DatabaseError as error:
             raise RunError(
-                f"{DATABASE} of a run is a whole database in a writable folder, got {str(path)!r} ({error}): repair it"
+                f"the database of the run {str(path)!r} cannot be used ({error}): restore the file, or make the folder writable"
             ) from error
         finally:
             if not opened:
@@ -149,10 +149,10 @@ class Run:
         version = self._version
         if version > len(MIGRATIONS):
             raise RunError(
-                f"this version reads runs up to format {len(MIGRATIONS)}, got format {version} in {str(self.path)!r}: upgrade jointnas"
+                f"the run {str(self.path)!r} has format {version}, but this version reads up to {len(MIGRATIONS)}: upgrade jointnas"
             )
         if version == 0 and not new:
-            raise RunError(f"a run says its format, got none in {str(self.path)!r}: start a new run")
+            raise RunError(f"the database of the run {str(self.path)!r} is empty: start a new run")
         if version == len(MIGRATIONS):
             return
         self._db.execute("PRAGMA journal_mode = WAL")
@@ -182,7 +182,7 @@ class Run:
                 self._db.execute("ROLLBACK")
             if isinstance(error, sqlite3.OperationalError):
                 raise RunError(
-                    f"a run is written to a disk with room, got {str(self.path)!r} ({error}): make room, then say the command again, "
+                    f"the run {str(self.path)!r} cannot be written ({error}): make room on the disk, then repeat the command, "
                     "a search with --resume"
                 ) from error
             raise
@@ -305,11 +305,11 @@ class Run:
         numbers = [q["number"] for q in self.queries()]
         if not numbers:
             raise RunError(
-                f"a run has winners once its search has ended, got none in {str(self.path)!r}: say search --resume"
+                f"the search of the run {str(self.path)!r} has not ended, so it has no winners: continue it with --resume"
             )
         query = numbers[-1] if query is None else query
         if query not in numbers:
-            raise RunError(f"a query is one of {', '.join(map(str, numbers))}, got {query}: choose one of them")
+            raise RunError(f"the run has no query {query}: choose one of {', '.join(map(str, numbers))}")
         rows = self._db.execute("SELECT * FROM winners WHERE query = ? ORDER BY rank", (query,))
         return [
             Winner(json.loads(r["candidate"]), r["predicted"], r["std"], r["accuracy"], json.loads(r["costs"]))
@@ -330,11 +330,9 @@ class Run:
         Raises `RunError` for a winner that the run does not have, or without an accuracy.
         """
         if not 1 <= rank <= len(self.winners(query)):
-            raise RunError(
-                f"a winner is one of the {len(self.winners(query))} of query {query}, got {rank}: choose one of them"
-            )
+            raise RunError(f"query {query} has {len(self.winners(query))} winners, got rank {rank}: choose one of them")
         if not (val_accuracies and test_accuracies):
-            raise RunError(f"a retrained winner has an accuracy, got none of winner {rank}: leave it out")
+            raise RunError(f"no training of winner {rank} succeeded: there is nothing to record")
         values = (dict(clock), dict(slot), list(val_accuracies), list(test_accuracies))
         texts = [json.dumps(value, sort_keys=True) for value in values]
         with self._transaction():
@@ -354,12 +352,12 @@ class Run:
 
 def _locked(path: Path) -> FileLock:
     if not os.access(path, os.W_OK):
-        raise RunError(f"a run folder is writable, got {str(path)!r}: change its permissions or choose another")
+        raise RunError(f"the run folder {str(path)!r} is not writable: change its permissions or choose another")
     lock = FileLock(path / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise RunError(
-            f"a run has one writer at a time, got {str(path)!r}, which is in use: wait for it or choose another --out"
+            f"the run {str(path)!r} is in use by another process: wait for it or choose another --out"
         ) from error
     return lock

@@ -109,9 +109,7 @@ class WinnerFile:
                 raise ExportError(f"the winner in {str(folder)!r} has no member: retrain it")
             return cls(members, tuple(str(c) for c in data["classes"]), data["candidate"], data["results"])
         except (KeyError, TypeError, ValueError) as error:
-            raise ExportError(
-                f"{WINNER_FILE} in {str(folder)!r} is damaged ({error!r}): retrain the winner"
-            ) from error
+            raise ExportError(f"{WINNER_FILE} in {str(folder)!r} is damaged ({error!r}): retrain the winner") from error
 
 
 class Model(nn.Module):

@@ -127,7 +127,9 @@ def _folder(out: Path | None, source: str, resume: bool) -> Path:
     if resume and not out.is_dir():
         raise RunError(f"--resume needs the folder of the first command, but {str(out)!r} is no folder: check --out")
     if out.exists() and not resume:
-        raise RunError(f"new runs need a new folder, got {str(out)!r}, which exists: continue with --resume or choose another --out")
+        raise RunError(
+            f"new runs need a new folder, got {str(out)!r}, which exists: continue with --resume or choose another --out"
+        )
     return out
 
 

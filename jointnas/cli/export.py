@@ -37,7 +37,9 @@ def export_command(
     if trial:
         for option, value in (("--query", query), ("--top", top)):
             if value is not None:
-                raise RunError(f"{option} chooses among winners and does not go with --trial, got {option} {value}: drop one")
+                raise RunError(
+                    f"{option} chooses among winners and does not go with --trial, got {option} {value}: drop one"
+                )
         files = trial_files(run, trial)
     else:
         files = {f"winner-{rank}": file for rank, file in enumerate(winner_files(run, query, top)[1], 1)}

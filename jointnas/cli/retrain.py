@@ -82,9 +82,7 @@ def retrain_command(
                 messages.print(f"winner {one.rank}: {failure}")
         _print_retrained(rows, measure or [], data.test_images, seeds)
     if not any(one.test_accuracies for one in retrained):
-        raise ExportError(
-            f"all {len(retrained) * seeds} trainings failed: see the reasons above"
-        )
+        raise ExportError(f"all {len(retrained) * seeds} trainings failed: see the reasons above")
 
 
 def _print_retrained(rows: list[dict[str, Any]], measured: list[str], test_images: int, seeds: int) -> None:

@@ -31,7 +31,19 @@ from jointnas.cli.common import (
 if TYPE_CHECKING:
     from jointnas.campaign.spec import SearchSpec
 
-OF_FROM = ("from_", "constraint", "objective", "measure", "engine", "top", "seed", "frontier", "sweep", "out", "as_json")
+OF_FROM = (
+    "from_",
+    "constraint",
+    "objective",
+    "measure",
+    "engine",
+    "top",
+    "seed",
+    "frontier",
+    "sweep",
+    "out",
+    "as_json",
+)
 """The parameters that go with `--from`."""
 
 NO_SETTING = ("real", "config", "out", "resume", "from_", "frontier", "sweep", "dry_run", "as_json")
@@ -88,7 +100,10 @@ def search_command(
         typer.Option("--real", help="Let the engine search real trainings, --rounds times --batch of them at most."),
     ] = False,
     repeats: Annotated[
-        int, typer.Option(help="With --real: trainings that a candidate needs before it counts as the best; their mean decides.")
+        int,
+        typer.Option(
+            help="With --real: trainings that a candidate needs before it counts as the best; their mean decides."
+        ),
     ] = 1,
     start: Annotated[
         list[str] | None,
@@ -107,7 +122,8 @@ def search_command(
         typer.Option(help="Train candidates of an abstract space by your own function, as module:function."),
     ] = None,
     cost_fn: Annotated[
-        str | None, typer.Option(help="With --train-fn: a function that returns a candidate's costs, as module:function.")
+        str | None,
+        typer.Option(help="With --train-fn: a function that returns a candidate's costs, as module:function."),
     ] = None,
     top: Annotated[int, typer.Option(help="Winners to return.")] = 5,
     workers: Workers = 1,
@@ -121,7 +137,9 @@ def search_command(
     seed: Annotated[int, typer.Option(help="Seed of the data's split, the pool, the trainings and the predictor.")] = 0,
     config: Annotated[
         Path | None,
-        typer.Option(help="A TOML file of settings (`jointnas runs show RUN --config`); other options replace its values."),
+        typer.Option(
+            help="A TOML file of settings (`jointnas runs show RUN --config`); other options replace its values."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder (default: a new one in runs/).")] = None,
     resume: Annotated[
@@ -139,7 +157,9 @@ def search_command(
     ] = None,
     sweep: Annotated[
         list[str] | None,
-        typer.Option(help="With --from: one bound after another, as in 'macs<5M,10M,20M'; --top winners each; repeatable."),
+        typer.Option(
+            help="With --from: one bound after another, as in 'macs<5M,10M,20M'; --top winners each; repeatable."
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be trained and how long it would take.")
@@ -214,14 +234,18 @@ def _spec(options: Mapping[str, Any], config: Path | None) -> SearchSpec:
     base = read_config(config) if config else {}
     real = "real" in options or base.get("kind") == "direct"
     if "repeats" in settings and not real:
-        raise SearchError(f"--repeats goes with --real, got --repeats {settings['repeats']} alone: add --real or drop it")
+        raise SearchError(
+            f"--repeats goes with --real, got --repeats {settings['repeats']} alone: add --real or drop it"
+        )
     for time, steps in (("train_time", "train_steps"), ("train_steps", "train_time")):
         if time in settings:  # a budget on the command line replaces the file's, whichever way it is written
             base.pop(steps, None)
     kind = "direct" if real else str(base.pop("kind", "search"))
     spec = make_spec({**base, **settings, "kind": kind})
     if not isinstance(spec, SearchSpec):
-        raise RunError(f"search runs the settings of a search, got those of a {spec.kind} run: use jointnas {spec.kind}")
+        raise RunError(
+            f"search runs the settings of a search, got those of a {spec.kind} run: use jointnas {spec.kind}"
+        )
     return spec
 
 
@@ -230,7 +254,6 @@ def _run(spec: SearchSpec, out: Path | None, resume: bool, as_json: bool) -> Non
     from jointnas.campaign.campaign import run
     from jointnas.campaign.events import Event, RunOpened
     from jointnas.cli.display import Display
-    from jointnas.search.objective import format_bounds
 
     place = ""
 
@@ -244,7 +267,8 @@ def _run(spec: SearchSpec, out: Path | None, resume: bool, as_json: bool) -> Non
     if as_json:
         print_json(search_json(campaign))
         return
-    print_winners(campaign, f"winners of {campaign.path}{format_bounds(spec.constraints)}")
+    bounds = f" under {', '.join(spec.constraints)}" if spec.constraints else ""
+    print_winners(campaign, f"winners of {campaign.path}{bounds}")
     messages.print(f"next: jointnas export {campaign.path}, or jointnas retrain {campaign.path} --seeds 3")
 
 
@@ -261,7 +285,9 @@ def _print_plan(spec: SearchSpec, as_json: bool) -> None:
         return
     seconds = planned["train_seconds"]
     total = "" if seconds is None else f", {format_duration(seconds)} in all"
-    trainings = f"{spec.rounds} rounds of {spec.batch}" + (f", {spec.confirm} to confirm winners" if spec.confirm else "")
+    trainings = f"{spec.rounds} rounds of {spec.batch}" + (
+        f", {spec.confirm} to confirm winners" if spec.confirm else ""
+    )
     if isinstance(spec, DirectSpec):
         trainings = f"{spec.rounds * spec.batch} candidates at most, proposed by {spec.engine}"
         trainings += f", the best {spec.repeats} times" if spec.repeats > 1 else ""

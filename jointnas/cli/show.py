@@ -31,7 +31,8 @@ def show_command(
       jointnas show nomad-senet --layers
       jointnas show mine.toml --input-shape 1x28x28 --measure latency
     """
-    from jointnas.campaign.candidate_file import WinnerFile, find_candidate
+    from jointnas.campaign.candidate_file import find_candidate
+    from jointnas.campaign.winner_file import WinnerFile
     from jointnas.errors import ExportError
     from jointnas.execution import share_slots
     from jointnas.measurement.meter import Meter

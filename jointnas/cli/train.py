@@ -17,7 +17,6 @@ from jointnas.cli.common import (
     TrainTime,
     ValImages,
     interruptible,
-    messages,
     print_json,
     print_table,
 )
