@@ -137,9 +137,9 @@ def runs_show(
     calibrations = {who: Calibration.of(rows) for who, rows in predictions.items()}
     if as_json:
         rows = [{**trial_row(trial), **figures} for trial, figures in zip(trials, measured, strict=True)]
-        about = {"specification": spec.to_json(), "context": context.to_json(), "rounds": rounds, "queries": queries}
+        about = {"specification": {**spec.to_json(), **context.to_json()}, "rounds": rounds, "queries": queries}
         shown = {who: asdict(calibration) for who, calibration in calibrations.items()}
-        print_json({"run": name, **about, "trials": rows, "retrained": retrained, "calibration": shown})
+        print_json({"run": name, **about, "trials": rows, "retrained": retrained, "agreement": shown})
         return
     _print_trials(name, trials, measured, measure or [])
     if queries:

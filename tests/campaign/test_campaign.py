@@ -6,42 +6,45 @@ from dataclasses import replace
 
 import pytest
 
-from jointnas.campaign.campaign import Campaign, local_executor
+from jointnas.campaign.campaign import run
+from jointnas.campaign.events import RoundEnded, TrialEnded, TrialStarted, WinnersFound
+from jointnas.campaign.spec import make_spec
 from jointnas.campaign.store import Run
-from jointnas.data import DataSpec, load_data
 from jointnas.errors import SearchError
-from jointnas.execution import Slot
-from jointnas.predictor.gp_predictor import Predictor
-from jointnas.search.search import Search
 from jointnas.space.space import Space
-from jointnas.training.clock import StepClock, WallClock
 
-ROUNDS, BATCH, SEED = 2, 3, 5
+BATCH = 3
 FIXED = {"width": 4, "activation": "relu", "whitening": False, "batch_size": 32, "ema": 0.0}
-DATA = DataSpec("digits", train_images=300, val_images=100)
+SETTINGS = {
+    "data": "digits",
+    "train_images": 300,
+    "val_images": 100,
+    "space": "resnet9",
+    "fix": FIXED,
+    "constraints": ["macs<1M"],
+    "rounds": 2,
+    "batch": BATCH,
+    "seed": 5,
+    "top": 2,
+    "train_steps": 20,
+}
 
 
 class CrashError(Exception):
     """What a test raises where a process would die."""
 
 
-def conduct(folder, *, resume=False, crash_after=None, clock=None):
-    """Conduct a campaign to its end, or until `crash_after` of its trainings have ended; return what it showed."""
-    shown = []
+def conduct(folder, *, resume=False, crash_after=None, **settings):
+    """Run a campaign to its end, or until `crash_after` of its trainings have ended; return its events."""
+    events = []
 
-    def watch(status, ended):
-        shown.append((status.round, sum(t.observation is not None for t in status.trials.values()), ended))
-        if ended is not None and ended.number == crash_after:
+    def watch(event):
+        events.append(event)
+        if isinstance(event, TrialEnded) and event.trial.number == crash_after:
             raise CrashError
 
-    space = Space.load("resnet9", (1, 8, 8), 10).fix(FIXED)
-    search = Search(space, ["macs<1M"], SEED, pool_size=256, predictor=Predictor(space, SEED, members=2))
-    with (
-        Run.open(folder, write=True) if resume else Run.create(folder, {"constraints": ["macs<1M"]}) as run,
-        local_executor(DATA.to_json(), Slot("cpu", 1, 1), load_data(DATA).fingerprint) as executor,
-    ):
-        Campaign(search, run, executor, clock or StepClock(20), ROUNDS, BATCH, SEED, watch).conduct()
-    return shown
+    run(make_spec({**SETTINGS, **settings}), [watch], out=folder, resume=resume)
+    return events
 
 
 def trials_of(folder):
@@ -62,7 +65,7 @@ def without_times(trial):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The folder of an uninterrupted campaign, and what it showed."""
+    """The folder of an uninterrupted campaign, and its events."""
     folder = tmp_path_factory.mktemp("campaign") / "whole"
     return folder, conduct(folder)
 
@@ -73,7 +76,7 @@ def test_a_campaign_trains_its_batches_and_no_candidate_twice(whole):
     assert [t.round for t in trials] == [1, 1, 1, 2, 2, 2]
     assert len({t.seed for t in trials}) == len(trials)
     space = Space.load("resnet9", (1, 8, 8), 10).fix(FIXED)
-    assert len({space.identity(t.candidate) for t in trials}) == len(trials)
+    assert len({t.identity for t in trials}) == len({space.identity(t.candidate) for t in trials}) == len(trials)
     assert all(space.cost(t.candidate)["macs"] < 1e6 for t in trials)
     assert all(t.observation.steps == 20 and 0 <= t.observation.accuracy <= 1 for t in trials)
 
@@ -84,11 +87,16 @@ def test_candidates_are_predicted_from_the_second_round_on(whole):
     assert all(t.predicted is not None and t.std >= 0 for t in trials[3:])
 
 
-def test_each_end_is_shown_once_after_it_was_counted(whole):
-    ended = [(trials, trial.number) for _, trials, trial in whole[1] if trial is not None]
-    assert ended == [(n, n) for n in range(1, 7)]
-    assert [number for number, _, _ in rounds_of(whole[0])] == [1, 2]
+def test_each_training_is_reported_when_it_starts_and_when_it_ends(whole):
+    _, events = whole
+    ended = [event.trial for event in events if isinstance(event, TrialEnded)]
+    assert sorted(trial.number for trial in ended) == [1, 2, 3, 4, 5, 6]
+    assert all(trial.observation is not None for trial in ended)
+    assert {e.trial.number for e in events if isinstance(e, TrialStarted)} == {1, 2, 3, 4, 5, 6}
+    assert [event.number for event in events if isinstance(event, RoundEnded)] == [1, 2]
     assert [trials for _, trials, _ in rounds_of(whole[0])] == [3, 6]
+    (found,) = [event for event in events if isinstance(event, WinnersFound)]
+    assert len(found.winners) == 2
 
 
 def test_a_campaign_that_crashed_goes_on_to_the_trials_and_rounds_of_one_that_never_did(whole, tmp_path):
@@ -105,14 +113,36 @@ def test_a_campaign_that_crashed_goes_on_to_the_trials_and_rounds_of_one_that_ne
 
 def test_a_campaign_that_has_ended_trains_nothing_when_it_is_resumed(whole):
     before = trials_of(whole[0])
-    shown = conduct(whole[0], resume=True)
+    events = conduct(whole[0], resume=True)
     assert trials_of(whole[0]) == before
-    assert all(ended is None for _, _, ended in shown)
+    assert not any(isinstance(event, TrialEnded | TrialStarted) for event in events)
 
 
-def test_a_round_in_which_every_training_fails_alike_ends_the_campaign_and_is_recorded(tmp_path):
-    with pytest.raises(SearchError, match=r"got 3 failures.*--train-time"):
-        conduct(tmp_path / "run", clock=WallClock(1e-4))
-    trials = trials_of(tmp_path / "run")
-    assert len(trials) == BATCH
-    assert all(t.observation.accuracy is None and "budget" in t.observation.failure for t in trials)
+def test_a_first_round_in_which_every_training_fails_ends_the_campaign_and_can_be_resumed(tmp_path):
+    folder = tmp_path / "run"
+    (tmp_path / "task.py").write_text(
+        "from pathlib import Path\n"
+        "def train(candidate, *, seed, clock):\n"
+        "    if not Path('mended').exists():\n"
+        "        raise RuntimeError('the disk is not mounted')\n"
+        "    return candidate['recipe']['rate']\n"
+    )
+    space = 'format = 1\n[architecture]\n[recipe]\nrate = { low = 0.0, high = 1.0 }\n'
+    settings = {"space": space, "fix": {}, "constraints": [], "train_fn": "task:train", "data": None}
+    settings |= {"train_images": None, "val_images": None}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        with pytest.raises(SearchError, match=r"all 3 trainings.*not mounted.*--resume"):
+            conduct(folder, **settings)
+        assert all(t.observation.accuracy is None for t in trials_of(folder))
+        (tmp_path / "mended").touch()
+        conduct(folder, resume=True, **settings)
+    assert [t.number for t in trials_of(folder)] == [1, 2, 3, 4, 5, 6]
+    assert all(t.accuracy == t.candidate["recipe"]["rate"] for t in trials_of(folder))
+
+
+def test_a_batch_larger_than_the_training_set_is_never_drawn(tmp_path):
+    conduct(tmp_path / "run", train_images=55, fix={**FIXED, "batch_size": 32}, rounds=1)
+    free = {name: value for name, value in FIXED.items() if name != "batch_size"}
+    conduct(tmp_path / "free", train_images=55, fix=free, rounds=1, batch=6)
+    assert all(t.accuracy is not None for t in trials_of(tmp_path / "free"))

@@ -1,0 +1,116 @@
+"""Specs: one place of defaults and checks for the command line, the library and configuration files."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any
+
+import pytest
+
+from jointnas.campaign.spec import (
+    DirectSpec,
+    SearchSpec,
+    Spec,
+    make_spec,
+    read_config,
+    spec_from_json,
+)
+from jointnas.errors import JointNASError, RunError
+from jointnas.space.space import Space
+
+SPACE = """
+format = 1
+[architecture]
+network = "resnet9"
+width = { low = 4, high = 16, step = 4 }
+[recipe]
+learning_rate = { low = 0.01, high = 1.0, log = true }
+"""
+START = {"architecture": {"network": "resnet9", "width": 8}, "recipe": {"learning_rate": 0.5}}
+SPECS: list[Spec] = [
+    make_spec({}),
+    make_spec({"data": "cifar10", "train_images": 500, "train_time": "30s", "constraints": ["macs<2M", "params<1M"]}),
+    make_spec({"space": SPACE, "fix": {"width": 8}, "start": [START], "early_stop": 0.92, "workers": 2, "seed": 7}),
+    make_spec({"train_steps": 50, "repeats": 3, "objective": "min macs", "engine": "mads"}, "direct"),
+    make_spec({"space": SPACE, "default": START, "top": 1}, "autotrain"),
+    make_spec({"baselines": ["lenet", "senet18"], "repeats": 2}, "baselines"),
+    make_spec({"space": SPACE, "train_fn": "task:train", "cost_fn": "task:cost"}),
+]
+by_kind = pytest.mark.parametrize("spec", SPECS, ids=[spec.kind for spec in SPECS])
+
+
+@by_kind
+def test_a_spec_comes_back_from_json(spec: Spec) -> None:
+    assert spec_from_json(spec.to_json()).to_json() == spec.to_json()
+
+
+@by_kind
+def test_the_toml_of_a_spec_makes_it_again(spec: Spec) -> None:
+    again = make_spec(tomllib.loads(spec.to_toml()))
+    assert type(again) is type(spec)
+    assert again.to_json() == spec.to_json()
+
+
+def test_shorthands_stand_for_the_fields_they_name() -> None:
+    spec = make_spec({"train_time": "1m", "total_time": "10m", "rounds": 2, "workers": 2, "image_size": 16, "seed": 3})
+    assert isinstance(spec, SearchSpec)
+    assert spec.clock == {"train_seconds": 60.0}
+    assert spec.confirm == spec.top == 5
+    assert spec.batch == 2 * ((10 - 3) // 2)  # five confirmations take three turns of two workers
+    assert spec.data is not None
+    assert (spec.data.image_size, spec.data.seed) == (16, 3)
+
+
+def test_a_space_may_be_a_name_a_file_text_a_table_or_a_space(tmp_path: Any) -> None:
+    (tmp_path / "mine.toml").write_text(SPACE)
+    ways = [tmp_path / "mine.toml", str(tmp_path / "mine.toml"), SPACE, tomllib.loads(SPACE), Space.from_toml(SPACE)]
+    knobs = {Space.from_toml(getattr(make_spec({"space": way}), "space")).knobs for way in ways}
+    assert knobs == {Space.from_toml(SPACE).knobs}
+    assert Space.from_toml(getattr(make_spec({}), "space")).knobs == Space.load("resnet9").knobs
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "reason"),
+    [
+        ({"rounds": 0}, "search", "--rounds must be 1 or more, got 0"),
+        ({"top": -1}, "search", "--top must be 1 or more, got -1"),
+        ({"seed": 100_000}, "search", "--seed must lie between 0 and 99999, got 100000"),
+        ({"early_stop": 1.5}, "search", r"\(0, 1\], got 1.5"),
+        ({"confirm": 6}, "search", r"between 0 and --top \(5\), got 6"),
+        ({"engine": "annealing"}, "search", "no engine is called 'annealing'"),
+        ({"engine": "all"}, "direct", "choose one engine"),
+        ({"early_stop": 0.9}, "direct", "whole budget, got --early-stop 0.9"),
+        ({"confirm": 1}, "direct", "--repeats, got --confirm 1"),
+        ({"repeats": 0}, "direct", "--repeats must be 1 or more"),
+        ({"train_time": "1m", "train_steps": 5}, "search", "a time or steps"),
+        ({"train_time": 0}, "search", "above 0 seconds"),
+        ({"train_steps": 0}, "search", "one step or more"),
+        ({"total_time": "1m", "train_time": "1m"}, "search", "confirm, got 1m for 4 rounds: give 9m or more"),
+        ({"total_time": "1m", "batch": 4}, "search", "--total-time sets the batch, got --batch 4"),
+        ({"total_time": "1m", "train_steps": 4}, "search", "needs a training time"),
+        ({"constraints": "macs<1M"}, "search", "constraints are a list"),
+        ({"bacth": 3}, "search", "no setting 'bacth': did you mean 'batch'"),
+        ({"data": {"sorce": "digits"}}, "search", "no setting 'sorce': did you mean 'source'"),
+        ({}, "serach", "no kind of run is called 'serach': did you mean 'search'"),
+        ({}, "autotrain", "not complete.*default"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_value(options: dict[str, Any], kind: str, reason: str) -> None:
+    with pytest.raises(JointNASError, match=reason):
+        make_spec(options, kind)
+
+
+def test_only_some_settings_may_change_between_a_run_and_its_resumption() -> None:
+    before = make_spec({"rounds": 2})
+    assert before.differences(make_spec({"rounds": 3, "batch": 4, "top": 1, "engine": "mads"})) == []
+    assert before.differences(make_spec({"rounds": 2, "seed": 1})) == ["data", "seed"]
+    assert before.differences(make_spec({"rounds": 2}, "direct")) == ["kind"]
+    assert isinstance(make_spec({}, "direct"), DirectSpec)
+
+
+def test_a_configuration_file_that_cannot_be_read_is_named(tmp_path: Any) -> None:
+    (tmp_path / "bad.toml").write_text("rounds = = 3")
+    with pytest.raises(RunError, match="valid TOML.*bad"):
+        read_config(tmp_path / "bad.toml")
+    with pytest.raises(RunError, match="readable TOML file.*none"):
+        read_config(tmp_path / "none.toml")
