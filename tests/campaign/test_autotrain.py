@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import pytest
 
 from jointnas.campaign.autotrain import AutoTrained, changed_knobs
-from jointnas.campaign.candidate_file import CandidateFile, WinnerFile, find_candidate
+from jointnas.campaign.candidate_file import CandidateFile, find_candidate
 from jointnas.campaign.retrain import FIRST_SEED, Retrained
 from jointnas.campaign.store import Run
+from jointnas.campaign.winner_file import WinnerFile
 from jointnas.cli import autotrain as command
 from jointnas.network.cost import blueprint_cost
 from jointnas.network.families import make_blueprint
@@ -65,11 +66,11 @@ def weights():
 def stop_after(n):
     """Return what stands in for the progress of a comparison and for Ctrl-C after n of its trainings."""
 
-    def tell(event, ended, total):
-        if ended == n:
+    def watch(news):
+        if news.ended == n:
             raise KeyboardInterrupt
 
-    return tell
+    return watch
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def session(tmp_path_factory):
         patch.chdir(done.folder)
         write_files()
         with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(command, "_tell", stop_after(3))
+            inner.setattr(command, "_print_training", stop_after(3))
             done.stopped = jointnas(*COMMAND)
         done.trials_then, done.weights_then = trials(), weights()
         done.rows = answer(*COMMAND, "--resume")["networks"]

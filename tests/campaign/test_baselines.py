@@ -11,12 +11,14 @@ from typer.testing import CliRunner
 
 from jointnas.campaign.baselines import ARCHITECTURES, candidate, rank, repeat_images, train_baselines, trainable
 from jointnas.campaign.candidate_file import CandidateFile
-from jointnas.campaign.store import Run, Trial
+from jointnas.campaign.events import TrialEnded
+from jointnas.campaign.folders import open_run
+from jointnas.campaign.spec import make_spec
+from jointnas.campaign.store import Context, Run, Trial
 from jointnas.cli import app
 from jointnas.data import DataSpec, load_data
 from jointnas.errors import RunError, SearchError
-from jointnas.execution import Slot
-from jointnas.training.clock import StepClock
+from jointnas.execution.slots import Slot
 from jointnas.training.observation import Observation
 from jointnas.training.recipe import Recipe
 
@@ -34,14 +36,16 @@ def conduct(folder, repeats, *, resume=False, crash_after=None):
     """Train repeats of three baselines, or until `crash_after` trainings have ended; return the run's trials."""
     ended = []
 
-    def watch(name, trial):
-        ended.append(name)
-        if len(ended) == crash_after:
+    def watch(event):
+        ended.append(isinstance(event, TrialEnded))
+        if sum(ended) == crash_after:
             raise CrashError
 
-    with Run.open(folder, write=True) if resume else Run.create(folder, {"seed": 0}) as run:
+    spec = make_spec({"data": SPEC, "train_steps": 2, "baselines": NAMES, "repeats": repeats}, "baselines")
+    context = Context.of(None, load_data(SPEC), Slot("cpu", 1, 1))
+    with open_run(folder, spec, context, resume) as run:
         with suppress(CrashError):
-            train_baselines(run, NAMES, repeats, SPEC, Slot("cpu", 1, 1), StepClock(2), watch)
+            train_baselines(run, watch)
         return run.trials()
 
 
@@ -99,6 +103,7 @@ def test_baselines_are_ranked_by_their_mean_accuracy_over_what_succeeded():
             1 + (number > 3),
             candidate(names[(number - 1) % 3]),
             number,
+            names[(number - 1) % 3],
             observation=Observation.failed("too hot")
             if accuracy is None
             else Observation(accuracy, images_per_second=5),

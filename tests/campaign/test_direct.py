@@ -9,17 +9,21 @@ from typing import Any
 
 import pytest
 
-from jointnas.campaign.direct import RealSearch
-from jointnas.campaign.runner import Status
-from jointnas.campaign.store import Run, Trial
+from jointnas.campaign.direct import DirectSearch
+from jointnas.campaign.events import Event as CampaignEvent
+from jointnas.campaign.events import TrialEnded
+from jointnas.campaign.runner import Runner
+from jointnas.campaign.spec import DirectSpec, make_spec
+from jointnas.campaign.store import Context, Run, Trial
 from jointnas.errors import ConstraintError, SearchError
-from jointnas.execution import Event, Executor, Job
+from jointnas.execution.executor import Event, Executor, Job
+from jointnas.execution.slots import Slot
 from jointnas.predictor.gp_predictor import Predictor
 from jointnas.search.engines import ENGINES
 from jointnas.search.search import Search, Winner
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
-from jointnas.training.clock import StepClock
+from jointnas.training.job import TrainingResult
 from jointnas.training.observation import Observation
 
 SPACE = """
@@ -61,7 +65,7 @@ class Formula(Executor):
         accuracy = self.accuracy(job.payload["candidate"], job.payload["seed"])
         if accuracy is None:
             return [Event("failed", job.number, reason="it diverged")]
-        return [Event("done", job.number, result={"observation": Observation(accuracy).to_json()})]
+        return [Event("done", job.number, result=TrainingResult(Observation(accuracy)).to_json())]
 
     def cancel(self, number: int) -> None:
         raise NotImplementedError
@@ -77,12 +81,21 @@ def conduct(
     space = Space.from_toml(SPACE, (1, 8, 8), 10)
     search = Search(space, seed=3, pool_size=256, predictor=Predictor(space, 3, members=2), **asked)
 
-    def watch(status: Status, ended: Trial | None) -> None:
-        assert len({t.number for t in status.trials.values()}) == len(status.trials)
+    ended: list[int] = []
 
-    with Run.open(folder, write=True) if resume else Run.create(folder, {"engine": engine}) as run:
-        RealSearch(search, run, executor, StepClock(5), engine, 24, 6, repeats, 3, 3, watch).conduct()
-        return search.best_trained(3), run.trials()
+    def watch(event: CampaignEvent) -> None:
+        if isinstance(event, TrialEnded):
+            ended.append(event.trial.number)
+
+    settings = {"space": SPACE, "train_steps": 5, "engine": engine, "rounds": 4, "batch": 6, "seed": 3, "top": 3}
+    spec = make_spec({**settings, "repeats": repeats}, "direct")
+    assert isinstance(spec, DirectSpec)
+    context = Context.of(space, None, Slot("cpu", 1, 1))
+    with Run.open(folder, write=True) if resume else Run.create(folder, spec, context) as run:
+        direct = DirectSearch(search, Runner(run, executor, spec.clock, spec.seed, watch), spec, watch)
+        direct.train()
+        assert len(set(ended)) == len(ended) == len(executor.trained)
+        return direct.winners(), run.trials()
 
 
 every_engine = pytest.mark.parametrize("engine", sorted(ENGINES))
@@ -183,8 +196,16 @@ def test_failed_trainings_lead_nowhere_and_are_not_repeated(tmp_path: Path) -> N
 
 
 def test_a_first_batch_without_any_success_ends_the_search(tmp_path: Path) -> None:
-    with pytest.raises(SearchError, match=r"got 6 failures \(it diverged\)"):
+    with pytest.raises(SearchError, match=r"all 6 trainings of the first batch failed \(it diverged\)"):
         conduct(tmp_path / "run", Formula(lambda candidate, seed: None), "evolution")
+
+
+def test_a_first_batch_that_failed_is_trained_again_when_the_search_is_resumed(tmp_path: Path) -> None:
+    with pytest.raises(SearchError, match="--resume"):
+        conduct(tmp_path / "run", Formula(lambda candidate, seed: None), "evolution")
+    winners, trials = conduct(tmp_path / "run", Formula(smooth), "evolution", resume=True)
+    assert all(t.accuracy is not None for t in trials)
+    assert len(winners) == 3
 
 
 def test_a_bound_that_nothing_met_is_told(tmp_path: Path) -> None:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import json
-from functools import partial
+from dataclasses import replace
 
 import pytest
 import torch
 
 from jointnas import load
-from jointnas.campaign.campaign import local_executor
-from jointnas.campaign.candidate_file import WINNER_FILE, CandidateFile
+from jointnas.campaign.candidate_file import CandidateFile
 from jointnas.campaign.retrain import FIRST_SEED, retrain_candidates, spread
-from jointnas.campaign.runner import LARGEST_SEED, SEED_STRIDE
+from jointnas.campaign.runner import SEED_STRIDE
+from jointnas.campaign.spec import LARGEST_SEED
+from jointnas.campaign.winner_file import WINNER_FILE
 from jointnas.data import Data, DataSpec, load_data
 from jointnas.errors import DataError, SearchError
-from jointnas.execution import Job, LocalExecutor, Slot
+from jointnas.execution.executor import Job
+from jointnas.execution.slots import Slot
 from jointnas.network.cost import blueprint_cost
 from jointnas.network.families import make_blueprint
 from jointnas.space.knob_space import Candidate
-from jointnas.training.clock import StepClock
-from jointnas.training.job import prepare_trials, train_payload
+from jointnas.training.job import TrainingJob, run_job, trial_executor
 
 SPEC = DataSpec("digits")
 SLOT = Slot("cpu", 1, 1)
@@ -39,16 +40,16 @@ def data():
 def retrained(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("retrained")
     events = []
-    with local_executor(SPEC.to_json(), SLOT, data.fingerprint) as executor:
+    with trial_executor(SPEC, SLOT, data.fingerprint) as executor:
         found = retrain_candidates(
             [CandidateFile(CANDIDATE)],
             2,
             data,
-            StepClock(60),
+            {"train_steps": 60},
             executor,
             SLOT,
             folder,
-            lambda event, *_: events.append(event),
+            events.append,
         )
     return found[0], folder / "winner-1", events
 
@@ -91,24 +92,19 @@ def test_a_row_has_its_costs_and_spreads_even_where_the_file_had_none(retrained,
     assert row["test_accuracy"]["seeds"] == list(retrained[0].test_accuracies)
 
 
-def test_trainings_that_ended_are_not_trained_again_but_in_another_slot(data, tmp_path):
-    class Counted(LocalExecutor):
-        asked = 0
-
-        def submit(self, jobs):
-            self.asked += len(jobs)
-            super().submit(jobs)
-
-    found = []
-    with Counted(partial(prepare_trials, SPEC.to_json(), "cpu", data.fingerprint), SLOT) as executor:
+def test_trainings_that_ended_are_not_trained_again_but_in_another_slot(data, tmp_path, monkeypatch):
+    submitted, found = [], []
+    with trial_executor(SPEC, SLOT, data.fingerprint) as executor:
+        submit = executor.submit
+        monkeypatch.setattr(executor, "submit", lambda jobs: (submitted.extend(jobs), submit(jobs)))
         for seeds, slot in ((1, SLOT), (2, SLOT), (2, Slot("cpu", 1, 2))):
             files = [CandidateFile(CANDIDATE)]
             found.append(
-                retrain_candidates(files, seeds, data, StepClock(3), executor, slot, tmp_path, lambda *_: None)[
+                retrain_candidates(files, seeds, data, {"train_steps": 3}, executor, slot, tmp_path)[
                     0
                 ].test_accuracies
             )
-    assert executor.asked == 1 + 1 + 2
+    assert len(submitted) == 1 + 1 + 2
     assert found[1][:1] == found[0]
     assert found[1] == found[2]
 
@@ -121,16 +117,15 @@ def test_a_spread_is_the_mean_and_the_sample_deviation():
 
 def test_a_training_that_fails_leaves_the_others_and_says_why(data, tmp_path):
     diverging = {**CANDIDATE, "recipe": {"batch_size": 2000}}
-    with local_executor(SPEC.to_json(), SLOT, data.fingerprint) as executor:
+    with trial_executor(SPEC, SLOT, data.fingerprint) as executor:
         found = retrain_candidates(
             [CandidateFile(diverging), CandidateFile(CANDIDATE)],
             1,
             data,
-            StepClock(5),
+            {"train_steps": 5},
             executor,
             SLOT,
             tmp_path,
-            lambda *_: None,
         )
     assert found[0].test_accuracies == ()
     assert "batch_size = 2000" in found[0].failures[0]
@@ -141,7 +136,7 @@ def test_a_training_that_fails_leaves_the_others_and_says_why(data, tmp_path):
 def test_images_that_are_not_those_of_the_run_are_refused(data):
     with pytest.raises(DataError, match="keeps to the images it began with"):
         load_data(SPEC, fingerprint="0" * 16)
-    with local_executor(SPEC.to_json(), SLOT, "0" * 16) as executor, pytest.raises(SearchError, match="began with"):
+    with trial_executor(SPEC, SLOT, "0" * 16) as executor, pytest.raises(SearchError, match="began with"):
         list(executor.results([Job(1, {})]))
 
 
@@ -152,8 +147,7 @@ def test_a_search_never_reads_the_test_images(monkeypatch):
         raise AssertionError("the test images were read")
 
     monkeypatch.setattr(Data, "test", forbidden)
-    payload = {"candidate": CANDIDATE, "clock": {"train_steps": 2}, "seed": 0}
-    result = train_payload(payload, load_data(SPEC), "cpu")
-    assert set(result) == {"observation"}
+    job = TrainingJob(CANDIDATE, {"train_steps": 2}, seed=0)
+    assert run_job(job, load_data(SPEC), "cpu").test_accuracy is None
     with pytest.raises(AssertionError, match="were read"):
-        train_payload({**payload, "test": True}, load_data(SPEC), "cpu")
+        run_job(replace(job, test=True), load_data(SPEC), "cpu")
