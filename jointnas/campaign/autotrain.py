@@ -76,11 +76,11 @@ def compare_recipes(campaign: Campaign, seeds: int, data: Data, executor: Execut
     """
     with Run.open(campaign.path) as run:
         spec, context = run.spec, run.context
+        winner = run.winners(1)[0]  # of the campaign: later questions to its run change no comparison
     if not isinstance(spec, AutotrainSpec):
         raise RunError(
             f"recipes are compared in a run of autotrain, but {str(campaign.path)!r} is a {spec.kind} run: name another"
         )
-    winner = campaign.best
     files = [
         CandidateFile(spec.default),
         CandidateFile(winner.candidate, {"predicted_accuracy": winner.mean, "std": winner.std}),

@@ -183,14 +183,14 @@ def test_a_run_answers_further_questions_and_keeps_to_its_comparison(in_copy):
     ("line", "message"),
     [
         ("autotrain resnet9-1n", "did you mean 'resnet9-1m'"),
-        ("autotrain narrow.toml other/narrow.toml", "a name of its own, got 'narrow' twice"),
+        ("autotrain narrow.toml other/narrow.toml", "two candidates are called 'narrow'"),
         ("autotrain narrow.toml --space autotrian", "did you mean 'autotrain'"),
-        ("autotrain narrow.toml --seeds 0", "--seeds is 1 or more, got 0"),
-        ("autotrain narrow.toml --seed -1", "--seed lies between 0 and 99999, got -1"),
-        ("autotrain narrow.toml --out out", "'out', which exists: say --resume"),
-        ("autotrain narrow.toml --resume", "got no --out"),
-        ("autotrain narrow.toml --resume --out nowhere", "'nowhere', which is none"),
-        (f"{' '.join(COMMAND)} --resume --train-steps 11", "another clock in 'out/narrow', {'train_steps': 10} before"),
+        ("autotrain narrow.toml --seeds 0", "--seeds must be 1 or more, got 0"),
+        ("autotrain narrow.toml --seed -1", "--seed must lie between 0 and 99999, got -1"),
+        ("autotrain narrow.toml --out out", "'out', which exists: continue with --resume"),
+        ("autotrain narrow.toml --resume", "name it with --out"),
+        ("autotrain narrow.toml --resume --out nowhere", "'nowhere' is no folder"),
+        (f"{' '.join(COMMAND)} --resume --train-steps 11", "clock differs from that of 'out/narrow' ({'train_steps': 10} before"),
     ],
 )
 def test_a_mistake_is_told_in_one_line_before_anything_is_trained(line, message, in_session):
@@ -231,12 +231,12 @@ def test_knobs_that_changed_are_those_that_act_and_are_not_the_defaults(default,
 def test_the_table_says_a_loss_and_a_failure_as_they_are(capsys):
     worse = AutoTrained("worse", outcome((0.8, 0.9)), outcome((0.6, 0.7), ema=0.99))
     broken = AutoTrained("broken", outcome((0.8,)), outcome(()))
-    command._print_found([worse, broken], "2 seeds each")
+    command._print_compared([worse, broken], "2 seeds each")
     said = capsys.readouterr()
     rows = [line.split("\t") for line in said.out.splitlines()]
     assert rows[1:] == [
         ["worse", "25K", "85.00 ± 7.07", "65.00 ± 7.07", "-20.00", "ema 0.99"],
         ["broken", "25K", "80.00 (one seed)", "failed", "", ""],
     ]
-    assert "worse: the search found no better recipe" in said.err
+    assert "worse: the searched recipe is no better" in said.err
     assert "broken, searched recipe, seed 0: out of memory" in said.err
