@@ -10,7 +10,8 @@ import jointnas
 
 PACKAGE = Path(jointnas.__file__).parent
 LAYERS: tuple[set[str], ...] = (
-    {"errors", "units", "cores", "resources"},
+    {"errors"},
+    {"units", "cores", "resources"},
     {"data", "network", "execution"},
     {"training"},
     {"space"},
