@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from jointnas.campaign.winner_file import load
     from jointnas.errors import JointNASError
     from jointnas.network.families import register
-    from jointnas.predictor.gp_predictor import Predictor
-    from jointnas.search.search import Search, Winner
+    from jointnas.predictor.contract import Predictor
+    from jointnas.search.search import Search
+    from jointnas.search.winners import Winner
     from jointnas.space.space import Space
     from jointnas.training.observation import Observation
 
@@ -22,10 +23,10 @@ _HOMES = {
     "Campaign": "campaign.result",
     "JointNASError": "errors",
     "Observation": "training.observation",
-    "Predictor": "predictor.gp_predictor",
+    "Predictor": "predictor.contract",
     "Search": "search.search",
     "Space": "space.space",
-    "Winner": "search.search",
+    "Winner": "search.winners",
     "build": "api",
     "load": "campaign.winner_file",
     "register": "network.families",

@@ -17,7 +17,8 @@ from jointnas.errors import RunError
 from jointnas.execution.slots import share_slots
 from jointnas.measurement.meter import Meter
 from jointnas.search.objective import ACCURACY, parse_objective
-from jointnas.search.search import Search, Winner
+from jointnas.search.search import Search
+from jointnas.search.winners import Winner
 from jointnas.search.winners import EngineReport
 from jointnas.space.constraint import MEASURED, parse_all
 

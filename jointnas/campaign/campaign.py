@@ -26,8 +26,9 @@ from jointnas.errors import SpaceError
 from jointnas.execution.executor import Executor, LocalExecutor
 from jointnas.execution.slots import share_slots
 from jointnas.measurement.meter import Meter
-from jointnas.predictor.gp_predictor import Predictor
-from jointnas.search.search import Search, Winner
+from jointnas.predictor.contract import Predictor
+from jointnas.search.search import Search
+from jointnas.search.winners import Winner
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
 from jointnas.space.transfer import nearest_candidate
@@ -136,7 +137,9 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
     with ExitStack() as stack:
         if meter:
             stack.enter_context(meter)  # its worker ends before any training begins
-        search.prepare()
+        _ = search.pool_size  # draws the pool; a bound on a measured metric calibrates its forecast
+    for metric, error in search.forecast_errors.items():
+        emit(Notice(f"{metric} is forecast with a median error of {error:.1%}; winners are measured"))
     for text in search.warnings:
         emit(Notice(text))
     if prior is not None:

@@ -6,16 +6,17 @@ answers for those that were trained.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from jointnas.campaign.events import Activity, Callback, IncumbentChanged, Planned, RoundEnded, RoundStarted
 from jointnas.campaign.runner import Runner
 from jointnas.campaign.spec import DirectSpec
 from jointnas.campaign.store import Trial
-from jointnas.errors import SearchError
-from jointnas.search.engines import Evaluation
+from jointnas.errors import ConstraintError, SearchError
+from jointnas.search.engines import Evaluation, Problem, find_engine
 from jointnas.search.engines.problem import FAILURE, Merit
-from jointnas.search.search import Search, Winner
+from jointnas.search.search import Search
+from jointnas.search.winners import Selection, Winner
 from jointnas.space.knob_space import Candidate
 from jointnas.space.knobs import Codes
 from jointnas.training.observation import Observation, mean_observation
@@ -46,8 +47,8 @@ class DirectSearch:
         """
         if self._trials and all(t.observation and t.accuracy is None for t in self._runner.trials.values()):
             self._trials = {name: self._runner.retry(trials) for name, trials in self._trials.items()}
-        start = self._search.space.to_codes(self._search.ask(self._search.started or self._spec.batch))
-        self._search.optimise(self._spec.engine, self._evaluate, start, self._budget, self._spec.batch)
+        start = self._search.ask(len(self._search.start) or self._spec.batch).codes
+        optimise(self._search, self._spec.engine, self._evaluate, start, self._budget, self._spec.batch)
         self._tell(self._trials)  # also those of an earlier session that the engine did not propose again
         self._confirm()
         self._emit(Activity("fitting the predictor"))
@@ -55,7 +56,7 @@ class DirectSearch:
 
     def winners(self) -> list[Winner]:
         """Return the best of the trained candidates by their mean accuracies."""
-        return self._search.best_trained(self._spec.top)
+        return best_trained(self._search, self._spec.top)
 
     def _confirm(self) -> None:
         """Repeat the best until all winners were trained equally often: what falls behind gives its place to the next."""
@@ -64,7 +65,7 @@ class DirectSearch:
         codes = self._search.space.to_codes(list(candidates.values()))
         feasible = self._search.query.feasible(codes)
         while True:
-            evaluation = self._search.evaluation(codes)
+            evaluation = observed_evaluation(self._search, codes)
             ranked = [i for i in evaluation.ranked() if feasible[i] and evaluation.violations[i].sum() == 0]
             short = [identities[i] for i in ranked[: self._spec.top] if self._is_short(identities[i])]
             if not short:
@@ -94,20 +95,20 @@ class DirectSearch:
             raise SearchError(
                 f"all {len(kept)} trainings of the first batch failed ({reason}): remove the cause, then go on with --resume"
             )
-        for i in self._search.evaluation(codes).ranked():
+        for i in observed_evaluation(self._search, codes).ranked():
             if not self._improves(codes, int(i)):
                 break
             self._train([candidates[i]], [identities[i]], self._spec.repeats)
             if self._improves(codes, int(i)):
-                self._best = self._search.evaluation(codes).merit(int(i))
+                self._best = observed_evaluation(self._search, codes).merit(int(i))
                 trials = self._trials[identities[i]]
                 accuracy = mean_observation(_observed(trials)).accuracy
                 self._emit(IncumbentChanged(accuracy or 0.0, trials[0]))
         self._emit(RoundEnded(self._batch, None))
-        return self._search.evaluation(codes)
+        return observed_evaluation(self._search, codes)
 
     def _improves(self, codes: Codes, row: int) -> bool:
-        merit = self._search.evaluation(codes).merit(row)
+        merit = observed_evaluation(self._search, codes).merit(row)
         return merit.violation == 0 and merit < self._best
 
     def _train(self, candidates: Sequence[Candidate], identities: Sequence[str], repeats: int) -> None:
@@ -132,3 +133,44 @@ class DirectSearch:
 
 def _observed(trials: Sequence[Trial]) -> list[Observation]:
     return [t.observation for t in trials if t.observation is not None]
+
+
+def optimise(
+    search: Search, engine: str, evaluation: Callable[[Codes], Evaluation], start: Codes, budget: int, batch: int
+) -> None:
+    """Let an engine spend a budget of expensive evaluations, `batch` side by side, under the exact constraints of a search."""
+    problem = Problem(
+        search.space,
+        search.query.exact,
+        evaluation,
+        start,
+        budget,
+        search.seed,
+        batch,
+        search.closed_pool,
+        expensive=True,
+    )
+    find_engine(engine)(problem)
+
+
+def observed_evaluation(search: Search, codes: Codes) -> Evaluation:
+    """Return the evaluation of (n, knobs) codes by their observed accuracies; those without one have failed."""
+    return search.query.evaluate(codes, search.observed_accuracies(codes))
+
+
+def best_trained(search: Search, k: int = 5) -> list[Winner]:
+    """Return the k best observed candidates by their accuracies, all within the constraints.
+
+    Raises `SearchError` before two accuracies are observed, `ConstraintError` when no candidate meets the constraints.
+    """
+    search.check_answerable(k)
+    codes = search.observed_codes
+    evaluation = observed_evaluation(search, codes)
+    ranked = [int(i) for i in evaluation.ranked() if evaluation.violations[i].sum() == 0]
+    if not ranked:
+        bounds = ", ".join(map(str, search.constraints))
+        raise ConstraintError(
+            f"none of {len(codes)} trained candidates meets {bounds}: loosen a bound or train more candidates"
+        )
+    chosen, measured = search.query.measure(codes, ranked, k)
+    return search.to_winners(Selection.of_rows(codes, chosen, measured))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jointnas.campaign.spec import Spec
 from jointnas.campaign.store import Context, Trial
-from jointnas.search.search import Winner
+from jointnas.search.winners import Winner
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from jointnas.data.dataset import DataSpec
 from jointnas.errors import PredictorError, RunError, suggest
 from jointnas.execution.slots import Slot
 from jointnas.predictor.files import DESCRIPTION
-from jointnas.predictor.gp_predictor import Predictor
+from jointnas.predictor.contract import Predictor
 from jointnas.resources import resource_folder
 from jointnas.space.knobs import Value
 from jointnas.space.space import Space

@@ -14,7 +14,8 @@ from jointnas.campaign.spec import SearchSpec
 from jointnas.campaign.store import Run, Trial
 from jointnas.errors import SearchError
 from jointnas.search.objective import ACCURACY
-from jointnas.search.search import Search, Winner
+from jointnas.search.search import Search
+from jointnas.search.winners import Winner
 from jointnas.space.constraint import violations
 
 

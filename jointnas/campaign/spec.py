@@ -18,7 +18,7 @@ import tomli_w
 from jointnas.campaign.candidate_file import find_candidate, without_none
 from jointnas.data.dataset import DataSpec
 from jointnas.errors import BudgetError, RunError, SearchError, suggest
-from jointnas.search.engines import ENGINES, find_engine
+from jointnas.search.engines import engine_names, find_engine
 from jointnas.search.search import ALL
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
@@ -103,7 +103,7 @@ class SearchSpec(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ENGINES if self.engine == ALL else [self.engine]:
+        for name in engine_names() if self.engine == ALL else [self.engine]:
             find_engine(name)
         for name in ("rounds", "batch", "top"):
             check_positive(name, getattr(self, name))

@@ -19,7 +19,7 @@ from jointnas.campaign.spec import Spec, spec_from_json
 from jointnas.data.dataset import Data
 from jointnas.errors import RunError
 from jointnas.execution.slots import Slot
-from jointnas.search.search import Winner
+from jointnas.search.winners import Winner
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
 from jointnas.training.observation import Observation

@@ -23,7 +23,7 @@ from jointnas.cli.common import (
 if TYPE_CHECKING:
     from jointnas.campaign.ask import Answer
     from jointnas.campaign.result import Campaign
-    from jointnas.search.search import Winner
+    from jointnas.search.winners import Winner
     from jointnas.search.winners import EngineReport
 
 

@@ -18,9 +18,10 @@ from jointnas.campaign.store import Context, Run, Trial
 from jointnas.errors import ConstraintError, SearchError
 from jointnas.execution.executor import Event, Executor, Job
 from jointnas.execution.slots import Slot
-from jointnas.predictor.gp_predictor import Predictor
+from jointnas.predictor.contract import Predictor
 from jointnas.search.engines import ENGINES
-from jointnas.search.search import Search, Winner
+from jointnas.search.search import Search
+from jointnas.search.winners import Winner
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
 from jointnas.training.job import TrainingResult
