@@ -48,7 +48,11 @@ def module_of(path: Path) -> str:
 
 
 def graph() -> dict[str, set[str]]:
-    return {module_of(path): imports(path) for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem != "__init__"}
+    return {
+        module_of(path): imports(path)
+        for path in PACKAGE.rglob("*.py")
+        if path.parent != PACKAGE or path.stem != "__init__"
+    }
 
 
 def test_a_room_imports_only_rooms_left_of_it():
@@ -64,5 +68,7 @@ def test_a_room_imports_only_rooms_left_of_it():
 
 def test_no_import_closes_a_circle():
     packages = {module for module in graph() if file_of(module) and file_of(module).name == "__init__.py"}
-    edges = {m: {o for o in others if o != m and o not in packages} for m, others in graph().items() if m not in packages}
+    edges = {
+        m: {o for o in others if o != m and o not in packages} for m, others in graph().items() if m not in packages
+    }
     assert list(TopologicalSorter(edges).static_order())

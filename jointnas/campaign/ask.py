@@ -18,8 +18,7 @@ from jointnas.execution.slots import share_slots
 from jointnas.measurement.meter import Meter
 from jointnas.search.objective import ACCURACY, parse_objective
 from jointnas.search.search import Search
-from jointnas.search.winners import Winner
-from jointnas.search.winners import EngineReport
+from jointnas.search.winners import EngineReport, Winner
 from jointnas.space.constraint import MEASURED, parse_all
 
 

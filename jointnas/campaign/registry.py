@@ -13,8 +13,8 @@ from jointnas.campaign.store import DATABASE, Context, Run, Trial
 from jointnas.data.dataset import DataSpec
 from jointnas.errors import PredictorError, RunError, suggest
 from jointnas.execution.slots import Slot
-from jointnas.predictor.files import DESCRIPTION
 from jointnas.predictor.contract import Predictor
+from jointnas.predictor.files import DESCRIPTION
 from jointnas.resources import resource_folder
 from jointnas.space.knobs import Value
 from jointnas.space.space import Space

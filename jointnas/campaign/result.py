@@ -15,8 +15,7 @@ from jointnas.campaign.run_files import winner_files, write_candidates
 from jointnas.campaign.store import Run, Trial
 from jointnas.errors import RunError
 from jointnas.predictor.files import DESCRIPTION, read_description
-from jointnas.search.winners import Winner
-from jointnas.search.winners import EngineReport
+from jointnas.search.winners import EngineReport, Winner
 
 
 class Trials(list[dict[str, Any]]):

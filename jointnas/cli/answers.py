@@ -23,8 +23,7 @@ from jointnas.cli.common import (
 if TYPE_CHECKING:
     from jointnas.campaign.ask import Answer
     from jointnas.campaign.result import Campaign
-    from jointnas.search.winners import Winner
-    from jointnas.search.winners import EngineReport
+    from jointnas.search.winners import EngineReport, Winner
 
 
 def winner_rows(winners: Sequence[Winner]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""`jointnas predictors`: those that travel with the package, what one of them says, and one fitted to runs."""
+"""`jointnas predictors`: a list, one of them with its best trials, and one fitted to runs."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def predictors_show(
     from jointnas.predictor.contract import Predictor
 
     if top < 1:
-        raise PredictorError(f"--top is 1 or more, got {top}: raise it")
+        raise PredictorError(f"--top must be 1 or more, got {top}: raise it")
     card = _card(name)
     predictor = Predictor.load(find_predictor(name)[0])
     order = sorted(range(len(predictor.candidates)), key=lambda i: -predictor.accuracies[i])[:top]
@@ -96,10 +96,12 @@ def predictors_fit(
     from jointnas.errors import PredictorError
 
     if to.exists():
-        raise PredictorError(f"a predictor makes its own folder, got --to {to}, which exists: name another")
+        raise PredictorError(f"--to must be a new folder, got {str(to)!r}, which exists: name another")
+    if seed < 0:
+        raise PredictorError(f"--seed must be 0 or more, got {seed}: change it")
     predictor = fit_runs(runs, seed)
     predictor.save(to)
-    ranks = _text(predictor.rank_correlation) or "unknown, there are too few"
+    ranks = _text(predictor.rank_correlation) or "unknown, too few trials"
     typer.echo(f"{to}: {len(predictor.candidates)} trials, rank correlation {ranks}")
 
 
@@ -107,7 +109,7 @@ def predictors_fit(
 def predictors_check(
     names: Annotated[list[str], typer.Argument(help="Built-in predictors, folders of one, or ended runs.")],
 ) -> None:
-    """Check that predictors are whole and answer here; exit 1 where one does not.
+    """Check that predictors are intact and predict; exit 1 where one does not.
 
     \b
     Examples:
@@ -126,13 +128,13 @@ def predictors_check(
             wrong = True
             typer.echo(f"jointnas: {name}: {error}", err=True)
         else:
-            typer.echo(f"{name}: {len(predictor.candidates)} trials of the space {predictor.space.name}, right")
+            typer.echo(f"{name}: {len(predictor.candidates)} trials of the space {predictor.space.name}, intact")
     if wrong:
         raise typer.Exit(1)
 
 
 def _card(name: str) -> dict[str, Any]:
-    """Return what a list says of a predictor."""
+    """Return the list's row of a predictor."""
     from jointnas.campaign.registry import find_predictor
     from jointnas.predictor.files import read_description
     from jointnas.space.space import Space

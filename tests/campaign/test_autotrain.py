@@ -190,7 +190,10 @@ def test_a_run_answers_further_questions_and_keeps_to_its_comparison(in_copy):
         ("autotrain narrow.toml --out out", "'out', which exists: continue with --resume"),
         ("autotrain narrow.toml --resume", "name it with --out"),
         ("autotrain narrow.toml --resume --out nowhere", "'nowhere' is no folder"),
-        (f"{' '.join(COMMAND)} --resume --train-steps 11", "clock differs from that of 'out/narrow' ({'train_steps': 10} before"),
+        (
+            f"{' '.join(COMMAND)} --resume --train-steps 11",
+            "clock differs from that of 'out/narrow' ({'train_steps': 10} before",
+        ),
     ],
 )
 def test_a_mistake_is_told_in_one_line_before_anything_is_trained(line, message, in_session):

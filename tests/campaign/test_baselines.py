@@ -14,7 +14,7 @@ from jointnas.campaign.candidate_file import CandidateFile
 from jointnas.campaign.events import TrialEnded
 from jointnas.campaign.folders import open_run
 from jointnas.campaign.spec import make_spec
-from jointnas.campaign.store import Context, Run, Trial
+from jointnas.campaign.store import Context, Trial
 from jointnas.cli import app
 from jointnas.data import DataSpec, load_data
 from jointnas.errors import RunError, SearchError

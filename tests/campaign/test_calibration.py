@@ -14,7 +14,13 @@ CANDIDATE = {"architecture": {}, "recipe": {}}
 SPEC = make_spec({"train_steps": 9})
 SLOT = Slot("cpu", 1, 2)
 CONTEXT = Context("0", (1, 8, 8), ("a", "b"), SLOT)
-RETRAINED = {"clock": {"train_steps": 9}, "slot": SLOT.to_json(), "predicted": 0.75, "std": 0.125, "val_accuracies": [0.25, 0.5]}
+RETRAINED = {
+    "clock": {"train_steps": 9},
+    "slot": SLOT.to_json(),
+    "predicted": 0.75,
+    "std": 0.125,
+    "val_accuracies": [0.25, 0.5],
+}
 
 
 def trial(accuracy, predicted=0.5, std=0.25, number=1, **about):
@@ -38,14 +44,21 @@ def test_what_was_predicted_stands_beside_what_came_of_it():
 
 @pytest.mark.parametrize(
     "one",
-    [trial(None), trial(0.5, None, None), trial(0.5, kind="confirmation"), Trial(1, 1, CANDIDATE, 0, "a", predicted=0.5, std=0.25)],
+    [
+        trial(None),
+        trial(0.5, None, None),
+        trial(0.5, kind="confirmation"),
+        Trial(1, 1, CANDIDATE, 0, "a", predicted=0.5, std=0.25),
+    ],
     ids=["failed", "not predicted", "chosen to be confirmed", "not ended"],
 )
 def test_a_trial_without_a_prediction_or_an_accuracy_says_nothing(one):
     assert predictions_of(SPEC, CONTEXT, [one], []) == {}
 
 
-@pytest.mark.parametrize("other", [{"clock": {"train_steps": 8}}, {"slot": Slot("cpu", 1, 1).to_json()}], ids=["budget", "slot"])
+@pytest.mark.parametrize(
+    "other", [{"clock": {"train_steps": 8}}, {"slot": Slot("cpu", 1, 1).to_json()}], ids=["budget", "slot"]
+)
 def test_a_winner_trained_under_other_conditions_says_nothing(other):
     assert predictions_of(SPEC, CONTEXT, [], [{**RETRAINED, **other}]) == {}
 

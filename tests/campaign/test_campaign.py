@@ -127,7 +127,7 @@ def test_a_first_round_in_which_every_training_fails_ends_the_campaign_and_can_b
         "        raise RuntimeError('the disk is not mounted')\n"
         "    return candidate['recipe']['rate']\n"
     )
-    space = 'format = 1\n[architecture]\n[recipe]\nrate = { low = 0.0, high = 1.0 }\n'
+    space = "format = 1\n[architecture]\n[recipe]\nrate = { low = 0.0, high = 1.0 }\n"
     settings = {"space": space, "fix": {}, "constraints": [], "train_fn": "task:train", "data": None}
     settings |= {"train_images": None, "val_images": None}
     with pytest.MonkeyPatch.context() as patch:

@@ -100,9 +100,7 @@ def test_trainings_that_ended_are_not_trained_again_but_in_another_slot(data, tm
         for seeds, slot in ((1, SLOT), (2, SLOT), (2, Slot("cpu", 1, 2))):
             files = [CandidateFile(CANDIDATE)]
             found.append(
-                retrain_candidates(files, seeds, data, {"train_steps": 3}, executor, slot, tmp_path)[
-                    0
-                ].test_accuracies
+                retrain_candidates(files, seeds, data, {"train_steps": 3}, executor, slot, tmp_path)[0].test_accuracies
             )
     assert len(submitted) == 1 + 1 + 2
     assert found[1][:1] == found[0]

@@ -64,9 +64,9 @@ def test_shorthands_stand_for_the_fields_they_name() -> None:
 def test_a_space_may_be_a_name_a_file_text_a_table_or_a_space(tmp_path: Any) -> None:
     (tmp_path / "mine.toml").write_text(SPACE)
     ways = [tmp_path / "mine.toml", str(tmp_path / "mine.toml"), SPACE, tomllib.loads(SPACE), Space.from_toml(SPACE)]
-    knobs = {Space.from_toml(getattr(make_spec({"space": way}), "space")).knobs for way in ways}
+    knobs = {Space.from_toml(make_spec({"space": way}).space).knobs for way in ways}
     assert knobs == {Space.from_toml(SPACE).knobs}
-    assert Space.from_toml(getattr(make_spec({}), "space")).knobs == Space.load("resnet9").knobs
+    assert Space.from_toml(make_spec({}).space).knobs == Space.load("resnet9").knobs
 
 
 @pytest.mark.parametrize(

@@ -22,18 +22,19 @@ import pytest
 import typer
 from PIL import Image
 
-from jointnas.campaign.candidate_file import CandidateFile, WinnerFile, find_candidate
+from jointnas.campaign.candidate_file import CandidateFile, find_candidate
+from jointnas.campaign.folders import open_run
 from jointnas.campaign.registry import find_predictor
-from jointnas.campaign.store import DATABASE, Run, Trial
+from jointnas.campaign.spec import make_spec
+from jointnas.campaign.store import DATABASE, Context, Run
+from jointnas.campaign.winner_file import WinnerFile
 from jointnas.cli import app, main
-from jointnas.cli.campaign import point_to_the_best_trial
 from jointnas.errors import JointNASError
-from jointnas.execution import available_cores
+from jointnas.cores import available_cores
+from jointnas.execution.slots import Slot
 from jointnas.predictor.contract import Predictor
 from jointnas.predictor.files import FORMAT
 from jointnas.resources import resource_folder
-from jointnas.search.winners import Winner
-from jointnas.training.observation import Observation
 
 UsageError = typer.BadParameter.__bases__[0]
 RUN = "runs/digits-resnet9-1"
@@ -72,6 +73,11 @@ def mistake(found):
     assert lines[0].startswith("jointnas: ")
     assert found.out == ""
     return lines[0]
+
+
+def make_run(path, kind="search", **settings):
+    """Return a new run without trials."""
+    return open_run(path, make_spec(settings, kind), Context("0", (1, 8, 8), ("a", "b"), Slot("cpu", 1, 1)), resume=False)
 
 
 def save_image(path, seed=0, size=8):
@@ -270,24 +276,9 @@ def test_a_trial_can_be_exported_and_trained_again(in_cycle, tmp_path):
     assert (file.results["accuracy"], file.results["fraction"]) == (trial["observation"]["accuracy"], 1.0)
     assert file.training == CandidateFile.read(Path(f"{RUN}/export/winner-1.toml")).training
     answer("retrain", tmp_path / "trial-5.toml", "--seeds", "1", "--train-steps", "2", "--to", tmp_path / "again")
-    assert "from 1 to 6, got 77" in mistake(jointnas("export", RUN, "--trial", "77"))
-    assert "got --top 1 beside --trial" in mistake(jointnas("export", RUN, "--trial", "2", "--top", "1"))
-    assert "got --query 1 beside --trial" in mistake(jointnas("export", RUN, "--trial", "2", "--query", "1"))
-
-
-@pytest.mark.parametrize(("predicted", "width", "told"), [(0.7, 8, True), (0.8, 8, False), (0.7, 16, False)])
-def test_a_trial_that_beats_what_is_predicted_of_all_winners_is_pointed_to(predicted, width, told):
-    one, two, three = ({"architecture": {"width": width}, "recipe": {}} for width in (4, 16, 8))
-    ended = [Trial(1, 1, one, 0, observation=Observation(0.5)), Trial(2, 1, one, 0)]
-    ended += [
-        Trial(3, 1, two, 0, observation=Observation(0.75)),
-        Trial(4, 1, three, 0, observation=Observation.failed("?")),
-    ]
-    winner = Winner({"architecture": {"width": width}, "recipe": {}}, predicted, 0.1, None, {})
-    said = io.StringIO()
-    with redirect_stderr(said):
-        point_to_the_best_trial(ended, [winner], Path("runs/one"))
-    assert ("export runs/one --trial 3" in said.getvalue()) is told
+    assert "has no trial 77: choose 1 to 6" in mistake(jointnas("export", RUN, "--trial", "77"))
+    assert "--top chooses among winners and does not go with --trial, got --top 1" in mistake(jointnas("export", RUN, "--trial", "2", "--top", "1"))
+    assert "--query chooses among winners and does not go with --trial, got --query 1" in mistake(jointnas("export", RUN, "--trial", "2", "--query", "1"))
 
 
 def test_show_costs_the_network_as_the_search_did(cycle):
@@ -391,7 +382,7 @@ def test_a_predictor_is_fitted_to_runs_shown_checked_and_asked(in_cycle, tmp_pat
     assert len(best) == 3
     assert answer("predictors", "show", RUN, "--top", "3")["best"] == card["best"]
     checked = jointnas("predictors", "check", week, RUN)
-    assert (checked.code, checked.out.count("right")) == (0, 2)
+    assert (checked.code, checked.out.count("intact")) == (0, 2)
     (winner,) = answer("search", "--from", week, "-c", "macs<1M", "--top", "1")["winners"]
     assert winner["macs"] < 1e6
 
@@ -411,9 +402,9 @@ def test_a_predictor_alone_is_made_a_run_by_its_first_answer(in_cycle, tmp_path)
 
 def test_predictors_that_do_not_fit_are_refused(in_cycle, tmp_path):
     week = tmp_path / "week"
-    Run.create(tmp_path / "other", {"command": "baselines"}).close()
-    assert "another command" in mistake(jointnas("predictors", "fit", tmp_path / "other", "--to", week))
-    assert "another space" in mistake(jointnas("predictors", "fit", RUN, "held", "--to", week))
+    make_run(tmp_path / "other", "baselines", baselines=["lenet"]).close()
+    assert "is a baselines run" in mistake(jointnas("predictors", "fit", tmp_path / "other", "--to", week))
+    assert "the space of 'held' differs" in mistake(jointnas("predictors", "fit", RUN, "held", "--to", week))
     assert not week.exists()
     assert jointnas("predictors", "fit", RUN, "--to", week).code == 0
     assert "which exists" in mistake(jointnas("predictors", "fit", RUN, "--to", week))
@@ -441,7 +432,7 @@ def test_a_run_in_use_is_refused(in_cycle):
 
 def test_a_run_is_not_resumed_with_another_command(in_cycle):
     line = mistake(jointnas(*SEARCH, "--resume", "--out", RUN, "--train-steps", "21"))
-    assert "another clock" in line
+    assert "clock differs" in line
     assert "21" in line
 
 
@@ -457,12 +448,12 @@ def test_a_question_that_nothing_meets_is_refused_with_the_smallest_value_there_
 
 
 def test_a_query_that_was_never_asked_is_refused(in_cycle):
-    assert "got 77" in mistake(jointnas("export", RUN, "--query", "77"))
+    assert "no query 77" in mistake(jointnas("export", RUN, "--query", "77"))
 
 
 def test_an_export_below_a_file_is_refused(in_cycle):
-    assert "writable" in mistake(jointnas("export", RUN, "--to", "seven.png/best"))
-    assert "writable" in mistake(jointnas("train", f"{RUN}/export/winner-1.toml", "--to", "seven.png/best"))
+    assert "cannot be written" in mistake(jointnas("export", RUN, "--to", "seven.png/best"))
+    assert "cannot be written" in mistake(jointnas("train", f"{RUN}/export/winner-1.toml", "--to", "seven.png/best"))
 
 
 def test_an_image_that_is_broken_is_refused_by_name(in_cycle):
@@ -609,7 +600,7 @@ def desk(tmp_path_factory):
         save_image(folder / "broken" / "dog" / f"{i}.png", i)
         save_image(folder / "mixed" / ("cat" if i % 2 else "dog") / f"{i}.png", i, 8 + i)
     (folder / "broken" / "dog" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
-    Run.create(folder / "newer", {}).close()
+    make_run(folder / "newer").close()
     with sqlite3.connect(folder / "newer" / DATABASE) as db:
         db.execute("PRAGMA user_version = 99")
     return folder
@@ -628,21 +619,21 @@ def desk(tmp_path_factory):
         ("search --fix width", "knob=value"),
         ("search --fix width=banana", "banana"),
         ("search --engine evolutoin", "did you mean 'evolution'"),
-        ("search --real --engine all", "one engine"),
+        ("search --real --engine all", "choose one engine"),
         ("search --real --early-stop 0.9", "drop one"),
         ("search --repeats 3", "add --real"),
-        ("search --real --repeats 0", "1 or more, got 0"),
+        ("search --real --repeats 0", "must be 1 or more, got 0"),
         ("search --frontier macs", "name the run"),
         ("search --from none --frontier macs -c accuracy>=0.5", "trades accuracy itself"),
-        ("search --total-time 1h --real --repeats 3", "one training a candidate, got --repeats 3"),
+        ("search --total-time 1h --real --repeats 3", "one training for each candidate, got --repeats 3"),
         ("search -c macs<1e9999999", "finite"),
-        ("predictors fit none --to x --seed -1", "--seed lies between 0 and 99999, got -1"),
-        ("predictors show none --top 0", "--top is 1 or more, got 0"),
-        ("predictors fit none --to x", "run.sqlite"),
+        ("predictors fit none --to x --seed -1", "--seed must be 0 or more, got -1"),
+        ("predictors show none --top 0", "--top must be 1 or more, got 0"),
+        ("predictors fit none --to x", "no run is called 'none'"),
         ("search --sweep macs<1M,2M", "name the run"),
         ("search --from resnet9-digits --measure macs", "no measured metric is called 'macs'"),
         ("search --from none --sweep macs", "write it like 'macs<5M,10M,20M'"),
-        ("search --from none --sweep macs<1M --frontier macs", "two questions"),
+        ("search --from none --sweep macs<1M --frontier macs", "does not go with --sweep"),
         ("search --start nothing.toml", "nothing.toml"),
         ("search --space senet --start resnet9-baseline", "fixed at 'senet', got 'resnet9'"),
         ("search --real -c accuracy>=0.5", "min METRIC"),
@@ -660,28 +651,28 @@ def desk(tmp_path_factory):
         ("search --train-steps 0", "one step or more"),
         ("search --total-time 1h --train-steps 10", "--total-time needs a training time"),
         ("search --total-time 1h --train-time 10s --workers 0", "one or more each, got 0"),
-        ("search --seed 100000", "--seed lies between 0 and 99999, got 100000"),
+        ("search --seed 100000", "--seed must lie between 0 and 99999, got 100000"),
         ("search --from resnet9-digits -c accuracy>=90%", "an accuracy is a number, got '90%': write it like 0.9"),
-        ("retrain winner.toml --query 2", "names a run's winners, got --query 2"),
-        ("search --total-time 1s --train-time 10s --rounds 2 --confirm 0", "say 20s or more"),
-        ("search --total-time 1s --train-time 10s --rounds 2", "the 5 winners to confirm.*say 1m 10s or more"),
-        ("search --confirm 6", "between 0 and the 5 winners of --top, got 6"),
-        ("search --real --confirm 1", "--real confirms winners by --repeats"),
+        ("retrain winner.toml --query 2", "among a run's winners, got --query 2"),
+        ("search --total-time 1s --train-time 10s --rounds 2 --confirm 0", "give 20s or more"),
+        ("search --total-time 1s --train-time 10s --rounds 2", "the 5 winners to confirm.*give 1m 10s or more"),
+        ("search --confirm 6", r"between 0 and --top \(5\), got 6"),
+        ("search --real --confirm 1", "--real confirms winners with --repeats"),
         ("search --from nothing --out there", "no run and no predictor is called 'nothing'"),
-        ("search --rounds 0", "--rounds is 1 or more, got 0"),
+        ("search --rounds 0", "--rounds must be 1 or more, got 0"),
         ("search --workers 99", f"share {available_cores()} cores.*got 99"),
         ("search --device tpu", "'tpu'"),
         ("search -c mac<1M", "did you mean 'macs'"),
         ("search -c macs", "'macs<40M'"),
         ("search -c macs<1Q", "units.*'Q'"),
         ("search -c macs<1K", r"smallest macs it reaches is \d"),
-        ("search --out file/run --train-steps 1", "writable.*--out"),
+        ("search --out file/run --train-steps 1", "cannot be made.*--out"),
         ("search --from none", "no run and no predictor is called 'none'"),
         ("search --from newer", "format 99.*upgrade"),
         ("runs show newer", "format 99.*upgrade"),
-        ("runs show none", "run.sqlite"),
+        ("runs show none", "no run is called 'none'"),
         ("export newer", "format 99.*upgrade"),
-        ("export none", "run.sqlite"),
+        ("export none", "no run is called 'none'"),
         ("train misfit.toml", "did you mean 'width'"),
         ("train none.toml", "check the path"),
         ("train clock.toml --data digits", "clock"),
@@ -750,7 +741,7 @@ def test_runs_are_merged_with_what_they_started_from(tmp_path):
     without = ("--prior", "none", "--train-steps", "1", "--rounds", "1", "--batch", "2", "--top", "1")
     answer("search", *without, *SMALL, "--seed", "1", "--out", tmp_path / "3")
     refused = jointnas("predictors", "fit", tmp_path / "1", tmp_path / "3", "--to", tmp_path / "two")
-    assert "another prior" in mistake(refused)
+    assert "the prior of" in mistake(refused)
 
 
 def test_a_total_time_is_filled_with_rounds_and_keeps_a_share_to_confirm_the_winners(desk):
@@ -787,9 +778,44 @@ def test_a_budget_too_short_for_one_step_fails_and_its_trials_are_recorded(tmp_p
 
 def test_a_run_that_was_killed_before_its_specification_does_not_hide_the_others(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Run.create(Path("runs/whole"), {"constraints": [], "data": {"source": "digits"}}).close()
-    Run.create(Path("runs/half"), {}).close()
+    make_run(Path("runs/whole")).close()
+    make_run(Path("runs/half")).close()
+    with sqlite3.connect(Path("runs/half") / DATABASE) as db:
+        db.execute("DELETE FROM specification")
     assert "runs/whole" in [row["run"] for row in answer("runs")["runs"]]
+
+
+def test_the_settings_of_a_run_repeat_it_and_options_replace_them(in_cycle, tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text(jointnas("runs", "show", RUN, "--config").out)
+    again = answer("search", "--config", config, "--out", tmp_path / "again")
+    assert again["winners"] == in_cycle.search["winners"]
+    plan = answer("search", "--config", config, "--rounds", "1", "--batch", "2", "--train-time", "5s", "--dry-run")
+    assert (plan["trainings"], plan["train_seconds"], plan["constraints"]) == (2, 10, ["macs<1M"])
+    config.write_text(config.read_text().replace("batch = 3", "bacth = 3"))
+    assert "did you mean 'batch'" in mistake(jointnas("search", "--config", config))
+
+
+def test_a_function_of_the_users_trains_the_candidates_of_an_abstract_space(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("ridge.toml").write_text(
+        "format = 1\n[architecture]\ndegree = { low = 1, high = 9 }\n"
+        "[recipe]\nalpha = { low = 1e-4, high = 10.0, log = true }\n"
+    )
+    Path("ridge.py").write_text(
+        "def train(candidate, *, seed, clock):\n"
+        "    return 1 - abs(candidate['architecture']['degree'] - 4) / 10 - candidate['recipe']['alpha'] / 100\n"
+        "def cost(candidate):\n"
+        "    return {'terms': candidate['architecture']['degree'] + 1}\n"
+    )
+    task = ("--space", "ridge.toml", "--train-fn", "ridge:train", "--cost-fn", "ridge:cost", "-c", "terms<=4")
+    found = answer("search", *task, "--rounds", "2", "--batch", "4", "--train-steps", "1", "--out", "run")
+    assert (found["trials"], found["failed"]) == (8, 0)
+    assert found["winners"][0]["architecture"] == {"degree": 3}
+    assert answer("search", *task, "--rounds", "2", "--batch", "4", "--train-steps", "1", "--out", "run", "--resume") == found
+    assert answer("search", "--from", "run", "-c", "terms<=3", "--top", "1")["winners"][0]["terms"] <= 3
+    assert "check the name" in mistake(jointnas("search", "--space", "ridge.toml", "--train-fn", "ridge:tarin"))
+    assert "--train-fn" in mistake(jointnas("search", "--space", "ridge.toml"))
 
 
 # ------------------------------------------------------------------------------------------------------------- a crash
