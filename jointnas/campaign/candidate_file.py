@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from jointnas.errors import ExportError, suggest
 from jointnas.network.blueprint import Blueprint
-from jointnas.network.cost import blueprint_cost
+from jointnas.network.cost import scoring_cost
 from jointnas.network.families import make_blueprint
 from jointnas.network.module import Network, load_weights
 from jointnas.resources import resource_folder
@@ -23,7 +23,7 @@ from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
 from jointnas.space.toml import GROUPS
 from jointnas.training.batches import Normalise
-from jointnas.training.recipe import Recipe
+from jointnas.training.recipe import Recipe, views_of
 from jointnas.training.scoring import logits_of
 
 FORMAT = 1
@@ -171,6 +171,16 @@ class Member:
     std: tuple[float, ...]
     flip: bool  # whether it answers with the mean over an image and its mirror
 
+    @property
+    def views(self) -> int:
+        """How many views of an image it scores."""
+        return int(views_of(self.flip))
+
+    @property
+    def costs(self) -> dict[str, int]:
+        """What it costs to classify an image, by all its views."""
+        return scoring_cost(cost(self.blueprint), self.views)
+
 
 @dataclass(frozen=True)
 class WinnerFile:
@@ -184,7 +194,7 @@ class WinnerFile:
     @property
     def costs(self) -> dict[str, int]:
         """The members' costs added up."""
-        parts = [blueprint_cost(member.blueprint) for member in self.members]
+        parts = [member.costs for member in self.members]
         return {metric: sum(part[metric] for part in parts) for metric in parts[0]}
 
     def write(self, folder: Path) -> None:

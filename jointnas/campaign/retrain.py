@@ -13,7 +13,7 @@ from jointnas.campaign.candidate_file import CandidateFile, Member, WinnerFile, 
 from jointnas.data import Data
 from jointnas.execution import Event, Executor, Job, Slot
 from jointnas.execution.recorded import RecordedExecutor
-from jointnas.network.cost import blueprint_cost
+from jointnas.network.cost import blueprint_cost, scoring_cost
 from jointnas.network.families import make_blueprint
 from jointnas.training.clock import Clock
 from jointnas.training.observation import Observation
@@ -106,6 +106,7 @@ def _collect(
     rank: int, file: CandidateFile, seeds: int, ended: dict[tuple[int, int], Event], data: Data, folder: Path
 ) -> Retrained:
     network = make_blueprint(file.candidate["architecture"], data.input_shape, len(data.classes))
+    recipe = Recipe.from_knobs(file.candidate["recipe"])
     events = [(seed, ended[rank, seed]) for seed in range(seeds)]
     good = [(seed, event.result) for seed, event in events if event.kind == "done"]
     observations = [Observation.from_json(result["observation"]) for _, result in good]
@@ -113,13 +114,12 @@ def _collect(
         rank,
         file,
         folder,
-        blueprint_cost(network),
+        scoring_cost(blueprint_cost(network), recipe.views),
         tuple(o.accuracy for o in observations if o.accuracy is not None),
         tuple(result["test_accuracy"] for _, result in good),
         tuple(f"seed {seed}: {event.reason}" for seed, event in events if event.kind == "failed"),
     )
     if good:
-        flip = Recipe.from_knobs(file.candidate["recipe"]).test_flip
-        member = Member(network, f"seed-{good[0][0]}.safetensors", data.mean, data.std, flip)
+        member = Member(network, f"seed-{good[0][0]}.safetensors", data.mean, data.std, recipe.test_flip)
         WinnerFile((member,), data.classes, file.candidate, retrained.to_json()).write(folder)
     return retrained

@@ -153,7 +153,7 @@ class Query:
         """Return the first k of the ranked rows of codes that are measured to meet the bounds, and what was measured.
 
         Where the objective is measured, they come in its order. Where nothing is measured, the first k. An architecture that
-        breaks a bound at inference breaks it with every recipe: it is measured once. At most 10 k rows are measured. Raises
+        breaks a bound at inference breaks it with every recipe that scores as many views: it is measured once. At most 10 k rows are measured. Raises
         `ConstraintError` when none meets the bounds.
         """
         if self.forecast is None:
@@ -162,17 +162,18 @@ class Query:
         measured: dict[int, dict[str, float]] = {}
         at_inference = [c for c in self.measured if c.metric not in TRAINING_METRICS]
         broken: set[bytes] = set()
-        architectures = [row.tobytes() for row in codes[:, : self.space.n_architecture]]
+        scored = np.column_stack([codes[:, : self.space.n_architecture], self.space.views(codes)])
+        inferences = [row.tobytes() for row in scored]
         for i in ranked:
             if len(chosen) >= k or len(measured) >= k * MOST_MEASURED:
                 break
-            if architectures[i] in broken:
+            if inferences[i] in broken:
                 continue
             (values,) = self.forecast.measure(self.space.to_candidates(codes[[i]]))
             measured[i] = values
             columns = {metric: np.array([value]) for metric, value in values.items()}
             if violations(at_inference, columns).sum() > 0:
-                broken.add(architectures[i])
+                broken.add(inferences[i])
             known = not any(np.isnan(values[m]) for m in self.minimised if m in values)
             if known and violations(self.measured, columns).sum() == 0:
                 chosen.append(i)
