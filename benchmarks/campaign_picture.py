@@ -17,7 +17,8 @@ from matplotlib.axes import Axes
 from jointnas.campaign.calibration import Prediction, predictions
 from jointnas.campaign.candidate_file import WINNER_FILE
 from jointnas.campaign.store import CONFIRMING, Run, Trial
-from jointnas.network.cost import scoring_cost
+from jointnas.network.cost import blueprint_cost, scoring_cost
+from jointnas.network.families import make_blueprint
 from jointnas.space.knob_space import Candidate
 from jointnas.training.recipe import Recipe
 
@@ -37,7 +38,7 @@ def draw_trials(axes: Axes, trials: list[Trial], shape: tuple[int, ...], classes
 
 def millions_of_macs(candidate: Candidate, shape: tuple[int, ...], classes: int) -> float:
     """Return the MACs of all views that a candidate scores."""
-    one_view = cost(blueprint(candidate["architecture"], shape, classes))
+    one_view = blueprint_cost(make_blueprint(candidate["architecture"], shape, classes))
     macs: int = scoring_cost(one_view, Recipe.from_knobs(candidate["recipe"]).views)["macs"]
     return macs / 1e6
 

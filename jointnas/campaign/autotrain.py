@@ -17,7 +17,6 @@ from jointnas.campaign.runner import Watch as CampaignWatch
 from jointnas.campaign.store import Run
 from jointnas.data import Data
 from jointnas.execution import Executor, Slot
-from jointnas.network.cost import METRICS
 from jointnas.search.search import Search, Winner
 from jointnas.space.space import Space
 from jointnas.training.clock import clock_from_json
@@ -56,8 +55,8 @@ class AutoTrained:
             "network": self.name,
             "architecture": self.default.file.candidate["architecture"],
             **self.default.costs,
-            "default": {key: default[key] for key in (*SIDE, *METRICS)},
-            "searched": {key: searched[key] for key in (*SIDE, *METRICS)},
+            "default": {key: default[key] for key in (*SIDE, *self.default.costs)},
+            "searched": {key: searched[key] for key in (*SIDE, *self.searched.costs)},
             "gain_points": self.gain_points,
             "changed": self.changed,
         }

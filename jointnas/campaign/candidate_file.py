@@ -179,7 +179,7 @@ class Member:
     @property
     def costs(self) -> dict[str, int]:
         """What it costs to classify an image, by all its views."""
-        return scoring_cost(cost(self.blueprint), self.views)
+        return scoring_cost(blueprint_cost(self.blueprint), self.views)
 
 
 @dataclass(frozen=True)

@@ -207,7 +207,9 @@ class Space(KnobSpace):
         if not self.is_abstract:
             table = self.architectures.costs(codes[:, : self.n_architecture])
             return scoring_cost(dict(zip(METRICS, table.T, strict=True)), self.views(codes))
-        table = np.array([self._cost(row) for row in codes] if self.metrics else []).reshape(len(codes), -1)
+        table = np.array([self._cost(row) for row in codes] if self.metrics else []).reshape(
+            len(codes), len(self.metrics)
+        )
         return {metric: table[:, j] for j, metric in enumerate(self.metrics)}
 
     def views(self, codes: Codes) -> NDArray[np.int64]:
