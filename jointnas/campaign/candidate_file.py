@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from jointnas.errors import ExportError, suggest
 from jointnas.network.blueprint import Blueprint
-from jointnas.network.cost import scoring_cost
+from jointnas.network.cost import blueprint_cost, scoring_cost
 from jointnas.network.families import make_blueprint
 from jointnas.network.module import Network, load_weights
 from jointnas.resources import resource_folder

@@ -43,7 +43,7 @@ class Timing(NamedTuple):
 def measure_inference(blueprint: Blueprint, device: torch.device | str, batch: int, flip: bool = False) -> Timing:
     """Return the seconds that a network takes for a batch of images, which lie on the device and are normalised.
 
-    flip: each image's mirror is scored too. As in scoring: evaluation mode, inference mode, channels-last float32; a GPU is waited for after each call.
+    flip: each image's mirror is scored too. As in scoring: evaluation mode, inference mode, channels-last float32; each call waits for the GPU.
     """
     call = forward(blueprint, torch.device(device), batch, flip)
     warm_up(call)

@@ -153,8 +153,8 @@ class Query:
         """Return the first k of the ranked rows of codes that are measured to meet the bounds, and what was measured.
 
         Where the objective is measured, they come in its order. Where nothing is measured, the first k. An architecture that
-        breaks a bound at inference breaks it with every recipe that scores as many views: it is measured once. At most 10 k rows are measured. Raises
-        `ConstraintError` when none meets the bounds.
+        breaks a bound at inference breaks it with every recipe that scores as many views: it is measured once. At most 10 k rows are
+        measured. Raises `ConstraintError` when none meets the bounds.
         """
         if self.forecast is None:
             return list(ranked[:k]), {}

@@ -402,7 +402,7 @@ def test_the_full_space_of_its_family_holds_a_known_recipe(name: str) -> None:
     network = str(candidate["architecture"]["network"])
     space = Space.load(FULL_SPACES.get(network, network), input_shape=(3, 224, 224), classes=10)
     nearest = space.nearest(candidate)
-    assert space.blueprint(nearest) == blueprint(candidate["architecture"], (3, 224, 224), 10)
+    assert space.blueprint(nearest) == make_blueprint(candidate["architecture"], (3, 224, 224), 10)
     assert space.recipe(nearest).effective(224, 224) == Recipe.from_knobs(candidate["recipe"]).effective(224, 224)
     for group in GROUPS:
         assert candidate[group].items() <= nearest[group].items()

@@ -45,8 +45,8 @@ def run_mads(problem: Problem) -> None:
     Around the best candidate so far NOMAD polls its mesh over the numeric knobs that are active there: continuous ones in
     their (logarithmic) range, "off" below it, ordered ones by the index of their value, a granularity of 1. After a phase of
     that, and when the mesh has converged, every other category of every categorical knob is evaluated (`Problem.poll`), the
-    knobs that it switches on in the middle of their ranges. A better one is the centre of a new mesh; else those within a twentieth of the best get a
-    phase of their own (the extended poll). Bounds on trained or measured metrics are NOMAD's progressive barrier; what breaks an exact
+    knobs that it switches on in the middle of their ranges. A better one is the centre of a new mesh; else those within a
+    twentieth of the best get a phase of their own (the extended poll). Bounds on trained or measured metrics are NOMAD's progressive barrier; what breaks an exact
     constraint is never evaluated and fails (the extreme barrier). First objective only.
     """
     rng = np.random.default_rng(problem.seed)
