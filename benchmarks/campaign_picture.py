@@ -17,8 +17,10 @@ from matplotlib.axes import Axes
 from jointnas.campaign.calibration import Prediction, predictions
 from jointnas.campaign.candidate_file import WINNER_FILE
 from jointnas.campaign.store import CONFIRMING, Run, Trial
-from jointnas.network.cost import blueprint_cost
+from jointnas.network.cost import blueprint_cost, scoring_cost
 from jointnas.network.families import make_blueprint
+from jointnas.space.knob_space import Candidate
+from jointnas.training.recipe import Recipe
 
 COLOURS = plt.colormaps["viridis"]
 
@@ -27,13 +29,18 @@ def draw_trials(axes: Axes, trials: list[Trial], shape: tuple[int, ...], classes
     """Draw validation accuracy over MACs, a colour a round."""
     for number in range(1, rounds + 1):
         of_round = [t for t in trials if t.round == number and t.observation and t.observation.accuracy is not None]
-        macs = [
-            blueprint_cost(make_blueprint(t.candidate["architecture"], shape, classes))["macs"] / 1e6 for t in of_round
-        ]
+        macs = [millions_of_macs(t.candidate, shape, classes) for t in of_round]
         accuracies = [t.observation.accuracy for t in of_round if t.observation]
         colour = COLOURS((number - 1) / max(1, rounds - 1) * 0.85)
         axes.scatter(macs, accuracies, color=colour, s=36, label=f"round {number}, validation")
     axes.set(xlabel="million MACs", ylabel="accuracy", title="candidates and retrained winners")
+
+
+def millions_of_macs(candidate: Candidate, shape: tuple[int, ...], classes: int) -> float:
+    """Return the MACs of all views that a candidate scores."""
+    one_view = blueprint_cost(make_blueprint(candidate["architecture"], shape, classes))
+    macs: int = scoring_cost(one_view, Recipe.from_knobs(candidate["recipe"]).views)["macs"]
+    return macs / 1e6
 
 
 def draw_winners(axes: Axes, folder: Path) -> None:

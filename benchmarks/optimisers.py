@@ -24,7 +24,7 @@ from jointnas.campaign.registry import DEFAULT_PRIOR
 from jointnas.predictor.contract import Predictor
 from jointnas.search.objective import Query
 from jointnas.space.knob_space import Candidate
-from jointnas.space.knobs import Codes, Continuous, Fixed, Ordered
+from jointnas.space.knobs import Codes, Continuous, Fixed, Ordered, Switchable
 from jointnas.space.sampling import draw_pool, feasible
 from jointnas.space.space import Space
 
@@ -161,7 +161,8 @@ def optuna_search(task: Task, seed: int, sampler: str) -> None:
             if isinstance(knob, Fixed):
                 codes.append(knob.default)
             elif isinstance(knob, Continuous):
-                codes.append(trial.suggest_float(knob.name, knob.low, knob.high, log=knob.log))
+                low, high, log = real_range(knob)
+                codes.append(trial.suggest_float(knob.name, low, high, log=log))
             elif isinstance(knob, Ordered):
                 codes.append(trial.suggest_int(knob.name, 0, len(knob.values) - 1))
             else:
@@ -173,8 +174,20 @@ def optuna_search(task: Task, seed: int, sampler: str) -> None:
     study.optimize(objective, n_trials=task.trainings)
 
 
-def candidate_of(space: Space, codes: list[float]) -> Candidate:
-    """Return the candidate of one code for each knob, the conditional ones that do not act left out."""
+def real_range(knob: Continuous) -> tuple[float, float, bool]:
+    """Return the bounds between which others search a real number, and whether by its logarithm.
+
+    Of one that can be off they search the unit interval, whose first eighth is "off", as our samples have it.
+    """
+    return (0.0, 1.0, False) if isinstance(knob, Switchable) else (knob.low, knob.high, knob.log)
+
+
+def candidate_of(space: Space, numbers: list[float]) -> Candidate:
+    """Return the candidate of one number for each knob, the conditional ones that do not act left out."""
+    codes = [
+        float(knob.from_unit(np.array([number]))[0]) if isinstance(knob, Switchable) else number
+        for knob, number in zip(space.knobs, numbers, strict=True)
+    ]
     return space.to_candidates(space.settled(np.array([codes], dtype=np.float64)))[0]
 
 
@@ -186,8 +199,9 @@ def nevergrad_search(task: Task, seed: int) -> None:
     parameters = {}
     for knob in task.space.knobs:
         if isinstance(knob, Continuous):
-            kind = nevergrad.p.Log if knob.log else nevergrad.p.Scalar
-            parameters[knob.name] = kind(lower=knob.low, upper=knob.high)
+            low, high, log = real_range(knob)
+            kind = nevergrad.p.Log if log else nevergrad.p.Scalar
+            parameters[knob.name] = kind(lower=low, upper=high)
         elif isinstance(knob, Ordered):
             parameters[knob.name] = nevergrad.p.TransitionChoice(list(range(len(knob.values))))
         elif not isinstance(knob, Fixed):
@@ -216,7 +230,8 @@ def smac_search(task: Task, seed: int) -> None:
     space = ConfigSpace.ConfigurationSpace(seed=seed)
     for knob in task.space.knobs:
         if isinstance(knob, Continuous):
-            space.add(ConfigSpace.Float(knob.name, (knob.low, knob.high), log=knob.log))
+            low, high, log = real_range(knob)
+            space.add(ConfigSpace.Float(knob.name, (low, high), log=log))
         elif isinstance(knob, Ordered):
             space.add(ConfigSpace.Integer(knob.name, (0, len(knob.values) - 1)))
         elif not isinstance(knob, Fixed):

@@ -26,7 +26,7 @@ from jointnas.campaign.candidate_file import find_candidate
 from jointnas.cli.common import parse_assignments
 from jointnas.data import DataSpec, load_data
 from jointnas.execution import Job, share_slots
-from jointnas.network.cost import blueprint_cost
+from jointnas.network.cost import blueprint_cost, scoring_cost
 from jointnas.network.families import make_blueprint
 from jointnas.training.recipe import Recipe, knob_fields
 from jointnas.units import parse_duration
@@ -132,7 +132,10 @@ def summary(name: str, candidate: Candidate, trainings: dict[str, Any]) -> dict[
     row["steps"] = round(statistics.fmean(t["steps"] for t in good)) if good else None
     row["images_per_second"] = round(statistics.fmean(t["images_per_second"] for t in good)) if good else None
     row["latest_end_seconds"] = round(max(t["seconds"] for t in good), 3) if good else None
-    row["macs"] = blueprint_cost(make_blueprint(candidate["architecture"], (3, 32, 32), 10))["macs"]
+    views = Recipe.from_knobs(candidate["recipe"]).views
+    row["macs"] = scoring_cost(blueprint_cost(make_blueprint(candidate["architecture"], (3, 32, 32), 10)), views)[
+        "macs"
+    ]
     return row
 
 

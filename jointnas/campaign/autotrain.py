@@ -52,8 +52,8 @@ class AutoTrained:
             "network": self.name,
             "architecture": self.default.file.candidate["architecture"],
             **self.default.costs,
-            "default": {key: default[key] for key in SIDE},
-            "searched": {key: searched[key] for key in SIDE},
+            "default": {key: default[key] for key in (*SIDE, *self.default.costs)},
+            "searched": {key: searched[key] for key in (*SIDE, *self.searched.costs)},
             "gain_points": self.gain_points,
             "changed": self.changed,
         }

@@ -25,6 +25,8 @@ def show_command(
 ) -> None:
     """Show a candidate's network block by block, with what each costs; equal blocks in a row are one row with their sums.
 
+    A block's figures are of one view of an image, the total is of all views that the recipe scores: two with test_flip.
+
     \b
     Examples:
       jointnas show runs/digits-resnet9-1/export/winner-1.toml
@@ -36,8 +38,9 @@ def show_command(
     from jointnas.errors import ExportError
     from jointnas.execution import share_slots
     from jointnas.measurement.meter import Meter
-    from jointnas.network.cost import blueprint_cost
+    from jointnas.network.cost import blueprint_cost, scoring_cost
     from jointnas.network.families import make_blueprint
+    from jointnas.training.recipe import Recipe
 
     measured: dict[str, float | None] = {}
     if path.is_dir():
@@ -45,24 +48,28 @@ def show_command(
             raise ExportError(
                 f"--input-shape, --classes and --measure go with a candidate file, got one beside the folder {str(path)!r}: drop it"
             )
-        members = [member.blueprint for member in WinnerFile.read(path).members]
+        members = [(member.blueprint, member.views) for member in WinnerFile.read(path).members]
     else:
         file = find_candidate(path)
         shape = parse_shape(input_shape) if input_shape else tuple(file.training.get("input_shape", (3, 32, 32)))
         outputs = file.training.get("classes", 10) if classes is None else classes
-        members = [make_blueprint(file.candidate["architecture"], shape, outputs)]
+        views = Recipe.from_knobs(file.candidate["recipe"]).views
+        members = [(make_blueprint(file.candidate["architecture"], shape, outputs), views)]
         with Meter(share_slots(1, "auto"), shape, outputs) as meter:
             (measured,) = figures_of(meter, [file.candidate], measure or [])
     if as_json:
-        print_json(
-            {"members": [{"blueprint": m.to_json(), "costs": {**blueprint_cost(m), **measured}} for m in members]}
-        )
+        shown = [
+            {"blueprint": network.to_json(), "costs": {**scoring_cost(blueprint_cost(network), views), **measured}}
+            for network, views in members
+        ]
+        print_json({"members": shown})
         return
-    for member in members:
+    for network, views in members:
         if layers:
-            print_table("", ("layer", "block", "operation", "reads", "output", "macs", "params"), _layer_rows(member))
+            rows = _layer_rows(network, views)
+            print_table("", ("layer", "block", "operation", "reads", "output", "macs", "params"), rows)
         else:
-            print_table("", ("number", "block", "operations", "output", "macs", "params"), _block_rows(member))
+            print_table("", ("number", "block", "operations", "output", "macs", "params"), _block_rows(network, views))
     if measured:
         print_table("", ("measured", "value"), list(zip(measured, figure_texts(measured, list(measured)), strict=True)))
 
@@ -77,8 +84,8 @@ def parse_shape(text: str) -> tuple[int, ...]:
     return tuple(int(p) for p in parts)
 
 
-def _block_rows(blueprint: Any) -> list[tuple[str, ...]]:
-    """Return the input, a row for each run of equal blocks, and the total."""
+def _block_rows(blueprint: Any, views: int = 1) -> list[tuple[str, ...]]:
+    """Return the input, a row for each run of equal blocks, and the total of all views."""
     from jointnas.network.cost import block_cost
 
     shapes = blueprint.shapes()
@@ -102,11 +109,11 @@ def _block_rows(blueprint: Any) -> list[tuple[str, ...]]:
                 *_amounts(times * part.macs, times * part.params),
             )
         )
-    return [*rows, _total_row(blueprint, 1)]
+    return [*rows, _total_row(blueprint, views, 1)]
 
 
-def _layer_rows(blueprint: Any) -> list[tuple[str, ...]]:
-    """Return the input, a row for each node, which reads others by their numbers, and the total."""
+def _layer_rows(blueprint: Any, views: int = 1) -> list[tuple[str, ...]]:
+    """Return the input, a row for each node, which reads others by their numbers, and the total of all views."""
     from jointnas.network.blueprint import block_shapes
     from jointnas.network.cost import node_macs, node_weights
 
@@ -123,16 +130,17 @@ def _layer_rows(blueprint: Any) -> list[tuple[str, ...]]:
             costs = _amounts(node_macs(node, source, size), node_weights(node, source).trained)
             rows.append((str(numbers[-1]), block.name, _operation(node), reads, _size(size), *costs))
         outputs.append(numbers[-1])
-    return [*rows, _total_row(blueprint, 2)]
+    return [*rows, _total_row(blueprint, views, 2)]
 
 
-def _total_row(blueprint: Any, blanks: int) -> tuple[str, ...]:
-    from jointnas.network.cost import blueprint_cost
+def _total_row(blueprint: Any, views: int, blanks: int) -> tuple[str, ...]:
+    from jointnas.network.cost import blueprint_cost, scoring_cost
     from jointnas.space.constraint import format_metric
 
-    total = blueprint_cost(blueprint)
+    total = scoring_cost(blueprint_cost(blueprint), views)
     rest = f"size {format_metric('size', total['size'])}, peak memory {format_metric('memory', total['memory'])}"
-    return ("", "total", rest, *[""] * blanks, *_amounts(total["macs"], total["params"]))
+    of = f" of {views} views" if views > 1 else ""
+    return ("", f"total{of}", rest, *[""] * blanks, *_amounts(total["macs"], total["params"]))
 
 
 def _amounts(macs: int, params: int) -> tuple[str, str]:

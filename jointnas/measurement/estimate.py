@@ -13,7 +13,7 @@ from jointnas.errors import PredictorError
 from jointnas.measurement.features import Array, blueprint_features, step_features
 from jointnas.network.blueprint import Blueprint
 from jointnas.space.constraint import TRAINING_METRICS
-from jointnas.training.recipe import Columns, Recipe, column, knob_fields
+from jointnas.training.recipe import Columns, Recipe, column, knob_fields, views
 
 if TYPE_CHECKING:
     from jointnas.measurement.meter import Meter, Workload
@@ -122,7 +122,9 @@ class Estimate:
 
 
 def _inputs(metric: str, networks: Array, recipes: Columns) -> Array:
-    return step_features(metric, networks, recipes) if metric in TRAINING_METRICS else networks
+    if metric in TRAINING_METRICS:
+        return step_features(metric, networks, recipes)
+    return networks * views(recipes, len(networks))[:, None]
 
 
 def _linear(metric: str, values: Array, recipes: Columns) -> Array:

@@ -16,6 +16,7 @@ import torch
 from jointnas.errors import ConstraintError
 from jointnas.network.blueprint import Blueprint
 from jointnas.network.module import build
+from jointnas.training.scoring import logits_of
 
 BATCH = 64  # images of batch latency and energy
 
@@ -39,27 +40,32 @@ class Timing(NamedTuple):
     p95: float
 
 
-def measure_inference(blueprint: Blueprint, device: torch.device | str, batch: int) -> Timing:
+def measure_inference(blueprint: Blueprint, device: torch.device | str, batch: int, flip: bool = False) -> Timing:
     """Return the seconds that a network takes for a batch of images, which lie on the device and are normalised.
 
-    As in scoring: evaluation mode, inference mode, channels-last float32; a GPU is waited for after each call.
+    flip: each image's mirror is scored too. As in scoring: evaluation mode, inference mode, channels-last float32; each call waits for the GPU.
     """
-    call = forward(blueprint, torch.device(device), batch)
+    call = forward(blueprint, torch.device(device), batch, flip)
     warm_up(call)
     seconds = timed(call)
     return Timing(float(np.median(seconds)), float(np.quantile(seconds, 0.95)))
 
 
-def measure_energy(blueprint: Blueprint, device: torch.device | str, counters: Sequence[EnergyCounter]) -> float:
-    """Return the joules an image in batches of `BATCH`, of all that the device draws meanwhile: what it draws idle too."""
-    call = forward(blueprint, torch.device(device), BATCH)
+def measure_energy(
+    blueprint: Blueprint, device: torch.device | str, counters: Sequence[EnergyCounter], flip: bool = False
+) -> float:
+    """Return the joules an image in batches of `BATCH`, of all that the device draws meanwhile: what it draws idle too.
+
+    flip: each image's mirror is scored too.
+    """
+    call = forward(blueprint, torch.device(device), BATCH, flip)
     warm_up(call)
     before = [counter.read() for counter in counters]
     calls = len(timed(call, within=ENERGY_SECONDS))
     return sum(c.since(b) for c, b in zip(counters, before, strict=True)) / (calls * BATCH)
 
 
-def forward(blueprint: Blueprint, device: torch.device, batch: int) -> Call:
+def forward(blueprint: Blueprint, device: torch.device, batch: int, flip: bool = False) -> Call:
     """Return what classifies a batch of images, all of the same random ones, and returns when that is done."""
     generator = torch.Generator().manual_seed(0)
     network = build(blueprint, generator).to(device).to(memory_format=torch.channels_last).eval()
@@ -68,7 +74,7 @@ def forward(blueprint: Blueprint, device: torch.device, batch: int) -> Call:
 
     @torch.inference_mode()
     def call() -> None:
-        network(images)
+        logits_of(network, images, flip)
         synchronise(device)
 
     return call

@@ -53,12 +53,15 @@ def measure(
 def measure_workload(
     blueprint: Blueprint, recipe: Recipe, classes: int, metrics: Sequence[str], device: torch.device | str
 ) -> dict[str, float]:
-    """Return the metrics of a network, and those that are measured with them; only training's read recipe and classes."""
+    """Return the metrics of a network, and those that are measured with them.
+
+    Inference is of all the views that the recipe scores; the rest of it, and the classes, matter to training alone.
+    """
     check_metrics(metrics, device)
     measures: tuple[Callable[[], tuple[float, ...]], ...] = (
-        lambda: measure_inference(blueprint, device, 1),
-        lambda: measure_inference(blueprint, device, BATCH),
-        lambda: (measure_energy(blueprint, device, energy_counters(torch.device(device))),),
+        lambda: measure_inference(blueprint, device, 1, recipe.test_flip),
+        lambda: measure_inference(blueprint, device, BATCH, recipe.test_flip),
+        lambda: (measure_energy(blueprint, device, energy_counters(torch.device(device)), recipe.test_flip),),
         lambda: measure_training(blueprint, recipe, classes, device),
     )
     found: dict[str, float] = {}

@@ -83,7 +83,7 @@ def key(metric: str, network: Blueprint, recipe: Recipe, place: Mapping[str, Any
     """Return the text that names a figure by all that it depends on; `place` is what `surroundings` gives.
 
     A library's network depends on the library's version; training metrics on what the recipe makes a step do (see
-    `as_measured`) and on the precision of training.
+    `as_measured`) and on the precision of training, others on the views that the recipe scores.
     """
     about = {**place, "metric": metric, "network": network.digest(), "precision": "float32"}
     nodes = [node for block in network.blocks for node in block.nodes]
@@ -94,4 +94,6 @@ def key(metric: str, network: Blueprint, recipe: Recipe, place: Mapping[str, Any
         if trains_in_bfloat16(torch.device(str(place["device"]))):
             about["precision"] = "bfloat16"
         about["recipe"] = as_measured(recipe).effective(*network.input_shape[1:])
+    else:
+        about["views"] = recipe.views
     return json.dumps(about, sort_keys=True)

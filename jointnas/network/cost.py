@@ -14,12 +14,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jointnas.network.blueprint import Block, Blueprint, Node, Shape, block_shapes
 from jointnas.network.library_networks import Traced, trace
 
 METRICS = ("macs", "params", "activations", "size", "memory")
+EACH_VIEW = (
+    "macs",
+    "activations",
+)  # each view of an image costs them again; views come one after another, in the same memory
 BYTES_PER_VALUE = 4
 
 
@@ -175,3 +179,8 @@ def blueprint_cost(blueprint: Blueprint) -> dict[str, int]:
         size += part.size
         peak = max(peak, part.peak + waiting)
     return {"macs": macs, "params": params, "activations": activations, "size": size, "memory": size + peak}
+
+
+def scoring_cost(costs: Mapping[str, Any], views: Any) -> dict[str, Any]:
+    """Return what an image costs when so many views of it are scored, from the costs of one view: numbers, or arrays of them."""
+    return {metric: value * views if metric in EACH_VIEW else value for metric, value in costs.items()}

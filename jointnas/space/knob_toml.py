@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from jointnas.errors import SpaceError, suggest
-from jointnas.space.knobs import Choice, Condition, Continuous, Fixed, Knob, Ordered, Value, index_of
+from jointnas.space.knobs import Choice, Condition, Continuous, Fixed, Knob, Ordered, Switchable, Value, index_of
 
 LARGEST_GRID = 100_000
-_KEYS = ("low", "high", "log", "step", "values", "choices", "when")
+_KEYS = ("low", "high", "log", "step", "off", "values", "choices", "when")
 
 
 def parse_knob(name: str, spec: Any) -> Knob:
@@ -28,7 +28,7 @@ def parse_knob(name: str, spec: Any) -> Knob:
         return Ordered(name, when, _several(name, "values", spec["values"]))
     if keys == {"choices"}:
         return Choice(name, when, _several(name, "choices", spec["choices"]))
-    if {"low", "high"} <= keys <= {"low", "high", "log", "step"}:
+    if {"low", "high"} <= keys <= {"low", "high", "log", "step", "off"}:
         return _parse_number(name, when, spec)
     raise SpaceError(
         f"a knob is {{low, high}}, {{values}}, {{choices}}, {{value}} or a bare value, got {name} = {dict(spec)!r}: "
@@ -38,7 +38,7 @@ def parse_knob(name: str, spec: Any) -> Knob:
 
 def _parse_number(name: str, when: Condition, spec: Mapping[str, Any]) -> Knob:
     low, high, log = spec["low"], spec["high"], spec.get("log", False)
-    numbers = {"low": low, "high": high, **({"step": spec["step"]} if "step" in spec else {})}
+    numbers = {"low": low, "high": high, **{key: spec[key] for key in ("step", "off") if key in spec}}
     for key, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
             raise SpaceError(f"{key} of the knob {name} is a finite number, got {number!r}: change it")
@@ -49,9 +49,12 @@ def _parse_number(name: str, when: Condition, spec: Mapping[str, Any]) -> Knob:
     if log and low <= 0:
         raise SpaceError(f"a logarithmic knob has low > 0, got low = {low!r} for {name}: raise low or drop log")
     whole = isinstance(low, int) and isinstance(high, int)
+    continuous = "step" not in spec and not whole and low < high
+    if "off" in spec:
+        return _parse_switchable(name, when, spec, continuous)
     if low == high:
         return Ordered(name, when, (low,), (low, high, 1, log))
-    if "step" not in spec and not whole:
+    if continuous:
         return Continuous(name, when, float(low), float(high), log)
     step = spec.get("step", 1)
     if step <= 0:
@@ -62,6 +65,17 @@ def _parse_number(name: str, when: Condition, spec: Mapping[str, Any]) -> Knob:
     exact = whole and isinstance(step, int)
     values = tuple(low + i * step if exact else _tidy(low + i * step, step) for i in range(count))
     return Ordered(name, when, values, (low, high, step, log))
+
+
+def _parse_switchable(name: str, when: Condition, spec: Mapping[str, Any], continuous: bool) -> Knob:
+    low, high, off = float(spec["low"]), float(spec["high"]), float(spec["off"])
+    if not continuous:
+        raise SpaceError(
+            f"off belongs to a range of real numbers, got {dict(spec)!r} for {name}: list the values instead, with off among them"
+        )
+    if low <= off <= high:
+        raise SpaceError(f"off of the knob {name} lies outside of [{low:g}, {high:g}], got {off:g}: change it")
+    return Switchable(name, when, low, high, spec.get("log", False), off)
 
 
 def _tidy(number: float, step: float) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 
 from jointnas.errors import BlueprintError, CandidateError, SpaceError, suggest
 from jointnas.network.blueprint import Blueprint, Shape
-from jointnas.network.cost import METRICS
+from jointnas.network.cost import METRICS, scoring_cost
 from jointnas.network.families import find_family
 from jointnas.resources import resource_folder
 from jointnas.space.cost_table import Architectures
 from jointnas.space.knob_space import Candidate, KnobSpace, check_candidate
 from jointnas.space.knobs import Codes, Continuous, Fixed, Knob, Value
 from jointnas.space.toml import GROUPS, Definition, check_definition, read_definition, write_definition
-from jointnas.training.recipe import Recipe, default_of, effective_rows
+from jointnas.training.recipe import Recipe, default_of, effective_rows, views
 
 CostFunction = Callable[[Candidate], Mapping[str, float]]
 
@@ -204,14 +204,21 @@ class Space(KnobSpace):
         return Recipe.from_knobs(candidate["recipe"])
 
     def costs(self, codes: Codes) -> dict[str, NDArray[np.float64]]:
-        """Return each metric's exact (n,) values for (n, knobs) codes; equal architectures are computed once."""
+        """Return each metric's exact (n,) values for (n, knobs) codes, of all views that are scored.
+
+        Equal architectures are computed once.
+        """
         if not self.is_abstract:
             table = self.architectures.costs(codes[:, : self.n_architecture])
-        elif self.metrics:
-            table = np.array([self._cost(row) for row in codes]).reshape(len(codes), len(self.metrics))
-        else:
-            table = np.zeros((len(codes), 0))
+            return scoring_cost(dict(zip(METRICS, table.T, strict=True)), self.views(codes))
+        table = np.array([self._cost(row) for row in codes] if self.metrics else []).reshape(
+            len(codes), len(self.metrics)
+        )
         return {metric: table[:, j] for j, metric in enumerate(self.metrics)}
+
+    def views(self, codes: Codes) -> NDArray[np.int64]:
+        """Return how many views of an image each of (n, knobs) codes scores."""
+        return views(self.recipe_columns(codes, ("test_flip",)), len(codes))
 
     def _cost(self, row: Codes) -> tuple[float, ...]:
         """Return what the user's function says of a candidate of an abstract space; it is asked once."""
@@ -243,13 +250,15 @@ class Space(KnobSpace):
             first.setdefault(identity, row)
         return list(first.values()), list(first)
 
-    def recipe_columns(self, codes: Codes) -> dict[str, NDArray[Any]]:
-        """Return the (n,) values of each recipe knob, its default where it is inactive."""
+    def recipe_columns(self, codes: Codes, names: Container[str] | None = None) -> dict[str, NDArray[Any]]:
+        """Return the (n,) values of each recipe knob, its default where it is inactive; of these names alone where given."""
         columns = {}
         places = np.where(np.isnan(codes), -1, codes)
         for i, (knob, values) in enumerate(
             zip(self._by_group[1], self._recipe_values, strict=True), self.n_architecture
         ):
+            if names is not None and knob.name not in names:
+                continue
             if isinstance(knob, Continuous):
                 columns[knob.name] = np.where(np.isnan(codes[:, i]), values[-1], codes[:, i])
             else:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jointnas.space.knob_space import Candidate
-from jointnas.space.knobs import Choice, Continuous, Fixed, Knob, Ordered, Value, index_of
+from jointnas.space.knobs import Choice, Continuous, Fixed, Knob, Ordered, Switchable, Value, index_of
 from jointnas.space.sampling import extreme
 from jointnas.space.space import Space
 from jointnas.space.toml import GROUPS
@@ -149,7 +149,8 @@ def _range_in_words(knob: Knob) -> str:
     if isinstance(knob, Fixed):
         return f"always {_word(knob.only)}"
     if isinstance(knob, Continuous):
-        return f"{_word(knob.low)} to {_word(knob.high)}" + (", logarithmic" if knob.log else "")
+        off = f", or {_word(knob.off)}" if isinstance(knob, Switchable) else ""
+        return f"{_word(knob.low)} to {_word(knob.high)}" + (", logarithmic" if knob.log else "") + off
     if isinstance(knob, Ordered) and knob.grid is not None:
         low, high, step, log = knob.grid
         return f"{_word(low)} to {_word(high)} in steps of {_word(step)}" + (", logarithmic" if log else "")

@@ -39,7 +39,7 @@ def translate(codes: Codes, source: Space, target: Space) -> Codes:
 def _brought(knob: Knob, other: Knob, codes: Codes) -> Codes:
     """Return another knob's (n,) codes as this knob's, NaN where they are inactive or nothing is near."""
     if isinstance(knob, Continuous) and isinstance(other, Continuous):
-        return np.asarray(np.clip(codes, knob.low, knob.high))
+        return knob.nearest_codes(codes)
     out = np.full(len(codes), np.nan)
     for code in np.unique(codes[~np.isnan(codes)]).tolist():
         value = other.value(code)

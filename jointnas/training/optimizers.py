@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,33 +31,68 @@ class Muon(optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Take one step with the parameters' present gradients."""
         for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
             rate = group["lr"] * (1.0 if group["orthogonal"] else self.sgd_ratio)
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                if "velocity" not in self.state[p]:
-                    self.state[p]["velocity"] = torch.zeros_like(p)
-                velocity = self.state[p]["velocity"]
-                velocity.mul_(self.momentum).add_(p.grad)
-                update = p.grad.add(velocity, alpha=self.momentum)
-                p.mul_(1 - rate * group["weight_decay"])
-                if group["orthogonal"]:
-                    rows = update.reshape(len(update), -1)
-                    scale = max(1.0, rows.shape[0] / rows.shape[1]) ** 0.5
-                    update = orthogonalised(rows).reshape(update.shape).mul_(scale)
-                p.add_(update, alpha=-rate)
+            gradients = [p.grad for p in params]
+            velocities = [self._velocity(p) for p in params]
+            torch._foreach_mul_(velocities, self.momentum)
+            torch._foreach_add_(velocities, gradients)
+            updates = torch._foreach_add(gradients, velocities, alpha=self.momentum)
+            torch._foreach_mul_(params, 1 - rate * group["weight_decay"])
+            torch._foreach_add_(params, _muon(updates) if group["orthogonal"] else updates, alpha=-rate)
+
+    def _velocity(self, p: Tensor) -> Tensor:
+        state = self.state[p]
+        if "velocity" not in state:
+            state["velocity"] = torch.zeros_like(p)
+        velocity: Tensor = state["velocity"]
+        return velocity
 
 
-def orthogonalised(matrix: Tensor) -> Tensor:
-    """Return the (m, n) matrix with its singular values brought near 1, by Newton–Schulz iteration."""
+def _muon(updates: Sequence[Tensor]) -> list[Tensor]:
+    """Return matrices and filters made orthogonal, tall ones scaled up to the length of their columns."""
+    last = [update.movedim(1, -1) for update in updates]  # (out, k, k, in): channels-last memory as it lies
+    rows = [x.flatten(1) for x in last]
+    orthogonal = orthogonalised(rows)
+    torch._foreach_mul_(orthogonal, [max(1.0, len(x) / x.shape[1]) ** 0.5 for x in rows])
+    return [x.reshape(like.shape).movedim(-1, 1) for x, like in zip(orthogonal, last, strict=True)]
+
+
+def orthogonalised(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """Return (m, n) matrices with their singular values brought near 1, by Newton–Schulz iteration.
+
+    A step multiplies X by a polynomial in its Gram matrix XXᵀ, and all of them commute. So their product is computed on Gram
+    matrices of the smaller side, in stacks of equal size, and X itself is multiplied once. In float32 the result differs from
+    that of the iteration on X by 1e-6 of its norm, and by 1e-3 where singular values are below 1e-4 of the greatest.
+    """
+    wide = [x.T if x.shape[0] > x.shape[1] else x for x in matrices]
+    norms = torch._foreach_norm(wide)
+    torch._foreach_add_(norms, 1e-7)
+    wide = list(torch._foreach_div(wide, norms))
+    sides: dict[int, list[int]] = {}
+    for i, x in enumerate(wide):
+        sides.setdefault(len(x), []).append(i)
+    for places in sides.values():
+        factors = _newton_schulz(torch.stack([wide[i] @ wide[i].T for i in places]))
+        for i, factor in zip(places, factors, strict=True):
+            wide[i] = factor @ wide[i]
+    return [y.T if x.shape[0] > x.shape[1] else y for x, y in zip(matrices, wide, strict=True)]
+
+
+def _newton_schulz(grams: Tensor) -> Tensor:
+    """Return (b, m, m) what five steps multiply X by, from (b, m, m) Gram matrices XXᵀ."""
     a, b, c = NEWTON_SCHULZ
-    tall = matrix.shape[0] > matrix.shape[1]
-    x: Tensor = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
-    for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+    product = None
+    for left in reversed(range(NEWTON_SCHULZ_STEPS)):
+        polynomial = torch.baddbmm(grams, grams, grams, beta=b, alpha=c)
+        polynomial.diagonal(dim1=1, dim2=2).add_(a)
+        product = polynomial if product is None else polynomial @ product
+        if left:
+            grams = polynomial @ (polynomial @ grams)
+    assert product is not None
+    return product
 
 
 _MAKERS: Mapping[str, Callable[[Groups, Recipe], optim.Optimizer]] = {

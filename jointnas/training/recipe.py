@@ -140,7 +140,7 @@ class Recipe:
         0, 0, 1_000_000, "training images that batch norm's statistics are taken from again before scoring; 0 is off"
     )
     test_flip: bool = _choice(
-        False, (False, True), "score the mean over an image and its mirror: twice the cost, which no constraint counts"
+        False, (False, True), "score the mean over an image and its mirror, at twice the MACs and the time"
     )
 
     def __post_init__(self) -> None:
@@ -176,9 +176,19 @@ class Recipe:
         return {k: float(v) if isinstance(v, int | float) and not isinstance(v, bool) else v for k, v in values.items()}
 
     @property
+    def views(self) -> int:
+        """How many views of an image are scored."""
+        return int(views_of(self.test_flip))
+
+    @property
     def optimizer_learning_rate(self) -> float:
         """The peak learning rate that the optimizer itself is given."""
         return self.learning_rate * EXPECTED_LEARNING_RATE[self.optimizer] / EXPECTED_LEARNING_RATE["sgd"]
+
+
+def views_of(test_flip: Any) -> Any:
+    """Return how many views of an image are scored: two where its mirror is one of them. A truth value, or an array of them."""
+    return 1 + test_flip
 
 
 def effective_rows(columns: Mapping[str, NDArray[Any]], n: int, height: int, width: int) -> NDArray[np.float64]:
@@ -242,6 +252,11 @@ Columns = Mapping[str, NDArray[Any]]
 def column(recipes: Columns, name: str, n: int) -> NDArray[Any]:
     """Return a knob's (n,) values."""
     return recipes[name] if name in recipes else np.full(n, default_of(name), dtype=object)
+
+
+def views(recipes: Columns, n: int) -> NDArray[np.int64]:
+    """Return how many views of an image each of n recipes scores."""
+    return np.asarray(views_of(column(recipes, "test_flip", n).astype(np.int64)))
 
 
 def default_of(name: str) -> Any:

@@ -252,7 +252,6 @@ class Trainer:
             self.reading_seconds = time.perf_counter() - start
         self.network.train()
         self.looking_seconds = time.perf_counter() - began
-        passes = 2 if self.recipe.test_flip else 1
-        retaken = min(self.recipe.norm_images, len(self.data.train)) / passes
+        retaken = min(self.recipe.norm_images, len(self.data.train)) / self.recipe.views
         self.clock.reserve(SCORING_MARGIN * self.reading_seconds * (len(self.data.val) + retaken) / len(part))
         return accuracies(logits, part.labels)[0]

@@ -317,6 +317,14 @@ def test_two_members_vote_by_their_mean_and_their_costs_add_up(tmp_path, images)
     }
 
 
+def test_a_flipped_member_counts_twice_for_each_image_and_once_in_memory(tmp_path):
+    plain, flipped = make_member(tmp_path, 0), make_member(tmp_path, 1, flip=True)
+    one, both = (write_winner(tmp_path, *members).costs for members in ([plain], [plain, flipped]))
+    assert {metric: both[metric] / one[metric] for metric in one} == {
+        "macs": 3, "params": 2, "activations": 3, "size": 2, "memory": 2,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("way_out", ["../outside.safetensors", "{outside}"])
 def test_weights_outside_the_winners_folder_are_not_followed(way_out, tmp_path):
     folder, outside = tmp_path / "winner", tmp_path / "outside.safetensors"

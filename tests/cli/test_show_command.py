@@ -106,6 +106,15 @@ def test_the_last_line_is_what_the_network_costs(
     assert last[-2:] == [format_metric(metric, total[metric]) for metric in ("macs", "params")]
 
 
+@pytest.mark.parametrize("args", [(), ("--layers",)])
+def test_the_last_line_is_of_all_scored_views(args: tuple[str, ...], show: Callable[..., Table]) -> None:
+    one, two = (show("resnet9", f"width = 8\n[recipe]\ntest_flip = {flip}", *args) for flip in ("false", "true"))
+    assert one[:-1] == two[:-1]
+    total = blueprint_cost(make_blueprint({"network": "resnet9", "width": 8}, (3, 32, 32), 10))
+    assert two[-1][1] == "total of 2 views"
+    assert two[-1][-2:] == [format_metric("macs", 2 * total["macs"]), format_metric("params", total["params"])]
+
+
 def test_layers_are_all_nodes_in_order_with_what_they_read(show: Callable[..., Table]) -> None:
     rows = show("resnet9", "width = 8\nwhitening = false", "--layers", "--input-shape", "1x8x8")[1:]
     assert [row[0] for row in rows] == [*map(str, range(len(rows) - 1)), ""]

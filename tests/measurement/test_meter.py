@@ -122,6 +122,27 @@ def test_a_larger_batch_and_a_wider_network_take_longer() -> None:
     assert wide.median > 2 * one.median
 
 
+def test_every_scored_view_is_timed() -> None:
+    passes = []
+    handle = register_module_forward_pre_hook(lambda module, inputs: passes.append(module))
+    try:
+        seen = []
+        for flip in (False, True):
+            forward(tiny(), CPU, 5, flip)()
+            seen.append(sum(isinstance(module, Network) for module in passes))
+            passes.clear()
+    finally:
+        handle.remove()
+    assert seen == [1, 2]
+
+
+def test_a_figure_of_two_views_is_not_that_of_one() -> None:
+    place = surroundings(SLOT)
+    for metric in MEASURED:
+        names = {key(metric, tiny(), Recipe(test_flip=flip), place) for flip in (False, True)}
+        assert len(names) == (1 if metric in TRAINING_METRICS else 2)
+
+
 def test_a_forward_pass_is_that_of_scoring_and_leaves_nothing_to_differentiate() -> None:
     seen: list[torch.Tensor] = []
     handle = register_module_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))

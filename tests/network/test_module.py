@@ -14,6 +14,7 @@ from jointnas.network.blueprint import Block, BlockBuilder, Blueprint, make_node
 from jointnas.network.cost import blueprint_cost
 from jointnas.network.families import make_blueprint
 from jointnas.network.module import (
+    CELU,
     MODULES,
     WHITENING_EPSILON,
     Add,
@@ -115,6 +116,56 @@ def test_weights_start_as_he_et_al_with_fan_in_and_biases_at_zero() -> None:
         assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / fan_in), rel=0.02)
         assert layer.weight.mean().item() == pytest.approx(0, abs=1e-3)
         assert not layer.bias.any()
+
+
+def values_and_gradients(activation: torch.nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the outputs, and the gradient of their sum weighted by numbers of both signs."""
+    x = x.detach().requires_grad_()
+    y = activation(x)
+    y.backward(torch.randn(x.shape, generator=seeded(7)).to(x))
+    assert x.grad is not None
+    return y.detach(), x.grad
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.3, 1.0, 2.0])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-15), (torch.float32, 3e-7), (torch.bfloat16, 2**-8)]
+)
+def test_celu_is_pytorchs_and_its_gradient_exact(alpha: float, dtype: torch.dtype, tolerance: float) -> None:
+    tiny = torch.logspace(-12, 3, 2000, dtype=torch.float64)
+    noise = torch.randn(4000, generator=seeded(0), dtype=torch.float64)
+    x = torch.cat([noise, tiny, -tiny, torch.zeros(1, dtype=torch.float64)]).to(dtype)
+    found, gradient = values_and_gradients(CELU(alpha), x)
+    expected, _ = values_and_gradients(torch.nn.CELU(alpha), x.double())
+    weights = torch.randn(x.shape, generator=seeded(7)).to(x).double()
+    slope = torch.exp(x.double().clamp(max=0) / alpha)  # PyTorch's own gradient rounds 1 / α to float32
+    assert found.dtype == gradient.dtype == dtype
+    torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance * alpha)
+    assert bool(((gradient.double() - weights * slope).abs() <= 2 * tolerance * weights.abs()).all())
+    with torch.no_grad():
+        assert torch.equal(CELU(alpha)(x), found)
+
+
+def test_celus_gradient_is_that_of_its_values() -> None:
+    x = torch.randn(40, generator=seeded(0), dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(CELU(0.3), x)
+    assert torch.autograd.gradgradcheck(CELU(0.3), x)
+
+
+def test_celu_keeps_channels_last_memory_and_what_it_reads() -> None:
+    x = torch.randn(2, *IMAGE, generator=seeded(0)).contiguous(memory_format=torch.channels_last)
+    before = x.clone()
+    for values in values_and_gradients(CELU(0.3), x):
+        assert values.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(x, before)
+    assert CELU(0.3)(x.to("meta")).shape == x.shape
+
+
+def test_celu_exports_as_one_operation() -> None:
+    x = torch.randn(2, *IMAGE, generator=seeded(0))
+    program = torch.export.export(CELU(0.3).eval(), (x,))
+    assert [node.target for node in program.graph.nodes if node.op == "call_function"] == [torch.ops.aten.celu.default]
+    torch.testing.assert_close(torch.jit.trace(CELU(0.3), x)(x), CELU(0.3)(x), rtol=1e-6, atol=1e-7)
 
 
 def test_a_skip_adds_and_an_excitation_multiplies() -> None:

@@ -204,6 +204,27 @@ def test_an_engine_handles_every_kind_of_knob(engine: str) -> None:
 
 
 @every_engine
+@pytest.mark.parametrize("best", [0.0, 1e-3])
+def test_an_engine_switches_a_number_off_and_on(engine: str, best: float) -> None:
+    space = Space.from_toml(
+        "format = 1\n[architecture]\nsize = { low = 1, high = 9 }\n"
+        "[recipe]\ndecay = { low = 1e-5, high = 1e-1, log = true, off = 0.0 }"
+    )
+
+    def place(decay: float) -> float:
+        return np.log10(decay) if decay else -6.0
+
+    def evaluation(codes: Codes) -> Evaluation:
+        off = [abs(place(float(c["recipe"]["decay"])) - place(best)) for c in space.to_candidates(codes)]
+        return Evaluation(np.array(off).reshape(-1, 1), np.zeros((len(off), 0)), np.zeros(len(off), dtype=bool))
+
+    start = [{"architecture": {"size": 5}, "recipe": {"decay": 1e-2 if best == 0 else 0.0}}]
+    task = Problem(space, (), evaluation, space.to_codes(start), 200, seed=1)
+    ENGINES[engine](task)
+    assert task.results()[1].min() == pytest.approx(0, abs=0.2 if best else 0)
+
+
+@every_engine
 def test_an_engine_respects_bounds_that_only_an_evaluation_tells(engine: str) -> None:
     space = grid()
 

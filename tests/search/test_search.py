@@ -413,7 +413,7 @@ class CountingMeter(Meter):
     def figure(self, metric: str, network: Blueprint, recipe: Recipe) -> float:
         seconds = 1e-9 * blueprint_cost(network)["macs"] + 1e-6 * sum(len(block.nodes) for block in network.blocks)
         if metric == "latency":
-            return seconds
+            return seconds * recipe.views
         return 1 / seconds / (2 if recipe.gradient == "sam" else 1)
 
 
@@ -440,17 +440,17 @@ def test_winners_are_measured_and_meet_their_measured_bounds(tmp_path: Path) -> 
     winners = observed(search).best(3)
     assert len(winners) == 3
     for winner in winners:
-        assert winner.costs["latency"] == meter.figure("latency", search.space.blueprint(winner.candidate), Recipe())
+        assert winner.costs["latency"] == meter.figure("latency", *meter.workload(winner.candidate))
         assert winner.costs["latency"] < 60e-6
         assert winner.costs["params"] < 500e3
 
 
 def test_a_forecast_keeps_candidates_from_being_asked_that_would_break_a_measured_bound(tmp_path: Path) -> None:
     search, meter = timed_search(tmp_path, "latency<60us")
-    figures = [meter.figure("latency", search.space.blueprint(c), Recipe()) for c in search.ask(40)]
+    figures = [meter.figure("latency", *meter.workload(c)) for c in search.ask(40)]
     assert np.mean(np.array(figures) < 60e-6) > 0.8
     free, _ = timed_search(tmp_path)
-    others = [meter.figure("latency", free.space.blueprint(c), Recipe()) for c in free.ask(40)]
+    others = [meter.figure("latency", *meter.workload(c)) for c in free.ask(40)]
     assert np.mean(np.array(others) < 60e-6) < 0.6
     assert search.forecast_errors["latency"] < 0.1
 
@@ -486,7 +486,7 @@ def test_the_fastest_network_of_a_predicted_accuracy_is_found(tmp_path: Path) ->
     assert [w.costs["latency"] for w in winners] == sorted(w.costs["latency"] for w in winners)
     assert all(w.mean >= 0.6 for w in winners)
     heavier = [c for c in search.space.sample(300, seed=9) if wide(c) >= 0.62]
-    typical = np.median([meter.figure("latency", search.space.blueprint(c), Recipe()) for c in heavier])
+    typical = np.median([meter.figure("latency", *meter.workload(c)) for c in heavier])
     assert winners[0].costs["latency"] < typical
 
 
@@ -592,7 +592,7 @@ def test_a_front_trades_accuracy_for_a_measured_cost(constraints: tuple[str, ...
     front = observed(search, 24).front("latency", 5)
     assert 2 <= len(front) <= 5
     latencies, accuracies = [w.costs["latency"] for w in front], [w.mean for w in front]
-    assert latencies == [meter.figure("latency", search.space.blueprint(w.candidate), Recipe()) for w in front]
+    assert latencies == [meter.figure("latency", *meter.workload(w.candidate)) for w in front]
     assert latencies == sorted(set(latencies))
     assert accuracies == sorted(set(accuracies))
     assert all(c.violation(np.array([w.costs[c.metric]]))[0] == 0 for w in front for c in search.constraints)

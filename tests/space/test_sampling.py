@@ -45,9 +45,10 @@ def architectures(space: Space) -> list[dict[str, Any]]:
 
 
 def all_costs(space: Space) -> list[dict[str, float]]:
-    """Return what every architecture of a space costs."""
-    recipe = space.sample(1)[0]["recipe"]
-    return [space.cost({"architecture": a, "recipe": recipe}) for a in architectures(space)]
+    """Return what every architecture of a space costs, scored with and without the mirror image."""
+    (flips,) = (knob.extremes for knob in space.knobs if knob.name == "test_flip")
+    recipes = [{**space.sample(1)[0]["recipe"], "test_flip": flip} for flip in flips]
+    return [space.cost({"architecture": a, "recipe": recipe}) for a in architectures(space) for recipe in recipes]
 
 
 def counted(knobs: str) -> Space:
@@ -211,7 +212,7 @@ def test_a_pool_of_a_small_space_is_what_trying_everything_finds(
 
 
 def test_equality_belongs_to_the_comparisons_that_say_so() -> None:
-    space = load("senet").fix({"width": 0.5, "depth": 1.0, "resolution": 1.0})
+    space = load("senet").fix({"width": 0.5, "depth": 1.0, "resolution": 1.0, "test_flip": False})
     exact = next(iter(all_costs(space)))["macs"]
     assert len(members(space, 8, f"macs<={exact}")) == 8
     assert len(members(space, 8, f"macs>={exact}")) == 8

@@ -12,14 +12,15 @@ import tomli_w
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from jointnas.campaign.candidate_file import built_in_recipes, find_candidate
 from jointnas.errors import CandidateError, SpaceError
-from jointnas.network.cost import METRICS, blueprint_cost
+from jointnas.network.cost import METRICS, blueprint_cost, scoring_cost
 from jointnas.network.families import make_blueprint
 from jointnas.network.module import build
 from jointnas.resources import resource_folder
 from jointnas.space.knob_space import Candidate
 from jointnas.space.knob_toml import parse_knob
-from jointnas.space.knobs import Choice, Continuous, Fixed, Ordered
+from jointnas.space.knobs import OFF_SHARE, Choice, Continuous, Fixed, Ordered, Switchable
 from jointnas.space.space import Space, built_in_spaces
 from jointnas.space.toml import GROUPS
 from jointnas.training.recipe import Recipe, knob_fields
@@ -70,7 +71,7 @@ def lists(of: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
 
 @st.composite
 def ranges(draw: st.DrawFn) -> dict[str, Any]:
-    """Draw a range: real or whole, linear or logarithmic, stepped or not."""
+    """Draw a range: real or whole, linear or logarithmic, stepped or not, or one that can be off."""
     log = draw(st.booleans())
     scale = draw(st.sampled_from([1, 10, 1000]))
     low = draw(st.integers(1 if log else -200, 200))
@@ -78,6 +79,8 @@ def ranges(draw: st.DrawFn) -> dict[str, Any]:
     spec: dict[str, Any] = {"low": low, "high": high} if scale == 1 else {"low": low / scale, "high": high / scale}
     if draw(st.booleans()):
         spec["step"] = draw(st.integers(1, 40)) if scale == 1 else draw(st.integers(1, 40)) / scale
+    elif scale > 1 and low < high and draw(st.booleans()):
+        spec["off"] = draw(st.sampled_from([low - 1.0, high + 1.0]))
     return {**spec, "log": True} if log else spec
 
 
@@ -298,7 +301,8 @@ def test_the_encoding_has_a_column_a_number_a_category_and_a_condition() -> None
     assert architecture.shape == (5, 4 + 3 + 2)  # numbers, activation, whitening; network is fixed
     file = tomllib.loads((resource_folder("spaces") / "resnet9.toml").read_text())
     knobs = [spec for spec in file["recipe"].values() if isinstance(spec, dict)]  # the others are fixed
-    assert recipe.shape == (5, sum(len(spec.get("choices", "1")) + ("when" in spec) for spec in knobs))
+    columns = [len(spec.get("choices", "1")) + ("off" in spec) + ("when" in spec) for spec in knobs]
+    assert recipe.shape == (5, sum(columns))
 
 
 def test_the_built_in_spaces_hold_every_recipe_knob() -> None:
@@ -332,6 +336,94 @@ def test_a_chain_of_conditions_is_cut_at_its_first_link() -> None:
     seen = {tuple(sorted(flat(c))) for c in space.sample(64)}
     assert seen == {("a",), ("a", "b"), ("a", "b", "c")}
     assert all(flat(c)["b"] is True for c in space.sample(64) if "c" in flat(c))
+
+
+# -------------------------------------------------------------------------------------------- numbers that can be off
+
+
+def decay(low: float = 1e-4, high: float = 1.0, off: float = 0.0) -> Switchable:
+    knob = parse_knob("decay", {"low": low, "high": high, "log": True, "off": off})
+    assert isinstance(knob, Switchable)
+    return knob
+
+
+def test_an_eighth_of_the_samples_is_off_and_the_rest_spreads_over_the_range() -> None:
+    codes = decay().from_unit((np.arange(8000) + 0.5) / 8000)
+    assert (codes == 0).sum() == 8000 * OFF_SHARE
+    on = np.log10(codes[codes != 0])
+    assert np.quantile(on, [0.25, 0.5, 0.75]) == pytest.approx([-3, -2, -1], abs=1e-3)
+    assert decay().value(decay().default) == pytest.approx(0.01)
+
+
+def test_off_is_one_value_outside_of_the_range() -> None:
+    knob = decay()
+    assert (knob.code(0), knob.code(0.0), knob.code(1e-4)) == (0.0, 0.0, 1e-4)
+    for wrong in (1e-5, 2.0, -1.0, False, "off"):
+        with pytest.raises(CandidateError, match=r"lies in \[0.0001, 1\] or is 0, got"):
+            knob.code(wrong)
+    nearest = [knob.nearest(value) for value in (0, 4e-5, 6e-5, 0.5, 7)]
+    assert nearest == [0, 0, 1e-4, 0.5, 1]
+
+
+def test_what_is_off_is_encoded_as_neutral_and_flagged() -> None:
+    np.testing.assert_allclose(decay().encode(np.array([0.0, 1e-4, 0.01, 1.0])), [[0.5, 0], [0, 1], [0.5, 1], [1, 1]])
+
+
+def test_off_lies_beside_the_lower_bound() -> None:
+    knob = decay()
+    assert knob.neighbours(0.0) == [1e-4]
+    assert 0.0 in knob.neighbours(1e-4)
+    assert all(0.0 not in knob.neighbours(value) for value in (1e-3, 0.01, 1.0))
+
+
+def test_a_mutation_switches_numbers_off_and_what_is_off_on() -> None:
+    knob, rng = decay(), np.random.default_rng(0)
+    assert (knob.mutate(np.zeros(1000), rng) > 0).all()
+    children = knob.mutate(np.full(8000, 0.01), rng)
+    assert (children == 0).mean() == pytest.approx(OFF_SHARE, abs=0.02)
+    assert (children[children != 0] != 0.01).all()
+
+
+@pytest.mark.parametrize("off", [0.0, 5.0])
+def test_points_of_the_unit_interval_lead_back_to_the_codes(off: float) -> None:
+    knob = decay(off=off)
+    codes = np.array([off, 1e-4, 3e-3, 1.0])
+    assert knob.from_unit(knob.to_unit(codes)) == pytest.approx(codes)
+
+
+# ----------------------------------------------------------------------------------------------------- known recipes
+
+FULL_SPACES = {"fbnet": "fbnetv3-imagenet"}  # the other families have a full space of their own name
+
+
+@pytest.mark.parametrize("name", built_in_recipes())
+def test_the_full_space_of_its_family_holds_a_known_recipe(name: str) -> None:
+    candidate = find_candidate(name).candidate
+    network = str(candidate["architecture"]["network"])
+    space = Space.load(FULL_SPACES.get(network, network), input_shape=(3, 224, 224), classes=10)
+    nearest = space.nearest(candidate)
+    assert space.blueprint(nearest) == make_blueprint(candidate["architecture"], (3, 224, 224), 10)
+    assert space.recipe(nearest).effective(224, 224) == Recipe.from_knobs(candidate["recipe"]).effective(224, 224)
+    for group in GROUPS:
+        assert candidate[group].items() <= nearest[group].items()
+
+
+# ------------------------------------------------------------------------------------------------------ scored views
+
+
+def test_a_mirror_image_doubles_what_an_image_costs_and_nothing_that_is_stored() -> None:
+    plain, mirrored = (load("resnet9").fix({"test_flip": flip}) for flip in (False, True))
+    candidates = plain.sample(8, seed=1)
+    for candidate in candidates:
+        twin: Candidate = {**candidate, "recipe": {**candidate["recipe"], "test_flip": True}}
+        one, two = plain.cost(candidate), mirrored.cost(twin)
+        assert {metric: two[metric] / one[metric] for metric in METRICS} == {
+            "macs": 2, "params": 1, "activations": 2, "size": 1, "memory": 1,
+        }  # fmt: skip
+        assert load("resnet9").costs(load("resnet9").to_codes([candidate, twin]))["macs"].tolist() == [
+            one["macs"],
+            two["macs"],
+        ]
 
 
 # --------------------------------------------------------------------------------------------------------------- sampling
@@ -471,7 +563,8 @@ def test_costs_of_a_batch_equal_each_networks_own(name: str) -> None:
     candidates = space.sample(32, seed=8)
     batch = space.costs(space.to_codes(candidates))
     for i, candidate in enumerate(candidates):
-        expected = blueprint_cost(make_blueprint(candidate["architecture"], (3, 32, 32), 10))
+        of_one_view = blueprint_cost(make_blueprint(candidate["architecture"], (3, 32, 32), 10))
+        expected = scoring_cost(of_one_view, Recipe.from_knobs(candidate["recipe"]).views)
         assert {metric: values[i] for metric, values in batch.items()} == expected == space.cost(candidate)
     assert space.metrics == METRICS
 
@@ -656,6 +749,13 @@ def test_a_malformed_file_is_refused(text: str, rule: str) -> None:
         ("{low = 0, high = 1, step = -0.5}", "step of the knob a is above 0, got -0.5"),
         ("{low = 0.0, high = 1.0, step = 1e-9}", "at most 100000 values, got 100000000[01] for a: widen its step"),
         ("{low = 0, high = 10000000}", "at most 100000 values"),
+        ("{low = 1e-3, high = 1.0, off = 0.5}", r"off of the knob a lies outside of \[0.001, 1\], got 0.5: change it"),
+        ("{low = 1e-3, high = 1.0, off = true}", "off of the knob a is a finite number, got True"),
+        ("{low = 1e-3, high = 1.0, off = nan}", "off of the knob a is a finite number, got nan"),
+        ("{low = 0.1, high = 1.0, step = 0.1, off = 0.0}", "off belongs to a range of real numbers.*list the values"),
+        ("{low = 1, high = 9, off = 0}", "off belongs to a range of real numbers"),
+        ("{low = 1.0, high = 1.0, off = 0.0}", "off belongs to a range of real numbers"),
+        ("{values = [1, 2], off = 0}", "a knob is {low, high}"),
         ("{low = 'x', high = 1}", "low of the knob a is a finite number, got 'x'"),
         ("{low = 0, high = true}", "high of the knob a is a finite number, got True"),
         ("{low = 0.0, high = inf}", "high of the knob a is a finite number, got inf"),

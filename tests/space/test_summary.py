@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jointnas.errors import SpaceError
 from jointnas.network.cost import METRICS
 from jointnas.space.knob_toml import parse_knob
-from jointnas.space.knobs import Choice, Continuous, Fixed, Knob, Ordered
+from jointnas.space.knobs import Choice, Continuous, Fixed, Knob, Ordered, Switchable
 from jointnas.space.space import Space
 from jointnas.space.summary import count, in_words, summarise
 
@@ -222,6 +222,11 @@ def test_the_example_is_a_candidate_and_its_costs_are_its_own() -> None:
         (False, Fixed, "always false"),
         ({"low": 1e-5, "high": 0.1, "log": True}, Continuous, "1e-05 to 0.1, logarithmic"),
         ({"low": 0.0, "high": 1.0}, Continuous, "0.0 to 1.0"),
+        (
+            {"low": 1e-5, "high": 0.1, "log": True, "off": 0},
+            Switchable,
+            "1e-05 to 0.1, logarithmic, or 0.0",
+        ),
         ({"low": 4, "high": 64, "step": 2, "log": True}, Ordered, "4 to 64 in steps of 2, logarithmic"),
         ({"low": 0, "high": 2}, Ordered, "0 to 2 in steps of 1"),
         ({"values": [0.5, 1.0, 2.0]}, Ordered, "0.5, 1.0 or 2.0, in this order"),

@@ -54,6 +54,21 @@ def test_numbers_move_to_the_nearest_and_words_that_are_not_there_to_the_default
     assert [c["recipe"]["optimizer"] for c in found] == ["sgd", "sgd", "sgd"]
 
 
+def test_a_number_that_is_off_stays_off_where_it_can() -> None:
+    with_off = space("width = 8", "weight_decay = { low = 1e-4, high = 1.0, log = true, off = 0.0 }")
+    without = space("width = 8", "weight_decay = { low = 1e-5, high = 0.1, log = true }")
+    wider = space("width = 8", "weight_decay = { low = 1e-3, high = 1.0, log = true, off = 0.0 }")
+
+    def brought(decays: list[float], source: Space, target: Space) -> list[float]:
+        given = [{"architecture": {"network": "resnet9", "width": 8}, "recipe": {"weight_decay": d}} for d in decays]
+        found = target.to_candidates(translate(source.to_codes(given), source, target))
+        return [float(c["recipe"]["weight_decay"]) for c in found]
+
+    assert brought([0.0, 1e-4, 1.0], with_off, without) == [1e-5, 1e-4, 0.1]
+    assert brought([0.0, 1e-4, 9e-4, 0.5], with_off, wider) == [0.0, 0.0, 1e-3, 0.5]
+    assert brought([1e-5, 9e-5, 0.1], without, with_off) == [0.0, 1e-4, 0.1]
+
+
 def test_another_network_leaves_the_recipe() -> None:
     source, target = Space.load("fbnet", SHAPE, 10), Space.load("resnet9", SHAPE, 10)
     codes = translate(source.to_codes(source.sample(40)), source, target)

@@ -1,5 +1,6 @@
 """Optimizers: each one's step is torch's own, Muon's is that of a slow twin, and every parameter is in its group."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -147,7 +148,7 @@ def test_an_orthogonalised_matrix_keeps_its_singular_vectors_and_brings_its_valu
     u, _ = torch.linalg.qr(torch.randn(shape[0], rank, generator=seeded(0)))
     v, _ = torch.linalg.qr(torch.randn(shape[1], rank, generator=seeded(1)))
     values = torch.linspace(1, 0.1, rank) * scale
-    found = orthogonalised(u * values @ v.T)  # its polar factor is u vᵀ
+    (found,) = orthogonalised([u * values @ v.T])  # its polar factor is u vᵀ
     inner = u.T @ found @ v
     torch.testing.assert_close(inner, torch.diag(inner.diagonal()), rtol=0, atol=1e-4)  # the same singular vectors
     assert ((inner.diagonal() > 0.65) & (inner.diagonal() < 1.25)).all()
@@ -157,12 +158,48 @@ def test_an_orthogonalised_matrix_keeps_its_singular_vectors_and_brings_its_valu
 
 
 def test_a_matrix_of_zeros_stays_one() -> None:
-    assert not orthogonalised(torch.zeros(3, 5)).any()
+    assert not orthogonalised([torch.zeros(3, 5)])[0].any()
 
 
 def test_the_transpose_is_orthogonalised_to_the_transpose() -> None:
     wide = torch.randn(4, 10, generator=seeded(0))
-    torch.testing.assert_close(orthogonalised(wide.T), orthogonalised(wide).T)
+    upright, lying = orthogonalised([wide.T, wide])
+    torch.testing.assert_close(upright, lying.T)
+
+
+def one_by_one(matrix: Tensor) -> Tensor:
+    """Return the published iteration on the matrix itself."""
+    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
+@pytest.mark.parametrize(("smallest", "tolerance"), [(0.1, 1e-5), (1e-6, 2e-3)])  # singular value, of the greatest
+def test_matrices_of_any_sizes_are_orthogonalised_as_by_the_iteration_on_each_one(
+    smallest: float, tolerance: float
+) -> None:
+    shapes = [(8, 8), (6, 40), (40, 6), (6, 40), (6, 12), (1, 9), (64, 200)]
+    matrices = []
+    for i, (rows, columns) in enumerate(shapes):
+        rank = min(rows, columns)
+        u, _ = torch.linalg.qr(torch.randn(rows, rank, generator=seeded(i)))
+        v, _ = torch.linalg.qr(torch.randn(columns, rank, generator=seeded(100 + i)))
+        matrices.append(u * torch.logspace(0, math.log10(smallest), rank) @ v.T)
+    for found, matrix in zip(orthogonalised(matrices), matrices, strict=True):
+        expected = one_by_one(matrix)
+        assert found.shape == expected.shape
+        assert float((found - expected).norm()) < tolerance * float(expected.norm())
+
+
+def test_the_memory_format_of_filters_changes_no_step_of_muon() -> None:
+    plain, last = a_network(), a_network().to(memory_format=torch.channels_last)
+    recipe = Recipe(optimizer="muon", weight_decay=0.1)
+    expected, found = stepped(plain, recipe), stepped(last, recipe)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-6)
 
 
 def newton_schulz(matrix: Tensor) -> Tensor:

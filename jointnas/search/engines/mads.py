@@ -43,10 +43,10 @@ def run_mads(problem: Problem) -> None:
     """Run mixed-variable MADS from each start, the best first, until the budget or patience is spent.
 
     Around the best candidate so far NOMAD polls its mesh over the numeric knobs that are active there: continuous ones in
-    their (logarithmic) range, ordered ones by the index of their value, a granularity of 1. After a phase of that, and when the mesh
-    has converged, every other category of every categorical knob is evaluated (`Problem.poll`), the knobs that it switches on in
-    the middle of their ranges. A better one is the centre of a new mesh; else those within a twentieth of the best get a
-    phase of their own (the extended poll). Bounds on trained or measured metrics are NOMAD's progressive barrier; what breaks an exact
+    their (logarithmic) range, "off" below it, ordered ones by the index of their value, a granularity of 1. After a phase of
+    that, and when the mesh has converged, every other category of every categorical knob is evaluated (`Problem.poll`), the
+    knobs that it switches on in the middle of their ranges. A better one is the centre of a new mesh; else those within a
+    twentieth of the best get a phase of their own (the extended poll). Bounds on trained or measured metrics are NOMAD's progressive barrier; what breaks an exact
     constraint is never evaluated and fails (the extreme barrier). First objective only.
     """
     rng = np.random.default_rng(problem.seed)
@@ -198,10 +198,9 @@ class Mesh:
         }
 
     def _points(self, code: Codes) -> list[float]:
-        knobs = self.problem.space.knobs
+        knobs = [(i, self.problem.space.knobs[i]) for i in self._knobs]
         return [
-            float(code[i] if isinstance(knobs[i], Ordered) else knobs[i].encode(code[i : i + 1])[0, 0])
-            for i in self._knobs
+            float(knob.to_unit(code[i : i + 1])[0] if isinstance(knob, Continuous) else code[i]) for i, knob in knobs
         ]
 
     def _codes(self, points: NDArray[np.float64]) -> Codes:
@@ -210,7 +209,7 @@ class Mesh:
         codes = np.repeat(self._centre[None, :], len(points), axis=0)
         for j, i in enumerate(self._knobs):
             knob, x = space.knobs[i], points[:, j]
-            codes[:, i] = np.rint(x) if isinstance(knob, Ordered) else knob.decode(x[:, None])
+            codes[:, i] = np.rint(x) if isinstance(knob, Ordered) else knob.from_unit(x.clip(0, UNIT))
         return space.settled(codes)
 
     def _say(self, message: Any) -> None:
