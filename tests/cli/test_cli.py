@@ -77,7 +77,9 @@ def mistake(found):
 
 def make_run(path, kind="search", **settings):
     """Return a new run without trials."""
-    return open_run(path, make_spec(settings, kind), Context("0", (1, 8, 8), ("a", "b"), Slot("cpu", 1, 1)), resume=False)
+    return open_run(
+        path, make_spec(settings, kind), Context("0", (1, 8, 8), ("a", "b"), Slot("cpu", 1, 1)), resume=False
+    )
 
 
 def save_image(path, seed=0, size=8):
@@ -277,8 +279,12 @@ def test_a_trial_can_be_exported_and_trained_again(in_cycle, tmp_path):
     assert file.training == CandidateFile.read(Path(f"{RUN}/export/winner-1.toml")).training
     answer("retrain", tmp_path / "trial-5.toml", "--seeds", "1", "--train-steps", "2", "--to", tmp_path / "again")
     assert "has no trial 77: choose 1 to 6" in mistake(jointnas("export", RUN, "--trial", "77"))
-    assert "--top chooses among winners and does not go with --trial, got --top 1" in mistake(jointnas("export", RUN, "--trial", "2", "--top", "1"))
-    assert "--query chooses among winners and does not go with --trial, got --query 1" in mistake(jointnas("export", RUN, "--trial", "2", "--query", "1"))
+    assert "--top chooses among winners and does not go with --trial, got --top 1" in mistake(
+        jointnas("export", RUN, "--trial", "2", "--top", "1")
+    )
+    assert "--query chooses among winners and does not go with --trial, got --query 1" in mistake(
+        jointnas("export", RUN, "--trial", "2", "--query", "1")
+    )
 
 
 def test_show_costs_the_network_as_the_search_did(cycle):
@@ -812,7 +818,10 @@ def test_a_function_of_the_users_trains_the_candidates_of_an_abstract_space(tmp_
     found = answer("search", *task, "--rounds", "2", "--batch", "4", "--train-steps", "1", "--out", "run")
     assert (found["trials"], found["failed"]) == (8, 0)
     assert found["winners"][0]["architecture"] == {"degree": 3}
-    assert answer("search", *task, "--rounds", "2", "--batch", "4", "--train-steps", "1", "--out", "run", "--resume") == found
+    assert (
+        answer("search", *task, "--rounds", "2", "--batch", "4", "--train-steps", "1", "--out", "run", "--resume")
+        == found
+    )
     assert answer("search", "--from", "run", "-c", "terms<=3", "--top", "1")["winners"][0]["terms"] <= 3
     assert "check the name" in mistake(jointnas("search", "--space", "ridge.toml", "--train-fn", "ridge:tarin"))
     assert "--train-fn" in mistake(jointnas("search", "--space", "ridge.toml"))
