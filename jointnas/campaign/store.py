@@ -6,9 +6,9 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from jointnas.errors import RunError, suggest
 from jointnas.search.search import Winner
 from jointnas.space.knob_space import Candidate
-from jointnas.training.observation import CurvePoint, Observation
+from jointnas.training.observation import Observation
 
 DATABASE = "run.sqlite"
 CREATED = "created_at"
@@ -25,7 +25,34 @@ LOCK = ".lock"
 RUNS = Path("runs")
 CONFIRMING = 0  # the round of the trainings that confirm winners
 
-MIGRATIONS: tuple[str, ...] = (
+Migration = str | Callable[[sqlite3.Connection], None]
+"""SQL statements, or a function where the rows that a database holds are converted in Python."""
+
+
+def _store_observations_as_json(db: sqlite3.Connection) -> None:
+    """Move the columns and the curve of each observation into one JSON column."""
+    columns = ("accuracy", "balanced_accuracy", "fraction", "seconds", "steps", "images_per_second", "failure")
+    curves: dict[int, list[list[float]]] = {}
+    for row in db.execute("SELECT * FROM curves ORDER BY trial, fraction"):
+        curves.setdefault(row["trial"], []).append([row[n] for n in ("fraction", "seconds", "steps", "accuracy")])
+    observations = [
+        (json.dumps({**{name: row[name] for name in columns}, "curve": curves.get(row["number"], [])}), row["number"])
+        for row in db.execute("SELECT * FROM trials WHERE ended_at IS NOT NULL")
+    ]
+    kept = "number, round, identity, candidate, seed, predicted, std, asked_at, ended_at"
+    db.execute(  # a table of its own, as SQLite before 3.35 drops no column
+        "CREATE TABLE converted (number INTEGER PRIMARY KEY, round INTEGER NOT NULL, identity TEXT NOT NULL UNIQUE, "
+        "candidate TEXT NOT NULL, seed INTEGER NOT NULL, predicted REAL, std REAL, asked_at REAL NOT NULL, ended_at REAL, "
+        "observation TEXT)"
+    )
+    db.execute(f"INSERT INTO converted ({kept}) SELECT {kept} FROM trials")
+    db.executemany("UPDATE converted SET observation = ? WHERE number = ?", observations)
+    db.execute("DROP TABLE curves")
+    db.execute("DROP TABLE trials")
+    db.execute("ALTER TABLE converted RENAME TO trials")
+
+
+MIGRATIONS: tuple[Migration, ...] = (
     """
     CREATE TABLE specification (key TEXT PRIMARY KEY, value TEXT NOT NULL);
     CREATE TABLE trials (
@@ -55,6 +82,7 @@ MIGRATIONS: tuple[str, ...] = (
         FOREIGN KEY (query, rank) REFERENCES winners (query, rank)
     );
     """,
+    _store_observations_as_json,
 )
 """Numbered by position; a database that has seen n of them has user_version n."""
 
@@ -143,11 +171,14 @@ class Run:
         if version == len(MIGRATIONS):
             return
         self._db.execute("PRAGMA journal_mode = WAL")
-        for number, script in enumerate(MIGRATIONS, 1):
+        for number, migration in enumerate(MIGRATIONS, 1):
             self._db.execute("BEGIN IMMEDIATE")  # then nobody else is at it, who may have been faster
             if self._version < number:
-                for statement in filter(str.strip, script.split(";")):
-                    self._db.execute(statement)
+                if callable(migration):
+                    migration(self._db)
+                else:
+                    for statement in filter(str.strip, migration.split(";")):
+                        self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version = {number}")
             self._db.execute("COMMIT")
 
@@ -217,53 +248,26 @@ class Run:
                 )
 
     def end_trial(self, number: int, observation: Observation) -> None:
-        """Record what came of a trial, with its learning curve."""
-        o = observation
+        """Record the observation that a trial ended with."""
+        values = (time.time(), json.dumps(observation.to_json()), number)
         with self._transaction():
-            self._db.execute(
-                "UPDATE trials SET ended_at = ?, accuracy = ?, balanced_accuracy = ?, fraction = ?, seconds = ?, steps = ?, "
-                "images_per_second = ?, failure = ? WHERE number = ?",
-                (
-                    time.time(),
-                    o.accuracy,
-                    o.balanced_accuracy,
-                    o.fraction,
-                    o.seconds,
-                    o.steps,
-                    o.images_per_second,
-                    o.failure,
-                    number,
-                ),
-            )
-            self._db.execute("DELETE FROM curves WHERE trial = ?", (number,))
-            self._db.executemany("INSERT INTO curves VALUES (?, ?, ?, ?, ?)", [(number, *point) for point in o.curve])
+            self._db.execute("UPDATE trials SET ended_at = ?, observation = ? WHERE number = ?", values)
 
     def trials(self) -> list[Trial]:
         """Return all trials in the order they were asked for."""
-        curves: dict[int, list[CurvePoint]] = {}
-        for row in self._db.execute("SELECT * FROM curves ORDER BY trial, fraction"):
-            curves.setdefault(row["trial"], []).append(
-                CurvePoint(row["fraction"], row["seconds"], row["steps"], row["accuracy"])
+        rows = self._db.execute("SELECT * FROM trials ORDER BY number")
+        return [
+            Trial(
+                row["number"],
+                row["round"],
+                json.loads(row["candidate"]),
+                row["seed"],
+                row["predicted"],
+                row["std"],
+                Observation.from_json(json.loads(row["observation"])) if row["observation"] else None,
             )
-        found = []
-        for row in self._db.execute("SELECT * FROM trials ORDER BY number"):
-            trial = Trial(
-                row["number"], row["round"], json.loads(row["candidate"]), row["seed"], row["predicted"], row["std"]
-            )
-            if row["ended_at"] is not None:
-                names = (
-                    "accuracy",
-                    "balanced_accuracy",
-                    "fraction",
-                    "seconds",
-                    "steps",
-                    "images_per_second",
-                    "failure",
-                )
-                observation = Observation(**{n: row[n] for n in names}, curve=tuple(curves.get(row["number"], ())))
-                trial = replace(trial, observation=observation)
-            found.append(trial)
-        return found
+            for row in rows
+        ]
 
     # ------------------------------------------------------------------------------------------------ rounds, queries
 
