@@ -16,7 +16,7 @@ from jointnas.training.batches import Normalise
 from jointnas.training.clock import StepClock, clock_from_json
 from jointnas.training.recipe import Recipe
 from jointnas.training.scoring import accuracies, predict
-from jointnas.training.trainer import train_network
+from jointnas.training.trainer import CURVE_IMAGES, train_network
 
 
 def prepare_trials(spec: dict[str, Any], device: str, fingerprint: str) -> Handler:
@@ -33,8 +33,8 @@ def prepare_trials(spec: dict[str, Any], device: str, fingerprint: str) -> Handl
 def train_payload(payload: dict[str, Any], data: Data, device: str, progress: Progress | None = None) -> dict[str, Any]:
     """Train `payload["candidate"]` under `payload["clock"]` with `payload["seed"]` and return its observation as JSON.
 
-    With `stop_at`, it ends after that fraction of its budget. With `weights`, the weights are kept in that file; with `test`,
-    the test images are scored, after the clock.
+    With `stop_at`, it ends after that fraction of its budget. With `curve_images`, its learning curve is read on so many
+    validation images. With `weights`, the weights are kept in that file; with `test`, the test images are scored, after the clock.
     """
     candidate = payload["candidate"]
     network = make_blueprint(candidate["architecture"], data.input_shape, len(data.classes))
@@ -48,6 +48,7 @@ def train_payload(payload: dict[str, Any], data: Data, device: str, progress: Pr
         seed=payload["seed"],
         device=device,
         stop_at=payload.get("stop_at", 1.0),
+        curve_images=payload.get("curve_images", CURVE_IMAGES),
         progress=progress,
     )
     result: dict[str, Any] = {"observation": observation.to_json()}
