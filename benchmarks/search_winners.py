@@ -18,7 +18,7 @@ from typing import Any
 from table import FOUND, TABLE, Table, cell, train
 
 FIRST_SEED = 1_000_000  # above those of the table's rows
-WINNERS = Path(__file__).parent / "table" / "winners.csv"
+WINNERS = Path(__file__).parent / "tables" / "winners.csv"
 
 
 def planned(runs: list[dict[str, Any]], table: Table, to: Path) -> Table:

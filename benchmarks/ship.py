@@ -1,6 +1,6 @@
 """Fit a predictor to a table of real trainings, to be shipped in predictors/.
 
-python benchmarks/ship.py --table benchmarks/table/digits.csv --data digits --to predictors/resnet9-digits
+python benchmarks/ship.py --table benchmarks/tables/digits.csv --data digits --to predictors/resnet9-digits
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ from jointnas.training.job import prepare_trials
 from jointnas.training.observation import CURVE_FRACTIONS, CurvePoint, Observation
 from jointnas.training.recipe import Recipe
 
-TABLE = Path(__file__).parent / "table" / "cifar10.csv"
+TABLE = Path(__file__).parent / "tables" / "cifar10.csv"
 SPLIT = 7000  # the seed that draws the images: of no search and no test
 DRAWN_FROM = 50_000  # candidates: the first of a Sobol sequence alone would tie many knobs to each other
 EVERY, REPEATS = 20, 3  # candidates, the first of which is trained so often

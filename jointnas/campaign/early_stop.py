@@ -60,6 +60,7 @@ def at_fraction(observation: Observation, fraction: float) -> Observation:
         observation,
         accuracy=accuracy,
         balanced_accuracy=None,
+        log_loss=read.log_loss if read else None,
         fraction=fraction,
         seconds=read.seconds if read else None,
         steps=read.steps if read else None,

@@ -11,12 +11,13 @@ CURVE_FRACTIONS = (0.1, 0.25, 0.5, 0.75)  # of the budget: where the learning cu
 
 
 class CurvePoint(NamedTuple):
-    """Validation accuracy on the way: at which fraction of the budget, after how many seconds and steps."""
+    """A reading of the learning curve on validation images: the fraction of the budget, seconds and steps until then."""
 
     fraction: float
     seconds: float
     steps: int
     accuracy: float
+    log_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,11 @@ class Observation:
 
     accuracy: float | None
     balanced_accuracy: float | None = None
+    log_loss: float | None = None  # mean cross-entropy in nats on the validation images, without label smoothing
     fraction: float = 1.0  # of the budget that the training ran
     seconds: float | None = None  # from the clock's start to the predictions
     steps: int | None = None
+    step_seconds: float | None = None  # mean wall seconds of a training step, without scoring
     images_per_second: float | None = None  # training images, over the whole budget
     curve: tuple[CurvePoint, ...] = ()
     failure: str | None = None
@@ -43,7 +46,7 @@ class Observation:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Observation:
-        """Return what `to_json` wrote."""
+        """Return what `to_json` wrote; fields that an older version lacks are None."""
         return cls(**{**data, "curve": tuple(CurvePoint(*point) for point in data["curve"])})
 
 

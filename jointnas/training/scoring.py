@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jointnas.data import Split
@@ -48,3 +50,9 @@ def accuracies(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     by_class = torch.zeros(logits.shape[1], dtype=torch.float64).index_add_(0, labels, right)
     present = counts > 0
     return float(right.mean()), float((by_class[present] / counts[present]).mean())
+
+
+def log_loss(logits: Tensor, labels: Tensor) -> float | None:
+    """Return the mean cross-entropy in nats of (n, classes) logits, None where it is not finite."""
+    loss = float(F.cross_entropy(logits.double(), labels))
+    return loss if math.isfinite(loss) else None

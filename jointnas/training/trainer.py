@@ -26,9 +26,9 @@ from jointnas.training.optimizers import make_optimizer, set_learning_rate
 from jointnas.training.precision import trains_in_bfloat16
 from jointnas.training.recipe import Recipe
 from jointnas.training.schedules import learning_rate_factor, training_side
-from jointnas.training.scoring import accuracies, predict
+from jointnas.training.scoring import accuracies, log_loss, predict
 
-CURVE_IMAGES = 512  # validation images it is read on
+CURVE_IMAGES = 512  # validation images that the learning curve is read on
 WHITENING_PIXELS = 500 * 32 * 32
 SCORING_MARGIN = 1.15  # on the measured time of scoring, for the machine's unevenness
 PROGRESS_SECONDS = 0.5
@@ -54,12 +54,14 @@ def train_network(
     seed: int = 0,
     device: torch.device | str = "cpu",
     stop_at: float = 1.0,
+    curve_images: int = CURVE_IMAGES,
     progress: Progress | None = None,
 ) -> Training:
     """Train a fresh network and score it on the validation images.
 
     The same seed under a `StepClock` gives the same weights on the CPU, bit for bit, at the same number of threads.
     stop_at: fraction of the budget after which the training ends and is scored; its schedules are those of the whole budget.
+    curve_images: validation images, at most, that the learning curve is read on; more take time from a `WallClock`.
     Raises `BudgetError` when not one step fits or `stop_at` is no fraction, `DivergenceError` when the loss stops being
     finite, `RecipeError` for a batch larger than the training set, `DataError` where images are too few for whitening.
     """
@@ -69,7 +71,9 @@ def train_network(
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)  # for dropout and stochastic depth, which take no generator
-        return Trainer(blueprint, recipe, data, clock, seed, device, stop_at=stop_at, progress=progress).run()
+        return Trainer(
+            blueprint, recipe, data, clock, seed, device, stop_at=stop_at, curve_images=curve_images, progress=progress
+        ).run()
 
 
 class Trainer:
@@ -85,10 +89,12 @@ class Trainer:
         device: torch.device,
         *,
         stop_at: float = 1.0,
+        curve_images: int = CURVE_IMAGES,
         progress: Progress | None = None,
     ) -> None:
         self.recipe, self.data, self.clock, self.device = recipe, data, clock, device
         self.stop_at, self.progress = stop_at, progress
+        self.curve_images = min(curve_images, len(data.val))
         self.bfloat16 = trains_in_bfloat16(device)
         self.generator = torch.Generator().manual_seed(seed)
         self.normalise = Normalise(data.mean, data.std, device)
@@ -107,6 +113,7 @@ class Trainer:
         self.curve_due = list(CURVE_FRACTIONS)
         self.steps = 0
         self.loss: Tensor | None = None
+        self.step_seconds = 0.0  # of all steps together
         self.reported = -math.inf
         self.reading_seconds = self.looking_seconds = 0.0  # of scoring a few images, and of all that it takes
 
@@ -118,12 +125,12 @@ class Trainer:
     def run(self) -> Training:
         """Step until the clock says no, or early as asked, then score."""
         self._measure_scoring()
-        self.clock.expect(
-            BACKWARD_COST * self.reading_seconds * self.batches.batch_size / min(CURVE_IMAGES, len(self.data.val))
-        )
+        self.clock.expect(BACKWARD_COST * self.reading_seconds * self.batches.batch_size / self.curve_images)
         batches = iter(self.batches)
         while self.clock.may_step() and self.clock.fraction() < self.stop_at:
+            began = time.perf_counter()
             self.step(batches)
+            self.step_seconds += time.perf_counter() - began
             self.clock.stepped()
             self._look()
         if self.steps == 0:
@@ -141,9 +148,11 @@ class Trainer:
             Observation(
                 accuracy=accuracy,
                 balanced_accuracy=balanced,
+                log_loss=log_loss(logits, self.data.val.labels),
                 fraction=self.stop_at,
                 seconds=seconds,
                 steps=self.steps,
+                step_seconds=self.step_seconds / self.steps,
                 images_per_second=self.steps * self.recipe.batch_size / seconds,
                 curve=tuple(self.curve),
             ),
@@ -221,7 +230,7 @@ class Trainer:
         if leads:
             leads.lead()
         if self.recipe.norm_images:
-            self._retake_norms(self.data.train.images[: min(self.recipe.norm_images, CURVE_IMAGES)])
+            self._retake_norms(self.data.train.images[: min(self.recipe.norm_images, self.curve_images)])
         yield
         self.scored.load_state_dict(kept)
 
@@ -232,7 +241,9 @@ class Trainer:
         if passed:  # several at once where one step is long
             del self.curve_due[: len(passed)]
             if self.clock.has_room(self.looking_seconds):
-                self.curve.append(CurvePoint(fraction, seconds, self.steps, self._measure_scoring()))
+                logits, labels = self._measure_scoring()
+                reading = accuracies(logits, labels)[0], log_loss(logits, labels)
+                self.curve.append(CurvePoint(fraction, seconds, self.steps, *reading))
         self._tell()
 
     def _tell(self) -> None:
@@ -242,9 +253,9 @@ class Trainer:
             self.reported = seconds
             self.progress(self.clock.fraction(), seconds)
 
-    def _measure_scoring(self) -> float:
-        """Score a few validation images, reserve the time that the end will take, and return the accuracy."""
-        part = Split(self.data.val.images[:CURVE_IMAGES], self.data.val.labels[:CURVE_IMAGES])
+    def _measure_scoring(self) -> tuple[Tensor, Tensor]:
+        """Score the curve's images, reserve the time that the end will take, and return logits (n, classes) and labels (n,)."""
+        part = Split(self.data.val.images[: self.curve_images], self.data.val.labels[: self.curve_images])
         began = time.perf_counter()
         with self._as_at_the_end():
             start = time.perf_counter()
@@ -254,4 +265,4 @@ class Trainer:
         self.looking_seconds = time.perf_counter() - began
         retaken = min(self.recipe.norm_images, len(self.data.train)) / self.recipe.views
         self.clock.reserve(SCORING_MARGIN * self.reading_seconds * (len(self.data.val) + retaken) / len(part))
-        return accuracies(logits, part.labels)[0]
+        return logits, part.labels

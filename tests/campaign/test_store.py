@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from dataclasses import replace
 
@@ -21,11 +22,13 @@ TRIALS = [
 SEEN = Observation(
     accuracy=0.5,
     balanced_accuracy=0.4375,
+    log_loss=1.5,
     fraction=0.875,
     seconds=1.25,
     steps=20,
+    step_seconds=0.0625,
     images_per_second=512.5,
-    curve=(CurvePoint(0.25, 0.5, 5, 0.125), CurvePoint(0.5, 0.75, 10, 0.25)),
+    curve=(CurvePoint(0.25, 0.5, 5, 0.125, 2.25), CurvePoint(0.5, 0.75, 10, 0.25)),
 )
 WINNERS = [Winner(CANDIDATE, 0.9, 0.05, None, {"macs": 1000, "size": 4096}), Winner({}, 0.8, 0.1, 0.75, {})]
 
@@ -118,38 +121,71 @@ def test_what_no_winner_reached_is_not_recorded(run, query, rank, accuracies, re
     assert run.retrained() == []
 
 
-def make_old(run):
-    """Close a run and leave it as the first version made it."""
-    run.close()
-    with sqlite3.connect(run.path / DATABASE) as db:
-        db.execute("DROP TABLE retrained")
-    set_version(run.path, 1)
+def make_old(path, version):
+    """Make the database of a run as the first so many formats have it, with both trials asked for."""
+    path.mkdir()
+    with sqlite3.connect(path / DATABASE) as db:
+        for script in MIGRATIONS[:version]:
+            db.executescript(script)
+        rows = SPECIFICATION.items()
+        db.executemany("INSERT INTO specification VALUES (?, ?)", [(key, json.dumps(value)) for key, value in rows])
+        db.executemany(
+            "INSERT INTO trials (number, round, identity, candidate, seed, predicted, std, asked_at) VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
+            [(t.number, t.round, str(t.number), json.dumps(t.candidate), t.seed, t.predicted, t.std) for t in TRIALS],
+        )
+    set_version(path, version)
 
 
-def test_a_run_of_an_older_version_gains_what_it_lacks_and_keeps_what_it_has(run):
-    run.add_trials(TRIALS, ["a", "b"])
-    make_old(run)
-    with Run.open(run.path) as again:
-        assert again.trials() == TRIALS
-        assert again.retrained() == []
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_run_of_an_older_format_gains_what_it_lacks_and_keeps_what_it_has(tmp_path, version):
+    make_old(tmp_path / "old", version)
+    with Run.open(tmp_path / "old", write=True) as run:
+        assert run.trials() == TRIALS
+        assert run.retrained() == []
+        run.end_trial(1, SEEN)
+        assert run.trials() == [replace(TRIALS[0], observation=SEEN), TRIALS[1]]
+    assert version_of(tmp_path / "old") == len(MIGRATIONS)
 
 
-def test_two_that_open_an_older_run_at_once_both_get_it(run, monkeypatch):
-    make_old(run)
+def test_the_columns_and_curves_of_format_2_become_observations_to_the_bit(tmp_path):
+    third = 1 / 3  # a number that fifteen decimal digits do not hold
+    make_old(tmp_path / "old", 2)
+    with sqlite3.connect(tmp_path / "old" / DATABASE) as db:
+        db.execute(
+            "UPDATE trials SET ended_at = 9, accuracy = ?, balanced_accuracy = ?, fraction = 1, seconds = ?, steps = 7, "
+            "images_per_second = ? WHERE number = 1",
+            (third, third / 2, 10 * third, 100 * third),
+        )
+        db.execute("UPDATE trials SET ended_at = 9, fraction = 1, failure = 'it diverged' WHERE number = 2")
+        db.executemany("INSERT INTO curves VALUES (1, ?, ?, ?, ?)", [(0.5, 2.0, 4, third), (0.25, third, 2, 0.125)])
+    curve = (CurvePoint(0.25, third, 2, 0.125), CurvePoint(0.5, 2.0, 4, third))
+    ended = Observation(
+        third, third / 2, seconds=10 * third, steps=7, images_per_second=100 * third, curve=curve, log_loss=None
+    )
+    with Run.open(tmp_path / "old") as run:
+        assert [t.observation for t in run.trials()] == [ended, Observation.failed("it diverged")]
+    with sqlite3.connect(tmp_path / "old" / DATABASE) as db:
+        names = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        assert names.isdisjoint({"curves", "converted"})
+
+
+def test_two_that_open_an_older_run_at_once_both_get_it(tmp_path, monkeypatch):
+    path = tmp_path / "old"
+    make_old(path, 1)
     version, others = Run._version, []
 
     def first_looked_at(self):
         found = version.fget(self)
         if not others:
             others.append(None)
-            with Run.open(run.path) as other:
-                others.append(other.retrained())
+            with Run.open(path) as other:
+                others.append(other.trials())
         return found
 
     monkeypatch.setattr(Run, "_version", property(first_looked_at))
-    with Run.open(run.path) as again:
-        assert again.retrained() == others[1] == []
-    assert version_of(run.path) == len(MIGRATIONS)
+    with Run.open(path) as again:
+        assert again.trials() == others[1] == TRIALS
+    assert version_of(path) == len(MIGRATIONS)
 
 
 def test_a_query_that_was_never_asked_is_refused_with_those_that_were(run):
@@ -171,8 +207,8 @@ def test_a_batch_with_a_candidate_that_was_asked_before_is_refused_whole(run):
 
 def test_an_observation_that_cannot_be_stored_leaves_the_trial_as_it_was(run):
     run.add_trials(TRIALS, ["a", "b"])
-    with pytest.raises(sqlite3.Error):
-        run.end_trial(1, replace(SEEN, curve=(CurvePoint(0.5, 1.0, 1, None),)))
+    with pytest.raises(TypeError):
+        run.end_trial(1, replace(SEEN, failure=ValueError("no JSON")))
     assert run.trials() == TRIALS
 
 

@@ -1,5 +1,6 @@
 """Training: the same seed gives the same weights, clocks are kept, and each part of the recipe acts where it should."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from jointnas.training.batches import Normalise
 from jointnas.training.clock import StepClock, WallClock
 from jointnas.training.recipe import EXPECTED_LEARNING_RATE, Recipe
 from jointnas.training.schedules import learning_rate_factor, training_side
-from jointnas.training.scoring import SCORING_BATCH, accuracies, logits_of, predict
+from jointnas.training.scoring import SCORING_BATCH, accuracies, log_loss, logits_of, predict
 from jointnas.training.trainer import Trainer, Training, train_network
 
 SMALL = {"network": "resnet9", "width": 8, "depth1": 0, "depth3": 0}
@@ -73,6 +74,37 @@ def test_the_learning_curve_is_read_at_fixed_fractions(digits: Data) -> None:
     assert observation.steps == 40
     assert observation.seconds is not None
     assert observation.seconds > seconds[-1]
+
+
+def test_the_log_loss_is_the_cross_entropy_of_the_model_without_label_smoothing(digits: Data) -> None:
+    observation, model = train(digits, StepClock(20), label_smoothing=0.2)
+    logits = predict(model, digits.val, Normalise(digits.mean, digits.std, CPU), CPU)
+    chosen = logits.double().softmax(1)[torch.arange(len(digits.val)), digits.val.labels]
+    assert observation.log_loss == pytest.approx(float(-chosen.log().mean()))
+
+
+def test_a_log_loss_that_is_not_finite_is_none() -> None:
+    assert log_loss(torch.tensor([[0.0, float("inf")]]), torch.tensor([0])) is None
+    assert log_loss(torch.zeros(1, 2), torch.tensor([0])) == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("images", [100, 288, 1000])
+def test_the_curve_is_read_on_as_many_validation_images_as_asked_for(digits: Data, images: int) -> None:
+    recipe = Recipe(**DIGITS_RECIPE)
+    whole = train_network(small(digits), recipe, digits, StepClock(20), curve_images=images).observation
+    stopped = train_network(small(digits), recipe, digits, StepClock(20), stop_at=0.5).model
+    part = Split(digits.val.images[:images], digits.val.labels[:images])
+    logits = predict(stopped, part, Normalise(digits.mean, digits.std, CPU), CPU)
+    (read,) = (point for point in whole.curve if point.fraction == 0.5)
+    assert read.accuracy == accuracies(logits, part.labels)[0]
+    assert read.log_loss == log_loss(logits, part.labels)
+
+
+def test_the_steps_take_less_than_the_seconds_of_a_training(digits: Data) -> None:
+    observation = train(digits, StepClock(20)).observation
+    assert observation.step_seconds is not None
+    assert observation.seconds is not None
+    assert 0 < 20 * observation.step_seconds < observation.seconds
 
 
 def test_a_curve_of_few_steps_skips_what_one_step_passes(digits: Data) -> None:
