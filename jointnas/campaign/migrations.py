@@ -57,7 +57,7 @@ def _add_kinds(db: sqlite3.Connection) -> None:
         )
     db.execute("DROP TABLE trials")
     db.execute("ALTER TABLE converted RENAME TO trials")
-    if specification.keys() > {CREATED}:
+    if specification.keys() - {CREATED}:
         db.execute("DELETE FROM specification WHERE key != ?", (CREATED,))
         rows = [(key, json.dumps(value)) for key, value in _typed(specification).items()]
         db.executemany("INSERT INTO specification VALUES (?, ?)", rows)
@@ -73,9 +73,8 @@ def _typed(old: dict[str, Any]) -> dict[str, Any]:
     spec = {key: value for key, value in old.items() if key not in (CREATED, "real", "from", *CONTEXT)}
     spec |= {"workers": old["slot"]["workers"], "device": old["slot"]["device"]}
     if "baselines" in old:
-        spec |= {"kind": "baselines", "repeats": spec.pop("rounds")}
-        del spec["constraints"]
-        return {"spec": spec, "context": context}
+        kept = {key: spec[key] for key in ("data", "clock", "seed", "workers", "device", "baselines")}
+        return {"spec": {**kept, "kind": "baselines", "repeats": old["rounds"]}, "context": context}
     spec["space"] = old["space"]
     if "from" in old:
         return {"spec": {**spec, "kind": "adopted", "predictor": old["from"]}, "context": context}
