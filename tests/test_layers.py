@@ -11,7 +11,7 @@ import jointnas
 PACKAGE = Path(jointnas.__file__).parent
 LAYERS: tuple[set[str], ...] = (
     {"errors"},
-    {"units", "cores", "resources"},
+    {"units", "cores", "resources", "plugins"},
     {"data", "network", "execution"},
     {"training"},
     {"space"},
