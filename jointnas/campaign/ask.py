@@ -93,8 +93,8 @@ class FittedCampaign:
         return Answer(texts, winners, search.reports, number, notes)
 
     def _metrics(self, constraints: Sequence[str]) -> list[str]:
-        known = (*self.predictor.space.metrics, *MEASURED, ACCURACY)
-        return [c.metric for c in parse_all(constraints, known)]
+        metrics = (*self.predictor.space.metrics, *MEASURED, ACCURACY)
+        return [c.metric for c in parse_all(constraints, metrics)]
 
     def _record(self, constraints: Sequence[str], engine: str, seed: int, winners: Sequence[Winner]) -> int | None:
         if self.run is None and self._out is not None:

@@ -1,6 +1,6 @@
 """AutoTrain (FBNetV3: Dai et al., CVPR 2021): the recipe alone is searched, on a network that stays as it is.
 
-Each network has a run of its own (`AutotrainSpec`), whose winner is compared with the candidate's own recipe.
+Each network has its own run (`AutotrainSpec`), whose winner is compared with the candidate's own recipe.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 The networks are those of the pytorch-cifar collection: families of ours where there is one, so that a later search can scale
 depth and width too; else `classic` networks, or torchvision's and timm's. All have one recipe, pytorch-cifar's: SGD at 0.1,
 momentum 0.9 (Nesterov's, the one kind there is), weight decay 5e-4 on everything, batches of 128, crop and flip, a cosine that
-falls from the first step on. A repeat trains every baseline once, on training and validation images of its own.
-From 64 pixels on, the families keep their stems at stride 1, unless a candidate says otherwise; most others do not.
+falls from the first step on. A repeat trains every baseline once, on its own draw of training and validation images.
+From 64 pixels on, the families keep their stems at stride 1, unless a candidate sets another; most others do not.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ HANG_SECONDS = 900.0  # without progress: one batch of the largest network takes
 
 
 def candidate(name: str) -> Candidate:
-    """Return a baseline's candidate. Raises `SearchError` that names the nearest known one."""
+    """Return a baseline's candidate. Raises `SearchError` that suggests the nearest name."""
     if name not in ARCHITECTURES:
         raise SearchError(f"no baseline is called {name!r}: {suggest(name, ARCHITECTURES)}")
     return {"architecture": dict(ARCHITECTURES[name]), "recipe": dict(RECIPE)}

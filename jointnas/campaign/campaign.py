@@ -184,7 +184,7 @@ def _warm_start(prior: Predictor) -> str:
 
 
 def _brought_in(candidate: Candidate, space: Space, emit: Callback) -> Candidate:
-    """Return the space's candidate nearest to one to start from; say where they differ."""
+    """Return the space's candidate nearest to a starting candidate; report where they differ."""
     nearest, changes = nearest_candidate(space, candidate)
     if changes:
         emit(Notice(f"the space {space.name} does not hold a starting candidate exactly: {', '.join(changes)}"))

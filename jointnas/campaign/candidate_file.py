@@ -77,7 +77,7 @@ def built_in_recipes() -> list[str]:
 
 
 def recipe_path(name: str) -> Path:
-    """Return the file of a built-in recipe. Raises `ExportError` that names the nearest known one."""
+    """Return the file of a built-in recipe. Raises `ExportError` that suggests the nearest name."""
     if name not in built_in_recipes():
         raise ExportError(f"no built-in recipe is called {name!r}: {suggest(name, built_in_recipes())}")
     return resource_folder("recipes") / f"{name}.toml"
@@ -130,7 +130,7 @@ def read_table(path: Path) -> dict[str, Any]:
 
 
 def without_none(value: Any) -> Any:
-    """Return nested dictionaries without their None values, which TOML cannot say."""
+    """Return nested dictionaries without their None values, which TOML cannot express."""
     if isinstance(value, Mapping):
         return {k: without_none(v) for k, v in value.items() if v is not None}
     return value

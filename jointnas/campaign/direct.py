@@ -26,7 +26,7 @@ class DirectSearch:
     """`spec.engine` over real trainings: `spec.rounds × spec.batch` candidates at most, about `spec.batch` at a time.
 
     It starts from the search's own start, or from a batch that fills the space. A candidate that would be the best so far is trained
-    `spec.repeats` times, each with a seed of its own, and its mean accuracy counts; so are the winners at the end. One lucky
+    `spec.repeats` times, each with another seed, and its mean accuracy counts; so are the winners at the end. One lucky
     training then meets no bound on accuracy. Repeats do not count as candidates.
     """
 
@@ -112,7 +112,7 @@ class DirectSearch:
         return merit.violation == 0 and merit < self._best
 
     def _train(self, candidates: Sequence[Candidate], identities: Sequence[str], repeats: int) -> None:
-        """Make sure that each candidate was trained so often, and tell the search their mean accuracies."""
+        """Train each candidate until it has so many trainings, and pass their mean accuracies to the search."""
         for candidate, identity in zip(candidates, identities, strict=True):
             trials = self._trials.setdefault(identity, [])
             for number in range(len(trials), repeats):

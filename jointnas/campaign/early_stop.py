@@ -1,4 +1,4 @@
-"""Algorithm 1's early stop: the least fraction of the budget that surely ranks trainings as their ends do."""
+"""Algorithm 1's early stop: the smallest share of the budget that already gives the final ranking."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jointnas.training.observation import CURVE_FRACTIONS, Observation
 
 FEWEST = 12  # trainings from which a fraction is judged
 RESAMPLES = 500
-DOUBT = 0.05  # share of the resamples that may rank worse than asked
+DOUBT = 0.05  # share of the resamples that may rank worse than the threshold
 ROUNDING = 1e-9  # scipy's τ of equal rankings falls short of 1 by as little
 
 
@@ -42,8 +42,8 @@ def stop_fraction(observations: Sequence[Observation], threshold: float, seed: i
         early = np.array([accuracy_at(o, fraction) for o in ended], dtype=np.float64)  # NaN where it was not read
         if np.isnan(early).any():
             continue
-        found = [kendalltau(early[rows], final[rows]).statistic for rows in resamples]
-        if np.quantile(np.nan_to_num(found, nan=-1.0), DOUBT) >= threshold - ROUNDING:
+        taus = [kendalltau(early[rows], final[rows]).statistic for rows in resamples]
+        if np.quantile(np.nan_to_num(taus, nan=-1.0), DOUBT) >= threshold - ROUNDING:
             return fraction
     return 1.0
 

@@ -24,7 +24,7 @@ def _store_observations_as_json(db: sqlite3.Connection) -> None:
         for row in db.execute("SELECT * FROM trials WHERE ended_at IS NOT NULL")
     ]
     kept = "number, round, identity, candidate, seed, predicted, std, asked_at, ended_at"
-    db.execute(  # a table of its own, as SQLite before 3.35 drops no column
+    db.execute(  # a new table, because SQLite before 3.35 cannot drop columns
         "CREATE TABLE converted (number INTEGER PRIMARY KEY, round INTEGER NOT NULL, identity TEXT NOT NULL UNIQUE, "
         "candidate TEXT NOT NULL, seed INTEGER NOT NULL, predicted REAL, std REAL, asked_at REAL NOT NULL, ended_at REAL, "
         "observation TEXT)"

@@ -1,4 +1,4 @@
-"""Stage one of algorithm 1 over real trainings: ask for a batch, train it, tell the search, refit the predictor."""
+"""Stage one of algorithm 1 over real trainings: ask for a batch, train it, report it to the search, refit the predictor."""
 
 from __future__ import annotations
 

@@ -291,15 +291,15 @@ def _data(given: Any, short: Mapping[str, Any], seed: int, train_fn: str | None)
         {"source": given} if isinstance(given, str | Path) else asdict(given) if isinstance(given, DataSpec) else given
     )
     table = {"source": "digits"} if table is None else dict(table)
-    known = {f.name for f in fields(DataSpec)}
+    names = {f.name for f in fields(DataSpec)}
     for name in table:
-        if name not in known:
-            raise RunError(f"data has no setting {name!r}: {suggest(name, sorted(known))}")
+        if name not in names:
+            raise RunError(f"data has no setting {name!r}: {suggest(name, sorted(names))}")
     return DataSpec(**{**table, **counts, "source": str(table.get("source", "digits")), "seed": seed})
 
 
 def _space(given: Any, short: Mapping[str, Any]) -> str:
-    """Return the space as TOML, with knobs or the whole architecture held where that is asked."""
+    """Return the space as TOML, with knobs or the whole architecture held where the options hold them."""
     if isinstance(given, Space):
         space = given
     elif isinstance(given, Mapping):

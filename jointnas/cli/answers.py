@@ -1,4 +1,4 @@
-"""Winners as tables and JSON, of a campaign that just ended and of one that is asked again (`--from`)."""
+"""Winners as tables and JSON, of a campaign that just ended and of an ended one under other bounds (`--from`)."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _ask_sweep(
     from jointnas.space.constraint import read_sweep
 
     bounds = list(itertools.chain.from_iterable(map(read_sweep, sweep)))
-    texts = fitted.check([*constraints, *bounds])[len(constraints) :]  # all are read before any is asked
+    texts = fitted.check([*constraints, *bounds])[len(constraints) :]  # all are checked before the first search
     answers: list[Answer | ConstraintError] = []
     for bound in bounds:
         try:
@@ -177,7 +177,7 @@ def _print_rows(title: str, first: str, rows: Sequence[tuple[str, dict[str, Any]
 
 
 def _print_engines(reports: Sequence[EngineReport]) -> None:
-    """Print what each of several engines found in what time."""
+    """Print the best and the time of each engine, where several searched."""
     if len(reports) < 2:
         return
     print_table(

@@ -42,7 +42,7 @@ def baselines_command(
     train_time: TrainTime = None,
     train_steps: TrainSteps = None,
     repeats: Annotated[
-        int, typer.Option(help="Trainings of each, every one on images that a seed of its own draws.")
+        int, typer.Option(help="Trainings of each, each on images that another seed draws.")
     ] = 10,
     measure: Measured = None,
     only: Annotated[list[str] | None, typer.Option(help="A baseline to train; repeatable (default: all 18).")] = None,
@@ -74,9 +74,9 @@ def baselines_command(
     from jointnas.campaign.spec import BaselinesSpec, make_spec
     from jointnas.errors import SearchError
 
-    asked = list(dict.fromkeys(only or ARCHITECTURES))
-    names = trainable(asked)
-    missing = [name for name in asked if name not in names]
+    selected = list(dict.fromkeys(only or ARCHITECTURES))
+    names = trainable(selected)
+    missing = [name for name in selected if name not in names]
     if not names:
         raise SearchError(f"{', '.join(missing)} need timm, which is not installed: pip install 'jointnas[baselines]'")
     if missing:

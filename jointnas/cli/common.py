@@ -100,14 +100,14 @@ def figures_of(
 
 
 def figure_texts(row: Mapping[str, Any], metrics: Sequence[str]) -> list[str]:
-    """Return the cells of a table for a row's metrics, empty for what is not known."""
+    """Return the cells of a table for a row's metrics, empty for missing values."""
     from jointnas.space.constraint import format_metric
 
     return ["" if row.get(metric) is None else format_metric(metric, row[metric]) for metric in metrics]
 
 
 def spread_text(values: dict[str, Any]) -> str:
-    """Return what `retrain.spread` found: the mean and deviation, or nothing."""
+    """Return mean and deviation of what `retrain.spread` returns, empty without values."""
     if values["mean"] is None:
         return ""
     return (

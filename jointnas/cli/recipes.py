@@ -35,11 +35,11 @@ def recipes_list(as_json: Json = False) -> None:
     """
     from jointnas.campaign.candidate_file import built_in_recipes, find_candidate
 
-    found = {name: find_candidate(name).candidate for name in built_in_recipes()}
+    recipes = {name: find_candidate(name).candidate for name in built_in_recipes()}
     if as_json:
-        print_json({"recipes": [{"name": name, **candidate} for name, candidate in found.items()]})
+        print_json({"recipes": [{"name": name, **candidate} for name, candidate in recipes.items()]})
         return
-    rows = [(name, architecture_text(c["architecture"]), recipe_text(c["recipe"])) for name, c in found.items()]
+    rows = [(name, architecture_text(c["architecture"]), recipe_text(c["recipe"])) for name, c in recipes.items()]
     print_table("", ("recipe", "architecture", "recipe's knobs"), rows)
 
 
@@ -68,8 +68,8 @@ def recipes_knobs(as_json: Json = False) -> None:
 
     rows = []
     for name, spec in knob_fields().items():
-        known = {key: spec.metadata[key] for key in ("choices", "low", "high") if key in spec.metadata}
-        rows.append({"name": name, "default": spec.default, **known, "about": spec.metadata["about"]})
+        limits = {key: spec.metadata[key] for key in ("choices", "low", "high") if key in spec.metadata}
+        rows.append({"name": name, "default": spec.default, **limits, "about": spec.metadata["about"]})
     if as_json:
         print_json({"knobs": rows})
         return

@@ -1,4 +1,4 @@
-"""`jointnas spaces`: the search spaces there are, what one of them holds, and what is wrong with a file of one."""
+"""`jointnas spaces`: a list, the contents of one space, and the faults of space files."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def spaces_list(as_json: Json = False) -> None:
     """
     from jointnas.space.space import Space, built_in_spaces
 
-    found = [Space.load(name) for name in built_in_spaces()]
+    spaces = [Space.load(name) for name in built_in_spaces()]
     if as_json:
         rows = [
-            {"name": s.name, "knobs": len(s.knobs), "free": s.free_knobs, "description": s.description} for s in found
+            {"name": s.name, "knobs": len(s.knobs), "free": s.free_knobs, "description": s.description} for s in spaces
         ]
         print_json({"spaces": rows})
         return
-    print_table("", ("space", "free knobs", "description"), [(s.name, str(s.free_knobs), s.description) for s in found])
+    print_table("", ("space", "free knobs", "description"), [(s.name, str(s.free_knobs), s.description) for s in spaces])
 
 
 @spaces_app.command("show")
@@ -72,30 +72,30 @@ def spaces_show(
     from jointnas.space.summary import summarise
 
     space = Space.load(name, parse_shape(input_shape), classes)
-    found = summarise(space)
+    summary = summarise(space)
     if as_json:
         about = {"name": space.name, "description": space.description, "input_shape": space.input_shape}
-        print_json({**about, "classes": space.classes, **found.to_json()})
+        print_json({**about, "classes": space.classes, **summary.to_json()})
         return
     path = Path(name) if name.endswith(".toml") else resource_folder("spaces") / f"{name}.toml"
     text = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    header = [f"{MARK}{line}\n" for line in _survey_lines(space, found)]
+    header = [f"{MARK}{line}\n" for line in _summary_lines(space, summary)]
     typer.echo("".join([*header, *dropwhile(lambda line: line.startswith(MARK), text)]), nl=False)
 
 
-def _survey_lines(space: Any, found: Any) -> list[str]:
-    """Return a survey in aligned lines: the size, and each cost's range."""
+def _summary_lines(space: Any, summary: Any) -> list[str]:
+    """Return a summary in aligned lines: the size, and each cost's range."""
     from jointnas.space.constraint import format_metric
 
-    if not found.costs:
-        return [found.size]
+    if not summary.costs:
+        return [summary.size]
     size = "x".join(map(str, space.input_shape))
     rows = [(f"{size}, {space.classes} classes", "smallest", "median", "largest", "middle of every knob")]
-    for metric, reach in found.costs.items():
-        numbers = (reach.smallest, reach.median, reach.largest, found.example_costs[metric])
+    for metric, reach in summary.costs.items():
+        numbers = (reach.smallest, reach.median, reach.largest, summary.example_costs[metric])
         rows.append((metric, *(format_metric(metric, number) for number in numbers)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [found.size, *("  ".join(_aligned(row, widths)) for row in rows)]
+    return [summary.size, *("  ".join(_aligned(row, widths)) for row in rows)]
 
 
 def _aligned(row: tuple[str, ...], widths: list[int]) -> list[str]:
@@ -110,7 +110,7 @@ def spaces_check(
 ) -> None:
     """Check space files, also that their networks exist for images of this shape; exit 1 where one is wrong.
 
-    Every problem is told with its file and line.
+    Each problem is printed with its file and line.
 
     \b
     Examples:
@@ -123,12 +123,12 @@ def spaces_check(
     shape = parse_shape(input_shape)
     wrong = False
     for file in files:
-        found = problems(file, shape, classes)
-        for line, message in found:
+        faults = problems(file, shape, classes)
+        for line, message in faults:
             typer.echo(f"jointnas: {file}{'' if line is None else f':{line}'}: {message}", err=True)
-        if found:
+        if faults:
             wrong = True
         else:
-            typer.echo(f"{file}: {len(Space.load(file).knobs)} knobs, right")
+            typer.echo(f"{file}: {len(Space.load(file).knobs)} knobs, no faults")
     if wrong:
         raise typer.Exit(1)

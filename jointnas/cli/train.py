@@ -37,7 +37,7 @@ def train_command(
 ) -> None:
     """Train one candidate once and score it on the validation images.
 
-    Data, image counts and budget are those of the file where it was exported from a run and no option says otherwise.
+    A file that a run exported brings its data, image counts and budget; options replace them.
 
     \b
     Examples:

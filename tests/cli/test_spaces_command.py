@@ -235,7 +235,7 @@ def test_all_files_are_checked_and_one_wrong_file_is_exit_1(spaces: Command) -> 
         Path(name).write_text(text)
     said = spaces("check", *files, "none.toml")
     assert said.code == 1
-    assert said.out == "right.toml: 2 knobs, right\nown.toml: 1 knobs, right\n"
+    assert said.out == "right.toml: 2 knobs, no faults\nown.toml: 1 knobs, no faults\n"
     starts = ("jointnas: wrong.toml:5: ", "jointnas: worse.toml:1: ", "jointnas: none.toml: ")
     assert len(said.err.splitlines()) == len(starts)
     assert all(line.startswith(start) for line, start in zip(said.err.splitlines(), starts, strict=True))
@@ -243,7 +243,7 @@ def test_all_files_are_checked_and_one_wrong_file_is_exit_1(spaces: Command) -> 
 
 def test_right_files_are_exit_0_for_the_shape_asked_for(spaces: Command) -> None:
     Path("mine.toml").write_text(f"{HEAD}resolution = {{ values = [0.1, 1.0] }}\n")
-    assert spaces("check", "mine.toml") == (0, "mine.toml: 2 knobs, right\n", "")
+    assert spaces("check", "mine.toml") == (0, "mine.toml: 2 knobs, no faults\n", "")
     assert spaces("check", "mine.toml", "--input-shape", "1x8x8").code == 1
 
 
