@@ -4,8 +4,8 @@
 
 Each split draws so many trainings, lets the rule choose the part of the budget that ranks them as their ends do, and trains all others for
 that part alone. Saved is the share of the others' budget. Lost is what the best of a hundred of them by their early accuracy has less at
-its end than the best by their ends. Beside it the rule as it is in the paper, of one value of τ and no bootstrap. Curves are read on
-512 validation images, ends on all.
+its end than the best by their ends. Beside it the rule as it is in the paper, of one value of τ and no bootstrap. Curves
+are read on as many validation images as the table's card says, ends on all.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from measure import machine, write
 from scipy.stats import kendalltau
-from table import TABLE, Table, observation
+from tables import TABLE, Table
 
 from jointnas.campaign.early_stop import accuracy_at, stop_fraction
 from jointnas.training.observation import CURVE_FRACTIONS, Observation
@@ -65,9 +65,9 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=40)
     parser.add_argument("--to", type=Path)
     options = parser.parse_args()
-    table = Table.read(options.table)
-    told = [observation(rows[0], table.card) for _, rows in table.trained()]
-    trainings = [o for o in told if all(accuracy_at(o, f) is not None for f in (*CURVE_FRACTIONS, 1.0))]
+    table = Table.read(options.table).commonest()
+    ended = [rows[0].observation for _, rows in table.trained() if rows[0].observation]
+    trainings = [o for o in ended if all(accuracy_at(o, f) is not None for f in (*CURVE_FRACTIONS, 1.0))]
     final = [o.accuracy for o in trainings]
     ranks = {
         f"{f:g}": round(float(kendalltau([accuracy_at(o, f) for o in trainings], final).statistic), 3)

@@ -25,7 +25,7 @@ import torch
 from measure import machine, write
 from rankers import Arm, Array, Examples, all_arms
 from scipy.stats import kendalltau, spearmanr, t
-from table import TABLE, Table
+from tables import TABLE, Table
 
 from jointnas.campaign.registry import DEFAULT_PRIOR
 from jointnas.predictor.contract import Predictor
@@ -66,7 +66,7 @@ def begin(table: Path, prior: Path) -> None:
     """Read the table and the prior that the splits of this process are made with."""
     global EXAMPLES, ARMS
     torch.set_num_threads(1)
-    EXAMPLES = Examples(Table.read(table))
+    EXAMPLES = Examples(Table.read(table).commonest())
     ARMS = all_arms(EXAMPLES, Predictor.load(prior))
 
 

@@ -23,7 +23,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from sklearn.model_selection import cross_val_predict
-from table import Table, observation
+from tables import Table
 from torch import nn
 
 from jointnas.campaign.early_stop import accuracy_at
@@ -43,15 +43,15 @@ Array = NDArray[np.float64]
 
 
 class Examples:
-    """The table's candidates, what peers read of them, their trainings, and the noise of these."""
+    """Candidates of a table of one space and budget, what peers read of them, their trainings, and the noise of these."""
 
     def __init__(self, table: Table) -> None:
         self.space: Space = table.space
-        found = [(c, rows) for c, rows in table.trained() if rows[0]["accuracy"]]
+        found = [(c, rows) for c, rows in table.trained() if rows[0].accuracy is not None]
         self.candidates: list[Candidate] = [candidate for candidate, _ in found]
-        self.accuracies: Array = np.array([float(rows[0]["accuracy"]) for _, rows in found])
-        self.noise = noise([[float(r["accuracy"]) for r in rows if r["accuracy"]] for _, rows in found])
-        self.observations = [observation(rows[0], table.card) for _, rows in found]
+        self.accuracies: Array = np.array([rows[0].accuracy for _, rows in found], dtype=np.float64)
+        self.noise = noise([[r.accuracy for r in rows if r.accuracy is not None] for _, rows in found])
+        self.observations = [rows[0].observation for _, rows in found if rows[0].observation]
         self.codes = codes = self.space.to_codes(self.candidates)
         self.architecture, self.recipe = self.space.encode_codes(codes)
         self.costs = self.log_costs(codes)

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from measure import machine, write
 from rankers import Examples
-from table import Table
+from tables import Table
 
 from jointnas.campaign.registry import DEFAULT_PRIOR
 from jointnas.predictor.contract import Predictor
@@ -73,7 +73,7 @@ def measured(job: tuple[int, int]) -> dict[str, Any]:
 
 def rates() -> dict[str, float]:
     """Return how fast predictors are fitted, predictions are made and evolution scores candidates."""
-    shipped, examples = Predictor.load(PRIOR), Examples(Table.read())
+    shipped, examples = Predictor.load(PRIOR), Examples(Table.read().commonest())
     known = examples.candidates[:FITTED_TO], examples.observations[:FITTED_TO]
     codes = next(examples.space.stream(0, chunk=PREDICTED))[:PREDICTED]
     found: dict[str, list[float]] = {}

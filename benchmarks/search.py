@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 from measure import machine
 from optimisers import ARMS, OF_ROWS, OF_SPACES
-from table import TABLE, Table
+from tables import TABLE, Table
 from task import Array, Rows, Spent, Surrogate, Task
 
 BOUNDS = ("macs<40M", "macs<3M")
@@ -49,7 +49,8 @@ OBJECTIVE: Surrogate | Rows
 def begin(table: Path, rows: bool, candidates: int) -> None:
     """Read the table that the runs of this process search, or fit its surrogate."""
     global OBJECTIVE
-    OBJECTIVE = Rows(Table.read(table)) if rows else Surrogate(Table.read(table), candidates)
+    searched = Table.read(table).commonest()
+    OBJECTIVE = Rows(searched) if rows else Surrogate(searched, candidates)
 
 
 def run(job: tuple[str, str, int], trainings: int, batch: int) -> dict[str, Any]:

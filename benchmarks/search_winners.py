@@ -15,19 +15,17 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from table import FOUND, TABLE, Table, cell, train
+from table import train
+from tables import TABLE, TABLES, Row, Table
 
 FIRST_SEED = 1_000_000  # above those of the table's rows
-WINNERS = Path(__file__).parent / "tables" / "winners.csv"
+WINNERS = TABLES / "winners.csv"
 
 
 def planned(runs: list[dict[str, Any]], table: Table, to: Path) -> Table:
     """Return a table whose rows are the winners, in the order of the runs."""
-    rows = []
-    for i, run in enumerate(runs):
-        knobs = {**run["winner"]["architecture"], **run["winner"]["recipe"]}
-        cells = {k.name: cell(knobs[k.name]) if k.name in knobs else "" for k in table.space.knobs}
-        rows.append({**cells, "seed": str(FIRST_SEED + i), **dict.fromkeys(FOUND, "")})
+    space, budget = table.rows[0].space, table.budget_seconds
+    rows = [Row(space, run["bound"], budget, "search", run["winner"], FIRST_SEED + i) for i, run in enumerate(runs)]
     return Table(to, table.card, rows)
 
 
@@ -45,18 +43,18 @@ def main() -> None:
     runs = sorted(
         (r for r in runs if r["seed"] < options.seeds and r["winner"]), key=lambda r: (r["bound"], r["arm"], r["seed"])
     )
-    winners = planned(runs, Table.read(options.table), options.to)
+    winners = planned(runs, Table.read(options.table).commonest(), options.to)
     if options.to.exists():
         kept = Table.read(options.to)
-        if [{**row, **dict.fromkeys(FOUND, "")} for row in kept.rows] != winners.rows:
+        if [(row.candidate, row.seed) for row in kept.rows] != [(row.candidate, row.seed) for row in winners.rows]:
             raise SystemExit(
                 f"trainings go on for the winners that they began with, got others in {options.to}: remove it"
             )
         winners = kept
-    train(winners, options.data, options.workers)
+    winners = train(winners, options.data, options.workers)
     found: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     for run, row in zip(runs, winners.rows, strict=True):
-        found[run["bound"], run["arm"]].append((run["best"][-1], float(row["accuracy"] or 0)))
+        found[run["bound"], run["arm"]].append((run["best"][-1], row.accuracy or 0.0))
     for (bound, arm), pairs in found.items():
         said, reached = zip(*pairs, strict=True)
         spread = f" ± {stdev(reached):.3f}" if len(reached) > 1 else ""

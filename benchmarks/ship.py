@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from table import Table, data_spec, observation
+from tables import Table
 
 from jointnas.data import load_data
 from jointnas.predictor.contract import Predictor
@@ -21,17 +21,16 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="The table's images, by the name that users know them by.")
     parser.add_argument("--to", type=Path, required=True)
     options = parser.parse_args()
-    table = Table.read(options.table)
-    found = [(candidate, observation(row, table.card)) for candidate, rows in table.trained() for row in rows]
-    predictor = Predictor(table.space).fit([c for c, _ in found], [o for _, o in found])
-    card = table.card
-    spec = data_spec(options.data, card)
-    data = load_data(spec, fingerprint=card["fingerprint"])
+    table = Table.read(options.table).commonest()
+    ended = [(candidate, row.observation) for candidate, rows in table.trained() for row in rows if row.observation]
+    predictor = Predictor(table.space).fit(*zip(*ended, strict=True))
+    spec = table.data_spec(options.data)
+    data = load_data(spec, fingerprint=table.card["fingerprint"])
     predictor.context = {
         "data": {**spec.to_json(), "source": options.data},  # as it was named, wherever it lay
         "fingerprint": data.fingerprint,
         "classes": list(data.classes),
-        "clock": {"train_seconds": card["seconds"]},
+        "clock": {"train_seconds": table.budget_seconds},
         "slot": {"device": "cpu", "threads": 1, "workers": 2},  # two side by side, on a core each
         "command": f"python benchmarks/ship.py --table {options.table} --data {options.data} --to {options.to}",
     }

@@ -1,179 +1,98 @@
-"""A table of real trainings: candidates of one joint space, each trained for as many steps as a few seconds hold.
+"""Makes a table of real trainings on one data set, resumable: each candidate trained for as many steps as its budget holds.
 
-    python benchmarks/table.py --data cifar10-images.zip --workers 2
+    python benchmarks/table.py --data tiny-food.zip --image-size 32 --train-images 3500 --val-images 1500 \\
+        --table benchmarks/tables/tiny-food.csv --candidates 400 --workers 2
 
-Candidates drawn from a large pool of the space; every twentieth has two more trainings with other seeds, which tell the noise. Before a
-training its steps are timed on a network that is thrown away, in seconds of the processor and on one thread, so that what else runs
-does not count; then it gets the steps that `--seconds` hold, as under a wall clock on a quiet machine: a slow network gets fewer.
-From there on steps alone count. May be stopped at any time: the same command trains what has no result yet.
+Which candidates stands in `table_plan.py`, what a row holds in `tables.py`. Before a training its steps are timed on a network that is
+thrown away, in seconds of the processor and on one thread, so that what else runs does not count; then it gets the steps that the budget
+holds, as under a wall clock on a quiet machine: a slow network gets fewer, and fails where not one fits. From there on steps alone
+count, so the learning curve is read on all validation images.
 
-The table is a CSV file: the knobs, empty where inactive; the seed; what was found: steps and images a second, accuracy on the
-validation images, the learning curve, and the reason where a training failed. Its card, a JSON file, says what it was made with.
+It may be stopped at any time: each row is kept as its training ends, and the same command goes on. With more `--candidates` than the
+table has, the others are appended, `--drawn` at random or where a predictor of the rows so far expects good ones. A table keeps to the
+images, spaces, budgets and bounds that it began with, which stand in its card.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import json
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property, partial
-from itertools import chain
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
 from measure import machine
+from table_plan import BOUNDS, BUDGETS, PREDICTED, RANDOM, SPACES, extended
+from tables import SPLIT, TABLE, Row, Table
 
 from jointnas.data import DataSpec, load_data
-from jointnas.execution import Job, LocalExecutor, Slot
+from jointnas.errors import BlueprintError, BudgetError, SpaceError
+from jointnas.execution import Event, Job, LocalExecutor, Slot
 from jointnas.execution.worker import Handler, Progress
 from jointnas.measurement.training import make_trainer
 from jointnas.network import families
-from jointnas.space.constraint import parse_all
 from jointnas.space.knob_space import Candidate
-from jointnas.space.sampling import draw_pool
 from jointnas.space.space import Space
 from jointnas.training.clock import StepClock
 from jointnas.training.job import prepare_trials
-from jointnas.training.observation import CURVE_FRACTIONS, CurvePoint, Observation
+from jointnas.training.observation import Observation
 from jointnas.training.recipe import Recipe
 
-TABLE = Path(__file__).parent / "tables" / "cifar10.csv"
-SPLIT = 7000  # the seed that draws the images: of no search and no test
-DRAWN_FROM = 50_000  # candidates: the first of a Sobol sequence alone would tie many knobs to each other
-EVERY, REPEATS = 20, 3  # candidates, the first of which is trained so often
 PHASES = 3  # of a training whose images grow
 TIMED_SECONDS = 0.4  # in which steps of a phase are timed, one at least
-CURVE = tuple(f"accuracy_at_{fraction:g}" for fraction in CURVE_FRACTIONS)
-FOUND = ("steps", "images_per_second", "accuracy", *CURVE, "failure")
+HANG_SECONDS = 900.0  # without a word: a step of the largest networks takes a minute
+PRIOR = "resnet9-cifar10"
 
 
-@dataclass
-class Table:
-    """A table's rows, as text under the names of their columns, and its card."""
-
-    path: Path
-    card: dict[str, Any]
-    rows: list[dict[str, str]]
-
-    @classmethod
-    def read(cls, path: Path = TABLE) -> Table:
-        """Return the table in a CSV file with its card beside it."""
-        card = json.loads(path.with_suffix(".json").read_text())
-        with path.open(newline="") as file:
-            return cls(path, card, list(csv.DictReader(file)))
-
-    def write(self) -> None:
-        """Replace the files, the CSV file at once."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.with_suffix(".json").write_text(json.dumps(self.card, indent=1) + "\n")
-        beside = self.path.with_suffix(".new")
-        with beside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(self.rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.rows)
-        os.replace(beside, self.path)
-
-    @cached_property
-    def space(self) -> Space:
-        """The space, bound to the data."""
-        return Space.from_toml(self.card["space"], self.card["input_shape"], self.card["classes"])
-
-    def candidate(self, row: Mapping[str, str]) -> Candidate:
-        """Return the candidate of a row."""
-        known = [(k.name, read_cell(row[k.name])) if row[k.name] else None for k in self.space.knobs]
-        first = self.space.n_architecture
-        return {"architecture": dict(filter(None, known[:first])), "recipe": dict(filter(None, known[first:]))}
-
-    def by_candidate(self) -> list[list[dict[str, str]]]:
-        """Return the rows of each candidate, in the table's order."""
-        found: dict[tuple[str, ...], list[dict[str, str]]] = {}
-        for row in self.rows:
-            found.setdefault(tuple(row[k.name] for k in self.space.knobs), []).append(row)
-        return list(found.values())
-
-    def split(self, candidates: int) -> tuple[Table, Table]:
-        """Return a table of the first so many candidates, and one of the others."""
-        found = self.by_candidate()
-        first, others = (list(chain.from_iterable(rows)) for rows in (found[:candidates], found[candidates:]))
-        return Table(self.path, self.card, first), Table(self.path, self.card, others)
-
-    def trained(self) -> Iterator[tuple[Candidate, list[dict[str, str]]]]:
-        """Yield each candidate whose trainings have all ended, with their rows."""
-        for rows in self.by_candidate():
-            if all(row["accuracy"] or row["failure"] for row in rows):
-                yield self.candidate(rows[0]), rows
-
-
-def planned(options: argparse.Namespace) -> Table:
-    """Return the table whose trainings are to come."""
-    data = load_data(data_spec(options.data, vars(options)))
-    space = Space.load(options.space, data.input_shape, len(data.classes))
-    codes = draw_pool(space, DRAWN_FROM, parse_all(options.constraint, space.metrics), options.seed)
-    codes = np.random.default_rng(options.seed).permutation(codes)[: options.candidates]
-    rows = []
-    for i, candidate in enumerate(map(rounded, space.to_candidates(codes))):
-        knobs = {**candidate["architecture"], **candidate["recipe"]}
-        cells = {k.name: cell(knobs[k.name]) if k.name in knobs else "" for k in space.knobs}
-        for seed in range(10 * i, 10 * i + (1 if i % EVERY else REPEATS)):
-            rows.append({**cells, "seed": str(seed), **dict.fromkeys(FOUND, "")})
+def begun(options: argparse.Namespace) -> Table:
+    """Return a table without rows."""
+    spec = DataSpec(options.data, options.train_images, options.val_images, options.image_size, SPLIT)
+    data = load_data(spec)
+    spaces = {}
+    for name in options.spaces:
+        with suppress(SpaceError, BlueprintError):  # where its networks do not exist for such images
+            spaces[name] = Space.load(name, data.input_shape, len(data.classes)).to_toml()
     card = {
-        "space": space.to_toml(),
+        "spaces": spaces,
+        "space_shares": {name: share for name, share in options.spaces.items() if name in spaces},
+        "budgets": options.budgets,
+        "bounds": options.bounds,
         "input_shape": list(data.input_shape),
         "classes": len(data.classes),
         "fingerprint": data.fingerprint,
-        **{name: getattr(options, name) for name in ("constraint", "seconds", "train_images", "val_images", "seed")},
+        "image_size": options.image_size,
+        "train_images": options.train_images,
+        "val_images": options.val_images,
+        "curve_images": options.val_images,
+        "seed": options.seed,
         "machine": machine(),
     }
-    return Table(options.table, card, rows)
+    return Table(options.table, card, [])
 
 
-def cell(value: Any) -> str:
-    """Return a knob's value as text: words as they are, all else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def read_cell(text: str) -> Any:
-    """Return what `cell` wrote."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def data_spec(source: str, card: Mapping[str, Any]) -> DataSpec:
-    """Return the images of a table's trainings."""
-    return DataSpec(source, train_images=card["train_images"], val_images=card["val_images"], seed=SPLIT)
-
-
-def rounded(candidate: Candidate) -> Candidate:
-    """Return the candidate with numbers of six digits, which its cells hold."""
-    return {  # type: ignore[return-value]
-        group: {name: float(f"{v:.6g}") if isinstance(v, float) else v for name, v in candidate[group].items()}
-        for group in ("architecture", "recipe")
-    }
-
-
-def prepare(seconds: float, shape: tuple[int, ...], classes: int, trials: Callable[[], Handler]) -> Handler:
-    """Return what times a candidate's steps and trains it for as many as the seconds hold."""
+def prepare(shape: tuple[int, ...], classes: int, trials: Callable[[], Handler]) -> Handler:
+    """Return what times a candidate's steps and trains it for as many as its budget holds."""
     train = trials()
 
     def handle(payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
-        step = step_seconds(payload["candidate"], shape, classes)
-        clock = {"train_steps": max(1, int(seconds / step))}
-        return train({**payload, "clock": clock}, progress)
+        budget = payload["budget_seconds"]
+        step = step_seconds(payload["candidate"], shape, classes, budget)
+        result = train({**payload, "clock": {"train_steps": int(budget / step)}}, progress)
+        return {**result, "quiet_step_seconds": step}
 
     return handle
 
 
-def step_seconds(candidate: Candidate, shape: tuple[int, ...], classes: int) -> float:
-    """Return the processor's mean seconds of a training step, on random images of this shape."""
+def step_seconds(candidate: Candidate, shape: tuple[int, ...], classes: int, budget: float) -> float:
+    """Return the processor's mean seconds of a training step, on random images of this shape.
+
+    Raises `BudgetError` where the budget's seconds hold not one step.
+    """
     network = families.make_blueprint(candidate["architecture"], shape, classes)
     recipe = Recipe.from_knobs(candidate["recipe"])
     phases = PHASES if recipe.start_resolution < 1 else 1
@@ -181,9 +100,7 @@ def step_seconds(candidate: Candidate, shape: tuple[int, ...], classes: int) -> 
     trainer = make_trainer(network, recipe, classes, clock, torch.device("cpu"))
     batches = iter(trainer.batches)
     every = recipe.sam_every if recipe.gradient == "sam" else 1
-    within = (
-        max(1, trainer.batches.n // recipe.batch_size // every) * every
-    )  # images are augmented for so many steps at once
+    within = max(1, trainer.batches.n // recipe.batch_size // every) * every  # augmented at once
 
     def take(steps: int) -> float:
         began = time.process_time()
@@ -191,87 +108,94 @@ def step_seconds(candidate: Candidate, shape: tuple[int, ...], classes: int) -> 
             trainer.step(batches)
         return time.process_time() - began
 
-    found = []
+    means = []
     for _ in range(phases):
         clock.stepped()
         take(1)
         took, steps = 0.0, 0
         while steps == 0 or (took < TIMED_SECONDS and steps < within):
             took, steps = took + take(every), steps + every
-        found.append(took / steps)
+        means.append(took / steps)
         clock.stepped()
-    return fmean(found)
+        if sum(means) > phases * budget:  # whatever the other phases take
+            raise BudgetError(f"a training step takes longer than the budget of {budget:g} s: raise the budget")
+    return fmean(means)
 
 
-def train(table: Table, source: str, workers: int) -> None:
-    """Train the rows without a result, each kept as it ends."""
-    card = table.card
-    missing = [i for i, row in enumerate(table.rows) if not (row["accuracy"] or row["failure"])]
-    jobs = [
-        Job(i, {"candidate": table.candidate(row), "seed": int(row["seed"])})
-        for i in missing
-        for row in [table.rows[i]]
-    ]
-    trials = partial(prepare_trials, data_spec(source, card).to_json(), "cpu", card["fingerprint"])
-    ready = partial(prepare, card["seconds"], tuple(card["input_shape"]), card["classes"], trials)
-    done = len(table.rows) - len(jobs)
-    with LocalExecutor(ready, Slot("cpu", 1, workers)) as executor:
+def train(table: Table, source: str, workers: int) -> Table:
+    """Train the rows without a result, each kept as it ends, and return the table with the results."""
+    card, rows = table.card, list(table.rows)
+    jobs = [Job(i, payload(row, card["curve_images"])) for i, row in enumerate(rows) if row.observation is None]
+    spec = table.data_spec(source).to_json()
+    trials = partial(prepare_trials, spec, "cpu", card["fingerprint"])
+    ready = partial(prepare, tuple(card["input_shape"]), card["classes"], trials)
+    here = machine()
+    precision = "bfloat16" if here["bfloat16"] else "float32"
+    done = len(rows) - len(jobs)
+    with LocalExecutor(ready, Slot("cpu", 1, workers), HANG_SECONDS) as executor:
         for event in executor.results(jobs):
-            row = table.rows[event.number]
-            if event.kind == "done":
-                row.update(cells_of(event.result["observation"], card["seconds"], json.loads(row["batch_size"])))
-            elif event.kind == "failed":
-                row["failure"] = event.reason
-            else:
+            if event.kind not in ("done", "failed"):
                 continue
-            table.write()
+            row = replace(with_result(rows[event.number], event), cpu=here["cpu"], precision=precision)
+            rows[event.number] = row
+            table.with_rows(rows).write()
             done += 1
-            print(f"{done} of {len(table.rows)}: {row['accuracy'] or row['failure']}", flush=True)
+            cells = row.to_cells()
+            design = " ".join(cells[name] for name in ("space", "bound", "budget_seconds"))
+            print(f"{done} of {len(rows)}: {design} s: {cells['accuracy'] or cells['failure']}", flush=True)
+    return table.with_rows(rows)
 
 
-def cells_of(found: Mapping[str, Any], seconds: float, batch_size: int) -> dict[str, str]:
-    """Return what a training found as cells; a curve's accuracies are the first at or past each fraction."""
-    curve = [next((p[3] for p in found["curve"] if p[0] >= fraction), None) for fraction in CURVE_FRACTIONS]
-    numbers = (found["accuracy"], *curve)
-    texts = ["" if number is None else f"{number:.6g}" for number in numbers]
-    speed = f"{found['steps'] * batch_size / seconds:.6g}"
-    return dict(zip(FOUND, (str(found["steps"]), speed, *texts, ""), strict=True))
+def payload(row: Row, curve_images: int) -> dict[str, Any]:
+    """Return the job of a row."""
+    return {
+        "candidate": row.candidate,
+        "seed": row.seed,
+        "budget_seconds": row.budget_seconds,
+        "curve_images": curve_images,
+    }
 
 
-def observation(row: Mapping[str, str], card: Mapping[str, Any]) -> Observation:
-    """Return what a row's training told."""
-    if not row["accuracy"]:
-        return Observation.failed(row["failure"])
-    seconds, steps = card["seconds"], int(row["steps"])
-    curve = [
-        CurvePoint(fraction, fraction * seconds, round(fraction * steps), float(row[name]))
-        for fraction, name in zip(CURVE_FRACTIONS, CURVE, strict=True)
-        if row[name]
-    ]
-    return Observation(
-        float(row["accuracy"]),
-        seconds=seconds,
-        steps=steps,
-        images_per_second=float(row["images_per_second"]),
-        curve=tuple(curve),
-    )
+def with_result(row: Row, event: Event) -> Row:
+    """Return the row with what came of its training; its speed is that of the budget, not of the wall clock."""
+    if event.kind == "failed":
+        return replace(row, observation=Observation.failed(event.reason))
+    observation = Observation.from_json(event.result["observation"])
+    images = (observation.steps or 0) * Recipe.from_knobs(row.candidate["recipe"]).batch_size
+    observation = replace(observation, seconds=row.budget_seconds, images_per_second=images / row.budget_seconds)
+    return replace(row, observation=observation, quiet_step_seconds=event.result["quiet_step_seconds"])
+
+
+def shares(texts: list[str]) -> dict[str, float]:
+    """Return the shares that `value=share` texts give, 1 where there is none."""
+    parts = [text.partition("=") for text in texts]
+    return {value: float(share or 1) for value, _, share in parts}
 
 
 def main() -> None:
-    """Plan a table where there is none, and train what it lacks."""
+    """Begin a table where there is none, append the candidates that it lacks, and train what has no result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--table", type=Path, default=TABLE)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--space", default="resnet9")
-    parser.add_argument("--constraint", nargs="*", default=["macs<40M"])
-    parser.add_argument("--seconds", type=float, default=8)
-    parser.add_argument("--candidates", type=int, default=2000)
+    parser.add_argument("--image-size", type=int)
     parser.add_argument("--train-images", type=int, default=5000)
     parser.add_argument("--val-images", type=int, default=2000)
+    parser.add_argument("--candidates", type=int, default=400, help="how many the table has at its end")
+    parser.add_argument("--drawn", choices=(RANDOM, PREDICTED), default=RANDOM)
+    parser.add_argument("--prior", default=PRIOR, help="the predictor that predicted candidates start from")
+    parser.add_argument("--budgets", nargs="+", metavar="SECONDS[=SHARE]", help=f"default: {BUDGETS}")
+    parser.add_argument("--spaces", nargs="+", metavar="SPACE[=SHARE]", help=f"default: {SPACES}")
+    parser.add_argument("--bounds", nargs="+", default=list(BOUNDS), help="from tight to loose, or none")
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    table = Table.read(options.table) if options.table.exists() else planned(options)
+    options.budgets = shares(options.budgets) if options.budgets else BUDGETS
+    options.spaces = shares(options.spaces) if options.spaces else SPACES
+    table = Table.read(options.table) if options.table.exists() else begun(options)
+    missing = options.candidates - len(table.by_candidate())
+    if missing > 0:
+        table = extended(table, missing, options.drawn, options.prior)
+        table.write()
     train(table, options.data, options.workers)
 
 

@@ -14,18 +14,18 @@ from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
-from table import Table
+from tables import UNBOUNDED, Table
 
 from jointnas.predictor.features import Featurizer
 from jointnas.predictor.steps import StepsModel
 from jointnas.space.constraint import Constraint, parse_all
 from jointnas.space.knob_space import Candidate
+from jointnas.space.sampling import feasible
 from jointnas.space.space import Space
 from jointnas.training.observation import Observation
 
 FOLDS = 5
 FREE = 4096
-UNBOUNDED = "none"
 Array = NDArray[np.float64]
 
 
@@ -45,7 +45,7 @@ class Surrogate:
             )
         examples = Examples(fitted_to)
         self.space: Space = examples.space
-        (self.bound,) = parse_all(table.card["constraint"], self.space.metrics)
+        self.constraints = table.constraints
         self.deviation = examples.noise
         codes, y = examples.codes, examples.accuracies
         self._steps_model = StepsModel.fit(self.space, codes, examples.observations, 0)
@@ -75,7 +75,7 @@ class Rows:
     def __init__(self, table: Table) -> None:
         self.examples = Examples(table)
         self.space, self.deviation = self.examples.space, 0.0
-        (self.bound,) = parse_all(table.card["constraint"], self.space.metrics)
+        self.constraints = table.constraints
         identities = self.space.identities(self.examples.codes)
         self._found = dict(zip(identities, self.examples.observations, strict=True))
         self.card = {"rows": len(self._found)}
@@ -104,16 +104,16 @@ def answer(fitted: list[Any], x: Array) -> Array:
     return np.asarray(np.mean([model.predict(x) for model in fitted], axis=0))
 
 
-def within(space: Space, bound: Constraint) -> Space:
-    """Return the space without its widest networks, so that all that are left meet the bound."""
+def within(space: Space, constraints: list[Constraint]) -> Space:
+    """Return the space without its widest networks, so that all that are left meet the constraints."""
     (widths,) = (knob for knob in space.knobs if knob.name == "width")
     definition = tomllib.loads(space.to_toml())
     for width in reversed(widths.extremes):
         definition["architecture"]["width"]["high"] = width
         narrow = Space.from_toml(tomli_w.dumps(definition), space.input_shape, space.classes)
-        if (bound.violation(narrow.costs(next(narrow.stream(0, chunk=FREE)))[bound.metric]) == 0).all():
+        if feasible(narrow, constraints, next(narrow.stream(0, chunk=FREE))).all():
             return narrow
-    raise SystemExit(f"networks of some width all meet {bound}, got none")
+    raise SystemExit(f"networks of some width all meet {constraints[0]}, got none")
 
 
 class Task:
@@ -121,7 +121,7 @@ class Task:
 
     def __init__(self, objective: Surrogate | Rows, bound: str, trainings: int, batch: int, seed: int) -> None:
         self.objective = objective
-        self.space = within(objective.space, objective.bound) if bound == UNBOUNDED else objective.space
+        self.space = within(objective.space, objective.constraints) if bound == UNBOUNDED else objective.space
         self.trainings, self.batch = trainings, batch
         self.constraints = parse_all([] if bound == UNBOUNDED else [bound], self.space.metrics)
         self._rng = np.random.default_rng([seed, 1])
