@@ -169,8 +169,8 @@ class Query:
         """Return the first k ranked rows of codes that meet the measured bounds, and the measured metrics by row.
 
         They come in the order of a measured objective, else in that of the ranking. An architecture that breaks a bound at inference
-        is measured with one recipe only, of those that score as many views. At most 10 k rows are measured. Raises `ConstraintError`
-        when none meets the bounds.
+        is measured once for all recipes that score as many views. At most 10 k rows are measured. Raises `ConstraintError` when none
+        meets the bounds.
         """
         if self.forecast is None:
             return list(ranked[:k]), {}
@@ -178,18 +178,18 @@ class Query:
         measured: dict[int, dict[str, float]] = {}
         at_inference = [c for c in self.measured if c.metric not in TRAINING_METRICS]
         infeasible: set[bytes] = set()
-        scored = np.column_stack([codes[:, : self.space.n_architecture], self.space.views(codes)])
-        inferences = [row.tobytes() for row in scored]
+        networks = np.column_stack([codes[:, : self.space.n_architecture], self.space.views(codes)])
+        keys = [row.tobytes() for row in networks]
         for i in ranked:
             if len(chosen) >= k or len(measured) >= k * MAX_MEASURED:
                 break
-            if inferences[i] in infeasible:
+            if keys[i] in infeasible:
                 continue
             (values,) = self.forecast.measure(self.space.to_candidates(codes[[i]]))
             measured[i] = values
             columns = {metric: np.array([value]) for metric, value in values.items()}
             if violations(at_inference, columns).sum() > 0:
-                infeasible.add(inferences[i])
+                infeasible.add(keys[i])
             succeeded = not any(np.isnan(values[m]) for m in self.minimised if m in values)
             if succeeded and violations(self.measured, columns).sum() == 0:
                 chosen.append(i)
