@@ -47,7 +47,7 @@ class DirectSearch:
         """
         if self._trials and all(t.observation and t.accuracy is None for t in self._runner.trials.values()):
             self._trials = {name: self._runner.retry(trials) for name, trials in self._trials.items()}
-        start = self._search.ask(len(self._search.start) or self._spec.batch).codes
+        start = self._search.ask(len(self._search.pool.start) or self._spec.batch).codes
         optimise(self._search, self._spec.engine, self._evaluate, start, self._budget, self._spec.batch)
         self._tell(self._trials)  # also those of an earlier session that the engine did not propose again
         self._confirm()
@@ -147,7 +147,7 @@ def optimise(
         budget,
         search.seed,
         batch,
-        search.closed_pool,
+        search.pool.codes if search.pool.closed else None,
         expensive=True,
     )
     find_engine(engine)(problem)

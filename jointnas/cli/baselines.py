@@ -41,9 +41,7 @@ def baselines_command(
     image_size: ImageSize = None,
     train_time: TrainTime = None,
     train_steps: TrainSteps = None,
-    repeats: Annotated[
-        int, typer.Option(help="Trainings of each, each on images that another seed draws.")
-    ] = 10,
+    repeats: Annotated[int, typer.Option(help="Trainings of each, each on images that another seed draws.")] = 10,
     measure: Measured = None,
     only: Annotated[list[str] | None, typer.Option(help="A baseline to train; repeatable (default: all 18).")] = None,
     workers: Workers = 1,

@@ -50,7 +50,9 @@ def spaces_list(as_json: Json = False) -> None:
         ]
         print_json({"spaces": rows})
         return
-    print_table("", ("space", "free knobs", "description"), [(s.name, str(s.free_knobs), s.description) for s in spaces])
+    print_table(
+        "", ("space", "free knobs", "description"), [(s.name, str(s.free_knobs), s.description) for s in spaces]
+    )
 
 
 @spaces_app.command("show")

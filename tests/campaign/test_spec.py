@@ -110,7 +110,7 @@ def test_only_some_settings_may_change_between_a_run_and_its_resumption() -> Non
 
 def test_a_configuration_file_that_cannot_be_read_is_named(tmp_path: Any) -> None:
     (tmp_path / "bad.toml").write_text("rounds = = 3")
-    with pytest.raises(RunError, match="valid TOML.*bad"):
+    with pytest.raises(RunError, match=r"valid TOML.*bad"):
         read_config(tmp_path / "bad.toml")
-    with pytest.raises(RunError, match="readable TOML file.*none"):
+    with pytest.raises(RunError, match=r"readable TOML file.*none"):
         read_config(tmp_path / "none.toml")

@@ -20,6 +20,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import typer
+from jointnas.cores import available_cores
 from PIL import Image
 
 from jointnas.campaign.candidate_file import CandidateFile, find_candidate
@@ -30,7 +31,6 @@ from jointnas.campaign.store import DATABASE, Context, Run
 from jointnas.campaign.winner_file import WinnerFile
 from jointnas.cli import app, main
 from jointnas.errors import JointNASError
-from jointnas.cores import available_cores
 from jointnas.execution.slots import Slot
 from jointnas.predictor.contract import Predictor
 from jointnas.predictor.files import FORMAT
@@ -417,18 +417,18 @@ def test_predictors_that_do_not_fit_are_refused(in_cycle, tmp_path):
     assert "no run and no predictor is called 'nowhere'" in mistake(jointnas("search", "--from", "nowhere"))
     weights = (week / "predictor.safetensors").read_bytes()
     (week / "predictor.safetensors").write_bytes(weights[:-4] + b"\0\0\0\1")
-    assert "whole" in mistake(jointnas("predictors", "check", week))
+    assert "damaged" in mistake(jointnas("predictors", "check", week))
     (week / "predictor.safetensors").write_bytes(weights)
     about = json.loads((week / "predictor.json").read_text())
     for change, message in (
-        ({"format": 99}, f"format {FORMAT}, got 99"),
-        ({"trials": []}, "whole"),
+        ({"format": 99}, f"has format 99, this version reads {FORMAT}"),
+        ({"trials": []}, "damaged"),
         ({"space": "?"}, "changed since they were saved"),
     ):
         (week / "predictor.json").write_text(json.dumps({**about, **change}))
         assert message in mistake(jointnas("predictors", "check", week))
     (week / "predictor.json").write_text("{}")
-    assert "whole" in mistake(jointnas("predictors", "show", week))
+    assert "damaged" in mistake(jointnas("predictors", "show", week))
 
 
 def test_a_run_in_use_is_refused(in_cycle):
@@ -642,7 +642,7 @@ def desk(tmp_path_factory):
         ("search --from none --sweep macs<1M --frontier macs", "does not go with --sweep"),
         ("search --start nothing.toml", "nothing.toml"),
         ("search --space senet --start resnet9-baseline", "fixed at 'senet', got 'resnet9'"),
-        ("search --real -c accuracy>=0.5", "min METRIC"),
+        ("search --real -c accuracy>=0.5", "needs an objective that minimises a cost"),
         ("search --data digit", "did you mean 'digits'"),
         ("search --data file", "convert it"),
         ("search --data one", "two classes or more, got cat"),
