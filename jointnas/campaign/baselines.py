@@ -24,9 +24,9 @@ from jointnas.campaign.store import Run, Trial
 from jointnas.data.dataset import DataSpec, load_data
 from jointnas.errors import BlueprintError, SearchError, suggest
 from jointnas.network import library_networks
-from jointnas.network.blueprint import Shape
 from jointnas.network.cost import blueprint_cost
 from jointnas.network.families import make_blueprint
+from jointnas.network.operations.operation import Shape
 from jointnas.space.knob_space import Candidate
 from jointnas.training.job import trial_executor
 
