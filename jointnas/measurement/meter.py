@@ -21,6 +21,7 @@ from jointnas.network.blueprint import Blueprint
 from jointnas.network.operations.operation import Shape
 from jointnas.space.constraint import MEASURED, TRAINING_METRICS
 from jointnas.training.clock import StepClock
+from jointnas.training.job import WORKER_MODULES
 from jointnas.training.recipe import Recipe
 
 PATIENCE_SECONDS = 600.0  # with a network that is measured, which says nothing until it is
@@ -152,7 +153,7 @@ class Meter:
     def _workers(self) -> LocalExecutor:
         if self._executor is None:
             prepare = partial(prepare_measurements, self.input_shape, self.classes, self.slot.device)
-            self._executor = LocalExecutor(prepare, replace(self.slot, workers=1), PATIENCE_SECONDS)
+            self._executor = LocalExecutor(prepare, replace(self.slot, workers=1), PATIENCE_SECONDS, WORKER_MODULES)
         return self._executor
 
 

@@ -23,6 +23,8 @@ from jointnas.training.recipe import Recipe
 from jointnas.training.scoring import accuracies, predict
 from jointnas.training.trainer import CURVE_IMAGES, train_network
 
+WORKER_MODULES = ("jointnas.training.job", "torch._dynamo")  # optimizers import the latter in their first step
+
 
 @dataclass(frozen=True)
 class TrainingJob:
