@@ -23,7 +23,7 @@ from jointnas.campaign.spec import DirectSpec, SearchSpec
 from jointnas.campaign.store import Context, Run, Trial
 from jointnas.data.dataset import Data, load_data
 from jointnas.errors import SpaceError
-from jointnas.execution.executor import Executor, LocalExecutor
+from jointnas.execution.executor import Executor
 from jointnas.execution.slots import share_slots
 from jointnas.measurement.meter import Meter
 from jointnas.predictor.contract import Predictor
@@ -147,13 +147,13 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
     return Setup(spec, Context.of(space, data, slot, prior.digest if prior else None), data, search, meter)
 
 
-def make_executor(setup: Setup) -> LocalExecutor:
-    """Return the local workers that train a campaign's candidates."""
+def make_executor(setup: Setup) -> Executor:
+    """Return the workers that train a campaign's candidates."""
     spec, slot = setup.spec, setup.context.slot
     if spec.train_fn is not None:
-        return function_executor(UserFunction(spec.train_fn), slot, spec.clock)
+        return function_executor(UserFunction(spec.train_fn), slot, spec.clock, spec.executor)
     assert spec.data is not None
-    return trial_executor(spec.data, slot, setup.context.fingerprint)
+    return trial_executor(spec.data, slot, setup.context.fingerprint, kind=spec.executor)
 
 
 def plan(setup: Setup) -> dict[str, Any]:

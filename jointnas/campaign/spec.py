@@ -18,6 +18,8 @@ import tomli_w
 from jointnas.campaign.candidate_file import find_candidate, without_none
 from jointnas.data.dataset import DataSpec
 from jointnas.errors import BudgetError, RunError, SearchError, suggest
+from jointnas.execution import find_executor
+from jointnas.predictor.contract import find_model
 from jointnas.search.engines import engine_names, find_engine
 from jointnas.search.search import ALL
 from jointnas.space.knob_space import Candidate
@@ -83,7 +85,7 @@ class SearchSpec(Spec):
     """
 
     kind = "search"
-    changeable: ClassVar[tuple[str, ...]] = ("rounds", "batch", "top", "engine", "confirm")
+    changeable: ClassVar[tuple[str, ...]] = ("rounds", "batch", "top", "engine", "confirm", "executor")
 
     space: str
     constraints: tuple[str, ...] = ()
@@ -100,11 +102,14 @@ class SearchSpec(Spec):
     confirm: int = 0
     train_fn: str | None = None
     cost_fn: str | None = None
+    executor: str = "local"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in engine_names() if self.engine == ALL else [self.engine]:
             find_engine(name)
+        find_executor(self.executor)
+        find_model(self.predictor)
         for name in ("rounds", "batch", "top"):
             check_positive(name, getattr(self, name))
         if self.early_stop is not None and not 0 < self.early_stop <= 1:
@@ -123,7 +128,7 @@ class DirectSpec(SearchSpec):
     """
 
     kind = "direct"
-    changeable = ("rounds", "batch", "top", "engine", "repeats")
+    changeable = ("rounds", "batch", "top", "engine", "repeats", "executor")
 
     repeats: int = 1
 

@@ -126,6 +126,9 @@ def search_command(
         typer.Option(help="With --train-fn: a function that returns a candidate's costs, as module:function."),
     ] = None,
     top: Annotated[int, typer.Option(help="Winners to return.")] = 5,
+    executor: Annotated[
+        str, typer.Option(help="What runs the trainings: local, or one that a package adds.")
+    ] = "local",
     workers: Workers = 1,
     device: Device = "auto",
     fix: Annotated[

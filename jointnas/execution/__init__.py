@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jointnas.errors import SearchError, suggest
+from jointnas.errors import SearchError
 from jointnas.execution.executor import Event, Executor, Job, LocalExecutor
 from jointnas.execution.slots import Slot, share_slots
-from jointnas.plugins import load_plugin, plugin_names
+from jointnas.plugins import load_plugin
 
 ENTRY_POINTS = "jointnas.executors"
 """Group in which an installed package registers a class or function with the parameters of `LocalExecutor`."""
@@ -20,9 +20,7 @@ def find_executor(name: str) -> Callable[..., Executor]:
     """
     if name == "local":
         return LocalExecutor
-    if name not in plugin_names(ENTRY_POINTS):
-        raise SearchError(f"no executor is called {name!r}: {suggest(name, ['local', *plugin_names(ENTRY_POINTS)])}")
-    make: Callable[..., Executor] = load_plugin(ENTRY_POINTS, name)
+    make: Callable[..., Executor] = load_plugin(ENTRY_POINTS, name, ["local"], SearchError)
     return make
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from jointnas.errors import SearchError
 from jointnas.execution.slots import Slot
@@ -64,6 +64,12 @@ class Executor(ABC):
     def close(self) -> None:
         """End all workers."""
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
     def results(self, jobs: Sequence[Job]) -> Iterator[Event]:
         """Submit jobs and yield their events until each has ended."""
         self.submit(jobs)
@@ -103,12 +109,6 @@ class LocalExecutor(Executor):
         self._queue: deque[Job] = deque()
         self._failed_starts = 0
         self._workers = [self._start() for _ in range(slot.workers)]
-
-    def __enter__(self) -> LocalExecutor:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Queue jobs."""

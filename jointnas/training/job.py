@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from jointnas.data.dataset import Data, DataSpec, load_data
-from jointnas.execution.executor import HANG_SECONDS, Event, Job, LocalExecutor
+from jointnas.execution import find_executor
+from jointnas.execution.executor import HANG_SECONDS, Event, Executor, Job
 from jointnas.execution.slots import Slot
 from jointnas.execution.worker import Handler, Progress
 from jointnas.network.families import make_blueprint
@@ -75,23 +76,21 @@ def trial_executor(
     spec: DataSpec,
     slot: Slot,
     fingerprint: str | None,
+    *,
+    kind: str = "local",
     hang_seconds: float = HANG_SECONDS,
     libraries: tuple[str, ...] = (),
-) -> LocalExecutor:
-    """Return local workers that train candidates on the images of `spec`, which must have this fingerprint.
+) -> Executor:
+    """Return workers that train candidates on the images of `spec`, which must have this fingerprint.
 
-    libraries: modules to import before any clock starts, for networks that are taken from them.
+    kind: the executor's name. libraries: modules to import before any clock starts, for networks that are taken from them.
     """
-    prepare = partial(prepare_trials, spec.to_json(), slot.device, fingerprint, libraries)
-    return LocalExecutor(prepare, slot, hang_seconds)
+    prepare = partial(prepare_trials, spec.to_json(), slot.device, fingerprint)
+    return find_executor(kind)(prepare, slot, hang_seconds, (*WORKER_MODULES, *libraries))
 
 
-def prepare_trials(
-    spec: Mapping[str, Any], device: str, fingerprint: str | None, libraries: tuple[str, ...] = ()
-) -> Handler:
+def prepare_trials(spec: Mapping[str, Any], device: str, fingerprint: str | None) -> Handler:
     """Load the data and warm the libraries up, before any clock starts; return what trains a payload's candidate."""
-    for library in libraries:
-        __import__(library)
     data = load_data(DataSpec(**spec), fingerprint=fingerprint)
     _warm_up(data, device)
 

@@ -12,7 +12,8 @@ from functools import partial
 from typing import Any
 
 from jointnas.errors import SearchError
-from jointnas.execution.executor import LocalExecutor
+from jointnas.execution import find_executor
+from jointnas.execution.executor import Executor
 from jointnas.execution.slots import Slot
 from jointnas.execution.worker import Handler, Progress
 from jointnas.training.clock import clock_from_json
@@ -61,11 +62,11 @@ class UserFunction:
         return handle
 
 
-def function_executor(function: UserFunction, slot: Slot, clock: Mapping[str, float]) -> LocalExecutor:
+def function_executor(function: UserFunction, slot: Slot, clock: Mapping[str, float], kind: str = "local") -> Executor:
     """Return workers that train by the user's function; a budget of steps sets no limit on the time without a result."""
     seconds = clock.get("train_seconds")
     patience = math.inf if seconds is None else PATIENCE * seconds + PATIENCE_SECONDS
-    return LocalExecutor(partial(_prepare, function), slot, patience)
+    return find_executor(kind)(partial(_prepare, function), slot, patience)
 
 
 def _prepare(function: UserFunction) -> Handler:
