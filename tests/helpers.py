@@ -1,4 +1,4 @@
-"""What tests of several rooms share: the command line run in this process, and small images."""
+"""What tests of several rooms share: the command line run in this process, runs and small images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jointnas.campaign.folders import open_run
+from jointnas.campaign.spec import make_spec
+from jointnas.campaign.store import Context
 from jointnas.cli import main
+from jointnas.execution.slots import Slot
 
 
 def jointnas(*args):
@@ -40,6 +44,13 @@ def mistake(ended):
     assert lines[0].startswith("jointnas: ")
     assert ended.out == ""
     return lines[0]
+
+
+def make_run(path, kind="search", **settings):
+    """Return a new run without trials."""
+    return open_run(
+        path, make_spec(settings, kind), Context("0", (1, 8, 8), ("a", "b"), Slot("cpu", 1, 1)), resume=False
+    )
 
 
 def save_image(path, seed=0, size=8):

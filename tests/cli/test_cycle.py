@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from jointnas.campaign.candidate_file import CandidateFile, WinnerFile, find_candidate
-from jointnas.campaign.store import Run
+from jointnas.campaign.candidate_file import CandidateFile, find_candidate
+from jointnas.campaign.store import DATABASE
+from jointnas.campaign.winner_file import WinnerFile
 from jointnas.resources import resource_folder
 from tests.cli.commands import RETRAINED_KEYS, RUN, SEARCH_KEYS, WINNER_KEYS
-from tests.helpers import answer, jointnas, mistake
+from tests.helpers import answer, jointnas, make_run, mistake
 
 
 def test_a_search_answers_with_its_run_trials_and_winners(cycle):
@@ -47,9 +49,9 @@ def test_a_trial_can_be_exported_and_trained_again(in_cycle, tmp_path):
     assert (file.results["accuracy"], file.results["fraction"]) == (trial["observation"]["accuracy"], 1.0)
     assert file.training == CandidateFile.read(Path(f"{RUN}/export/winner-1.toml")).training
     answer("retrain", tmp_path / "trial-5.toml", "--seeds", "1", "--train-steps", "2", "--to", tmp_path / "again")
-    assert "from 1 to 6, got 77" in mistake(jointnas("export", RUN, "--trial", "77"))
-    assert "got --top 1 beside --trial" in mistake(jointnas("export", RUN, "--trial", "2", "--top", "1"))
-    assert "got --query 1 beside --trial" in mistake(jointnas("export", RUN, "--trial", "2", "--query", "1"))
+    assert "has no trial 77: choose 1 to 6" in mistake(jointnas("export", RUN, "--trial", "77"))
+    assert "--top chooses among winners" in mistake(jointnas("export", RUN, "--trial", "2", "--top", "1"))
+    assert "--query chooses among winners" in mistake(jointnas("export", RUN, "--trial", "2", "--query", "1"))
 
 
 def test_show_costs_the_network_as_the_search_did(cycle):
@@ -146,8 +148,8 @@ def test_off_a_terminal_tables_are_plain_lines_of_tab_separated_cells(in_cycle):
 
 
 def test_an_export_below_a_file_is_refused(in_cycle):
-    assert "writable" in mistake(jointnas("export", RUN, "--to", "seven.png/best"))
-    assert "writable" in mistake(jointnas("train", f"{RUN}/export/winner-1.toml", "--to", "seven.png/best"))
+    assert "cannot be written" in mistake(jointnas("export", RUN, "--to", "seven.png/best"))
+    assert "cannot be written" in mistake(jointnas("train", f"{RUN}/export/winner-1.toml", "--to", "seven.png/best"))
 
 
 def test_an_image_that_is_broken_is_refused_by_name(in_cycle):
@@ -174,6 +176,8 @@ def test_a_sheet_shows_the_drawn_images_beside_their_views(in_copy):
 
 def test_a_run_that_was_killed_before_its_specification_does_not_hide_the_others(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Run.create(Path("runs/whole"), {"constraints": [], "data": {"source": "digits"}}).close()
-    Run.create(Path("runs/half"), {}).close()
+    make_run(Path("runs/whole")).close()
+    make_run(Path("runs/half")).close()
+    with sqlite3.connect(Path("runs/half") / DATABASE) as db:
+        db.execute("DELETE FROM specification")
     assert "runs/whole" in [row["run"] for row in answer("runs")["runs"]]

@@ -7,10 +7,10 @@ import sqlite3
 
 import pytest
 
-from jointnas.campaign.store import DATABASE, Run
+from jointnas.campaign.store import DATABASE
 from jointnas.cores import available_cores
 from tests.cli.commands import CANDIDATE
-from tests.helpers import jointnas, mistake, save_image
+from tests.helpers import jointnas, make_run, mistake, save_image
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def desk(tmp_path_factory):
         save_image(folder / "broken" / "dog" / f"{i}.png", i)
         save_image(folder / "mixed" / ("cat" if i % 2 else "dog") / f"{i}.png", i, 8 + i)
     (folder / "broken" / "dog" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
-    Run.create(folder / "newer", {}).close()
+    make_run(folder / "newer").close()
     with sqlite3.connect(folder / "newer" / DATABASE) as db:
         db.execute("PRAGMA user_version = 99")
     return folder
@@ -62,24 +62,24 @@ def desk(tmp_path_factory):
         ("search --fix width", "knob=value"),
         ("search --fix width=banana", "banana"),
         ("search --engine evolutoin", "did you mean 'evolution'"),
-        ("search --real --engine all", "one engine"),
+        ("search --real --engine all", "choose one engine"),
         ("search --real --early-stop 0.9", "drop one"),
         ("search --repeats 3", "add --real"),
-        ("search --real --repeats 0", "1 or more, got 0"),
+        ("search --real --repeats 0", "must be 1 or more, got 0"),
         ("search --frontier macs", "name the run"),
         ("search --from none --frontier macs -c accuracy>=0.5", "trades accuracy itself"),
-        ("search --total-time 1h --real --repeats 3", "one training a candidate, got --repeats 3"),
+        ("search --total-time 1h --real --repeats 3", "one training for each candidate, got --repeats 3"),
         ("search -c macs<1e9999999", "finite"),
-        ("predictors fit none --to x --seed -1", "--seed lies between 0 and 99999, got -1"),
-        ("predictors show none --top 0", "--top is 1 or more, got 0"),
-        ("predictors fit none --to x", "run.sqlite"),
+        ("predictors fit none --to x --seed -1", "--seed must be 0 or more, got -1"),
+        ("predictors show none --top 0", "--top must be 1 or more, got 0"),
+        ("predictors fit none --to x", "no run is called 'none'"),
         ("search --sweep macs<1M,2M", "name the run"),
         ("search --from resnet9-digits --measure macs", "no measured metric is called 'macs'"),
         ("search --from none --sweep macs", "write it like 'macs<5M,10M,20M'"),
-        ("search --from none --sweep macs<1M --frontier macs", "two questions"),
+        ("search --from none --sweep macs<1M --frontier macs", "does not go with --sweep"),
         ("search --start nothing.toml", "nothing.toml"),
         ("search --space senet --start resnet9-baseline", "fixed at 'senet', got 'resnet9'"),
-        ("search --real -c accuracy>=0.5", "min METRIC"),
+        ("search --real -c accuracy>=0.5", "needs an objective that minimises a cost"),
         ("search --data digit", "did you mean 'digits'"),
         ("search --data file", "convert it"),
         ("search --data one", "two classes or more, got cat"),
@@ -94,28 +94,28 @@ def desk(tmp_path_factory):
         ("search --train-steps 0", "one step or more"),
         ("search --total-time 1h --train-steps 10", "--total-time needs a training time"),
         ("search --total-time 1h --train-time 10s --workers 0", "one or more each, got 0"),
-        ("search --seed 100000", "--seed lies between 0 and 99999, got 100000"),
+        ("search --seed 100000", "--seed must lie between 0 and 99999, got 100000"),
         ("search --from resnet9-digits -c accuracy>=90%", "an accuracy is a number, got '90%': write it like 0.9"),
-        ("retrain winner.toml --query 2", "names a run's winners, got --query 2"),
-        ("search --total-time 1s --train-time 10s --rounds 2 --confirm 0", "say 20s or more"),
-        ("search --total-time 1s --train-time 10s --rounds 2", "the 5 winners to confirm.*say 1m 10s or more"),
-        ("search --confirm 6", "between 0 and the 5 winners of --top, got 6"),
-        ("search --real --confirm 1", "--real confirms winners by --repeats"),
+        ("retrain winner.toml --query 2", "among a run's winners, got --query 2"),
+        ("search --total-time 1s --train-time 10s --rounds 2 --confirm 0", "give 20s or more"),
+        ("search --total-time 1s --train-time 10s --rounds 2", "the 5 winners to confirm.*give 1m 10s or more"),
+        ("search --confirm 6", r"between 0 and --top \(5\), got 6"),
+        ("search --real --confirm 1", "--real confirms winners with --repeats"),
         ("search --from nothing --out there", "no run and no predictor is called 'nothing'"),
-        ("search --rounds 0", "--rounds is 1 or more, got 0"),
+        ("search --rounds 0", "--rounds must be 1 or more, got 0"),
         ("search --workers 99", f"share {available_cores()} cores.*got 99"),
         ("search --device tpu", "'tpu'"),
         ("search -c mac<1M", "did you mean 'macs'"),
         ("search -c macs", "'macs<40M'"),
         ("search -c macs<1Q", "units.*'Q'"),
         ("search -c macs<1K", r"smallest macs it reaches is \d"),
-        ("search --out file/run --train-steps 1", "writable.*--out"),
+        ("search --out file/run --train-steps 1", "cannot be made.*--out"),
         ("search --from none", "no run and no predictor is called 'none'"),
         ("search --from newer", "format 99.*upgrade"),
         ("runs show newer", "format 99.*upgrade"),
-        ("runs show none", "run.sqlite"),
+        ("runs show none", "no run is called 'none'"),
         ("export newer", "format 99.*upgrade"),
-        ("export none", "run.sqlite"),
+        ("export none", "no run is called 'none'"),
         ("train misfit.toml", "did you mean 'width'"),
         ("train none.toml", "check the path"),
         ("train clock.toml --data digits", "clock"),

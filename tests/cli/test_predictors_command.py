@@ -9,11 +9,10 @@ import pytest
 
 from jointnas.campaign.candidate_file import CandidateFile
 from jointnas.campaign.registry import find_predictor
-from jointnas.campaign.store import Run
 from jointnas.predictor.files import FORMAT
 from jointnas.predictor.gp_predictor import Predictor
 from tests.cli.commands import RUN, SMALL
-from tests.helpers import answer, jointnas, mistake
+from tests.helpers import answer, jointnas, make_run, mistake
 
 pytestmark = pytest.mark.usefixtures("few_candidates")
 
@@ -28,7 +27,7 @@ def test_a_predictor_is_fitted_to_runs_shown_checked_and_asked(in_cycle, tmp_pat
     assert len(best) == 3
     assert answer("predictors", "show", RUN, "--top", "3")["best"] == card["best"]
     checked = jointnas("predictors", "check", week, RUN)
-    assert (checked.code, checked.out.count("right")) == (0, 2)
+    assert (checked.code, checked.out.count("intact")) == (0, 2)
     (winner,) = answer("search", "--from", week, "-c", "macs<1M", "--top", "1")["winners"]
     assert winner["macs"] < 1e6
 
@@ -48,26 +47,26 @@ def test_a_predictor_alone_is_made_a_run_by_its_first_answer(in_cycle, tmp_path)
 
 def test_predictors_that_do_not_fit_are_refused(in_cycle, tmp_path):
     week = tmp_path / "week"
-    Run.create(tmp_path / "other", {"command": "baselines"}).close()
-    assert "another command" in mistake(jointnas("predictors", "fit", tmp_path / "other", "--to", week))
+    make_run(tmp_path / "other", "baselines", baselines=["lenet"]).close()
+    assert "is a baselines run" in mistake(jointnas("predictors", "fit", tmp_path / "other", "--to", week))
     assert not week.exists()
     assert jointnas("predictors", "fit", RUN, "--to", week).code == 0
     assert "which exists" in mistake(jointnas("predictors", "fit", RUN, "--to", week))
     assert "no run and no predictor is called 'nowhere'" in mistake(jointnas("search", "--from", "nowhere"))
     weights = (week / "predictor.safetensors").read_bytes()
     (week / "predictor.safetensors").write_bytes(weights[:-4] + b"\0\0\0\1")
-    assert "whole" in mistake(jointnas("predictors", "check", week))
+    assert "damaged" in mistake(jointnas("predictors", "check", week))
     (week / "predictor.safetensors").write_bytes(weights)
     about = json.loads((week / "predictor.json").read_text())
     for change, message in (
-        ({"format": 99}, f"format {FORMAT}, got 99"),
-        ({"trials": []}, "whole"),
+        ({"format": 99}, f"has format 99, this version reads {FORMAT}"),
+        ({"trials": []}, "damaged"),
         ({"space": "?"}, "changed since they were saved"),
     ):
         (week / "predictor.json").write_text(json.dumps({**about, **change}))
         assert message in mistake(jointnas("predictors", "check", week))
     (week / "predictor.json").write_text("{}")
-    assert "whole" in mistake(jointnas("predictors", "show", week))
+    assert "damaged" in mistake(jointnas("predictors", "show", week))
 
 
 def test_winners_of_a_shipped_predictor_can_be_trained(tmp_path):
@@ -91,4 +90,4 @@ def test_runs_are_merged_with_what_they_started_from(tmp_path):
     without = ("--prior", "none", "--train-steps", "1", "--rounds", "1", "--batch", "2", "--top", "1")
     answer("search", *without, *SMALL, "--seed", "1", "--out", tmp_path / "3")
     refused = jointnas("predictors", "fit", tmp_path / "1", tmp_path / "3", "--to", tmp_path / "two")
-    assert "another prior" in mistake(refused)
+    assert "the prior of" in mistake(refused)

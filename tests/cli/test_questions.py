@@ -125,4 +125,4 @@ def test_a_question_that_nothing_meets_is_refused_with_the_smallest_value_there_
 
 
 def test_a_query_that_was_never_asked_is_refused(in_copy):
-    assert "got 77" in mistake(jointnas("export", RUN, "--query", "77"))
+    assert "no query 77" in mistake(jointnas("export", RUN, "--query", "77"))
