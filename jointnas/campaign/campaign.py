@@ -117,7 +117,7 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
     for note in data.notes if data else ():
         emit(Notice(note))
     if data is not None and not space.is_abstract:
-        space = space.bind(data.input_shape, len(data.classes)).restricted(batch_size=len(data.train))
+        space = space.bind(data.input_shape, len(data.classes)).restricted(len(data.train))
     cost = load_function(spec.cost_fn) if spec.cost_fn else None
     space = space.with_cost(cost)
     start = [_brought_in(candidate, space, emit) for candidate in spec.start]
