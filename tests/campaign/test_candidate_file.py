@@ -9,16 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from jointnas.campaign.candidate_file import (
-    WINNER_FILE,
-    CandidateFile,
-    Member,
-    WinnerFile,
-    built_in_recipes,
-    find_candidate,
-    load,
-    recipe_path,
-)
+from jointnas.campaign.candidate_file import CandidateFile, built_in_recipes, find_candidate, recipe_path
+from jointnas.campaign.winner_file import WINNER_FILE, Member, WinnerFile, load
 from jointnas.errors import BlueprintError, ExportError, JointNASError, RecipeError
 from jointnas.network.cost import blueprint_cost
 from jointnas.network.families import make_blueprint

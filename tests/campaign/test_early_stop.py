@@ -10,17 +10,20 @@ from typing import Any
 import pytest
 from scipy.stats import kendalltau
 
-from jointnas.campaign.campaign import Campaign, local_executor
 from jointnas.campaign.early_stop import accuracy_at, at_fraction, stop_fraction
-from jointnas.campaign.runner import Status
-from jointnas.campaign.store import Run, Trial
+from jointnas.campaign.events import Event as CampaignEvent
+from jointnas.campaign.events import TrialEnded
+from jointnas.campaign.rounds import Rounds
+from jointnas.campaign.runner import Runner
+from jointnas.campaign.spec import SearchSpec, make_spec
+from jointnas.campaign.store import Context, Run, Trial
 from jointnas.data import DataSpec, load_data
 from jointnas.execution import Event, Executor, Job, Slot
 from jointnas.predictor.contract import Predictor
 from jointnas.search.search import Search
 from jointnas.search.winners import Winner
 from jointnas.space.space import Space
-from jointnas.training.clock import StepClock
+from jointnas.training.job import TrainingResult, trial_executor
 from jointnas.training.observation import CURVE_FRACTIONS, CurvePoint, Observation
 
 FINAL = tuple(0.5 + i / 100 for i in range(15))
@@ -157,43 +160,51 @@ class CrashError(Exception):
     """What a test raises where a process would die."""
 
 
-class Told(Search):
-    """A search that also keeps what it was told."""
+class Recorded(Search):
+    """A search that also keeps the observations that it was given."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
-        self.told: list[Observation] = []
+        self.received: list[Observation] = []
         super().__init__(*given, **named)
 
     def tell(self, candidates: Any, results: Any) -> None:
-        self.told.extend(results)
+        self.received.extend(results)
         super().tell(candidates, results)
+
+
+def make_search_spec(rounds: int = ROUNDS, **settings: Any) -> SearchSpec:
+    spec = make_spec({"data": DATA, "train_steps": STEPS, "rounds": rounds, "batch": BATCH, "seed": SEED, **settings})
+    assert isinstance(spec, SearchSpec)
+    return spec
 
 
 def conduct(
     folder: Path, early_stop: float | None, *, resume: bool = False, crash_after: int | None = None
 ) -> tuple[float, list[Observation]]:
-    """Conduct three rounds and confirm a winner; return the fraction that the last was trained, and what the search was told."""
+    """Conduct three rounds and confirm two winners; return the fraction that the last round ran, and the search's observations."""
+    fractions = []
 
-    def watch(status: Status, ended: Trial | None) -> None:
-        if ended is not None and ended.number == crash_after:
+    def watch(event: CampaignEvent) -> None:
+        if isinstance(event, TrialEnded) and event.trial.number == crash_after:
             raise CrashError
 
     space = Space.load("resnet9", (1, 8, 8), 10).fix(FIXED)
-    search = Told(space, ["macs<1M"], SEED, pool_size=64, predictor=Predictor(space, SEED, members=2))
+    search = Recorded(space, ["macs<1M"], SEED, pool_size=64, predictor=Predictor(space, SEED, members=2))
+    spec, slot = make_search_spec(early_stop=early_stop, top=2, confirm=2), Slot("cpu", 1, 1)
+    data = load_data(DATA)
     with (
-        Run.open(folder, write=True) if resume else Run.create(folder, {"constraints": ["macs<1M"]}) as run,
-        local_executor(DATA.to_json(), Slot("cpu", 1, 1), load_data(DATA).fingerprint) as executor,
+        Run.open(folder, write=True) if resume else Run.create(folder, spec, Context.of(space, data, slot)) as run,
+        trial_executor(DATA, slot, data.fingerprint) as executor,
     ):
-        campaign = Campaign(search, run, executor, StepClock(STEPS), ROUNDS, BATCH, SEED, watch, early_stop)
-        campaign.conduct()
-        stop_at = campaign.status.stop_at
-        winners = search.best(2)
-        confirmed = campaign.confirm(winners)
-        assert sorted(w.mean for w in confirmed) == sorted(w.mean for w in winners)
+        runner = Runner(run, executor, spec.clock, SEED, watch)
+        rounds = Rounds(search, runner, run, spec, watch)
+        rounds.train()
+        fractions.append(runner.stop_at)
+        confirmed = rounds.winners()
         accuracies = [w.accuracy for w in confirmed]
         assert None not in accuracies
         assert accuracies == sorted(accuracies, key=lambda a: a or 0.0, reverse=True)
-    return stop_at, search.told
+    return fractions[0], search.received
 
 
 def trials_of(folder: Path) -> list[Trial]:
@@ -203,14 +214,14 @@ def trials_of(folder: Path) -> list[Trial]:
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float, list[Observation]]:
-    """The folder of a campaign that stopped early, its fraction, and what its search was told."""
+    """The folder of a campaign that stopped early, its fraction, and the observations of its search."""
     folder = tmp_path_factory.mktemp("campaign") / "whole"
     return folder, *conduct(folder, THRESHOLD)
 
 
 def in_rounds(folder: Path) -> list[Observation]:
-    """Return what came of the trainings before winners were confirmed."""
-    return [t.observation for t in trials_of(folder) if t.round > 0 and t.observation is not None]
+    """Return the observations of the trainings before winners were confirmed."""
+    return [t.observation for t in trials_of(folder) if t.kind == "trial" and t.observation is not None]
 
 
 def test_a_campaign_takes_the_fraction_that_its_rounds_ask_for_once_they_are_enough(
@@ -228,13 +239,13 @@ def test_rounds_train_the_whole_budget_until_then_and_later_ones_the_fraction(
     assert [(o.fraction, o.steps) for o in ended[JUDGED:]] == [(fraction, round(STEPS * fraction))] * BATCH
 
 
-def test_a_search_is_told_of_all_trainings_at_one_fraction(
+def test_a_search_learns_from_all_trainings_at_one_fraction(
     stopped: tuple[Path, float, list[Observation]],
 ) -> None:
-    folder, fraction, told = stopped
+    folder, fraction, received = stopped
     ended = in_rounds(folder)
-    assert told[:BATCH] == ended[:BATCH]  # before there were enough
-    again = told[BATCH:]
+    assert received[:BATCH] == ended[:BATCH]  # before there were enough
+    again = received[BATCH:]
     assert {o.fraction for o in again} == {fraction}
     assert [o.accuracy for o in again] == [accuracy_at(o, fraction) for o in ended]
 
@@ -242,7 +253,7 @@ def test_a_search_is_told_of_all_trainings_at_one_fraction(
 def test_winners_are_confirmed_by_new_trainings_of_the_whole_budget(
     stopped: tuple[Path, float, list[Observation]],
 ) -> None:
-    trials = [t for t in trials_of(stopped[0]) if t.round == 0]
+    trials = [t for t in trials_of(stopped[0]) if t.kind == "confirmation"]
     assert [t.observation.fraction for t in trials if t.observation] == [1.0, 1.0]
     assert len({t.seed for t in trials_of(stopped[0])}) == ROUNDS * BATCH + 2
 
@@ -259,17 +270,22 @@ def test_a_resumed_campaign_takes_the_same_fraction_and_confirms_once(
     for a, b in zip(trials_of(folder), trials_of(whole), strict=True):
         assert a.observation is not None
         assert b.observation is not None
-        assert (a.candidate, a.round) == (b.candidate, b.round)
+        assert (a.candidate, a.round, a.kind) == (b.candidate, b.round, b.kind)
         assert (a.observation.accuracy, a.observation.fraction) == (b.observation.accuracy, b.observation.fraction)
 
 
 def test_winners_of_a_cost_keep_their_order_and_those_that_miss_their_accuracy_come_last(tmp_path: Path) -> None:
     space = Space.load("resnet9", (1, 8, 8), 10).fix(FIXED)
-    search = Search(space, ["accuracy>=0.5"], SEED, pool_size=64, objective="min macs")
     winners = [Winner(c, 0.6, 0.1, None, {}) for c in space.sample(4)]
-    found = iter([0.6, 0.4, None, 0.9])
+    accuracies = iter([0.6, 0.4, None, 0.9])
 
-    class Known(Executor):
+    class Chosen(Search):
+        """A search whose winners are given."""
+
+        def best(self, k: int = 5, engine: str = "evolution") -> list[Winner]:
+            return winners
+
+    class Scripted(Executor):
         """Ends each job with the next accuracy."""
 
         def __init__(self) -> None:
@@ -279,9 +295,9 @@ def test_winners_of_a_cost_keep_their_order_and_those_that_miss_their_accuracy_c
             self.waiting += jobs
 
         def poll(self, timeout: float) -> list[Event]:
-            accuracy = next(found)
-            told = Observation.failed("it diverged") if accuracy is None else Observation(accuracy)
-            return [Event("done", self.waiting.pop(0).number, result={"observation": told.to_json()})]
+            accuracy = next(accuracies)
+            observation = Observation.failed("it diverged") if accuracy is None else Observation(accuracy)
+            return [Event("done", self.waiting.pop(0).number, result=TrainingResult(observation).to_json())]
 
         def cancel(self, number: int) -> None:
             raise AssertionError
@@ -289,7 +305,9 @@ def test_winners_of_a_cost_keep_their_order_and_those_that_miss_their_accuracy_c
         def close(self) -> None:
             pass
 
-    with Run.create(tmp_path / "run", {"constraints": []}) as run:
-        campaign = Campaign(search, run, Known(), StepClock(STEPS), 1, BATCH, SEED, lambda *_: None)
-        confirmed = campaign.confirm(winners)
+    search = Chosen(space, ["accuracy>=0.5"], SEED, pool_size=64, objective="min macs")
+    spec = make_search_spec(top=4, confirm=4, objective="min macs", constraints=["accuracy>=0.5"])
+    with Run.create(tmp_path / "run", spec, Context.of(space, None, Slot("cpu", 1, 1))) as run:
+        runner = Runner(run, Scripted(), spec.clock, SEED, lambda event: None)
+        confirmed = Rounds(search, runner, run, spec, lambda event: None).winners()
     assert [w.accuracy for w in confirmed] == [0.6, 0.9, 0.4, None]
