@@ -22,57 +22,8 @@ from jointnas.network.blueprint import Blueprint
 from jointnas.network.operations.operation import Shape
 from jointnas.training.batches import CHUNK_PIXELS
 from jointnas.training.clock import StepClock
-from jointnas.training.recipe import Recipe
+from jointnas.training.recipe import NEVER, SWITCH, Recipe, knobs_by_speed
 from jointnas.training.trainer import Trainer
-
-COSTLY_KNOBS = (
-    "optimizer",
-    "batch_size",
-    "gradient",
-    "sam_every",
-    "gradient_centralisation",
-    "lookahead",
-    "start_resolution",
-    "resize_until",
-    "flip",
-    "policy",
-    "policy_operations",
-    "ghost_batch",
-)
-"""Knobs of which each value has its own speed or memory."""
-
-SWITCH_KNOBS = (
-    "momentum",
-    "weight_decay",
-    "bias_weight_decay",
-    "ema",
-    "label_smoothing",
-    "dropout",
-    "stochastic_depth",
-    "mixup",
-    "cutmix",
-    "cutout",
-)
-"""Knobs that are off at zero and cost the same at every value above it."""
-
-FREE_KNOBS = (
-    "learning_rate",
-    "bias_learning_rate",
-    "sam_rho",
-    "mltp_rate",
-    "lookahead_rate",
-    "schedule",
-    "warmup",
-    "cycles",
-    "cycle_growth",
-    "mix_probability",
-    "crop",
-    "policy_magnitude",
-    "initialisation",
-    "norm_images",
-    "test_flip",
-)
-"""Knobs that do not affect the cost of a step: scales, probabilities, schedules, and what acts before or after training."""
 
 STILL = 1e-5  # learning rate: weights that hardly move never diverge
 SWITCHED_ON = 0.5  # in the range of every switch
@@ -87,8 +38,8 @@ class TrainingCost(NamedTuple):
 
 def as_measured(recipe: Recipe) -> Recipe:
     """Return the representative of all recipes of the same cost; measurements use it, also in their keys."""
-    switches = {name: SWITCHED_ON if getattr(recipe, name) else 0.0 for name in SWITCH_KNOBS}
-    free = {name: getattr(Recipe(), name) for name in FREE_KNOBS}
+    switches = {name: SWITCHED_ON if getattr(recipe, name) else 0.0 for name in knobs_by_speed(SWITCH)}
+    free = {name: getattr(Recipe(), name) for name in knobs_by_speed(NEVER)}
     return replace(recipe, **{**switches, **free, "learning_rate": STILL})
 
 

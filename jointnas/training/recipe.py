@@ -42,12 +42,19 @@ When = Callable[[Any], Any]
 """Whether a knob has any effect beside the others: of a recipe, or of many whose knobs are arrays."""
 
 
-def _number(default: float, low: float, high: float, about: str, when: When | None = None) -> Any:
-    return field(default=default, metadata={"low": low, "high": high, "about": about, "when": when})
+EACH_VALUE, SWITCH, NEVER = "each value", "switch", "never"
+"""How a knob affects the speed or memory of a training step: each value has its own, it is off at zero and costs the same at every
+other value, or not at all (scales, probabilities, schedules, and what acts before or after the steps)."""
 
 
-def _choice(default: str | bool, choices: tuple[str | bool, ...], about: str, when: When | None = None) -> Any:
-    return field(default=default, metadata={"choices": choices, "about": about, "when": when})
+def _number(default: float, low: float, high: float, about: str, when: When | None = None, *, speed: str) -> Any:
+    return field(default=default, metadata={"low": low, "high": high, "about": about, "when": when, "speed": speed})
+
+
+def _choice(
+    default: str | bool, choices: tuple[str | bool, ...], about: str, when: When | None = None, *, speed: str
+) -> Any:
+    return field(default=default, metadata={"choices": choices, "about": about, "when": when, "speed": speed})
 
 
 @dataclass(frozen=True)
@@ -59,75 +66,124 @@ class Recipe:
 
     # ---- the step
     optimizer: str = _choice(
-        "sgd", tuple(EXPECTED_LEARNING_RATE), "SGD with Nesterov momentum, and seven of torch's; Muon"
+        "sgd", tuple(EXPECTED_LEARNING_RATE), "SGD with Nesterov momentum, and seven of torch's; Muon", speed=EACH_VALUE
     )
     learning_rate: float = _number(
-        0.1, 1e-5, 10, "peak rate as SGD would have it; other optimizers get it times expected[theirs] / expected[sgd]"
+        0.1,
+        1e-5,
+        10,
+        "peak rate as SGD would have it; other optimizers get it times expected[theirs] / expected[sgd]",
+        speed=NEVER,
     )
     momentum: float = _number(
-        0.9, 0, 0.999, "Nesterov momentum, of SGD and Muon", lambda r: (r.optimizer == "sgd") | (r.optimizer == "muon")
+        0.9,
+        0,
+        0.999,
+        "Nesterov momentum, of SGD and Muon",
+        lambda r: (r.optimizer == "sgd") | (r.optimizer == "muon"),
+        speed=SWITCH,
     )
-    weight_decay: float = _number(5e-4, 0, 1, "on weights of convolutions and linear layers")
-    bias_learning_rate: float = _number(1.0, 0.01, 100, "of biases and norms, in learning rates of the weights")
-    bias_weight_decay: float = _number(0.0, 0, 1, "on biases and norms")
-    batch_size: int = _number(128, 2, 65536, "images a step")
+    weight_decay: float = _number(5e-4, 0, 1, "on weights of convolutions and linear layers", speed=SWITCH)
+    bias_learning_rate: float = _number(
+        1.0, 0.01, 100, "of biases and norms, in learning rates of the weights", speed=NEVER
+    )
+    bias_weight_decay: float = _number(0.0, 0, 1, "on biases and norms", speed=SWITCH)
+    batch_size: int = _number(128, 2, 65536, "images a step", speed=EACH_VALUE)
     gradient: str = _choice(
-        "plain", GRADIENTS, "taken at the weights, at the worst weights nearby (SAM), or across two tasks (MLTP)"
+        "plain",
+        GRADIENTS,
+        "taken at the weights, at the worst weights nearby (SAM), or across two tasks (MLTP)",
+        speed=EACH_VALUE,
     )
     sam_rho: float = _number(
-        0.05, 0.001, 2, "radius of SAM's neighbourhood, global norm", lambda r: r.gradient == "sam"
+        0.05, 0.001, 2, "radius of SAM's neighbourhood, global norm", lambda r: r.gradient == "sam", speed=NEVER
     )
-    sam_every: int = _number(1, 1, 100, "SAM's second pass only in every k-th step", lambda r: r.gradient == "sam")
+    sam_every: int = _number(
+        1, 1, 100, "SAM's second pass only in every k-th step", lambda r: r.gradient == "sam", speed=EACH_VALUE
+    )
     mltp_rate: float = _number(
-        1.0, 0.01, 10, "MLTP's step for one task, in current learning rates", lambda r: r.gradient == "mltp"
+        1.0,
+        0.01,
+        10,
+        "MLTP's step for one task, in current learning rates",
+        lambda r: r.gradient == "mltp",
+        speed=NEVER,
     )
     gradient_centralisation: bool = _choice(
-        False, (False, True), "subtract from each filter's gradient its mean (Yong et al. 2020)"
+        False, (False, True), "subtract from each filter's gradient its mean (Yong et al. 2020)", speed=EACH_VALUE
     )
-    ema: float = _number(0.0, 0, 0.9999, "decay a step of the averaged weights that are scored; 0 scores the last ones")
-    lookahead: int = _number(0, 0, 1000, "steps between the slow weights' steps (Zhang et al. 2019); 0 is off")
+    ema: float = _number(
+        0.0, 0, 0.9999, "decay a step of the averaged weights that are scored; 0 scores the last ones", speed=SWITCH
+    )
+    lookahead: int = _number(
+        0, 0, 1000, "steps between the slow weights' steps (Zhang et al. 2019); 0 is off", speed=EACH_VALUE
+    )
     lookahead_rate: float = _number(
-        0.5, 0.01, 1, "share of the way that the slow weights go", lambda r: r.lookahead > 0
+        0.5, 0.01, 1, "share of the way that the slow weights go", lambda r: r.lookahead > 0, speed=NEVER
     )
     # ---- the schedule
-    schedule: str = _choice("linear", SCHEDULES, "how the learning rate falls over the budget, see `schedules`")
-    warmup: float = _number(0.1, 0, 0.9, "share of the budget in which the learning rate rises")
-    cycles: int = _number(2, 1, 20, "SGDR's cycles in the budget", lambda r: r.schedule == "sgdr")
-    cycle_growth: float = _number(
-        2.0, 1, 4, "length of an SGDR cycle over the one before", lambda r: (r.cycles > 1) & (r.schedule == "sgdr")
+    schedule: str = _choice(
+        "linear", SCHEDULES, "how the learning rate falls over the budget, see `schedules`", speed=NEVER
     )
-    start_resolution: float = _number(1.0, 0.25, 1, "side of the first training images, as a share of the network's")
+    warmup: float = _number(0.1, 0, 0.9, "share of the budget in which the learning rate rises", speed=NEVER)
+    cycles: int = _number(2, 1, 20, "SGDR's cycles in the budget", lambda r: r.schedule == "sgdr", speed=NEVER)
+    cycle_growth: float = _number(
+        2.0,
+        1,
+        4,
+        "length of an SGDR cycle over the one before",
+        lambda r: (r.cycles > 1) & (r.schedule == "sgdr"),
+        speed=NEVER,
+    )
+    start_resolution: float = _number(
+        1.0, 0.25, 1, "side of the first training images, as a share of the network's", speed=EACH_VALUE
+    )
     resize_until: float = _number(
-        0.5, 0.05, 1, "share of the budget after which training images are full-sized", lambda r: r.start_resolution < 1
+        0.5,
+        0.05,
+        1,
+        "share of the budget after which training images are full-sized",
+        lambda r: r.start_resolution < 1,
+        speed=EACH_VALUE,
     )
     # ---- regularisation
-    label_smoothing: float = _number(0.1, 0, 0.9, "α of (1−α)·onehot + α/K")
-    dropout: float = _number(0.0, 0, 0.9, "probability before the last linear layer")
+    label_smoothing: float = _number(0.1, 0, 0.9, "α of (1−α)·onehot + α/K", speed=SWITCH)
+    dropout: float = _number(0.0, 0, 0.9, "probability before the last linear layer", speed=SWITCH)
     stochastic_depth: float = _number(
         0.0,
         0,
         0.9,
         "probability that the last residual branch is left out of an image; less before (Huang et al. 2016)",
+        speed=SWITCH,
     )
-    mixup: float = _number(0.0, 0, 10, "α of Beta(α, α), each image's share in a blend with another; 0 is off")
-    cutmix: float = _number(0.0, 0, 10, "α of Beta(α, α), each image's area beside a box of another; 0 is off")
+    mixup: float = _number(
+        0.0, 0, 10, "α of Beta(α, α), each image's share in a blend with another; 0 is off", speed=SWITCH
+    )
+    cutmix: float = _number(
+        0.0, 0, 10, "α of Beta(α, α), each image's area beside a box of another; 0 is off", speed=SWITCH
+    )
     mix_probability: float = _number(
-        0.5, 0, 1, "share of the images that are mixed", lambda r: (r.mixup > 0) | (r.cutmix > 0)
+        0.5, 0, 1, "share of the images that are mixed", lambda r: (r.mixup > 0) | (r.cutmix > 0), speed=NEVER
     )
     # ---- augmentation
-    crop: float = _number(0.125, 0, 0.5, "padding before a random crop, as a share of the side (4 pixels of 32)")
+    crop: float = _number(
+        0.125, 0, 0.5, "padding before a random crop, as a share of the side (4 pixels of 32)", speed=NEVER
+    )
     flip: str | bool = _choice(
-        True, (False, True, "alternating"), "horizontal flip with probability one half, or in every second pass"
+        True,
+        (False, True, "alternating"),
+        "horizontal flip with probability one half, or in every second pass",
+        speed=EACH_VALUE,
     )
     cutout: float = _number(
-        0.0, 0, 1, "side of the square that is erased, as a share of the side; it may cross the border"
+        0.0, 0, 1, "side of the square that is erased, as a share of the side; it may cross the border", speed=SWITCH
     )
-    policy: str = _choice("none", POLICIES, "published augmentation policy, drawn for each image")
-    policy_operations: int = _number(2, 1, 5, "RandAugment's N", lambda r: r.policy == "randaugment")
-    policy_magnitude: int = _number(9, 0, 30, "RandAugment's M", lambda r: r.policy == "randaugment")
+    policy: str = _choice("none", POLICIES, "published augmentation policy, drawn for each image", speed=EACH_VALUE)
+    policy_operations: int = _number(2, 1, 5, "RandAugment's N", lambda r: r.policy == "randaugment", speed=EACH_VALUE)
+    policy_magnitude: int = _number(9, 0, 30, "RandAugment's M", lambda r: r.policy == "randaugment", speed=NEVER)
     # ---- the network in training and scoring
     initialisation: str = _choice(
-        "he", INITIALISATIONS, "of convolutions: He's, or with filters that pass each input channel on"
+        "he", INITIALISATIONS, "of convolutions: He's, or with filters that pass each input channel on", speed=NEVER
     )
     ghost_batch: int = _number(
         0,
@@ -135,12 +191,17 @@ class Recipe:
         65536,
         "images that batch norm sees at once in training; 0 is the whole batch",
         lambda r: (r.ghost_batch > 0) & (r.ghost_batch < r.batch_size),
+        speed=EACH_VALUE,
     )
     norm_images: int = _number(
-        0, 0, 1_000_000, "training images that batch norm's statistics are taken from again before scoring; 0 is off"
+        0,
+        0,
+        1_000_000,
+        "training images that batch norm's statistics are taken from again before scoring; 0 is off",
+        speed=NEVER,
     )
     test_flip: bool = _choice(
-        False, (False, True), "score the mean over an image and its mirror, at twice the MACs and the time"
+        False, (False, True), "score the mean over an image and its mirror, at twice the MACs and the time", speed=NEVER
     )
 
     def __post_init__(self) -> None:
@@ -229,6 +290,11 @@ def _numbers(name: str, column: NDArray[Any]) -> NDArray[np.float64]:
         return column.astype(np.float64)
     place = {choice: float(i) for i, choice in enumerate(choices)}
     return np.array([place[value] for value in column.tolist()])
+
+
+def knobs_by_speed(speed: str) -> tuple[str, ...]:
+    """Return the names of the knobs that affect the speed of a training step in this way."""
+    return tuple(name for name, spec in knob_fields().items() if spec.metadata["speed"] == speed)
 
 
 @cache

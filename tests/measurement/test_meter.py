@@ -31,9 +31,6 @@ from jointnas.measurement.inference import (
 from jointnas.measurement.meter import Meter, measure
 from jointnas.measurement.store import Store, key, surroundings
 from jointnas.measurement.training import (
-    COSTLY_KNOBS,
-    FREE_KNOBS,
-    SWITCH_KNOBS,
     as_measured,
     kept_bytes,
     make_trainer,
@@ -329,7 +326,7 @@ def test_measuring_a_training_leaves_the_random_state_as_it_was() -> None:
 
 
 def test_every_knob_is_costly_or_a_switch_or_free() -> None:
-    assert sorted((*COSTLY_KNOBS, *SWITCH_KNOBS, *FREE_KNOBS)) == sorted(knob_fields())
+    assert sorted(n for speed in (EACH_VALUE, SWITCH, NEVER) for n in knobs_by_speed(speed)) == sorted(knob_fields())
 
 
 class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -375,14 +372,14 @@ def extremes(name: str) -> tuple[Any, ...]:
     return tuple(about.get("choices") or (about["low"], about["high"]))
 
 
-@pytest.mark.parametrize("name", FREE_KNOBS)
+@pytest.mark.parametrize("name", knobs_by_speed(NEVER))
 def test_a_free_knob_leaves_a_step_the_operations_it_has(name: str) -> None:
     recipes = [Recipe(**{"batch_size": 8, **BESIDE.get(name, {}), name: value}) for value in extremes(name)]
     assert all(operations_of_a_step(recipe) == operations_of_a_step(recipes[0]) for recipe in recipes[1:])
     assert all(as_measured(recipe) == as_measured(recipes[0]) for recipe in recipes[1:])
 
 
-@pytest.mark.parametrize("name", SWITCH_KNOBS)
+@pytest.mark.parametrize("name", knobs_by_speed(SWITCH))
 def test_a_switch_changes_a_steps_operations_from_zero_on_and_no_further(name: str) -> None:
     off, low, high = (Recipe.from_knobs({"batch_size": 8, name: value}) for value in (0.0, 0.25, 0.75))
     assert operations_of_a_step(off) != operations_of_a_step(low)
@@ -390,7 +387,7 @@ def test_a_switch_changes_a_steps_operations_from_zero_on_and_no_further(name: s
     assert as_measured(off) != as_measured(low) == as_measured(high)
 
 
-@pytest.mark.parametrize("name", COSTLY_KNOBS)
+@pytest.mark.parametrize("name", knobs_by_speed(EACH_VALUE))
 def test_a_costly_knob_is_measured_as_it_is(name: str) -> None:
     for value in extremes(name):
         assert getattr(as_measured(Recipe(**{name: value})), name) == value
