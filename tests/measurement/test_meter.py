@@ -44,7 +44,7 @@ from jointnas.network.families import make_blueprint
 from jointnas.network.module import Network
 from jointnas.space.constraint import MEASURED, TRAINING_METRICS
 from jointnas.training.clock import StepClock
-from jointnas.training.recipe import Recipe, knob, knob_fields
+from jointnas.training.recipe import EACH_VALUE, NEVER, SWITCH, Recipe, knob, knob_fields, knobs_by_speed
 from jointnas.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
