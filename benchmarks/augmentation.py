@@ -26,7 +26,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from jointnas.data import DataSpec, load_data
+from jointnas.data.dataset import load_data
+from jointnas.data.spec import DataSpec
 from jointnas.training.augmentation import make_policy
 
 CHUNK, KORNIA_BATCH, ONE_BY_ONE = 512, 128, 256

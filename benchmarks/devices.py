@@ -26,7 +26,8 @@ from torch import nn
 
 from jointnas.campaign.campaign import local_executor
 from jointnas.cores import available_cores
-from jointnas.data import Data, DataSpec, load_data
+from jointnas.data.dataset import Data, load_data
+from jointnas.data.spec import DataSpec
 from jointnas.execution import Job, Slot
 from jointnas.network.families import make_blueprint
 from jointnas.network.module import build

@@ -17,7 +17,8 @@ from typing import Any
 from measure import machine, write
 
 from jointnas.campaign.campaign import local_executor
-from jointnas.data import DataSpec, load_data
+from jointnas.data.dataset import load_data
+from jointnas.data.spec import DataSpec
 from jointnas.execution import Job, share_slots
 from jointnas.space.constraint import Constraint
 from jointnas.space.sampling import draw_pool

@@ -25,7 +25,8 @@ from jointnas.campaign.campaign import local_executor
 from jointnas.campaign.direct import RealSearch
 from jointnas.campaign.runner import Status, Trainings
 from jointnas.campaign.store import DATABASE, Run
-from jointnas.data import DataSpec, load_data
+from jointnas.data.dataset import load_data
+from jointnas.data.spec import DataSpec
 from jointnas.execution import Executor, share_slots
 from jointnas.search.search import Search
 from jointnas.space.knob_space import Candidate

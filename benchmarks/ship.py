@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tables import Table
 
-from jointnas.data import load_data
+from jointnas.data.dataset import load_data
 from jointnas.predictor.contract import Predictor
 
 

@@ -30,7 +30,8 @@ from measure import machine
 from table_plan import BOUNDS, BUDGETS, PREDICTED, RANDOM, SPACES, extended
 from tables import SPLIT, TABLE, Row, Table
 
-from jointnas.data import DataSpec, load_data
+from jointnas.data.dataset import load_data
+from jointnas.data.spec import DataSpec
 from jointnas.errors import BlueprintError, BudgetError, SpaceError
 from jointnas.execution import Event, Job, LocalExecutor, Slot
 from jointnas.execution.worker import Handler, Progress

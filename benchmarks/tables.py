@@ -24,7 +24,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from jointnas.data import DataSpec
+from jointnas.data.spec import DataSpec
 from jointnas.space.constraint import Constraint
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space

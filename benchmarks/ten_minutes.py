@@ -24,7 +24,8 @@ from measure import machine
 from jointnas.campaign.campaign import local_executor
 from jointnas.campaign.candidate_file import find_candidate
 from jointnas.cli.common import parse_assignments
-from jointnas.data import DataSpec, load_data
+from jointnas.data.dataset import load_data
+from jointnas.data.spec import DataSpec
 from jointnas.execution import Job, share_slots
 from jointnas.network.cost import blueprint_cost, scoring_cost
 from jointnas.network.families import make_blueprint

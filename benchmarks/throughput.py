@@ -37,7 +37,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from jointnas.data import Data, DataSpec, load_data
+from jointnas.data.dataset import Data, load_data
+from jointnas.data.spec import DataSpec
 from jointnas.network.cost import blueprint_cost
 from jointnas.network.families import make_blueprint
 from jointnas.training.batches import Batches

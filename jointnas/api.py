@@ -12,7 +12,8 @@ from jointnas.campaign.campaign import run
 from jointnas.campaign.events import Callback
 from jointnas.campaign.result import Campaign
 from jointnas.campaign.spec import SearchSpec, make_spec
-from jointnas.data.dataset import DataSpec, load_data
+from jointnas.data.dataset import load_data
+from jointnas.data.spec import DataSpec
 from jointnas.errors import SearchError
 from jointnas.execution.slots import share_slots
 from jointnas.network.families import make_blueprint

@@ -6,11 +6,14 @@ A package declares them in its `pyproject.toml`, for example `[project.entry-poi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
 from typing import Any
 
-from jointnas.errors import JointNASError, suggest
+from jointnas.errors import JointNASError, SearchError, suggest
 
 
 def plugin_names(group: str) -> list[str]:
@@ -33,3 +36,19 @@ def load_plugin(group: str, name: str, built_in: Iterable[str], error: type[Join
                 f"cannot import the {noun} {name!r} of the package {package!r} ({failure}): update or uninstall the package"
             ) from failure
     raise error(f"no {noun} is called {name!r}: {suggest(name, [*built_in, *plugin_names(group)])}")
+
+
+def load_function(name: str) -> Callable[..., Any]:
+    """Return the function that `module:function` names; modules in the working folder are found too. Raises `SearchError`."""
+    module, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SearchError(
+            f"a function is named module:function, got {name!r} ({error}): check the name, or run in the module's folder"
+        ) from error
+    if not callable(function):
+        raise SearchError(f"a function is named module:function, got {name!r}, which is no function: check the name")
+    return function

@@ -7,19 +7,20 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-
-import torch
+from typing import TYPE_CHECKING
 
 from jointnas.campaign.registry import adopt, find_predictor, load_predictor_of
 from jointnas.campaign.store import Run
 from jointnas.cores import available_cores
 from jointnas.errors import RunError
 from jointnas.execution.slots import share_slots
-from jointnas.measurement.meter import Meter
 from jointnas.search.objective import ACCURACY, parse_objective
 from jointnas.search.search import Search
 from jointnas.search.winners import EngineReport, Winner
 from jointnas.space.constraint import MEASURED, parse_all
+
+if TYPE_CHECKING:
+    from jointnas.measurement.meter import Meter
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,10 @@ class FittedCampaign:
 
     def _make_meter(self) -> Meter:
         """Return the meter of the slot that the campaign had, or of the nearest that this machine has."""
+        import torch  # here: questions on exact costs do without it
+
+        from jointnas.measurement.meter import Meter
+
         if self._meter is None:
             space, slot = self.predictor.space, self.predictor.context.get("slot", {})
             device = slot.get("device", "auto") if torch.cuda.is_available() else "cpu"

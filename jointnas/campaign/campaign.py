@@ -26,6 +26,7 @@ from jointnas.errors import SpaceError
 from jointnas.execution.executor import Executor
 from jointnas.execution.slots import share_slots
 from jointnas.measurement.meter import Meter
+from jointnas.plugins import load_function
 from jointnas.predictor.contract import Predictor
 from jointnas.search.search import Search
 from jointnas.search.winners import Winner
@@ -33,7 +34,7 @@ from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
 from jointnas.space.transfer import nearest_candidate
 from jointnas.training.job import trial_executor
-from jointnas.training.user_function import UserFunction, function_executor, load_function
+from jointnas.training.user_function import UserFunction, function_executor
 
 
 @dataclass(frozen=True)

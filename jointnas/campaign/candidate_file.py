@@ -11,7 +11,7 @@ from typing import Any
 
 import tomli_w
 
-from jointnas.data.dataset import DataSpec
+from jointnas.data.spec import DataSpec
 from jointnas.errors import ExportError, suggest
 from jointnas.network.families import make_blueprint
 from jointnas.resources import resource_folder

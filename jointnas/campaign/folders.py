@@ -54,6 +54,7 @@ def open_run(out: Path | None, spec: Spec, context: Context, resume: bool, name:
     run = Run.open(find_run(out) if out is not None else _latest(spec, context), write=True)
     changed = _differences(run, spec, context)
     if not changed:
+        run.replace_spec(spec)  # with the settings that may change
         return run
     path, before = run.path, {**run.spec.to_json(), **run.context.to_json()}
     run.close()

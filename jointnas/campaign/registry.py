@@ -10,16 +10,16 @@ from jointnas.campaign.early_stop import accuracy_at, at_fraction
 from jointnas.campaign.folders import find_run, list_runs
 from jointnas.campaign.spec import AdoptedSpec, SearchSpec
 from jointnas.campaign.store import DATABASE, Context, Run, Trial
-from jointnas.data.dataset import DataSpec
+from jointnas.data.spec import DataSpec
 from jointnas.errors import PredictorError, RunError, suggest
 from jointnas.execution.slots import Slot
+from jointnas.plugins import load_function
 from jointnas.predictor.contract import Predictor
 from jointnas.predictor.files import DESCRIPTION
 from jointnas.resources import resource_folder
 from jointnas.space.knobs import Value
 from jointnas.space.space import Space
 from jointnas.training.observation import mean_observation
-from jointnas.training.user_function import load_function
 
 DEFAULT_PRIOR = "resnet9-digits"
 NONE = "none"

@@ -13,7 +13,8 @@ from jointnas.campaign.retrain import Retrained, Watch, retrain_candidates
 from jointnas.campaign.run_files import winner_files
 from jointnas.campaign.spec import clock_json
 from jointnas.campaign.store import Run
-from jointnas.data.dataset import Data, DataSpec, load_data
+from jointnas.data.dataset import Data, load_data
+from jointnas.data.spec import DataSpec
 from jointnas.errors import ExportError
 from jointnas.execution.slots import Slot, share_slots
 from jointnas.training.clock import clock_from_json

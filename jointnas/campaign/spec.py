@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import tomli_w
 
 from jointnas.campaign.candidate_file import find_candidate, without_none
-from jointnas.data.dataset import DataSpec
+from jointnas.data.spec import DataSpec
 from jointnas.errors import BudgetError, RunError, SearchError, suggest
 from jointnas.execution import find_executor
 from jointnas.predictor.contract import find_model

@@ -10,19 +10,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from jointnas.campaign.migrations import CREATED, MIGRATIONS
 from jointnas.campaign.spec import Spec, spec_from_json
-from jointnas.data.dataset import Data
 from jointnas.errors import RunError
 from jointnas.execution.slots import Slot
 from jointnas.search.winners import Winner
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
 from jointnas.training.observation import Observation
+
+if TYPE_CHECKING:
+    from jointnas.data.dataset import Data  # it imports PyTorch, which reading a run does without
 
 DATABASE = "run.sqlite"
 LOCK = ".lock"
@@ -209,6 +211,12 @@ class Run:
     def spec(self) -> Spec:
         """What the run was asked to do."""
         return spec_from_json(self._settings()["spec"])
+
+    def replace_spec(self, spec: Spec) -> None:
+        """Record a spec in the place of the earlier one."""
+        with self._transaction():
+            text = json.dumps(spec.to_json())
+            self._db.execute("UPDATE specification SET value = ? WHERE key = 'spec'", (text,))
 
     @property
     def context(self) -> Context:

@@ -33,7 +33,8 @@ def augment_command(
       jointnas augment nomad-senet --data cifar10 --images 6 --show nomad.png
     """
     from jointnas.campaign.candidate_file import find_candidate
-    from jointnas.data import DataSpec, load_data
+    from jointnas.data.dataset import load_data
+    from jointnas.data.spec import DataSpec
     from jointnas.errors import ExportError
     from jointnas.training.recipe import Recipe
     from jointnas.training.sheet import contact_sheet

@@ -1,5 +1,1 @@
-"""Images for training: named sets, folders, zips and arrays, decoded once, split three ways."""
-
-from jointnas.data.dataset import Data, DataSpec, Split, load_data
-
-__all__ = ["Data", "DataSpec", "Split", "load_data"]
+"""Images: where they come from, how they are packed, and the three splits of a data set."""

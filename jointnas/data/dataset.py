@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jointnas.data.pack import Pack, open_pack
-from jointnas.data.sources import NAMED
+from jointnas.data.spec import DataSpec
 from jointnas.errors import DataError
 
 TEST_SHARE = 0.2  # split off where the source brings no test images
@@ -23,22 +22,6 @@ LARGEST_VALIDATION = 5000
 TEST_SEED = 0  # one test split for every run on a source, whatever the run's seed
 
 Indices = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class DataSpec:
-    """Which images: a source's name or path, how many of them, and the seed that draws them."""
-
-    source: str = "digits"
-    train_images: int | None = None
-    val_images: int | None = None
-    image_size: int | None = None
-    seed: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields; a path is made absolute, so that the data is found from any folder."""
-        named = self.source in NAMED
-        return {**asdict(self), "source": self.source if named else str(Path(self.source).expanduser().resolve())}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor, UntypedStorage
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from jointnas.data import Data, Split
+from jointnas.data.dataset import Data, Split
 from jointnas.data.pack import Pack
 from jointnas.measurement.features import PHASES
 from jointnas.measurement.inference import TIMED_SECONDS, Call, synchronise, timed, warm_up

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jointnas.data import Split
+from jointnas.data.dataset import Split
 from jointnas.errors import RecipeError
 from jointnas.training.augmentation import make_policy
 from jointnas.training.mixing import Mixing

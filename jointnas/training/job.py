@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from jointnas.data.dataset import Data, DataSpec, load_data
+from jointnas.data.dataset import Data, load_data
+from jointnas.data.spec import DataSpec
 from jointnas.execution import find_executor
 from jointnas.execution.executor import HANG_SECONDS, Event, Executor, Job
 from jointnas.execution.slots import Slot

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jointnas.data import Split
+from jointnas.data.dataset import Split
 from jointnas.training.batches import Normalise
 
 SCORING_BATCH = 500

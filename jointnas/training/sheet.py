@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from PIL import Image
 
-from jointnas.data import Data
+from jointnas.data.dataset import Data
 from jointnas.training.batches import Batches, Normalise
 from jointnas.training.recipe import Recipe
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from jointnas.data import Data, Split
+from jointnas.data.dataset import Data, Split
 from jointnas.errors import BudgetError, DivergenceError
 from jointnas.execution.contention import CpuShare
 from jointnas.network.blueprint import Blueprint

@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import os
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from jointnas.errors import SearchError
 from jointnas.execution import find_executor
 from jointnas.execution.executor import Executor
 from jointnas.execution.slots import Slot
 from jointnas.execution.worker import Handler, Progress
+from jointnas.plugins import load_function
 from jointnas.training.clock import clock_from_json
 from jointnas.training.job import TrainingJob, TrainingResult
 from jointnas.training.observation import Observation
 
 PATIENCE = 2.0  # budgets that a function may take without returning, beside PATIENCE_SECONDS
 PATIENCE_SECONDS = 600.0
-
-
-def load_function(name: str) -> Callable[..., Any]:
-    """Return the function that `module:function` names; modules in the working folder are found too. Raises `SearchError`."""
-    module, _, attribute = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise SearchError(
-            f"a function is named module:function, got {name!r} ({error}): check the name, or run in the module's folder"
-        ) from error
-    if not callable(function):
-        raise SearchError(f"a function is named module:function, got {name!r}, which is no function: check the name")
-    return function
 
 
 @dataclass(frozen=True)

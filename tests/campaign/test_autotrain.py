@@ -53,8 +53,10 @@ def trials():
     """Return the trials of each network's run."""
     found = {}
     for name in NETWORKS:
-        with Run.open(Path("out") / name) as run:
-            found[name] = run.trials()
+        found[name] = []
+        if (Path("out") / name).exists():
+            with Run.open(Path("out") / name) as run:
+                found[name] = run.trials()
     return found
 
 

@@ -16,7 +16,8 @@ from jointnas.campaign.folders import open_run
 from jointnas.campaign.spec import make_spec
 from jointnas.campaign.store import Context, Trial
 from jointnas.cli import app
-from jointnas.data import DataSpec, load_data
+from jointnas.data.dataset import load_data
+from jointnas.data.spec import DataSpec
 from jointnas.errors import RunError, SearchError
 from jointnas.execution.slots import Slot
 from jointnas.training.observation import Observation
@@ -162,8 +163,8 @@ def test_every_baseline_can_be_exported_as_a_candidate_file(tmp_path):
     [
         (("--only", "resnet19"), "did you mean 'resnet18'"),
         (("--export", "vgg19"), "did you mean 'vgg16'"),
-        (("--repeats", 0), "--repeats is 1 or more, got 0"),
-        (("--seed", -1), "--seed lies between 0 and 99999, got -1"),
+        (("--repeats", 0), "--repeats must be 1 or more, got 0"),
+        (("--seed", -1), "--seed must lie between 0 and 99999, got -1"),
     ],
 )
 def test_a_mistake_is_refused_in_one_sentence(args, message):

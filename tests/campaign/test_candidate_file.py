@@ -73,7 +73,11 @@ def test_a_file_written_by_hand_needs_no_more_than_the_candidate(tmp_path):
     [
         ("[architecture\n", ExportError, "valid TOML"),
         ('[architektur]\nnetwork = "resnet9"\n', ExportError, "did you mean 'architecture'"),
-        ('format = 9\n[architecture]\nnetwork = "resnet9"\n', ExportError, "format 1, got 9"),
+        (
+            'format = 9\n[architecture]\nnetwork = "resnet9"\n',
+            ExportError,
+            "has format 9, but this version reads format 1",
+        ),
         ('recipe = "fast"\n[architecture]\nnetwork = "resnet9"\n', ExportError, r"write \[recipe\]"),
         ('[architecture]\nnetwork = "resnet99"\n', BlueprintError, "did you mean 'resnet9'"),
         ("[architecture]\nwidth = 4\n", BlueprintError, "names its network"),

@@ -17,7 +17,8 @@ from jointnas.campaign.rounds import Rounds
 from jointnas.campaign.runner import Runner
 from jointnas.campaign.spec import SearchSpec, make_spec
 from jointnas.campaign.store import Context, Run, Trial
-from jointnas.data import DataSpec, load_data
+from jointnas.data.dataset import load_data
+from jointnas.data.spec import DataSpec
 from jointnas.execution import Event, Executor, Job, Slot
 from jointnas.predictor.contract import Predictor
 from jointnas.search.search import Search

@@ -14,7 +14,8 @@ from jointnas.campaign.retrain import FIRST_SEED, retrain_candidates, spread
 from jointnas.campaign.runner import SEED_STRIDE
 from jointnas.campaign.spec import LARGEST_SEED
 from jointnas.campaign.winner_file import WINNER_FILE
-from jointnas.data import Data, DataSpec, load_data
+from jointnas.data.dataset import Data, load_data
+from jointnas.data.spec import DataSpec
 from jointnas.errors import DataError, SearchError
 from jointnas.execution.executor import Job
 from jointnas.execution.slots import Slot

@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from jointnas.data import Data, DataSpec, Split, load_data
+from jointnas.data.dataset import Data, Split, load_data
+from jointnas.data.spec import DataSpec
 from jointnas.errors import DataError
 
 CIFAR = Path(__file__).parents[3] / "shared" / "data" / "cifar10-images.zip"

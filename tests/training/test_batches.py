@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from jointnas.data import Split
+from jointnas.data.dataset import Split
 from jointnas.errors import RecipeError
 from jointnas.training.batches import Batches, Normalise
 from jointnas.training.recipe import Recipe

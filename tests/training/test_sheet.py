@@ -7,7 +7,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from jointnas.data import Data, DataSpec, Split, load_data
+from jointnas.data.dataset import Data, Split, load_data
+from jointnas.data.spec import DataSpec
 from jointnas.errors import RecipeError
 from jointnas.training.recipe import Recipe
 from jointnas.training.sheet import GAP, contact_sheet

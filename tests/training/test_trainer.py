@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import jointnas
-from jointnas.data import Data, DataSpec, Split, load_data
+from jointnas.data.dataset import Data, Split, load_data
+from jointnas.data.spec import DataSpec
 from jointnas.errors import BudgetError, DivergenceError, RecipeError
 from jointnas.network.blueprint import Blueprint
 from jointnas.network.families import make_blueprint
