@@ -30,6 +30,7 @@ from jointnas.execution import Executor, share_slots
 from jointnas.search.search import Search
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
+from jointnas.space.transfer import nearest_candidate
 from jointnas.training.clock import clock_from_json
 from jointnas.units import parse_duration
 
@@ -52,7 +53,7 @@ def by_mads(space: Space, options: Setting, run: Run, executor: Executor, name: 
         [f"accuracy>={options.accuracy}"],
         options.seed,
         objective="min macs",
-        start=[space.nearest(baseline(start))],
+        start=[nearest_candidate(space, baseline(start))[0]],
     )
     clock = clock_from_json({"train_seconds": parse_duration(options.train_time)})
     RealSearch(
@@ -104,7 +105,7 @@ def by_optuna(space: Space, options: Setting, run: Run, executor: Executor, name
     proposed: set[str] = set()
     while len(proposed) < options.trainings:
         asked = [study.ask() for _ in range(min(options.batch, options.trainings - len(proposed)))]
-        candidates = [space.nearest({"architecture": _suggested(trial), "recipe": {}}) for trial in asked]
+        candidates = [nearest_candidate(space, {"architecture": _suggested(trial), "recipe": {}})[0] for trial in asked]
         proposed.update(space.identity(c) for c in candidates)
         for trial, candidate, accuracy in zip(asked, candidates, train(candidates), strict=True):
             trial.set_user_attr("violation", [options.accuracy - accuracy])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -208,17 +208,9 @@ def _describe(specification: dict[str, Any], search: Any, data: Any, as_json: bo
 
 def _brought_in(name: str, candidate: Candidate, space: Space) -> Candidate:
     """Return the space's candidate nearest to one to start from, and say on stderr where they differ."""
-    from jointnas.space.toml import GROUPS
+    from jointnas.space.transfer import nearest_candidate
 
-    nearest = space.nearest(candidate)
-    here: Mapping[str, Any] = nearest
-    there: Mapping[str, Any] = candidate
-    changes = [
-        f"{knob} {here[group].get(knob, 'left out')} instead of {value}"
-        for group in GROUPS
-        for knob, value in there[group].items()
-        if here[group].get(knob) != value
-    ]
+    nearest, changes = nearest_candidate(space, candidate)
     if changes:
         messages.print(f"{name} starts in the space {space.name} with {', '.join(changes)}")
     return nearest

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Container, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,15 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jointnas.errors import BlueprintError, CandidateError, SpaceError, suggest
+from jointnas.errors import BlueprintError, SpaceError, suggest
 from jointnas.network.blueprint import Blueprint, Shape
 from jointnas.network.cost import METRICS, scoring_cost
-from jointnas.network.families import find_family
 from jointnas.resources import resource_folder
 from jointnas.space.cost_table import Architectures
-from jointnas.space.knob_space import Candidate, KnobSpace, check_candidate
-from jointnas.space.knobs import Codes, Continuous, Fixed, Knob, Value
-from jointnas.space.toml import GROUPS, Definition, check_definition, read_definition, write_definition
+from jointnas.space.knob_space import Candidate, KnobSpace
+from jointnas.space.knobs import Codes, Continuous, Fixed, Value
+from jointnas.space.toml import Definition, check_definition, read_definition, write_definition
 from jointnas.training.recipe import Recipe, default_of, effective_rows, views
 
 CostFunction = Callable[[Candidate], Mapping[str, float]]
@@ -151,35 +149,6 @@ class Space(KnobSpace):
                         f"every network of a space exists, got {knob.name} = {value!r}: {error}"
                     ) from error
 
-    def nearest(self, candidate: Mapping[str, Any]) -> Candidate:
-        """Return the candidate of this space that is nearest to any: one from another space, or a hand-written one.
-
-        A knob that it lacks stands where its network or a recipe has it by default, else in the middle of its range; a value
-        that this space does not hold gives way to the nearest number, or to the only value. Raises `CandidateError` where
-        nothing is near: another network, another word.
-        """
-        check_candidate(candidate)
-        codes = []
-        for group, knobs in zip(GROUPS, self._by_group, strict=True):
-            defaults = self._default_knobs(group, candidate)
-            for knob in knobs:
-                given = candidate[group].get(knob.name)
-                if knob.name == "network":
-                    codes.append(knob.code(given))
-                elif given is not None:
-                    codes.append(knob.nearest(given))
-                else:
-                    codes.append(default_code(knob, defaults))
-        return self.to_candidates(self.settled(np.array(codes)[None, :]))[0]
-
-    def _default_knobs(self, group: str, candidate: Mapping[str, Any]) -> Mapping[str, Any]:
-        if self.is_abstract:
-            return {}
-        if group == GROUPS[1]:
-            return {knob.name: default_of(knob.name) for knob in self._by_group[1]}
-        network = candidate[group].get("network")
-        return find_family(network).knobs if isinstance(network, str) else {}
-
     # ------------------------------------------------------------------------------------- what a candidate stands for
 
     @cached_property
@@ -274,14 +243,6 @@ class Space(KnobSpace):
     def identity(self, candidate: Mapping[str, Any]) -> str:
         """Return the candidate's hash; candidates with equal blueprint and effective recipe share it."""
         return self.identities(self.to_codes([candidate]))[0]
-
-
-def default_code(knob: Knob, defaults: Mapping[str, Any]) -> float:
-    """Return the code nearest to a knob's default, or the middle of its range where it has none that is near."""
-    with suppress(CandidateError):
-        if knob.name in defaults:
-            return knob.nearest(defaults[knob.name])
-    return knob.default
 
 
 def _hash(data: bytes) -> str:

@@ -1,58 +1,99 @@
-"""Candidates of one space brought into another, whole batches at once: what an earlier campaign says of them can then be asked."""
+"""Candidates of one space in another: single ones, and whole batches, so that the trials of an earlier campaign can be used in the next."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 
 from jointnas.errors import CandidateError
 from jointnas.network.families import find_family
-from jointnas.space.knobs import Codes, Continuous, Knob, Value
-from jointnas.space.space import Space, default_code
+from jointnas.space.knob_space import Candidate, check_candidate
+from jointnas.space.knobs import Codes, Continuous, Knob
+from jointnas.space.space import Space
 from jointnas.training.recipe import default_of
 
 
-def translate(codes: Codes, source: Space, target: Space) -> Codes:
-    """Return the (n, knobs) codes of the target space that stand for (n, knobs) codes of the source.
+def nearest_candidate(space: Space, candidate: Mapping[str, Any]) -> tuple[Candidate, list[str]]:
+    """Return the space's candidate nearest to any other, and what changed, such as "start_resolution 0.75 instead of 0.8".
 
-    A knob that both have keeps its value, or the nearest that the target has; any other stands where its network or a recipe
-    has it by default. Where the target does not have a candidate's network, its whole architecture stands at the defaults.
+    A knob that the candidate lacks takes its default of the network or the recipe, or the middle of its range where the space
+    does not hold the default. Raises `CandidateError` where the space has no similar value: another network, another word.
+    """
+    check_candidate(candidate)
+    given = {**candidate["architecture"], **candidate["recipe"]}
+    if not space.is_abstract:
+        _network_knob(space).code(given.get("network"))
+    codes = _default_codes(space, given.get("network"))
+    for i, knob in enumerate(space.knobs):
+        if knob.name in given:
+            codes[i] = _nearest_code(knob, given[knob.name])
+    (nearest,) = space.to_candidates(space.settled(codes[None, :]))
+    taken = {**nearest["architecture"], **nearest["recipe"]}
+    changes = [
+        f"{name} {taken.get(name, 'left out')} instead of {value}"
+        for name, value in given.items()
+        if taken.get(name) != value
+    ]
+    return nearest, changes
+
+
+def translate(codes: Codes, source: Space, target: Space) -> Codes:
+    """Return the (n, knobs) codes of the target space nearest to (n, knobs) codes of the source.
+
+    As `nearest_candidate`, but a value without a similar one in the target gives way to the default. A candidate whose network
+    the target lacks gets the default architecture.
     """
     if source.knobs == target.knobs:
         return codes
-    theirs = {knob.name: (knob, codes[:, j]) for j, knob in enumerate(source.knobs)}
-    defaults = _defaults(target)
-    out = np.array([[default_code(knob, defaults) for knob in target.knobs]]).repeat(len(codes), axis=0)
+    columns = {knob.name: (knob, codes[:, j]) for j, knob in enumerate(source.knobs)}
+    networks = () if target.is_abstract else _network_knob(target).extremes
+    out = _default_codes(target, networks[0] if len(networks) == 1 else None)[None, :].repeat(len(codes), axis=0)
     same_network = np.ones(len(codes), dtype=bool)
     for i, knob in enumerate(target.knobs):
-        if knob.name in theirs:
-            brought = _brought(knob, *theirs[knob.name])
+        if knob.name in columns:
+            translated = _translate_column(knob, *columns[knob.name])
             if knob.name == "network":
-                same_network = ~np.isnan(brought)
-            kept = ~np.isnan(brought) & (same_network | (i >= target.n_architecture))
-            out[kept, i] = brought[kept]
+                same_network = ~np.isnan(translated)
+            kept = ~np.isnan(translated) & (same_network | (i >= target.n_architecture))
+            out[kept, i] = translated[kept]
     return target.settled(out)
 
 
-def _brought(knob: Knob, other: Knob, codes: Codes) -> Codes:
-    """Return another knob's (n,) codes as this knob's, NaN where they are inactive or nothing is near."""
-    if isinstance(knob, Continuous) and isinstance(other, Continuous):
+def _translate_column(knob: Knob, source: Knob, codes: Codes) -> Codes:
+    """Return (n,) codes of the source's knob as codes of this one, NaN where they are inactive or no value is similar."""
+    if isinstance(knob, Continuous) and isinstance(source, Continuous):
         return knob.nearest_codes(codes)
     out = np.full(len(codes), np.nan)
     for code in np.unique(codes[~np.isnan(codes)]).tolist():
-        value = other.value(code)
         with suppress(CandidateError):
-            out[codes == code] = knob.code(value) if knob.name == "network" else knob.nearest(value)
+            out[codes == code] = _nearest_code(knob, source.value(code))
     return out
 
 
-def _defaults(space: Space) -> Mapping[str, Value]:
-    """Return the knobs that a recipe has by default, and those of the space's network where it has only one."""
-    if space.is_abstract:
-        return {}
-    architecture, recipe = space.knobs[: space.n_architecture], space.knobs[space.n_architecture :]
-    (networks,) = (knob.extremes for knob in architecture if knob.name == "network")
-    own = find_family(str(networks[0])).knobs if len(networks) == 1 else {}
-    return {**own, **{knob.name: default_of(knob.name) for knob in recipe}}
+def _nearest_code(knob: Knob, value: object) -> float:
+    """Return the code of the nearest value; a network has no near one. Raises `CandidateError` where no value is similar."""
+    return knob.code(value) if knob.name == "network" else knob.nearest(value)
+
+
+def _network_knob(space: Space) -> Knob:
+    return next(knob for knob in space.knobs[: space.n_architecture] if knob.name == "network")
+
+
+def _default_codes(space: Space, network: object) -> Codes:
+    """Return the (knobs,) codes nearest to the defaults of the recipe and of a network; None stands for any network."""
+    defaults: dict[str, Any] = {}
+    if not space.is_abstract:
+        family = {} if network is None else find_family(str(network)).knobs
+        defaults = {**family, **{knob.name: default_of(knob.name) for knob in space.knobs[space.n_architecture :]}}
+    return np.array([_default_code(knob, defaults) for knob in space.knobs])
+
+
+def _default_code(knob: Knob, defaults: Mapping[str, Any]) -> float:
+    """Return the code nearest to a knob's default, or the middle of its range where no value is similar."""
+    with suppress(CandidateError):
+        if knob.name in defaults:
+            return knob.nearest(defaults[knob.name])
+    return knob.default

@@ -12,17 +12,15 @@ import tomli_w
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from jointnas.campaign.candidate_file import built_in_recipes, find_candidate
 from jointnas.errors import CandidateError, SpaceError
 from jointnas.network.cost import METRICS, blueprint_cost, scoring_cost
 from jointnas.network.families import make_blueprint
 from jointnas.network.module import build
 from jointnas.resources import resource_folder
 from jointnas.space.knob_space import Candidate
-from jointnas.space.knob_toml import parse_knob
 from jointnas.space.knobs import OFF_SHARE, Choice, Continuous, Fixed, Ordered, Switchable
 from jointnas.space.space import Space, built_in_spaces
-from jointnas.space.toml import GROUPS
+from jointnas.space.toml import GROUPS, parse_knob
 from jointnas.training.recipe import Recipe, knob_fields
 
 CIFAR = {"input_shape": (3, 32, 32), "classes": 10}
@@ -389,23 +387,6 @@ def test_points_of_the_unit_interval_lead_back_to_the_codes(off: float) -> None:
     knob = decay(off=off)
     codes = np.array([off, 1e-4, 3e-3, 1.0])
     assert knob.from_unit(knob.to_unit(codes)) == pytest.approx(codes)
-
-
-# ----------------------------------------------------------------------------------------------------- known recipes
-
-FULL_SPACES = {"fbnet": "fbnetv3-imagenet"}  # the other families have a full space of their own name
-
-
-@pytest.mark.parametrize("name", built_in_recipes())
-def test_the_full_space_of_its_family_holds_a_known_recipe(name: str) -> None:
-    candidate = find_candidate(name).candidate
-    network = str(candidate["architecture"]["network"])
-    space = Space.load(FULL_SPACES.get(network, network), input_shape=(3, 224, 224), classes=10)
-    nearest = space.nearest(candidate)
-    assert space.blueprint(nearest) == make_blueprint(candidate["architecture"], (3, 224, 224), 10)
-    assert space.recipe(nearest).effective(224, 224) == Recipe.from_knobs(candidate["recipe"]).effective(224, 224)
-    for group in GROUPS:
-        assert candidate[group].items() <= nearest[group].items()
 
 
 # ------------------------------------------------------------------------------------------------------ scored views
@@ -915,40 +896,6 @@ def test_recipes_that_round_to_the_same_pixels_are_one_candidate_on_small_images
     assert len(identities((3, 32, 32))) == 2
 
 
-def test_the_nearest_candidate_of_a_space_takes_what_it_can_of_another() -> None:
-    space = Space.load("nomad-nas", (3, 32, 32), 10)
-    foreign = {
-        "architecture": {"network": "resnet", "width": 0.7234, "pre_activation": True},
-        "recipe": {"learning_rate": 0.3, "weight_decay": 5e-4},
-    }
-    nearest = space.nearest(foreign)
-    space.validate(nearest)
-    assert nearest["architecture"] == {"network": "resnet", "depth": 1.0, "width": 0.72, "resolution": 1.0}
-    assert nearest["recipe"]["learning_rate"] == 0.1  # fixed there
-    assert space.nearest(nearest) == nearest
-
-
-def test_the_nearest_candidate_stays_inside_the_ranges() -> None:
-    space = Space.load("nomad-hpo", (3, 32, 32), 10)
-    found = space.nearest({"architecture": {"network": "senet"}, "recipe": {"learning_rate": 3.0, "batch_size": 200}})
-    assert (found["recipe"]["learning_rate"], found["recipe"]["batch_size"]) == (0.6, 256)
-    assert found["architecture"]["width"] == 0.67
-
-
-@pytest.mark.parametrize(
-    ("architecture", "recipe", "message"),
-    [
-        ({"network": "resnet"}, {}, "fixed at 'senet', got 'resnet'"),
-        ({"network": "senet"}, {"optimizer": "rmsprop"}, "no choice 'rmsprop'"),
-        ({"network": "senet"}, {"learning_rate": "high"}, "got 'high'"),
-    ],
-)
-def test_there_is_no_nearest_candidate_to_another_network_or_word(architecture, recipe, message) -> None:  # type: ignore[no-untyped-def]
-    space = Space.load("nomad-hpo", (3, 32, 32), 10)
-    with pytest.raises(CandidateError, match=message):
-        space.nearest({"architecture": architecture, "recipe": recipe})
-
-
 def test_a_knob_that_another_switches_on_is_checked_too() -> None:
     text = """
     format = 1
@@ -960,22 +907,3 @@ def test_a_knob_that_another_switches_on_is_checked_too() -> None:
     """
     with pytest.raises(SpaceError, match=r"depth1 = 100000"):
         Space.from_toml(text, (3, 32, 32), 10)
-
-
-def test_a_start_stands_in_the_middle_where_its_default_is_not_in_the_space() -> None:
-    space = Space.from_toml(
-        """
-        format = 1
-        [architecture]
-        network = "resnet9"
-        width = { low = 4, high = 16 }
-        [recipe]
-        optimizer = { choices = ["adamw", "muon"] }
-        """,
-        (3, 32, 32),
-        10,
-    )
-    found = space.nearest({"architecture": {"network": "resnet9"}, "recipe": {}})
-    assert found == {"architecture": {"network": "resnet9", "width": 16}, "recipe": {"optimizer": "muon"}}
-    with pytest.raises(CandidateError, match="got None"):
-        space.nearest({"architecture": {}, "recipe": {}})

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from jointnas.errors import SpaceError
 from jointnas.network.cost import METRICS
-from jointnas.space.knob_toml import parse_knob
 from jointnas.space.knobs import Choice, Continuous, Fixed, Knob, Ordered, Switchable
 from jointnas.space.space import Space
 from jointnas.space.summary import count, in_words, summarise
+from jointnas.space.toml import parse_knob
 
 CIFAR: dict[str, Any] = {"input_shape": (3, 32, 32), "classes": 10}
 

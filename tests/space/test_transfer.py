@@ -1,10 +1,15 @@
-"""Candidates of one space in another: what stays, what moves to the nearest, and what stands at its default."""
+"""Candidates of one space in another: what stays, what moves to the nearest value, and what takes its default."""
 
 import numpy as np
 import pytest
 
+from jointnas.campaign.candidate_file import built_in_recipes, find_candidate
+from jointnas.errors import CandidateError
+from jointnas.network.families import make_blueprint
 from jointnas.space.space import Space
-from jointnas.space.transfer import translate
+from jointnas.space.toml import GROUPS
+from jointnas.space.transfer import nearest_candidate, translate
+from jointnas.training.recipe import Recipe
 
 SHAPE = (3, 32, 32)
 
@@ -32,7 +37,7 @@ def test_a_batch_is_brought_over_as_its_candidates_are_one_by_one(target: str) -
         there.validate(found)
         same_network = candidate["architecture"]["network"] == found["architecture"]["network"]
         if same_network:
-            assert found == there.nearest(candidate)
+            assert found == nearest_candidate(there, candidate)[0]
 
 
 def test_numbers_move_to_the_nearest_and_words_that_are_not_there_to_the_default() -> None:
@@ -79,3 +84,83 @@ def test_another_network_leaves_the_recipe() -> None:
     assert [c["recipe"]["learning_rate"] for c in target.to_candidates(codes)] == pytest.approx(
         np.clip(rates, low, high)
     )
+
+
+# --------------------------------------------------------------------------------------------------- single candidates
+
+
+def test_the_nearest_candidate_of_a_space_takes_what_it_can_of_another() -> None:
+    space = Space.load("nomad-nas", (3, 32, 32), 10)
+    foreign = {
+        "architecture": {"network": "resnet", "width": 0.7234, "pre_activation": True},
+        "recipe": {"learning_rate": 0.3, "weight_decay": 5e-4},
+    }
+    nearest, changes = nearest_candidate(space, foreign)
+    space.validate(nearest)
+    assert nearest["architecture"] == {"network": "resnet", "depth": 1.0, "width": 0.72, "resolution": 1.0}
+    assert nearest["recipe"]["learning_rate"] == 0.1  # fixed there
+    assert changes == [
+        "width 0.72 instead of 0.7234",
+        "pre_activation left out instead of True",
+        "learning_rate 0.1 instead of 0.3",
+    ]
+    assert nearest_candidate(space, nearest) == (nearest, [])
+
+
+def test_the_nearest_candidate_stays_inside_the_ranges() -> None:
+    space = Space.load("nomad-hpo", (3, 32, 32), 10)
+    found, _ = nearest_candidate(
+        space, {"architecture": {"network": "senet"}, "recipe": {"learning_rate": 3.0, "batch_size": 200}}
+    )
+    assert (found["recipe"]["learning_rate"], found["recipe"]["batch_size"]) == (0.6, 256)
+    assert found["architecture"]["width"] == 0.67
+
+
+@pytest.mark.parametrize(
+    ("architecture", "recipe", "message"),
+    [
+        ({"network": "resnet"}, {}, "fixed at 'senet', got 'resnet'"),
+        ({"network": "senet"}, {"optimizer": "rmsprop"}, "no choice 'rmsprop'"),
+        ({"network": "senet"}, {"learning_rate": "high"}, "got 'high'"),
+    ],
+)
+def test_there_is_no_nearest_candidate_to_another_network_or_word(architecture, recipe, message) -> None:  # type: ignore[no-untyped-def]
+    space = Space.load("nomad-hpo", (3, 32, 32), 10)
+    with pytest.raises(CandidateError, match=message):
+        nearest_candidate(space, {"architecture": architecture, "recipe": recipe})
+
+
+def test_a_start_stands_in_the_middle_where_its_default_is_not_in_the_space() -> None:
+    space = Space.from_toml(
+        """
+        format = 1
+        [architecture]
+        network = "resnet9"
+        width = { low = 4, high = 16 }
+        [recipe]
+        optimizer = { choices = ["adamw", "muon"] }
+        """,
+        (3, 32, 32),
+        10,
+    )
+    found, _ = nearest_candidate(space, {"architecture": {"network": "resnet9"}, "recipe": {}})
+    assert found == {"architecture": {"network": "resnet9", "width": 16}, "recipe": {"optimizer": "muon"}}
+    with pytest.raises(CandidateError, match="got None"):
+        nearest_candidate(space, {"architecture": {}, "recipe": {}})
+
+
+# ----------------------------------------------------------------------------------------------------- known recipes
+
+FULL_SPACES = {"fbnet": "fbnetv3-imagenet"}  # the other families have a full space of their own name
+
+
+@pytest.mark.parametrize("name", built_in_recipes())
+def test_the_full_space_of_its_family_holds_a_known_recipe(name: str) -> None:
+    candidate = find_candidate(name).candidate
+    network = str(candidate["architecture"]["network"])
+    space = Space.load(FULL_SPACES.get(network, network), input_shape=(3, 224, 224), classes=10)
+    nearest, _ = nearest_candidate(space, candidate)
+    assert space.blueprint(nearest) == make_blueprint(candidate["architecture"], (3, 224, 224), 10)
+    assert space.recipe(nearest).effective(224, 224) == Recipe.from_knobs(candidate["recipe"]).effective(224, 224)
+    for group in GROUPS:
+        assert candidate[group].items() <= nearest[group].items()
