@@ -24,6 +24,7 @@ from jointnas.resources import resource_folder
 from jointnas.space.cost_table import Architectures
 from jointnas.space.knob_space import Candidate, KnobSpace
 from jointnas.space.knobs import Codes, Continuous, Fixed, Value
+from jointnas.space.restriction import with_values
 from jointnas.space.toml import Definition, check_definition, read_definition, write_definition
 from jointnas.training.recipe import Recipe, default_of, effective_rows, views
 
@@ -114,7 +115,22 @@ class Space(KnobSpace):
         return replace(self, knobs=tuple(knobs), _costs={})
 
     def restricted(self, train_images: int) -> Space:
-        return self
+        """Return the space without batch sizes above the number of training images. Raises `SpaceError` when none is left."""
+        if self.is_abstract:
+            return self
+        knob = next((k for k in self._by_group[1] if k.name == "batch_size"), None)
+        sizes = knob.extremes if knob else (default_of("batch_size"),)
+        allowed = [size for size in sizes if float(size) <= train_images]
+        if not allowed:
+            raise SpaceError(
+                f"the smallest batch_size in the space {self.name!r} is {min(sizes, key=float)}, but there are only {train_images} "
+                "training images: add a smaller batch_size to its [recipe], or more images"
+            )
+        if len(allowed) == len(sizes):
+            return self
+        kept = with_values(self.knobs, "batch_size", allowed)
+        architecture = {k.name for k in self._by_group[0]}
+        return replace(self, knobs=kept, n_architecture=sum(k.name in architecture for k in kept), _costs={})
 
     def with_architecture(self, architecture: Mapping[str, Value]) -> Space:
         """Return the space whose only network is this one: `{"network": family, knob: value, …}`. Raises `SpaceError`."""
