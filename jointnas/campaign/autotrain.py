@@ -16,10 +16,9 @@ from jointnas.campaign.store import Run
 from jointnas.data.dataset import Data
 from jointnas.errors import RunError
 from jointnas.execution.executor import Executor
-from jointnas.network.cost import METRICS
 from jointnas.training.recipe import Recipe, knob_fields
 
-SIDE = ("recipe", "predicted_accuracy", "test_accuracy", "val_accuracy", "failures", "folder", *METRICS)
+SIDE = ("recipe", "predicted_accuracy", "test_accuracy", "val_accuracy", "failures", "folder")  # of a retrained winner
 
 
 @dataclass(frozen=True)

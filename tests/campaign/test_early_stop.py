@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -173,10 +173,18 @@ class Recorded(Search):
         super().tell(candidates, results)
 
 
-def make_search_spec(rounds: int = ROUNDS, **settings: Any) -> SearchSpec:
-    spec = make_spec({"data": DATA, "train_steps": STEPS, "rounds": rounds, "batch": BATCH, "seed": SEED, **settings})
-    assert isinstance(spec, SearchSpec)
-    return spec
+@dataclass(frozen=True, kw_only=True)
+class LenientSpec(SearchSpec):
+    """A spec that takes any threshold."""
+
+    def __post_init__(self) -> None:
+        pass
+
+
+def make_search_spec(early_stop: float | None = None, **settings: Any) -> SearchSpec:
+    spec = make_spec({"data": DATA, "train_steps": STEPS, "rounds": ROUNDS, "batch": BATCH, "seed": SEED, **settings})
+    values = {f.name: getattr(spec, f.name) for f in fields(spec)}
+    return LenientSpec(**{**values, "early_stop": early_stop})
 
 
 def conduct(
