@@ -22,8 +22,9 @@ import jointnas
 from jointnas.campaign.registry import DEFAULT_PRIOR
 from jointnas.predictor.gp_predictor import Predictor
 from jointnas.search.objective import Query
+from jointnas.space.continuous import Continuous, Switchable
 from jointnas.space.knob_space import Candidate
-from jointnas.space.knobs import Codes, Continuous, Fixed, Ordered, Switchable
+from jointnas.space.knobs import Codes, Fixed, Ordered
 from jointnas.space.sampling import draw_pool, feasible
 from jointnas.space.space import Space
 

@@ -16,7 +16,8 @@ from jointnas.network import families
 from jointnas.network.blueprint import Blueprint, Shape, joined_digest
 from jointnas.network.cost import METRICS, blueprint_cost
 from jointnas.network.families.family import Family, Part
-from jointnas.space.knobs import Codes, Continuous, Knob
+from jointnas.space.continuous import Continuous
+from jointnas.space.knobs import Codes, Knob
 
 Index = NDArray[np.int64]
 LARGEST_KEY = 2**62
