@@ -254,7 +254,7 @@ def predict(
     import torch
 
     from jointnas.campaign.candidate_file import load
-    from jointnas.data.sources import decode_file
+    from jointnas.data.images import decode_file
 
     model = load(folder)
     pixels = torch.stack([torch.tensor(decode_file(path, model.input_shape)) for path in images])
