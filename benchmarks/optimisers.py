@@ -23,8 +23,9 @@ from jointnas.campaign.direct import optimise
 from jointnas.campaign.registry import DEFAULT_PRIOR
 from jointnas.predictor.contract import Predictor
 from jointnas.search.objective import Query
+from jointnas.space.continuous import Continuous, Switchable
 from jointnas.space.knob_space import Candidate
-from jointnas.space.knobs import Codes, Continuous, Fixed, Ordered, Switchable
+from jointnas.space.knobs import Codes, Fixed, Ordered
 from jointnas.space.sampling import draw_pool, feasible
 from jointnas.space.space import Space
 

@@ -24,7 +24,7 @@ def predict_command(
     import torch
 
     from jointnas.campaign.winner_file import load
-    from jointnas.data.sources import decode_file
+    from jointnas.data.images import decode_file
 
     model = load(folder)
     pixels = torch.stack([torch.tensor(decode_file(path, model.input_shape)) for path in images])

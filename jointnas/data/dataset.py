@@ -1,4 +1,4 @@
-"""A data set ready for training: three splits, stratified and drawn by seed, with the statistics that normalise them."""
+"""A data set ready for training: three stratified splits, drawn by seed, and the statistics that normalise them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from jointnas.data.pack import Pack, open_pack
 from jointnas.data.spec import DataSpec
 from jointnas.errors import DataError
 
-TEST_SHARE = 0.2  # split off where the source brings no test images
-VALIDATION_SHARE = 0.2  # of what then remains, where it brings no validation images
+TEST_SHARE = 0.2  # split off where the source has no test images
+VALIDATION_SHARE = 0.2  # of the remaining images, where it has no validation images
 LARGEST_VALIDATION = 5000
-TEST_SEED = 0  # one test split for every run on a source, whatever the run's seed
+TEST_SEED = 0  # all runs on a source share one test split, whatever their seed
 
 Indices = NDArray[np.int64]
 
@@ -37,7 +37,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set under training. The test split is read from the pack only when it is asked for."""
+    """A data set under training. The test split is read from the pack on demand."""
 
     train: Split
     val: Split
@@ -73,10 +73,12 @@ def load_data(spec: DataSpec, cache: Path | None = None, fingerprint: str | None
     for name in ("train_images", "val_images", "image_size"):
         value = getattr(spec, name)
         if value is not None and value < 1:
-            raise DataError(f"--{name.replace('_', '-')} is 1 or more, got {value}: raise it")
+            raise DataError(f"--{name.replace('_', '-')} must be 1 or more, got {value}")
     pack = open_pack(spec.source, spec.image_size, cache)
     if len(pack.classes) < 2:
-        raise DataError(f"a data set has two classes or more, got {len(pack.classes)} in {spec.source!r}: add one")
+        raise DataError(
+            f"a data set needs two or more classes, got {len(pack.classes)} in {spec.source!r}: add images of another"
+        )
     notes: list[str] = []
     rest = _range(pack, "train")
     if "test" in pack.ranges:
@@ -88,8 +90,8 @@ def load_data(spec: DataSpec, cache: Path | None = None, fingerprint: str | None
         notes.append(f"{spec.source} brings no test images: {len(test)} of its images were split off")
     rng = np.random.default_rng([spec.seed, 1])
     if "val" in pack.ranges:
-        known = _range(pack, "val")
-        val, _ = _draw(pack, known, spec.val_images or len(known), rng, "validation")
+        rows = _range(pack, "val")
+        val, _ = _draw(pack, rows, spec.val_images or len(rows), rng, "validation")
     else:
         wanted = spec.val_images or min(LARGEST_VALIDATION, _share(len(rest), VALIDATION_SHARE, len(pack.classes)))
         val, rest = _draw(pack, rest, wanted, rng, "validation")
@@ -97,8 +99,8 @@ def load_data(spec: DataSpec, cache: Path | None = None, fingerprint: str | None
     split = _take(pack, train)
     pixels = split.images.reshape(-1, split.images.shape[3]).double() / 255
     key = json.dumps([pack.fingerprint, train.tolist(), val.tolist()])
-    found = hashlib.sha256(key.encode()).hexdigest()[:16]
-    if fingerprint not in (None, found):
+    current = hashlib.sha256(key.encode()).hexdigest()[:16]
+    if fingerprint not in (None, current):
         raise DataError(
             f"a run keeps to the images it began with, got others in {spec.source!r}: restore them or start a new run"
         )
@@ -106,7 +108,7 @@ def load_data(spec: DataSpec, cache: Path | None = None, fingerprint: str | None
         train=split,
         val=_take(pack, val),
         classes=pack.classes,
-        fingerprint=found,
+        fingerprint=current,
         mean=tuple(pixels.mean(0).tolist()),
         std=tuple(pixels.std(0, correction=0).clamp_min(1e-3).tolist()),
         notes=tuple(notes),
@@ -123,13 +125,13 @@ def _share(n: int, share: float, least: int) -> int:
     return max(least, round(n * share))
 
 
-def _draw(pack: Pack, rows: Indices, n: int, rng: np.random.Generator, what: str) -> tuple[Indices, Indices]:
-    """Return n of `rows` in shuffled order, each class by its share, and the rows that are left."""
+def _draw(pack: Pack, rows: Indices, n: int, rng: np.random.Generator, split: str) -> tuple[Indices, Indices]:
+    """Return n of `rows` in shuffled order, stratified by class, and the remaining rows."""
     if n > len(rows) or n < 1:
-        raise DataError(f"there are {len(rows)} images left for {what}, got a demand for {n}: ask for fewer")
+        raise DataError(f"only {len(rows)} images are left for {split}, {n} were requested: request fewer")
     present, counts = np.unique(pack.labels[rows], return_counts=True)
     if n < len(present):
-        raise DataError(f"{what} needs an image of each of {len(present)} classes, got a demand for {n}: ask for more")
+        raise DataError(f"{split} needs an image of each of {len(present)} classes, {n} were requested: request more")
     shares = counts * (n / len(rows))
     quota = np.floor(shares).astype(np.int64)
     quota[np.argsort(quota - shares, kind="stable")[: n - quota.sum()]] += 1  # the largest remainders
@@ -139,7 +141,7 @@ def _draw(pack: Pack, rows: Indices, n: int, rng: np.random.Generator, what: str
 
 
 def _take(pack: Pack, rows: Indices) -> Split:
-    order = np.argsort(rows)  # read the file forwards, then undo the sorting
+    order = np.argsort(rows)  # read the file sequentially, then restore the order
     images = np.empty((len(rows), *pack.images.shape[1:]), dtype=np.uint8)
     images[order] = pack.images[rows[order]]
     return Split(torch.from_numpy(images), torch.from_numpy(pack.labels[rows]))

@@ -1,6 +1,6 @@
-"""The packed cache: a source decoded once into one memory-mapped uint8 array, shared by all processes.
+"""The cache of decoded sources: each is one memory-mapped uint8 array that all processes share.
 
-A pack is a folder that appears whole (it is written beside and renamed) or not at all, and one process at a time writes it.
+A pack is a folder that is written beside and renamed, so it is complete or absent; one process at a time writes it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from jointnas.data.sources import SPLITS, Contents, find_source
+from jointnas.data.contract import SPLITS, Contents
+from jointnas.data.sources import find_source
 from jointnas.errors import DataError
 
 FORMAT = 1
@@ -34,13 +35,13 @@ class Pack:
 
 
 def cache_folder() -> Path:
-    """Return where packs and downloads lie: `$JOINTNAS_CACHE`, or `jointnas` in the user's cache folder."""
+    """Return the folder of packs and downloads: `$JOINTNAS_CACHE`, or `jointnas` in the user's cache folder."""
     own = os.environ.get("JOINTNAS_CACHE")
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jointnas"
 
 
 def open_pack(source_name: str, image_size: int | None, cache: Path | None = None) -> Pack:
-    """Return the pack of a source, decoding it first where this has not been done. Raises `DataError`."""
+    """Return the pack of a source, decoding the source on first use. Raises `DataError`."""
     cache = cache or cache_folder()
     source = find_source(source_name, image_size, cache / "downloads")
     folder = cache / "packs" / hashlib.sha256(f"{FORMAT}|{source.key()}".encode()).hexdigest()[:20]
@@ -51,7 +52,7 @@ def open_pack(source_name: str, image_size: int | None, cache: Path | None = Non
             lock.acquire()
         except OSError as error:
             raise DataError(
-                f"decoded images are kept in a writable folder, got {str(cache)!r} ({error.strerror}): set JOINTNAS_CACHE"
+                f"cannot write decoded images to {str(cache)!r} ({error.strerror}): set JOINTNAS_CACHE to a writable folder"
             ) from error
         try:
             if not folder.is_dir():
@@ -63,8 +64,8 @@ def open_pack(source_name: str, image_size: int | None, cache: Path | None = Non
 
 
 def _write(folder: Path, contents: Contents) -> None:
-    for left in folder.parent.glob(f"{folder.name}.partial-*"):  # by processes that died while they held the lock
-        shutil.rmtree(left, ignore_errors=True)
+    for stale in folder.parent.glob(f"{folder.name}.partial-*"):  # of processes that died while they held the lock
+        shutil.rmtree(stale, ignore_errors=True)
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
     try:
         partial.mkdir()
@@ -85,7 +86,7 @@ def _write(folder: Path, contents: Contents) -> None:
         partial.rename(folder)
     except OSError as error:
         raise DataError(
-            f"decoded images are kept where there is room, got {str(partial)!r} ({error.strerror}): set JOINTNAS_CACHE"
+            f"cannot write decoded images to {str(partial)!r} ({error.strerror}): set JOINTNAS_CACHE to a folder with enough space"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

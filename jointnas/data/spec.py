@@ -1,4 +1,4 @@
-"""What a user says of the images: their source, how many, their size, and the seed that draws them."""
+"""Which images a run takes: their source, their counts and size, and the seed that draws them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jointnas.data.sources import NAMED
+from jointnas.data.sources import source_names
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,6 @@ class DataSpec:
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields; a path is made absolute, so that the data is found from any folder."""
-        named = self.source in NAMED
+        """Return the fields; a path becomes absolute, so that it is valid in any folder."""
+        named = self.source in source_names()
         return {**asdict(self), "source": self.source if named else str(Path(self.source).expanduser().resolve())}

@@ -17,7 +17,8 @@ from jointnas.network.blueprint import Blueprint, joined_digest
 from jointnas.network.cost import METRICS, blueprint_cost
 from jointnas.network.families.family import Family, Part
 from jointnas.network.operations.operation import Shape
-from jointnas.space.knobs import Codes, Continuous, Knob
+from jointnas.space.continuous import Continuous
+from jointnas.space.knobs import Codes, Knob
 
 Index = NDArray[np.int64]
 LARGEST_KEY = 2**62

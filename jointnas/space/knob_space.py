@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from scipy.stats import qmc
 
 from jointnas.errors import CandidateError, SpaceError, suggest
-from jointnas.space.knobs import Codes, Continuous, Fixed, Knob, Value
+from jointnas.space.continuous import Continuous
+from jointnas.space.knobs import Codes, Fixed, Knob, Value
 from jointnas.space.toml import GROUPS
 
 

@@ -21,9 +21,10 @@ from jointnas.network.blueprint import Blueprint
 from jointnas.network.cost import METRICS, scoring_cost
 from jointnas.network.operations.operation import Shape
 from jointnas.resources import resource_folder
+from jointnas.space.continuous import Continuous
 from jointnas.space.cost_table import Architectures
 from jointnas.space.knob_space import Candidate, KnobSpace
-from jointnas.space.knobs import Codes, Continuous, Fixed, Value
+from jointnas.space.knobs import Codes, Fixed, Value
 from jointnas.space.restriction import with_values
 from jointnas.space.toml import Definition, check_definition, read_definition, write_definition
 from jointnas.training.recipe import Recipe, default_of, effective_rows, views

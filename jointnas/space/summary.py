@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from jointnas.space.continuous import Continuous, Switchable
 from jointnas.space.knob_space import Candidate
-from jointnas.space.knobs import Choice, Continuous, Fixed, Knob, Ordered, Switchable, Value, index_of
+from jointnas.space.knobs import Choice, Fixed, Knob, Ordered, Value, index_of
 from jointnas.space.sampling import extreme
 from jointnas.space.space import Space
 from jointnas.space.toml import GROUPS

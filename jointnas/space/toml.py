@@ -11,7 +11,8 @@ import tomli_w
 
 from jointnas.errors import BlueprintError, CandidateError, RecipeError, SpaceError, suggest
 from jointnas.network import families
-from jointnas.space.knobs import Choice, Condition, Continuous, Fixed, Knob, Ordered, Switchable, Value, index_of
+from jointnas.space.continuous import Continuous, Switchable
+from jointnas.space.knobs import Choice, Condition, Fixed, Knob, Ordered, Value, index_of
 from jointnas.training.recipe import check_value
 from jointnas.training.recipe import knob as recipe_knob
 

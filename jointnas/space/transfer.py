@@ -10,8 +10,9 @@ import numpy as np
 
 from jointnas.errors import CandidateError
 from jointnas.network.families import find_family
+from jointnas.space.continuous import Continuous
 from jointnas.space.knob_space import Candidate, check_candidate
-from jointnas.space.knobs import Codes, Continuous, Knob
+from jointnas.space.knobs import Codes, Knob
 from jointnas.space.space import Space
 from jointnas.training.recipe import default_of
 

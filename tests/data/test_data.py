@@ -1,4 +1,4 @@
-"""Data: what each source gives, how it is split, what is refused, and how the decoded pack is kept."""
+"""Data: the contents of each source, its splits, errors, and the cache of decoded packs."""
 
 import io
 import json
@@ -9,6 +9,7 @@ import shutil
 import zipfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from jointnas.data.contract import Contents, Source, array_contents
 from jointnas.data.dataset import Data, Split, load_data
 from jointnas.data.spec import DataSpec
 from jointnas.errors import DataError
-
-CIFAR = Path(__file__).parents[3] / "shared" / "data" / "cifar10-images.zip"
+from tests.plugins import install_package
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def write_tree(root: Path, n: int = 10, mode: str = "L", classes: tuple[str, ...
 
 
 def write_npz(path: Path, n: int = 60, classes: int = 3, shape: tuple[int, ...] = (2, 3), **more: Any) -> Path:
-    """Write n images whose first pixel says their place, the classes by turns."""
+    """Write n images whose first pixel is their index, with alternating classes."""
     images = np.random.default_rng(0).integers(0, 256, (n, *shape), dtype=np.uint8)
     images.reshape(n, -1)[:, 0] = np.arange(n)
     np.savez(path, **{"train_images": images, "train_labels": np.arange(n) % classes, **more})
@@ -76,18 +77,18 @@ def test_digits_are_grey_images_of_ten_classes() -> None:
     assert len(data.train) + len(data.val) + data.test_images == 1797
     assert data.train.images.dtype == torch.uint8
     assert data.train.labels.dtype == torch.int64
-    known = Counter(
+    expected = Counter(
         (np.round(image * (255 / 16)).astype(np.uint8).tobytes(), int(label))
         for image, label in zip(*load_digits(return_X_y=True), strict=True)
     )
-    ours: Counter[tuple[bytes, int]] = Counter()
+    loaded: Counter[tuple[bytes, int]] = Counter()
     for split in (data.train, data.val, data.test()):
         pairs = zip(split.images, split.labels, strict=True)
-        ours.update((image.numpy().tobytes(), int(label)) for image, label in pairs)
-    assert ours == known
+        loaded.update((image.numpy().tobytes(), int(label)) for image, label in pairs)
+    assert loaded == expected
 
 
-def test_digits_say_that_their_test_images_were_split_off() -> None:
+def test_a_note_reports_the_test_images_split_off_from_digits() -> None:
     data = load_data(DataSpec("digits"))
     assert data.test_images == 359
     assert data.notes == ("digits brings no test images: 359 of its images were split off",)
@@ -104,15 +105,48 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, cache: Path) -> None:
         load(tmp_path / "notes.txt", cache)
 
 
-@pytest.mark.skipif(not CIFAR.is_file(), reason=f"{CIFAR} is not here")
-def test_cifar_from_a_zip_is_split_by_class_and_keeps_its_own_test_images() -> None:
-    data = load_data(DataSpec(str(CIFAR), train_images=5000, val_images=1000))
-    assert data.input_shape == (3, 32, 32)
-    assert "airplane" in data.classes
-    assert torch.bincount(data.train.labels).tolist() == [500] * 10
-    assert torch.bincount(data.val.labels).tolist() == [100] * 10
-    assert data.test_images == 10_000
-    assert data.notes == ()
+# ------------------------------------------------------------------------------------- data sets of installed packages
+
+
+class Stripes(Source):
+    """Sixty images of two classes: dark ones and bright ones."""
+
+    def key(self) -> str:
+        return "stripes"
+
+    def open(self) -> AbstractContextManager[Contents]:
+        images = np.arange(60, dtype=np.uint8).reshape(60, 1, 1, 1).repeat(4, axis=1).repeat(4, axis=2)
+        return array_contents(("dark", "bright"), {"train": (images, np.arange(60) // 30)})
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """Return an empty folder for installed packages."""
+    (tmp_path / "site").mkdir()
+    return tmp_path / "site"
+
+
+def test_an_installed_package_adds_a_named_data_set(site: Path, cache: Path) -> None:
+    with install_package(site, "jointnas.data", "stripes", f"{__name__}:Stripes"):
+        data = load_data(DataSpec("stripes"), cache)
+        assert DataSpec("stripes").to_json()["source"] == "stripes"
+        with pytest.raises(DataError, match=r"did you mean 'stripes'\?"):
+            load_data(DataSpec("stripe"), cache)
+    assert (data.input_shape, data.classes) == ((1, 4, 4), ("dark", "bright"))
+    assert [value // 30 for value in places(data.train)] == data.train.labels.tolist()
+    assert len(data.train) + len(data.val) + data.test_images == 60
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("no_such_module:Stripes", r"cannot import .*'stripes' of the package 'jointnas-test-stripes'.*no_such_module"),
+        ("builtins:dict", r"'stripes' .* got dict"),
+    ],
+)
+def test_a_broken_package_is_a_data_error(site: Path, cache: Path, target: str, message: str) -> None:
+    with install_package(site, "jointnas.data", "stripes", target), pytest.raises(DataError, match=message):
+        load_data(DataSpec("stripes"), cache)
 
 
 # ---------------------------------------------------------------------------------------------------------- splits
@@ -178,13 +212,13 @@ def test_many_small_classes_leave_an_image_of_each_for_the_test(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"train_images": 2000}, r"left for training, got a demand for 2000"),
-        ({"val_images": 2000}, r"left for validation, got a demand for 2000"),
-        ({"val_images": 1438}, r"there are 0 images left for training"),
-        ({"train_images": 5}, r"each of 10 classes, got a demand for 5"),
-        ({"train_images": 0}, r"--train-images is 1 or more, got 0"),
-        ({"val_images": -1}, r"--val-images is 1 or more, got -1"),
-        ({"image_size": 0}, r"--image-size is 1 or more, got 0"),
+        ({"train_images": 2000}, r"left for training, 2000 were requested"),
+        ({"val_images": 2000}, r"left for validation, 2000 were requested"),
+        ({"val_images": 1438}, r"only 0 images are left for training"),
+        ({"train_images": 5}, r"each of 10 classes, 5 were requested"),
+        ({"train_images": 0}, r"--train-images must be 1 or more, got 0"),
+        ({"val_images": -1}, r"--val-images must be 1 or more, got -1"),
+        ({"image_size": 0}, r"--image-size must be 1 or more, got 0"),
     ],
 )
 def test_numbers_of_images_that_cannot_be_are_refused(spec: dict[str, int], message: str) -> None:
@@ -195,7 +229,7 @@ def test_numbers_of_images_that_cannot_be_are_refused(spec: dict[str, int], mess
 # -------------------------------------------------------------------------------------------------- folders and zips
 
 
-def test_a_folder_without_splits_is_split_and_says_so(tmp_path: Path, cache: Path) -> None:
+def test_a_folder_without_splits_is_split_with_a_note(tmp_path: Path, cache: Path) -> None:
     data = load(write_tree(tmp_path / "pets"), cache)
     assert data.classes == ("cat", "dog")
     assert data.input_shape == (1, 4, 4)  # grey images have one channel
@@ -235,6 +269,20 @@ def test_a_zip_gives_what_its_folder_gives(tmp_path: Path, cache: Path, prefix: 
     for a, b in ((folder.train, archive.train), (folder.val, archive.val), (folder.test(), archive.test())):
         assert torch.equal(a.images, b.images)
         assert torch.equal(a.labels, b.labels)
+
+
+def test_a_zip_is_split_by_class_and_keeps_its_own_test_images(tmp_path: Path, cache: Path) -> None:
+    classes = tuple("abcdefghij")
+    for split, n in (("train", 8), ("test", 3)):
+        for label in classes:
+            for i in range(n):
+                write_image(tmp_path / "ten" / split / label / f"{i}.png", i, "RGB")
+    data = load(zipped(tmp_path / "ten", tmp_path / "ten.zip"), cache, train_images=50, val_images=20)
+    assert (data.input_shape, data.classes) == ((3, 4, 4), classes)
+    assert torch.bincount(data.train.labels).tolist() == [5] * 10
+    assert torch.bincount(data.val.labels).tolist() == [2] * 10
+    assert torch.bincount(data.test().labels).tolist() == [3] * 10
+    assert data.notes == ()
 
 
 def test_hidden_files_and_other_files_are_ignored(tmp_path: Path, cache: Path) -> None:
@@ -284,7 +332,7 @@ def test_images_of_16_bits_alone_stay_grey_and_keep_their_brightness(tmp_path: P
     assert set(places(data.train)) == {20, 250}
 
 
-def test_images_of_different_sizes_are_refused_until_a_size_is_said(tmp_path: Path, cache: Path) -> None:
+def test_images_of_different_sizes_are_refused_without_an_image_size(tmp_path: Path, cache: Path) -> None:
     root = write_tree(tmp_path / "pets")
     write_image(root / "dog" / "wide.png", 7, size=(6, 5))
     with pytest.raises(DataError, match=r"4×4 for 'cat/000\.png' and 6×5 for 'dog/wide\.png'.*--image-size"):
@@ -300,20 +348,20 @@ def test_images_need_not_be_square(tmp_path: Path, cache: Path) -> None:
 
 
 def test_one_class_is_refused(tmp_path: Path, cache: Path) -> None:
-    with pytest.raises(DataError, match=r"two classes or more, got cat"):
+    with pytest.raises(DataError, match=r"two or more classes, got cat"):
         load(write_tree(tmp_path / "pets", classes=("cat",)), cache)
 
 
 def test_a_class_of_another_split_alone_is_refused(tmp_path: Path, cache: Path) -> None:
     write_tree(tmp_path / "pets" / "train")
     write_tree(tmp_path / "pets" / "test", classes=("cat", "dog", "emu"))
-    with pytest.raises(DataError, match=r"'emu' in test alone"):
+    with pytest.raises(DataError, match=r"'emu' has images in test but none in train"):
         load(tmp_path / "pets", cache)
 
 
 def test_an_empty_folder_and_a_stray_image_are_refused(tmp_path: Path, cache: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"got none in .*empty"):
+    with pytest.raises(DataError, match=r"no images in .*empty"):
         load(tmp_path / "empty", cache)
     write_image(write_tree(tmp_path / "pets") / "stray.png")
     with pytest.raises(DataError, match=r"stray\.png"):
@@ -329,7 +377,7 @@ def test_a_broken_image_is_named(tmp_path: Path, cache: Path, content: str, as_z
     broken = {"text": b"this is no image", "truncated": noise.getvalue()[:50], "empty": b""}[content]
     (root / "dog" / "003.png").write_bytes(broken)
     path = zipped(root, tmp_path / "pets.zip") if as_zip else root
-    with pytest.raises(DataError, match=r"broken one at 'dog/003\.png'"):
+    with pytest.raises(DataError, match=r"cannot decode the image 'dog/003\.png'"):
         load(path, cache)
     assert packs(cache) == []  # nothing half-decoded stays
 
@@ -366,7 +414,7 @@ def test_arrays_come_back_in_every_layout(
 @pytest.mark.parametrize(
     ("x", "y"), [("train_images", "train_labels"), ("x_train", "y_train"), ("images", "labels"), ("X_train", "y_train")]
 )
-def test_the_usual_names_of_arrays_are_known(tmp_path: Path, cache: Path, x: str, y: str) -> None:
+def test_the_usual_names_of_arrays_are_accepted(tmp_path: Path, cache: Path, x: str, y: str) -> None:
     np.savez(tmp_path / "a.npz", **{x: np.zeros((20, 3, 3), np.uint8), y: (np.arange(20) % 2)[:, None]})
     assert load(tmp_path / "a.npz", cache).classes == ("0", "1")
 
@@ -391,17 +439,17 @@ TURNS = np.arange(20) % 2
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"images": ZEROS.astype(np.float32), "labels": TURNS}, r"uint8 from 0 to 255, got float32 for images"),
+        ({"images": ZEROS.astype(np.float32), "labels": TURNS}, r"images must be uint8 from 0 to 255, got float32"),
         ({"images": ZEROS, "labels": TURNS.astype(float)}, r"whole numbers from 0 on, got float64"),
         ({"images": ZEROS, "labels": TURNS - 1}, r"whole numbers from 0 on"),
         ({"images": ZEROS, "labels": TURNS[:7]}, r"20 whole numbers"),
-        ({"images": ZEROS[0], "labels": TURNS[:3]}, r"got \(3, 3\) for images"),
-        ({"images": ZEROS[..., None, None], "labels": TURNS}, r"for images: reshape"),
-        ({"pictures": ZEROS, "labels": TURNS}, r"got labels, pictures in a\.npz"),
-        ({"images": ZEROS, "labels": TURNS * 0}, r"two classes or more, got 1"),
+        ({"images": ZEROS[0], "labels": TURNS[:3]}, r"images must have the shape .* got \(3, 3\)"),
+        ({"images": ZEROS[..., None, None], "labels": TURNS}, r"images must have the shape"),
+        ({"pictures": ZEROS, "labels": TURNS}, r"a\.npz needs the arrays .* got labels, pictures"),
+        ({"images": ZEROS, "labels": TURNS * 0}, r"two or more classes, got 1"),
         (
             {"images": ZEROS, "labels": TURNS, "test_images": ZEROS[:, :2], "test_labels": TURNS},
-            r"images of one shape",
+            r"images of different shapes",
         ),
     ],
 )
@@ -471,38 +519,39 @@ def test_the_same_images_at_another_place_have_the_same_fingerprint(tmp_path: Pa
     assert load(tmp_path / "copy", cache).fingerprint == first.fingerprint
 
 
-def test_what_a_crashed_process_left_is_cleaned(tmp_path: Path, cache: Path) -> None:
+def test_the_files_of_a_crashed_process_are_removed(tmp_path: Path, cache: Path) -> None:
     root = write_tree(tmp_path / "pets")
     load(root, cache)
     pack = packs(cache)[0]
     shutil.rmtree(pack)
-    left = pack.with_name(f"{pack.name}.partial-12345")
-    left.mkdir()
-    (left / "images.npy").write_bytes(b"half")
+    stale = pack.with_name(f"{pack.name}.partial-12345")
+    stale.mkdir()
+    (stale / "images.npy").write_bytes(b"half")
     data = load(root, cache)
+    assert not stale.exists()
     assert packs(cache) == [pack]
     assert len(data.train) == 13
 
 
-def _load_elsewhere(path: str, cache: str, barrier: Any, results: Any) -> None:
+def load_in_process(source: str, cache: str, barrier: Any, results: Any) -> None:
     torch.set_num_threads(1)
     barrier.wait(60)
-    results.put(load_data(DataSpec(path), Path(cache)).fingerprint)
+    results.put(load_data(DataSpec(source), Path(cache)).fingerprint)
 
 
-def test_two_processes_at_once_make_one_pack(tmp_path: Path, cache: Path) -> None:
-    root = write_tree(tmp_path / "pets", 50)
-    context = multiprocessing.get_context("spawn")
-    barrier, results = context.Barrier(2), context.Queue()
-    arguments = (str(root), str(cache), barrier, results)
-    processes = [context.Process(target=_load_elsewhere, args=arguments) for _ in range(2)]
-    for process in processes:
-        process.start()
-    found = {results.get(timeout=60) for _ in processes}
-    for process in processes:
-        process.join(60)
-    assert [process.exitcode for process in processes] == [0, 0]
-    assert found == {load(root, cache).fingerprint}
+def test_two_new_processes_at_once_make_one_pack_of_an_installed_data_set(site: Path, cache: Path) -> None:
+    with install_package(site, "jointnas.data", "stripes", f"{__name__}:Stripes"):
+        context = multiprocessing.get_context("spawn")
+        barrier, results = context.Barrier(2), context.Queue()
+        arguments = ("stripes", str(cache), barrier, results)
+        processes = [context.Process(target=load_in_process, args=arguments) for _ in range(2)]
+        for process in processes:
+            process.start()
+        fingerprints = {results.get(timeout=60) for _ in processes}
+        for process in processes:
+            process.join(60)
+        assert [process.exitcode for process in processes] == [0, 0]
+        assert fingerprints == {load_data(DataSpec("stripes"), cache).fingerprint}
     assert len(packs(cache)) == 1
 
 
@@ -512,7 +561,7 @@ def test_a_cache_that_cannot_be_written_is_a_data_error(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("JOINTNAS_CACHE", str(tmp_path / below))
-    with pytest.raises(DataError, match=r"writable folder.*JOINTNAS_CACHE"):
+    with pytest.raises(DataError, match=r"cannot write.*JOINTNAS_CACHE"):
         load_data(DataSpec("digits"))
 
 
@@ -521,5 +570,5 @@ def test_a_cache_that_cannot_be_written_is_a_data_error(
 )
 def test_a_cache_on_a_file_system_that_takes_no_folders_is_a_data_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOINTNAS_CACHE", "/proc/jointnas")
-    with pytest.raises(DataError, match=r"writable folder.*JOINTNAS_CACHE"):
+    with pytest.raises(DataError, match=r"cannot write.*JOINTNAS_CACHE"):
         load_data(DataSpec("digits"))

@@ -17,8 +17,9 @@ from jointnas.network.cost import METRICS, blueprint_cost, scoring_cost
 from jointnas.network.families import make_blueprint
 from jointnas.network.module import build
 from jointnas.resources import resource_folder
+from jointnas.space.continuous import OFF_SHARE, Continuous, Switchable
 from jointnas.space.knob_space import Candidate
-from jointnas.space.knobs import OFF_SHARE, Choice, Continuous, Fixed, Ordered, Switchable
+from jointnas.space.knobs import Choice, Fixed, Ordered
 from jointnas.space.space import Space, built_in_spaces
 from jointnas.space.toml import GROUPS, parse_knob
 from jointnas.training.recipe import Recipe, knob_fields

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from jointnas.errors import SpaceError
 from jointnas.network.cost import METRICS
-from jointnas.space.knobs import Choice, Continuous, Fixed, Knob, Ordered, Switchable
+from jointnas.space.continuous import Continuous, Switchable
+from jointnas.space.knobs import Choice, Fixed, Knob, Ordered
 from jointnas.space.space import Space
 from jointnas.space.summary import count, in_words, summarise
 from jointnas.space.toml import parse_knob

@@ -1,0 +1,159 @@
+"""Image folders and zips of them: the folders name the classes, and the splits where the data set has them."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from jointnas.data.contract import SPLITS, Contents, Images, Source, file_key
+from jointnas.data.images import Reader, decode, is_image, read_header
+from jointnas.errors import DataError
+
+SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+class ImageTree(Source):
+    """Image files below `train/CLASS/`, `val/CLASS/` and `test/CLASS/`, or below `CLASS/` alone."""
+
+    path: Path
+    image_size: int | None
+
+    @abstractmethod
+    def _names(self) -> list[str]:
+        """Return the files' paths, relative and with forward slashes."""
+
+    @abstractmethod
+    def _reader(self) -> AbstractContextManager[Reader]:
+        """Return a context manager that yields a function from a file's path to its bytes."""
+
+    @contextmanager
+    def open(self) -> Iterator[Contents]:
+        """Assign the files to splits and classes, read every header, and yield the contents. Raises `DataError`."""
+        files = self._files_by_split()
+        classes = sorted({label for split in files.values() for label, _ in split})
+        trained = {label for label, _ in files["train"]}
+        if trained & {*SPLIT_FOLDERS, "training", "testing"}:
+            raise DataError(
+                f"{str(self.path)!r} has the folders {', '.join(sorted(trained))} but no train/: use train/CLASS/ and test/CLASS/"
+            )
+        if len(trained) < 2:
+            raise DataError(
+                f"a data set needs two or more classes, got {', '.join(sorted(trained)) or 'none'} in {str(self.path)!r}: "
+                "put the images of each class into a folder of its own"
+            )
+        for split, rows in files.items():
+            untrained = sorted({label for label, _ in rows} - trained)
+            if untrained:
+                raise DataError(
+                    f"the class {untrained[0]!r} has images in {split} but none in train: add some to train or remove the class"
+                )
+        names = [name for split in SPLITS for _, name in files.get(split, [])]
+        labels = {s: np.array([classes.index(label) for label, _ in rows]) for s, rows in files.items()}
+        with self._reader() as read, ThreadPoolExecutor() as threads:
+            headers = list(threads.map(lambda name: read_header(name, read), names))
+            channels = 1 if all(grey for grey, _ in headers) else 3
+            height, width = self._common_size(names, [size for _, size in headers])
+
+            def write(out: Images) -> None:
+                def fill(i: int) -> None:
+                    out[i] = decode(names[i], read, channels, (width, height))
+
+                for _ in threads.map(fill, range(len(names))):
+                    pass
+
+            yield Contents(tuple(classes), labels, (height, width, channels), write)
+
+    def _common_size(self, names: Sequence[str], sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+        """Return (height, width) of all images: the requested size, or their own. Raises `DataError` where they differ."""
+        if self.image_size is not None:
+            return self.image_size, self.image_size
+        for name, size in zip(names, sizes, strict=True):
+            if size != sizes[0]:
+                raise DataError(
+                    f"the images have different sizes, {sizes[0][0]}×{sizes[0][1]} for {names[0]!r} and {size[0]}×{size[1]} for "
+                    f"{name!r}: choose one with --image-size, such as --image-size 32"
+                )
+        width, height = sizes[0]
+        return height, width
+
+    def _files_by_split(self) -> dict[str, list[tuple[str, str]]]:
+        """Return {split: [(class, path), …]}, sorted by path. Raises `DataError`."""
+        names = sorted(name for name in self._names() if is_image(name))
+        if not names:
+            raise DataError(
+                f"there are no images in {str(self.path)!r}: check the path; each class has a folder of its own"
+            )
+        parts = [PurePosixPath(name).parts for name in names]
+        depth = 0
+        while (
+            len({p[depth] for p in parts}) == 1
+            and parts[0][depth] not in SPLIT_FOLDERS
+            and min(map(len, parts)) > depth + 2
+        ):
+            depth += 1  # one folder contains all others, as in most zips
+        split_at_top = any(p[depth] == "train" and len(p) > depth + 2 for p in parts)
+        files: dict[str, list[tuple[str, str]]] = {"train": []}
+        for name, path in zip(names, parts, strict=True):
+            inner = path[depth:]
+            split = SPLIT_FOLDERS.get(inner[0]) if split_at_top else "train"
+            if split is None:
+                continue
+            inner = inner[1:] if split_at_top else inner
+            if len(inner) < 2:
+                raise DataError(
+                    f"the image {name!r} lies outside the class folders: move it into the folder of its class"
+                )
+            files.setdefault(split, []).append((inner[0], name))
+        return files
+
+
+@dataclass(frozen=True)
+class ImageFolder(ImageTree):
+    """A folder of images."""
+
+    path: Path
+    image_size: int | None
+
+    def key(self) -> str:
+        """Return a hash of every image's path, size and modification time."""
+        digest = hashlib.sha256()
+        for name in sorted(n for n in self._names() if is_image(n)):
+            stat = (self.path / name).stat()
+            digest.update(f"{name}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
+        return f"{self.path.resolve()}|{self.image_size}|{digest.hexdigest()}"
+
+    def _names(self) -> list[str]:
+        return [p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file()]
+
+    @contextmanager
+    def _reader(self) -> Iterator[Reader]:
+        yield lambda name: (self.path / name).read_bytes()
+
+
+@dataclass(frozen=True)
+class ImageZip(ImageTree):
+    """A zip of an image folder, read without unpacking it to disk."""
+
+    path: Path
+    image_size: int | None
+
+    def key(self) -> str:
+        """Return the file's path, size and modification time."""
+        return f"{file_key(self.path)}|{self.image_size}"
+
+    def _names(self) -> list[str]:
+        with zipfile.ZipFile(self.path) as archive:
+            return [info.filename for info in archive.infolist() if not info.is_dir()]
+
+    @contextmanager
+    def _reader(self) -> Iterator[Reader]:
+        with zipfile.ZipFile(self.path) as archive:
+            yield archive.read

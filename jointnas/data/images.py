@@ -1,0 +1,84 @@
+"""Image files: which files are images, and their pixels as uint8 arrays."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from jointnas.data.contract import Images
+from jointnas.errors import DataError
+
+IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
+BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+    Image.DecompressionBombError,
+)  # what PIL and zipfile raise for files that are damaged, encrypted or compressed by an unsupported method
+GREY_MODES = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16B", "F"))
+MAXIMUM_WHITE = {"I": 65535, "I;16": 65535, "I;16B": 65535}
+
+Reader = Callable[[str], bytes]
+"""A function from a file's name to its bytes."""
+
+T = TypeVar("T")
+
+
+def decode_file(path: Path, shape: tuple[int, ...]) -> Images:
+    """Return one image file as (H, W, C) uint8, resized to a network's input shape (C, H, W). Raises `DataError`."""
+    channels, height, width = shape
+    if not path.is_file():
+        raise DataError(f"there is no image file {str(path)!r}: check the path")
+    return decode(str(path), lambda name: Path(name).read_bytes(), channels, (width, height))
+
+
+def is_image(name: str) -> bool:
+    """Return whether a path is an image's, by its suffix; hidden files and those of macOS archives are none."""
+    path = PurePosixPath(name)
+    hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden
+
+
+def read_header(name: str, read: Reader) -> tuple[bool, tuple[int, int]]:
+    """Return whether an image is grey, and its (width, height). Raises `DataError`."""
+    return _with_image(name, read, lambda image: (image.mode in GREY_MODES, image.size))
+
+
+def decode(name: str, read: Reader, channels: int, size: tuple[int, int]) -> Images:
+    """Return one image as (H, W, channels) uint8, resized where it is not (width, height). Raises `DataError`."""
+
+    def pixels(image: Image.Image) -> Images:
+        white = MAXIMUM_WHITE.get(image.mode)
+        if white is not None:
+            levels = np.asarray(image, dtype=np.float64) * (255 / white)
+            image = Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
+        image = image.convert("L" if channels == 1 else "RGB")
+        if image.size != size:
+            image = image.resize(size, Image.Resampling.BILINEAR)
+        return np.asarray(image, dtype=np.uint8).reshape(size[1], size[0], channels)
+
+    return _with_image(name, read, pixels)
+
+
+def _with_image(name: str, read: Reader, use: Callable[[Image.Image], T]) -> T:
+    """Return `use(image)`. Raises `DataError` with the file's name when the file cannot be read."""
+    try:
+        with Image.open(io.BytesIO(read(name))) as image:
+            return use(image)
+    except BROKEN as error:
+        # Pillow's own message for bytes that are no image contains an object's address
+        reason = "it is not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise DataError(f"cannot decode the image {name!r} ({reason}): repair or delete it") from error
