@@ -2,7 +2,7 @@
 
     python benchmarks/step.py --data cifar10-images.zip --to benchmarks/results/step.json
 
-celu     forward and backward pass of (128, 32, 28, 28) values in bfloat16: `jointnas.module.CELU` and `torch.nn.CELU`
+celu     forward and backward pass of (128, 32, 28, 28) values in bfloat16: `jointnas.network.module.CELU` and `torch.nn.CELU`
 muon     an update of the network's weights: `jointnas.training.optimizers.Muon` and the published iteration on each matrix
 step     whole training steps: ours, with either of the two replaced, and with both
 
@@ -24,13 +24,13 @@ import torch
 from measure import machine, ratio, take_turns, write
 from torch import Tensor, nn, optim
 
+from jointnas.campaign.candidate_file import find_candidate
 from jointnas.data import Data, DataSpec, load_data
-from jointnas.export import find_candidate
-from jointnas.module import CELU
-from jointnas.networks import blueprint
-from jointnas.recipe import Recipe
+from jointnas.network.families import make_blueprint
+from jointnas.network.module import CELU
 from jointnas.training.clock import StepClock
 from jointnas.training.optimizers import NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS, Muon, set_learning_rate
+from jointnas.training.recipe import Recipe
 from jointnas.training.trainer import Trainer
 
 RECIPE = "resnet9-1m"
@@ -74,7 +74,7 @@ def iterated(matrix: Tensor) -> Tensor:
 def make_trainer(data: Data, celu: bool, muon: bool) -> Trainer:
     """Return a training of the recipe, with our CELU and our Muon or the others."""
     candidate = find_candidate(RECIPE).candidate
-    network = blueprint(candidate["architecture"], data.input_shape, len(data.classes))
+    network = make_blueprint(candidate["architecture"], data.input_shape, len(data.classes))
     trainer = Trainer(network, Recipe.from_knobs(candidate["recipe"]), data, StepClock(10**9), 0, torch.device("cpu"))
     if not celu:
         for module in list(trainer.network.modules()):

@@ -112,7 +112,7 @@ class _CELU(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, alpha: float) -> Tensor:
         y = torch.empty_like(x)
         rows = max(1, CELU_PART * len(x) // max(1, x.numel()))
-        for part, result in zip(x.split(rows), y.split(rows), strict=True):
+        for part, result in zip(torch.split(x, rows), torch.split(y, rows), strict=True):
             wide = part if part.dtype == torch.float64 else part.float()
             ones = wide.new_ones(()).expand_as(wide)
             slope = torch.ops.aten.elu_backward(ones, alpha, alpha, 1 / alpha, False, wide)  # α CELU'(x)

@@ -15,6 +15,7 @@ from jointnas.network.cost import blueprint_cost
 from jointnas.network.families import make_blueprint
 from jointnas.network.module import (
     CELU,
+    CELU_PART,
     MODULES,
     WHITENING_EPSILON,
     Add,
