@@ -91,6 +91,10 @@ class Blend(nn.Module):
         return torch.lerp(second, first, self.weight.to(first.dtype))
 
 
+CELU_PART = 2**19
+"""Values that are computed at a time, so that the float32 values in between stay in the cache."""
+
+
 class _CELU(torch.autograd.Function):
     """CELU on a CPU by ELU's derivative, which PyTorch computes many times as fast as ELU: its `exp` is vectorised.
 
@@ -100,10 +104,13 @@ class _CELU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, alpha: float) -> Tensor:
-        wide = x if x.dtype == torch.float64 else x.float()
-        ones = wide.new_ones(()).expand_as(wide)
-        slope = torch.ops.aten.elu_backward(ones, alpha, alpha, 1 / alpha, False, wide)  # α CELU'(x)
-        y = torch.maximum(x, slope.sub_(alpha).to(x.dtype))
+        y = torch.empty_like(x)
+        rows = max(1, CELU_PART * len(x) // max(1, x.numel()))
+        for part, result in zip(torch.split(x, rows), torch.split(y, rows), strict=True):
+            wide = part if part.dtype == torch.float64 else part.float()
+            ones = wide.new_ones(()).expand_as(wide)
+            slope = torch.ops.aten.elu_backward(ones, alpha, alpha, 1 / alpha, False, wide)  # α CELU'(x)
+            result.copy_(torch.maximum(wide, slope.sub_(alpha), out=slope))
         ctx.save_for_backward(y)
         ctx.alpha = alpha
         return y
