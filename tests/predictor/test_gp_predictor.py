@@ -108,19 +108,21 @@ def test_an_earlier_campaign_tells_what_few_trainings_cannot() -> None:
 
 def test_a_first_batch_that_an_earlier_campaign_chose_is_not_taken_for_the_space() -> None:
     """It is alike: how far others may lie from it, the earlier campaign tells better than the batch."""
-    earlier = Predictor(Space.load("resnet9", (1, 8, 8), 10))
-    known = drawn(earlier.space, 128, 5)
-    earlier.fit(known, [score(c) for c in known])
     space, rng = Space.load("resnet9", (3, 32, 32), 4), np.random.default_rng(0)
 
     def trained(candidate: Candidate) -> float:
         return 0.6 * score(candidate) - 0.05 * float(candidate["architecture"]["depth1"]) + 0.01 * rng.standard_normal()
 
-    pool = drawn(space, 400, 1)
-    order = np.argsort(-Predictor(space, prior=earlier).predict(pool)[0])
-    batch, others = ([pool[i] for i in part] for part in (order[:6], order[6:]))
-    mean, std = Predictor(space, prior=earlier).fit(batch, [trained(c) for c in batch]).predict(others)
-    assert (np.abs(mean - [trained(c) for c in others]) <= 2 * std).mean() > 0.75  # 0.36 by its own spread
+    within = []
+    for seed in range(3):
+        earlier = Predictor(Space.load("resnet9", (1, 8, 8), 10))
+        known, pool = drawn(earlier.space, 128, 5 + seed), drawn(space, 400, 1 + seed)
+        earlier.fit(known, [score(c) for c in known])
+        order = np.argsort(-Predictor(space, prior=earlier).predict(pool)[0])
+        batch, others = ([pool[i] for i in part] for part in (order[:6], order[6:]))
+        mean, std = Predictor(space, prior=earlier).fit(batch, [trained(c) for c in batch]).predict(others)
+        within.append((np.abs(mean - [trained(c) for c in others]) <= 2 * std).mean())
+    assert np.mean(within) > 0.7
 
 
 def test_an_earlier_campaign_that_was_wrong_is_overruled() -> None:
@@ -132,7 +134,7 @@ def test_an_earlier_campaign_that_was_wrong_is_overruled() -> None:
 
 
 def test_a_budget_of_time_is_learned_from_the_steps_of_others() -> None:
-    space = Space.load("resnet9", (1, 8, 8), 10)
+    space = Space.load("resnet9", (1, 8, 8), 10).fix({"test_flip": False})  # so that a step's work is in proportion to MACs
     examples, unseen = drawn(space, 32, 5), space.sample(200, seed=9)
 
     def steps(candidate: Candidate) -> float:
@@ -172,7 +174,7 @@ def test_a_failure_counts_as_the_worst_accuracy() -> None:
 
 
 def test_an_earlier_campaign_is_asked_for_the_steps_that_this_budget_holds() -> None:
-    space = Space.load("resnet9", (1, 8, 8), 10)
+    space = Space.load("resnet9", (1, 8, 8), 10).fix({"test_flip": False})
     known, few, unseen = drawn(space, 128, 5), drawn(space, 16, 1), space.sample(256, seed=9)
 
     def told(candidates: list[Candidate], *, macs: bool) -> list[Observation]:
