@@ -122,8 +122,10 @@ def test_a_row_has_the_networks_costs_both_spreads_and_their_difference_in_point
             assert row[side]["failures"] == []
             means.append(test["mean"])
         assert row["gain_points"] == pytest.approx(100 * (means[1] - means[0]))
-        views = Recipe.from_knobs(row["default"]["recipe"]).views
-        assert row["macs"] == views * blueprint_cost(make_blueprint(row["architecture"], (1, 8, 8), 10))["macs"]
+        one_view = blueprint_cost(make_blueprint(row["architecture"], (1, 8, 8), 10))["macs"]
+        recipes = (row["default"]["recipe"], row["searched"]["recipe"])
+        views = [Recipe.from_knobs(recipe).views for recipe in recipes]
+        assert [row["macs"], row["searched"]["macs"]] == [one_view * n for n in views]
 
 
 def test_the_default_recipe_is_the_candidates_own_and_the_searched_one_the_best_by_prediction(in_session):
