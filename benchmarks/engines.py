@@ -25,7 +25,7 @@ from measure import machine, write
 from numpy.typing import NDArray
 
 import jointnas
-from jointnas.predictor.gp_predictor import Predictor
+from jointnas.predictor.contract import Predictor
 from jointnas.search.engines import ENGINES, Evaluation, Problem
 from jointnas.search.engines.problem import BATCH
 from jointnas.space.constraint import Constraint

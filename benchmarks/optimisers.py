@@ -19,8 +19,9 @@ from sklearn.ensemble import RandomForestRegressor
 from task import Array, Rows, Task
 
 import jointnas
+from jointnas.campaign.direct import optimise
 from jointnas.campaign.registry import DEFAULT_PRIOR
-from jointnas.predictor.gp_predictor import Predictor
+from jointnas.predictor.contract import Predictor
 from jointnas.search.objective import Query
 from jointnas.space.knob_space import Candidate
 from jointnas.space.knobs import Codes, Continuous, Fixed, Ordered, Switchable
@@ -61,7 +62,7 @@ def most_promising(
     predictor: Predictor, query: Query, codes: Codes, medians: Array, n: int, seed: Sequence[int]
 ) -> Codes:
     """Choose a batch by the medians alone."""
-    return codes[np.argsort(-query.worth(codes, medians), kind="stable")[:n]]
+    return codes[np.argsort(-query.utility(codes, medians), kind="stable")[:n]]
 
 
 def upper_confidence(
@@ -71,7 +72,7 @@ def upper_confidence(
     mean, deviation = predictor.predict_codes(codes)
     chosen: list[int] = []
     for weight in np.random.default_rng(seed).exponential(1.0, n):
-        order = np.argsort(-query.worth(codes, mean + weight * deviation), kind="stable")
+        order = np.argsort(-query.utility(codes, mean + weight * deviation), kind="stable")
         chosen.append(next(int(j) for j in order if j not in chosen))
     return codes[chosen]
 
@@ -83,9 +84,9 @@ def mads(task: Task, seed: int) -> None:
 
     def evaluate(codes: Codes) -> Any:
         accuracies = [task.train(c) for c in task.space.to_candidates(codes)]
-        return search.query.evaluation(codes, np.array(accuracies))
+        return search.query.evaluate(codes, np.array(accuracies))
 
-    search.optimise("mads", evaluate, start, task.trainings + 1, 1)
+    optimise(search, "mads", evaluate, start, task.trainings + 1, 1)
 
 
 def drawn(task: Task, rng: np.random.Generator) -> Candidate:

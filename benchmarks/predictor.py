@@ -28,7 +28,7 @@ from scipy.stats import kendalltau, spearmanr, t
 from tables import TABLE, Table
 
 from jointnas.campaign.registry import DEFAULT_PRIOR
-from jointnas.predictor.gp_predictor import Predictor
+from jointnas.predictor.contract import Predictor
 
 SIZES = (16, 32, 64, 128, 256)
 TOP = 10

@@ -27,10 +27,10 @@ from tables import Table
 from torch import nn
 
 from jointnas.campaign.early_stop import accuracy_at
-from jointnas.predictor.features import Inputs
-from jointnas.predictor.gp_predictor import Predictor
-from jointnas.predictor.steps import Pace
-from jointnas.predictor.targets import Belief
+from jointnas.predictor.contract import Predictor
+from jointnas.predictor.features import Featurizer
+from jointnas.predictor.steps import StepsModel
+from jointnas.predictor.targets import TransformPosterior
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
 from jointnas.space.transfer import translate
@@ -95,8 +95,8 @@ def forest_with(scores: Array) -> Arm:
 
 def forest_on_inputs(examples: Examples, known: Array, asked: Array, seed: int) -> Array:
     """Fit a random forest to the inputs of our predictor."""
-    pace = Pace.fit(examples.space, examples.codes[known], [examples.observations[i] for i in known], seed)
-    x = Inputs(examples.space, pace, examples.free)(examples.codes)
+    steps_model = StepsModel.fit(examples.space, examples.codes[known], [examples.observations[i] for i in known], seed)
+    x = Featurizer(examples.space, steps_model, examples.free)(examples.codes)
     model = RandomForestRegressor(500, random_state=seed, n_jobs=1)
     return np.asarray(model.fit(x[known], examples.accuracies[known]).predict(x[asked]))
 
@@ -208,23 +208,23 @@ def varied(prepare: Callable[[list[Observation]], list[Observation]] = list, **p
     return predict
 
 
-class EndsAtOne(Belief):
+class EndsAtOne(TransformPosterior):
     """Log odds of the accuracies themselves, whatever is attainable."""
 
     @classmethod
-    def learned(cls, accuracies: Array, *told: Any) -> Belief:
-        """Learn nothing."""
-        return cls.of(accuracies)
+    def infer(cls, accuracies: Array, *evidence: Any) -> TransformPosterior:
+        """Infer nothing."""
+        return cls.fit(accuracies)
 
 
-class KnobsAndCosts(Inputs):
+class KnobsAndCosts(Featurizer):
     """The knobs and the exact costs, without what is known of how recipes act."""
 
-    def _known(self, *quantities: Any) -> Iterator[Array]:
+    def _recipe_effects(self, *quantities: Any) -> Iterator[Array]:
         return iter(())
 
 
-class Apart(Inputs):
+class Apart(Featurizer):
     """The same inputs, each in a group of its own."""
 
     def __init__(self, *given: Any) -> None:
@@ -257,8 +257,8 @@ def blended(examples: Examples, known: Array, asked: Array, seed: int) -> Array:
     predictor = Predictor(examples.space, seed)
     predictor.fit([examples.candidates[i] for i in known], [examples.observations[i] for i in known])
     mine = predictor.predict([examples.candidates[i] for i in asked])[0]
-    pace = Pace.fit(examples.space, examples.codes[known], [examples.observations[i] for i in known], seed)
-    x = Inputs(examples.space, pace, examples.free)(examples.codes)
+    steps_model = StepsModel.fit(examples.space, examples.codes[known], [examples.observations[i] for i in known], seed)
+    x = Featurizer(examples.space, steps_model, examples.free)(examples.codes)
     model = RandomForestRegressor(200, random_state=seed, n_jobs=1)
     y = examples.accuracies[known]
     theirs = kendalltau(cross_val_predict(model, x[known], y, cv=5), y).statistic
@@ -280,10 +280,10 @@ def all_arms(examples: Examples, prior: Predictor) -> dict[str, Arm]:
         "gaussian process": process,
         "fbnetv3": plain(pretrained=True),
         "fbnetv3, not pretrained": plain(pretrained=False),
-        "no prior, knobs and costs alone": varied(Inputs=KnobsAndCosts),
-        "no prior, a length scale an input": varied(Inputs=Apart),
+        "no prior, knobs and costs alone": varied(Featurizer=KnobsAndCosts),
+        "no prior, a length scale an input": varied(Featurizer=Apart),
         "no prior, steps unknown": varied(without_steps),
-        "no prior, log odds that end at 1": varied(Belief=EndsAtOne),
+        "no prior, log odds that end at 1": varied(TransformPosterior=EndsAtOne),
         "no prior, ranks as targets": varied(ranked),
         "no prior, curves in the targets": varied(with_curves),
         "no prior, blended with a forest": blended,

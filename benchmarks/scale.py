@@ -30,7 +30,7 @@ from rankers import Examples
 from tables import Table
 
 from jointnas.campaign.registry import DEFAULT_PRIOR
-from jointnas.predictor.gp_predictor import Predictor
+from jointnas.predictor.contract import Predictor
 from jointnas.search.search import Search
 from jointnas.space.space import Space
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from tables import Table
 
 from jointnas.data import load_data
-from jointnas.predictor.gp_predictor import Predictor
+from jointnas.predictor.contract import Predictor
 
 
 def main() -> None:

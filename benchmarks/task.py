@@ -16,8 +16,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 from tables import UNBOUNDED, Table
 
-from jointnas.predictor.features import Inputs
-from jointnas.predictor.steps import Pace
+from jointnas.predictor.features import Featurizer
+from jointnas.predictor.steps import StepsModel
 from jointnas.space.constraint import Constraint, parse_all
 from jointnas.space.knob_space import Candidate
 from jointnas.space.sampling import feasible
@@ -48,9 +48,9 @@ class Surrogate:
         self.constraints = table.constraints
         self.deviation = examples.noise
         codes, y = examples.codes, examples.accuracies
-        self._pace = Pace.fit(self.space, codes, examples.observations, 0)
-        self._inputs = Inputs(self.space, self._pace, next(self.space.stream(0, chunk=FREE)))
-        x = self._inputs(codes)
+        self._steps_model = StepsModel.fit(self.space, codes, examples.observations, 0)
+        self._features = Featurizer(self.space, self._steps_model, next(self.space.stream(0, chunk=FREE)))
+        x = self._features(codes)
         self._models = models(x, y)
         said = np.empty(len(y))
         folds = np.random.default_rng(0).permutation(len(y)) % FOLDS
@@ -61,12 +61,12 @@ class Surrogate:
         unseen = Examples(others)
         self.unseen = None  # how well it tells what it was not fitted to
         if len(unseen.accuracies):
-            self.unseen = agreement(answer(self._models, self._inputs(unseen.codes)), unseen.accuracies)
+            self.unseen = agreement(answer(self._models, self._features(unseen.codes)), unseen.accuracies)
 
     def __call__(self, candidate: Candidate) -> tuple[float, int]:
         """Return a candidate's accuracy, and the steps that its training takes."""
         codes = self.space.to_codes([candidate])
-        return float(answer(self._models, self._inputs(codes))[0]), round(float(self._pace.steps(codes)[0]))
+        return float(answer(self._models, self._features(codes))[0]), round(float(self._steps_model.steps(codes)[0]))
 
 
 class Rows:

@@ -12,18 +12,19 @@ if TYPE_CHECKING:
     from jointnas.campaign.candidate_file import load
     from jointnas.errors import JointNASError
     from jointnas.network.families import register
-    from jointnas.predictor.gp_predictor import Predictor
-    from jointnas.search.search import Search, Winner
+    from jointnas.predictor.contract import Predictor
+    from jointnas.search.search import Search
+    from jointnas.search.winners import Winner
     from jointnas.space.space import Space
     from jointnas.training.observation import Observation
 
 _HOMES = {
     "JointNASError": "errors",
     "Observation": "training.observation",
-    "Predictor": "predictor.gp_predictor",
+    "Predictor": "predictor.contract",
     "Search": "search.search",
     "Space": "space.space",
-    "Winner": "search.search",
+    "Winner": "search.winners",
     "build": "api",
     "load": "campaign.candidate_file",
     "register": "network.families",

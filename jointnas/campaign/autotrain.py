@@ -17,7 +17,8 @@ from jointnas.campaign.runner import Watch as CampaignWatch
 from jointnas.campaign.store import Run
 from jointnas.data import Data
 from jointnas.execution import Executor, Slot
-from jointnas.search.search import Search, Winner
+from jointnas.search.search import Search
+from jointnas.search.winners import Winner
 from jointnas.space.space import Space
 from jointnas.training.clock import clock_from_json
 from jointnas.training.recipe import Recipe, knob_fields

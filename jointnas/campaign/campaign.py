@@ -15,7 +15,8 @@ from jointnas.campaign.store import CONFIRMING, Run, Trial
 from jointnas.errors import SearchError
 from jointnas.execution import Executor, LocalExecutor, Slot
 from jointnas.search.objective import ACCURACY
-from jointnas.search.search import Search, Winner
+from jointnas.search.search import Search
+from jointnas.search.winners import Winner
 from jointnas.space.constraint import violations
 from jointnas.training.clock import Clock
 from jointnas.training.job import prepare_trials
@@ -113,9 +114,8 @@ class Campaign:
 
     def _ask(self, number: int) -> list[Trial]:
         self._trainings.show("choosing candidates")
-        candidates = self.search.ask(self.batch)
-        identities = [self.search.space.identity(candidate) for candidate in candidates]
-        return self._trainings.add(number, candidates, identities, self.search.predict(candidates))
+        batch = self.search.ask(self.batch)
+        return self._trainings.add(number, batch, batch.identities, [p or (None, None) for p in batch.predictions])
 
 
 def local_executor(data: dict[str, Any], slot: Slot, fingerprint: str) -> LocalExecutor:

@@ -1,21 +1,22 @@
-"""An engine over real trainings: what it proposes is trained, in the run store before it is relied on.
+"""Direct search: an engine whose evaluations are trainings, each in the run store before it is relied on.
 
-A run is resumed by replaying it: the engine, deterministic in its seed, proposes the same again, and what the store holds
-is answered from there.
+A run is resumed by replaying it: the engine, deterministic in its seed, proposes the same candidates again, and those that the store holds
+are answered from there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from jointnas.campaign.runner import Status, Trainings, Watch
 from jointnas.campaign.store import Run, Trial
-from jointnas.errors import SearchError
+from jointnas.errors import ConstraintError, SearchError
 from jointnas.execution import Executor
-from jointnas.search.engines import Evaluation
+from jointnas.search.engines import Evaluation, Problem, find_engine
 from jointnas.search.engines.problem import FAILURE, Merit
 from jointnas.search.search import Search
+from jointnas.search.winners import Selection, Winner
 from jointnas.space.knob_space import Candidate
 from jointnas.space.knobs import Codes
 from jointnas.training.clock import Clock
@@ -62,8 +63,8 @@ class RealSearch:
 
         Raises `SearchError` when every training of the first batch failed.
         """
-        start = self.search.space.to_codes(self.search.ask(self.search.started or self.batch))
-        self.search.optimise(self.engine, self._evaluate, start, self.candidates, self.batch)
+        start = self.search.ask(len(self.search.start) or self.batch).codes
+        optimise(self.search, self.engine, self._evaluate, start, self.candidates, self.batch)
         self._tell(self._trials)  # also what an earlier session trained that this one did not propose
         self._confirm()
         self._trainings.show("fitting the predictor")
@@ -77,8 +78,10 @@ class RealSearch:
         codes = self.search.space.to_codes(candidates)
         codes_held = self.search.query.feasible(codes)
         while True:
-            found = self.search.evaluation(codes)
-            best = [i for i in found.ranked() if codes_held[i] and found.violations[i].sum() == 0][: self.winners]
+            evaluation = observed_evaluation(self.search, codes)
+            best = [i for i in evaluation.ranked() if codes_held[i] and evaluation.violations[i].sum() == 0][
+                : self.winners
+            ]
             short = [i for i in best if len(self._trials[identities[i]]) < self.repeats]
             if not short:
                 return
@@ -103,17 +106,17 @@ class RealSearch:
             raise SearchError(
                 f"a first batch has a training that succeeds, got {len(codes)} failures ({reason}): mend it and start a new run"
             )
-        for i in self.search.evaluation(codes).ranked():
-            merit = self.search.evaluation(codes).merit(i)
+        for i in observed_evaluation(self.search, codes).ranked():
+            merit = observed_evaluation(self.search, codes).merit(i)
             if merit.violation > 0 or not merit < self._best:
                 break
             self._train([candidates[i]], [identities[i]], self.repeats)
-            merit = self.search.evaluation(codes).merit(i)
+            merit = observed_evaluation(self.search, codes).merit(i)
             if merit < self._best:
                 self._best = merit
                 trials = self._trials[identities[i]]
                 self.status.leader = f"{mean_observation(_observed(trials)).accuracy:.4f} (trial {trials[0].number})"
-        return self.search.evaluation(codes)
+        return observed_evaluation(self.search, codes)
 
     def _train(self, candidates: list[Candidate], identities: list[str], repeats: int) -> None:
         """See that each candidate was trained so often, and tell the search their mean accuracies."""
@@ -136,3 +139,44 @@ class RealSearch:
 def _observed(trials: Sequence[Trial]) -> list[Observation]:
     """Return what the trials that have ended found."""
     return [t.observation for t in trials if t.observation is not None]
+
+
+def optimise(
+    search: Search, engine: str, evaluation: Callable[[Codes], Evaluation], start: Codes, budget: int, batch: int
+) -> None:
+    """Let an engine spend a budget of expensive evaluations, `batch` side by side, under the exact constraints of a search."""
+    problem = Problem(
+        search.space,
+        search.query.exact,
+        evaluation,
+        start,
+        budget,
+        search.seed,
+        batch,
+        search.closed_pool,
+        expensive=True,
+    )
+    find_engine(engine)(problem)
+
+
+def observed_evaluation(search: Search, codes: Codes) -> Evaluation:
+    """Return the evaluation of (n, knobs) codes by their observed accuracies; those without one have failed."""
+    return search.query.evaluate(codes, search.observed_accuracies(codes))
+
+
+def best_trained(search: Search, k: int = 5) -> list[Winner]:
+    """Return the k best observed candidates by their accuracies, all within the constraints.
+
+    Raises `SearchError` before two accuracies are observed, `ConstraintError` when no candidate meets the constraints.
+    """
+    search.check_answerable(k)
+    codes = search.observed_codes
+    evaluation = observed_evaluation(search, codes)
+    ranked = [int(i) for i in evaluation.ranked() if evaluation.violations[i].sum() == 0]
+    if not ranked:
+        bounds = ", ".join(map(str, search.constraints))
+        raise ConstraintError(
+            f"none of {len(codes)} trained candidates meets {bounds}: loosen a bound or train more candidates"
+        )
+    chosen, measured = search.query.measure(codes, ranked, k)
+    return search.to_winners(Selection.of_rows(codes, chosen, measured))

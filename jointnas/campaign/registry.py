@@ -9,8 +9,8 @@ from pathlib import Path
 from jointnas.campaign.early_stop import accuracy_at, at_fraction
 from jointnas.campaign.store import DATABASE, Run, Trial, find_run, list_runs
 from jointnas.errors import PredictorError, suggest
+from jointnas.predictor.contract import Predictor
 from jointnas.predictor.files import DESCRIPTION
-from jointnas.predictor.gp_predictor import Predictor
 from jointnas.resources import resource_folder
 from jointnas.space.knobs import Value
 from jointnas.space.space import Space

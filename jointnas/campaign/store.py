@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from jointnas.errors import RunError, suggest
-from jointnas.search.search import Winner
+from jointnas.search.winners import Winner
 from jointnas.space.knob_space import Candidate
 from jointnas.training.observation import Observation
 

@@ -24,9 +24,9 @@ from jointnas.cli.common import (
 
 if TYPE_CHECKING:
     from jointnas.measurement.meter import Meter
-    from jointnas.predictor.gp_predictor import Predictor
-    from jointnas.search.search import Search, Winner
-    from jointnas.search.winners import EngineReport
+    from jointnas.predictor.contract import Predictor
+    from jointnas.search.search import Search
+    from jointnas.search.winners import EngineReport, Winner
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def ask_again(
     from jointnas.campaign.registry import adopt, find_predictor
     from jointnas.campaign.store import Run
     from jointnas.errors import ConstraintError, RunError
-    from jointnas.predictor.gp_predictor import Predictor
+    from jointnas.predictor.contract import Predictor
     from jointnas.search.objective import ACCURACY, parse_objective
     from jointnas.search.search import Search
     from jointnas.space.constraint import MEASURED, parse_all, read_sweep

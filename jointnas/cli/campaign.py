@@ -12,7 +12,7 @@ from jointnas.cli.common import interruptible, messages, print_failures, print_j
 
 if TYPE_CHECKING:
     from jointnas.campaign.store import Trial
-    from jointnas.search.search import Winner
+    from jointnas.search.winners import Winner
     from jointnas.space.knob_space import Candidate
     from jointnas.space.space import Space
 
@@ -31,7 +31,7 @@ def conduct(
 ) -> None:
     """Search, with rounds of trainings or an engine over real ones, and print the winners; with `dry_run` say what it would do."""
     from jointnas.campaign.campaign import Campaign, local_executor
-    from jointnas.campaign.direct import RealSearch
+    from jointnas.campaign.direct import RealSearch, best_trained
     from jointnas.campaign.registry import CONTEXT, find_prior
     from jointnas.campaign.store import CONFIRMING
     from jointnas.cli.display import Display
@@ -67,7 +67,7 @@ def conduct(
             start=start,
             prior=prior,
         )
-    print_forecast(search)
+        print_forecast(search)
     specification = {
         **spec,
         "data": data_spec.to_json(),
@@ -126,7 +126,9 @@ def conduct(
             # Before winners are named: other bounds may be asked where there is none.
             predictor.save(run.path / "predictor")
             with meter:
-                winners = search.best_trained(spec["top"]) if spec["real"] else search.best(spec["top"], spec["engine"])
+                winners = (
+                    best_trained(search, spec["top"]) if spec["real"] else search.best(spec["top"], spec["engine"])
+                )
             if campaign is not None and spec["confirm"]:
                 winners = campaign.confirm(winners[: spec["confirm"]]) + winners[spec["confirm"] :]
         print_failures(meter)

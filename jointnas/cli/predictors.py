@@ -59,7 +59,7 @@ def predictors_show(
     """
     from jointnas.campaign.registry import find_predictor
     from jointnas.errors import PredictorError
-    from jointnas.predictor.gp_predictor import Predictor
+    from jointnas.predictor.contract import Predictor
 
     if top < 1:
         raise PredictorError(f"--top is 1 or more, got {top}: raise it")
@@ -116,7 +116,7 @@ def predictors_check(
     """
     from jointnas.campaign.registry import find_predictor
     from jointnas.errors import JointNASError
-    from jointnas.predictor.gp_predictor import Predictor
+    from jointnas.predictor.contract import Predictor
 
     wrong = False
     for name in names:

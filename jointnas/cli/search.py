@@ -161,11 +161,11 @@ def search(
       jointnas search --space nomad-nas --real --engine mads --objective 'min macs' --constraint 'accuracy>=0.6' --repeats 3
     """
     from jointnas.errors import SearchError
-    from jointnas.search.engines import ENGINES, find_engine
+    from jointnas.search.engines import engine_names, find_engine
     from jointnas.search.search import ALL
     from jointnas.space.space import Space
 
-    for name in ENGINES if engine == ALL else [engine]:
+    for name in engine_names() if engine == ALL else [engine]:
         find_engine(name)
     check_seed(seed)
     for name, value in (("--rounds", rounds), ("--batch", batch), ("--top", top), ("--repeats", repeats)):

@@ -1,4 +1,4 @@
-"""The files of a predictor: a description in JSON and tensors, sealed by a hash of both. Reading them never executes anything."""
+"""The files of a predictor: a description in JSON and tensors, with a hash of both. Reading them never executes anything."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXPECTED = ("format", "space", "input_shape", "classes", "context", "trials", "r
 
 
 def write_files(folder: Path, about: Mapping[str, Any], tensors: Mapping[str, NDArray[np.float64]]) -> str:
-    """Write what a predictor says of itself and its tensors into a folder, and return their digest. Raises `PredictorError`."""
+    """Write a predictor's description and tensors into a folder, and return their digest. Raises `PredictorError`."""
     weights = save(dict(tensors))
     written = {"format": FORMAT, **about}
     written["digest"] = digest(written, weights)
@@ -32,15 +32,15 @@ def write_files(folder: Path, about: Mapping[str, Any], tensors: Mapping[str, ND
         (folder / DESCRIPTION).write_text(json.dumps(written), encoding="utf-8")
     except OSError as error:
         raise PredictorError(
-            f"a predictor is saved to a writable folder, got {str(folder)!r} ({error.strerror}): choose another"
+            f"cannot save the predictor to {str(folder)!r} ({error.strerror}): choose a writable folder"
         ) from error
     return str(written["digest"])
 
 
 def read_files(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
-    """Return what `write_files` wrote. Raises `PredictorError`, also where one of the files was changed since."""
+    """Return the description and tensors that `write_files` wrote. Raises `PredictorError`, also for files that changed since."""
     about = read_description(folder)
-    with whole(folder):
+    with intact(folder):
         weights = (folder / WEIGHTS).read_bytes()
         if about["digest"] != digest(about, weights):
             raise ValueError(f"{DESCRIPTION} or {WEIGHTS} changed since they were saved")
@@ -48,38 +48,36 @@ def read_files(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """Return what `predictor.json` in a folder says, the tensors unread. Raises `PredictorError`."""
-    with whole(folder):
+    """Return the description in a folder's `predictor.json`, without its tensors. Raises `PredictorError`."""
+    with intact(folder):
         try:
             about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise PredictorError(
-                f"a predictor is a folder with {DESCRIPTION}, got {str(folder)!r}: check the path"
-            ) from error
+            raise PredictorError(f"there is no predictor ({DESCRIPTION}) in {str(folder)!r}: check the path") from error
         missing = [name for name in EXPECTED if name not in about]
         if missing:
-            raise ValueError(f"no {missing[0]}")
+            raise ValueError(f"{missing[0]} is missing")
         context, trials = about["context"], about["trials"]
         parts = (context, *(context.get(name, {}) for name in ("data", "slot")))
         if not (all(isinstance(part, dict) for part in parts) and isinstance(trials, list)):
-            raise ValueError("a context and trials of another kind")
+            raise ValueError("the context or the trials have the wrong type")
     if about["format"] != FORMAT:
         raise PredictorError(
-            f"a predictor has format {FORMAT}, got {about['format']!r} in {str(folder)!r}: install the version that wrote it"
+            f"the predictor in {str(folder)!r} has format {about['format']!r}, this version reads {FORMAT}: install the version that wrote it"
         )
     return dict(about)
 
 
 @contextmanager
-def whole(folder: Path) -> Iterator[None]:
-    """Say of whatever goes wrong within that a predictor's files are not whole, or not of its space: raises `PredictorError`."""
+def intact(folder: Path) -> Iterator[None]:
+    """Raise `PredictorError` for whatever fails inside: the files are damaged, or do not belong to their space."""
     try:
         yield
     except PredictorError:
         raise
     except JointNASError as error:
         raise PredictorError(
-            f"a predictor fits its own space, got {error} in {str(folder)!r}: save it again"
+            f"the predictor in {str(folder)!r} does not fit its space ({error}): save it again"
         ) from error
     except (
         OSError,
@@ -91,12 +89,10 @@ def whole(folder: Path) -> Iterator[None]:
         RecursionError,
         SafetensorError,
     ) as error:
-        raise PredictorError(
-            f"the files of a predictor are whole, got {error} in {str(folder)!r}: save it again"
-        ) from error
+        raise PredictorError(f"the predictor in {str(folder)!r} is damaged ({error}): save it again") from error
 
 
 def digest(about: Mapping[str, Any], weights: bytes) -> str:
-    """Return a hash of all that a predictor's files say."""
+    """Return the hash of a description and its tensors."""
     text = json.dumps({key: value for key, value in about.items() if key != "digest"}, sort_keys=True)
     return hashlib.sha256(text.encode() + weights).hexdigest()

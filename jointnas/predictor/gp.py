@@ -1,9 +1,10 @@
-"""A Gaussian process that learns which inputs matter: each group of inputs has a linear part of its own, and a length scale.
+"""Gaussian-process regression over groups of features: each group has a linear function and a length scale of its own.
 
-The covariance of two candidates is that of their trends, of each group's linear function, and a Matérn 5/2 of all inputs, each
-measured in its group's length scale. Variances and length scales are the mode of their posterior; the prior on a length scale grows
-with the number of groups, as Hvarfner, Hellsten & Nardi (ICML 2024) have it for inputs, so that a few dozen examples are explained by
-few groups, and smoothly. Draws of whole functions follow Wilson et al. (JMLR 2021): random Fourier features, corrected at the examples.
+The covariance of two candidates is the sum of that of their trends, of each group's linear function, and a Matérn 5/2 of all features,
+each divided by its group's length scale. Variances and length scales are the mode of their posterior (MAP); the prior on a length scale
+grows with the number of groups, as Hvarfner, Hellsten & Nardi (ICML 2024) propose for inputs, so that a few dozen examples are explained
+by few groups, and smoothly. Functions are sampled from the posterior as in Wilson et al. (JMLR 2021): random Fourier features, corrected
+at the examples.
 """
 
 from __future__ import annotations
@@ -20,25 +21,25 @@ from scipy.optimize import minimize
 
 from jointnas.execution.slots import available_cores
 
-LENGTH = 0.0  # mean of a logarithmic length scale, to which half the logarithm of the groups' count is added
+LENGTH_MEAN = 0.0  # of a logarithmic length scale; half the logarithm of the number of groups is added
 LENGTH_DEVIATION = 1.0
 SLOPE = (-2.0, 1.5)  # mean and deviation of the logarithmic variance of a group's linear function
 AMPLITUDE = (-1.0, 1.5)  # of the Matérn function's
 NOISE = (-1.0, 1.5)  # of the noise's
-KNOWN_DEVIATION = 1.0  # of each about those of another process
-FARTHEST = 5.0  # deviations from its mean that a hyperparameter is looked for
+TRANSFER_DEVIATION = 1.0  # of each hyperparameter about that of another process
+SEARCH_RADIUS = 5.0  # prior deviations about the prior mean, within which the mode is searched
 JITTER = 1e-8
 ITERATIONS = 100
-CACHED = 256  # rows whose distances are computed at once, so that they stay in the processor's cache
-WAVES = 1024  # random Fourier features of a draw
+CHUNK_ROWS = 256  # rows whose distances are computed at once, so that they stay in the processor's cache
+FOURIER_FEATURES = 1024
 Array = NDArray[np.float64]
 AnyArray = NDArray[np.floating[Any]]  # of single or double precision
 Groups = NDArray[np.int64]
-"""The (d,) number of each input's group, from 0 on."""
+"""The (d,) group number of each feature, from 0 on."""
 
 
 class Examples(NamedTuple):
-    """What a process is fitted to: (n, d) standardised inputs, (n, q) trends whose weights have variance 1, (n,) targets."""
+    """Training data: (n, d) standardised features, (n, q) trends whose weights have variance 1, (n,) targets."""
 
     x: Array
     trend: Array
@@ -59,31 +60,31 @@ class Hyperparameters:
         return np.array([*self.slopes, *self.lengths, self.amplitude, self.noise])
 
     @classmethod
-    def expected(cls, g: int) -> Hyperparameters:
-        """Return the means of their prior for g groups."""
-        lengths = np.full(g, LENGTH + 0.5 * np.log(max(1, g)))
+    def prior_mean(cls, g: int) -> Hyperparameters:
+        """Return the prior means for g groups."""
+        lengths = np.full(g, LENGTH_MEAN + 0.5 * np.log(max(1, g)))
         return cls(np.full(g, SLOPE[0]), lengths, AMPLITUDE[0], NOISE[0])
 
     @classmethod
     def from_vector(cls, vector: Array) -> Hyperparameters:
-        """Return what `to_vector` gave."""
+        """Return the hyperparameters of a vector that `to_vector` returned."""
         slopes, lengths = np.split(vector[:-2], 2)
         return cls(slopes, lengths, float(vector[-2]), float(vector[-1]))
 
     def scales(self, groups: Groups) -> tuple[Array, Array]:
-        """Return what (n, d) inputs are multiplied by for the linear function and for the Matérn one: (d,) each."""
+        """Return the factors of the features for the linear and for the Matérn covariance: (d,) each."""
         share = 1 / np.bincount(groups)[groups]
         return np.sqrt(share * np.exp(self.slopes)[groups]), np.sqrt(share) * np.exp(-self.lengths)[groups]
 
 
-class Process:
-    """A process conditioned on n examples, of whose d inputs each is in a group."""
+class GaussianProcess:
+    """A Gaussian process conditioned on n examples, whose d features are each in one group."""
 
     def __init__(self, examples: Examples, groups: Groups, hyperparameters: Hyperparameters) -> None:
         self.hyperparameters = hyperparameters
         self._linear, self._smooth = hyperparameters.scales(groups)
         self._examples = examples
-        self._x, self._straight = examples.x * self._smooth, self._slopes(examples.x, examples.trend)
+        self._x, self._train_basis = examples.x * self._smooth, self._basis(examples.x, examples.trend)
         covariance = self._covariance(examples.x, examples.trend)
         covariance[np.diag_indices(len(covariance))] += self.noise
         self._factor = np.linalg.cholesky(covariance)
@@ -95,87 +96,95 @@ class Process:
 
     @property
     def noise(self) -> float:
-        """The variance of a training about what is predicted of it."""
+        """The variance of a target about the function."""
         return float(np.exp(self.hyperparameters.noise)) + JITTER
 
-    def _slopes(self, x: Array, trend: Array) -> Array:
-        """Return (m, d + q) inputs and trends whose weights have variance 1."""
+    def _basis(self, x: Array, trend: Array) -> Array:
+        """Return (m, d + q) features and trends whose weights have variance 1."""
         return np.concatenate([x * self._linear, trend], axis=1)
 
     def _covariance(self, x: Array, trend: Array) -> Array:
         smooth = self._amplitude * _matern(_squared_distances(x * self._smooth, self._x))
-        return smooth + self._slopes(x, trend) @ self._straight.T
+        return smooth + self._basis(x, trend) @ self._train_basis.T
 
-    def misfits(self, targets: Array) -> Array:
-        """Return −2 log of the (q,) likelihoods, up to a constant, of (n, q) targets in place of its own."""
+    def deviances(self, targets: Array) -> Array:
+        """Return −2 log p, (q,) and up to a constant, of (n, q) targets in place of those of the examples."""
         return np.asarray((solve_triangular(self._factor, targets, lower=True) ** 2).sum(axis=0))
 
     def mean(self, x: Array, trend: Array) -> Array:
-        """Return the (m,) means at (m, d) inputs with (m, q) trends, to six digits or so."""
+        """Return the (m,) posterior means at (m, d) features with (m, q) trends, in single precision."""
         scaled, own, weights = (a.astype(np.float32) for a in (x * self._smooth, self._x, self._weights))
         smooth = np.empty(len(x), dtype=np.float32)
 
         def fill(part: slice) -> None:
             smooth[part] = _matern(_squared_distances(scaled[part], own)) @ weights
 
-        _by_parts(fill, len(x))
-        return np.asarray(self._amplitude * smooth + self._slopes(x, trend) @ (self._straight.T @ self._weights))
+        _for_slices(fill, len(x))
+        return np.asarray(self._amplitude * smooth + self._basis(x, trend) @ (self._train_basis.T @ self._weights))
 
     def predict(self, x: Array, trend: Array) -> tuple[Array, Array]:
-        """Return the (m,) means and standard deviations, the noise left out."""
-        mean, variance = np.empty(len(x)), self._amplitude + (self._slopes(x, trend) ** 2).sum(axis=1)
+        """Return the (m,) posterior means and standard deviations, without the noise."""
+        mean, variance = np.empty(len(x)), self._amplitude + (self._basis(x, trend) ** 2).sum(axis=1)
 
         def fill(part: slice) -> None:
             covariance = self._covariance(x[part], trend[part])
             mean[part] = covariance @ self._weights
             variance[part] -= (solve_triangular(self._factor, covariance.T, lower=True) ** 2).sum(axis=0)
 
-        _by_parts(fill, len(x))
+        _for_slices(fill, len(x))
         return mean, np.sqrt(np.maximum(variance, 0))
 
-    def draw(self, x: Array, trend: Array, count: int, seed: Sequence[int]) -> Array:
-        """Return (count, m) values of functions drawn from the process; the same seed draws the same functions."""
+    def sample(self, x: Array, trend: Array, count: int, seed: Sequence[int]) -> Array:
+        """Return (count, m) values of functions sampled from the posterior; a seed always samples the same functions."""
         rng = np.random.default_rng(seed)
         degrees = 5  # of freedom: the spectrum of Matérn 5/2
-        waves = rng.standard_normal((x.shape[1], WAVES)) / np.sqrt(rng.chisquare(degrees, WAVES) / degrees)
-        phases = rng.uniform(0, 2 * np.pi, WAVES)
-        heights = rng.standard_normal((WAVES, count)) * np.sqrt(2 * self._amplitude / WAVES)
-        slopes = rng.standard_normal((self._straight.shape[1], count))
+        frequencies = rng.standard_normal((x.shape[1], FOURIER_FEATURES)) / np.sqrt(
+            rng.chisquare(degrees, FOURIER_FEATURES) / degrees
+        )
+        phases = rng.uniform(0, 2 * np.pi, FOURIER_FEATURES)
+        amplitudes = rng.standard_normal((FOURIER_FEATURES, count)) * np.sqrt(2 * self._amplitude / FOURIER_FEATURES)
+        slopes = rng.standard_normal((self._train_basis.shape[1], count))
         noise = rng.standard_normal((len(self._x), count)) * np.sqrt(self.noise)
 
-        def free(x: Array, trend: Array) -> Array:
-            return np.asarray(np.cos((x * self._smooth) @ waves + phases) @ heights + self._slopes(x, trend) @ slopes)
+        def prior_functions(x: Array, trend: Array) -> Array:
+            return np.asarray(
+                np.cos((x * self._smooth) @ frequencies + phases) @ amplitudes + self._basis(x, trend) @ slopes
+            )
 
-        seen = self._examples
-        weights = cho_solve((self._factor, True), seen.y[:, None] - free(seen.x, seen.trend) - noise)
-        drawn = np.empty((count, len(x)))
+        train = self._examples
+        weights = cho_solve((self._factor, True), train.y[:, None] - prior_functions(train.x, train.trend) - noise)
+        values = np.empty((count, len(x)))
 
         def fill(part: slice) -> None:
-            drawn[:, part] = (free(x[part], trend[part]) + self._covariance(x[part], trend[part]) @ weights).T
+            values[:, part] = (
+                prior_functions(x[part], trend[part]) + self._covariance(x[part], trend[part]) @ weights
+            ).T
 
-        _by_parts(fill, len(x))
-        return drawn
+        _for_slices(fill, len(x))
+        return values
 
 
-def find_hyperparameters(examples: Examples, groups: Groups, known: Hyperparameters | None = None) -> Hyperparameters:
-    """Return the mode of the posterior.
+def fit_hyperparameters(
+    examples: Examples, groups: Groups, prior_mean: Hyperparameters | None = None
+) -> Hyperparameters:
+    """Return the mode of the hyperparameters' posterior.
 
-    known: what is expected, such as those of another process; by default little is.
+    prior_mean: by default `Hyperparameters.prior_mean`; those of another process narrow the prior to `TRANSFER_DEVIATION`.
     """
     g = int(groups.max()) + 1
-    means = (known or Hyperparameters.expected(g)).to_vector()
+    means = (prior_mean or Hyperparameters.prior_mean(g)).to_vector()
     deviations = np.array([*np.full(g, SLOPE[1]), *np.full(g, LENGTH_DEVIATION), AMPLITUDE[1], NOISE[1]])
-    if known:
-        deviations = np.minimum(deviations, KNOWN_DEVIATION)
+    if prior_mean:
+        deviations = np.minimum(deviations, TRANSFER_DEVIATION)
 
     def loss(vector: Array) -> tuple[float, Array]:
         value, gradient = negative_log_likelihood(examples, groups, Hyperparameters.from_vector(vector))
-        away = (vector - means) / deviations
-        return value + 0.5 * float(away @ away), gradient + away / deviations
+        z = (vector - means) / deviations
+        return value + 0.5 * float(z @ z), gradient + z / deviations
 
-    bounds = [(m - FARTHEST * s, m + FARTHEST * s) for m, s in zip(means, deviations, strict=True)]
-    found = minimize(loss, means, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": ITERATIONS})
-    return Hyperparameters.from_vector(found.x)
+    bounds = [(m - SEARCH_RADIUS * s, m + SEARCH_RADIUS * s) for m, s in zip(means, deviations, strict=True)]
+    optimum = minimize(loss, means, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": ITERATIONS})
+    return Hyperparameters.from_vector(optimum.x)
 
 
 def negative_log_likelihood(
@@ -199,9 +208,9 @@ def negative_log_likelihood(
     return value, np.array([*slopes, *np.bincount(groups, lengths), (outer * smooth).sum(), noise * np.trace(outer)])
 
 
-def _by_parts(fill: Callable[[slice], None], n: int) -> None:
-    """Compute n rows in slices, on every core: NumPy's loops over them leave Python free."""
-    parts = [slice(start, start + CACHED) for start in range(0, n, CACHED)]
+def _for_slices(fill: Callable[[slice], None], n: int) -> None:
+    """Call `fill` for slices of n rows, on every core: NumPy's loops release the interpreter's lock."""
+    parts = [slice(start, start + CHUNK_ROWS) for start in range(0, n, CHUNK_ROWS)]
     if len(parts) < 2:
         for part in parts:
             fill(part)
@@ -218,18 +227,18 @@ def _squared_distances(a: AnyArray, b: AnyArray) -> AnyArray:
 
 
 def _matern(squares: AnyArray) -> AnyArray:
-    """Return Matérn 5/2 of squared distances: (1 + r + r²/3) exp(−r), r = √(5 · square); in place of as much as can be."""
+    """Return Matérn 5/2 of squared distances: (1 + r + r²/3) exp(−r), r = √(5 · square); with few temporary arrays."""
     r = np.sqrt(squares)
     r *= 5**0.5
-    risen = squares * (5 / 3)
-    risen += r
-    risen += 1
+    covariance = squares * (5 / 3)
+    covariance += r
+    covariance += 1
     np.negative(r, out=r)
-    risen *= np.exp(r, out=r)
-    return risen
+    covariance *= np.exp(r, out=r)
+    return covariance
 
 
 def _matern_slope(squares: AnyArray) -> Array:
-    """Return its derivative by the squared distance."""
+    """Return the derivative of Matérn 5/2 by the squared distance."""
     r = np.sqrt(5 * squares)
     return np.asarray(-5 / 6 * (1 + r) * np.exp(-r))

@@ -1,7 +1,7 @@
-"""How many steps of a candidate's training the budget holds, learned from the steps that others took in it.
+"""How many training steps of a candidate fit into the budget, estimated from the steps of observed trainings.
 
-A budget of seconds makes speed a part of accuracy: a slow network sees fewer images. The steps of the trainings so far tell the
-speed of the others, by the law that forecasts measured speeds (`measurement.estimate`): nothing has to be measured for it.
+Under a budget of seconds speed affects accuracy: a slow network sees fewer images. The law that forecasts measured speeds
+(`measurement.estimate`) is fitted to the steps of the trainings so far; nothing has to be measured.
 """
 
 from __future__ import annotations
@@ -18,43 +18,48 @@ from jointnas.space.knobs import Codes
 from jointnas.space.space import Space
 from jointnas.training.observation import Observation
 
-FEWEST = 4  # trainings whose steps a law is fitted to
+MIN_EXAMPLES = 4  # trainings with steps
 SPEED = "images_per_second"
 Array = NDArray[np.float64]
 
 
-class Pace:
-    """Estimates the steps that the budget of some trainings holds, for candidates of their bound space with networks.
+class StepsModel:
+    """Estimates the steps that fit into the budget, for candidates of a bound space with networks.
 
-    Without a law (too few of them tell their steps) nothing is known: 1 step for all.
+    Without an estimator (too few trainings record their steps) it estimates 1 step for all.
     """
 
-    def __init__(self, space: Space, law: Estimator | None) -> None:
-        self.space, self.law = space, law
+    def __init__(self, space: Space, estimator: Estimator | None) -> None:
+        self.space, self.estimator = space, estimator
 
     @classmethod
-    def fit(cls, space: Space, codes: Codes, observations: Sequence[Observation | None], seed: int) -> Pace:
-        """Return the pace of trainings of (n, knobs) codes; those that do not tell their steps are left out."""
-        rows = [i for i, o in enumerate(observations) if o is not None and o.steps]
-        if space.is_abstract or len(rows) < FEWEST:
+    def fit(cls, space: Space, codes: Codes, observations: Sequence[Observation], seed: int) -> StepsModel:
+        """Return the model of trainings of (n, knobs) codes; those without recorded steps are left out."""
+        rows = [i for i, o in enumerate(observations) if o.steps]
+        if space.is_abstract or len(rows) < MIN_EXAMPLES:
             return cls(space, None)
-        whole = np.array([o.steps / o.fraction for o in observations if o is not None and o.steps], dtype=np.float64)
+        steps = np.array([o.steps / o.fraction for o in observations if o.steps], dtype=np.float64)
         try:
-            return cls(space, Estimator.fit(cls(space, None)._features(codes[rows]), 1 / whole, seed))
-        except PredictorError:  # no law can be told from these
+            return cls(space, Estimator.fit(cls(space, None)._features(codes[rows]), 1 / steps, seed))
+        except PredictorError:  # no law fits these trainings
             return cls(space, None)
 
     @classmethod
-    def restored(cls, space: Space, numbers: Array) -> Pace:
-        """Return the pace of a law's numbers: its weights, its intercept and its error."""
-        return cls(space, Estimator(numbers[:-2], float(numbers[-2]), float(numbers[-1])))
+    def from_tensor(cls, space: Space, tensor: Array) -> StepsModel:
+        """Return the model whose estimator `to_tensor` wrote."""
+        return cls(space, Estimator(tensor[:-2], float(tensor[-2]), float(tensor[-1])))
+
+    def to_tensor(self) -> Array | None:
+        """Return the estimator's weights, intercept and error as one array; None without an estimator."""
+        fitted = self.estimator
+        return None if fitted is None else np.array([*fitted.weights, fitted.intercept, fitted.error])
 
     def steps(self, codes: Codes) -> Array:
-        """Return the (n,) steps that the budget holds for (n, knobs) codes."""
-        if self.law is None:
+        """Return the (n,) steps that fit into the budget for (n, knobs) codes."""
+        if self.estimator is None:
             return np.ones(len(codes))
-        shares = self.law.predict(self._features(codes))  # of the budget, that a step takes
-        return np.asarray(1 / np.maximum(shares, 1e-9))
+        step_shares = self.estimator.predict(self._features(codes))  # of the budget
+        return np.asarray(1 / np.maximum(step_shares, 1e-9))
 
     def _features(self, codes: Codes) -> Array:
         networks = self.space.architectures.sums(codes[:, : self.space.n_architecture], blueprint_features)

@@ -1,8 +1,9 @@
-"""What is fitted in place of accuracies: the log odds of their share of what is attainable here, standardised.
+"""The target transform: a predictor is fitted to standardised log odds of an accuracy's share of the attainable accuracy.
 
-In log odds effects add up, and each counts for less near 0 and near 1. Where images and time are few no candidate comes near 1: effects
-fade out below, at a level that the accuracies themselves tell. Without it the best of a large space would be promised the sum of
-all that ever helped. It is a warp of the targets that is learned by their likelihood (Snelson, Rasmussen & Ghahramani, NIPS 2003).
+In log odds the effects of knobs add up, and each has less effect near 0 and near 1. Where images and time are few no candidate comes near
+1: effects saturate at a lower level, which is inferred from the accuracies. Otherwise the best of a large space would be predicted
+the sum of all positive effects. This is a warp of the targets that is learned by their likelihood (Snelson, Rasmussen & Ghahramani, NIPS
+2003).
 """
 
 from __future__ import annotations
@@ -14,22 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit, softmax
 
-EDGE = 0.005  # shares are taken to lie as far inside (0, 1), or half as far as the one nearest to either end
+EDGE = 0.005  # shares are clipped this far inside (0, 1), or half as far as the share nearest to either end
 SMALLEST_EDGE = 1e-9
 SMALLEST_SPREAD = 1e-6
-EARLIER_COUNT = 8  # accuracies that the spread of an earlier campaign counts for
-LEVELS = 64  # of what may be attainable, between the best accuracy and 1
-PROBABLE = (0.1, 0.3, 0.5, 0.7, 0.9)  # quantiles of what is attainable, which predictions are averaged over
+PRIOR_SPREAD_WEIGHT = 8  # accuracies that the spread of a prior counts for
+LEVELS = 64  # of the attainable accuracy, between the best accuracy and 1
+QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the attainable accuracy, over which predictions are averaged
 QUADRATURE_NODES = 9
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class AccuracyScale:
-    """Brings accuracies to scores and back.
+class TargetTransform:
+    """Maps accuracies to scores and back.
 
-    attainable: what accuracies come near to but do not exceed, in (0, 1]; None where some are outside [0, 1], which are taken
-    as they are.
+    attainable: the upper limit of accuracies, in (0, 1]; None where some are outside [0, 1], and scores are linear in accuracies.
     """
 
     attainable: float | None = 1.0
@@ -38,21 +38,21 @@ class AccuracyScale:
     spread: float = 1.0
 
     @classmethod
-    def of(cls, accuracies: Array, level: float = 1.0, earlier: AccuracyScale | None = None) -> AccuracyScale:
-        """Return the scale on which (n,) accuracies have mean 0 and deviation 1; those in [0, 1] come near to the level.
+    def fit(cls, accuracies: Array, level: float = 1.0, prior: TargetTransform | None = None) -> TargetTransform:
+        """Return the transform under which (n,) accuracies have mean 0 and deviation 1; `level` is the limit of those in [0, 1].
 
-        earlier: that of an earlier campaign, whose spread is averaged with theirs, where all are in [0, 1]: a first batch that its
-        predictor chose is of candidates more alike than those of the space, so that its own spread says too little.
+        prior: of an earlier campaign; its spread is averaged with theirs where all are in [0, 1]. A first batch that a prior chose holds
+        candidates more alike than those of the space: its own spread is too small.
         """
         bounded = is_bounded(accuracies)
         inside = np.minimum(accuracies / level, 1 - accuracies / level)
         nearest = float(inside[inside > 0].min(initial=1.0))
-        scale = cls(level if bounded else None, float(np.clip(nearest / 2, SMALLEST_EDGE, EDGE)))
-        scores = scale.scores(accuracies)
+        transform = cls(level if bounded else None, float(np.clip(nearest / 2, SMALLEST_EDGE, EDGE)))
+        scores = transform.scores(accuracies)
         variance = float(scores.var())
-        if earlier is not None and bounded and earlier.attainable is not None:  # log odds alone have one unit
-            variance = float(np.average([variance, earlier.spread**2], weights=[accuracies.size, EARLIER_COUNT]))
-        return replace(scale, centre=float(scores.mean()), spread=max(float(np.sqrt(variance)), SMALLEST_SPREAD))
+        if prior is not None and bounded and prior.attainable is not None:  # only log odds share a unit
+            variance = float(np.average([variance, prior.spread**2], weights=[accuracies.size, PRIOR_SPREAD_WEIGHT]))
+        return replace(transform, centre=float(scores.mean()), spread=max(float(np.sqrt(variance)), SMALLEST_SPREAD))
 
     def scores(self, accuracies: Array) -> Array:
         """Return the (n,) scores of accuracies."""
@@ -60,14 +60,14 @@ class AccuracyScale:
         return np.asarray((raw - self.centre) / self.spread, dtype=np.float64)
 
     def accuracies(self, scores: Array) -> Array:
-        """Return the accuracies that have these scores, of any shape."""
+        """Return the accuracies of scores of any shape."""
         raw = self.centre + self.spread * scores
         return raw if self.attainable is None else np.asarray(self.attainable * expit(raw))
 
     def expected(self, scores: Array, deviations: Array) -> tuple[Array, Array]:
         """Return the (n,) means and standard deviations of the accuracies whose scores are normal.
 
-        By Gauss–Hermite quadrature, so that an uncertain prediction near an end is neither as high nor as sure as its middle.
+        By Gauss–Hermite quadrature: near an end the mean of an uncertain prediction is not the transform of its mean.
         """
         if self.attainable is None:
             return self.accuracies(scores), self.spread * deviations
@@ -78,8 +78,8 @@ class AccuracyScale:
             square += weight / np.sqrt(np.pi) * at_node**2
         return mean, np.sqrt(np.maximum(square - mean**2, 0))
 
-    def log_slope(self, accuracies: Array) -> float:
-        """Return the sum of the logarithms of the slopes of scores by accuracies in [0, 1]."""
+    def log_jacobian(self, accuracies: Array) -> float:
+        """Return the logarithm of the Jacobian of scores by accuracies in [0, 1]."""
         shares = self._shares(accuracies)
         slopes = accuracies.size * np.log(self.spread) + np.log(accuracies.clip(SMALLEST_EDGE) * (1 - shares)).sum()
         return -float(slopes)
@@ -95,56 +95,58 @@ def is_bounded(accuracies: Array) -> bool:
 
 
 @dataclass(frozen=True)
-class Belief:
-    """What accuracies come near to is never quite known: the scale that scores are on, and equally probable ones that they may mean.
+class TransformPosterior:
+    """The posterior of the target transform, whose attainable accuracy is uncertain: its mean, and equally probable quantiles.
 
-    levels: what is attainable on that scale, then on the equally probable ones; of accuracies that are not in [0, 1] there is one scale.
+    levels: the attainable accuracy of the mean, then of the quantiles. Accuracies outside [0, 1] have one transform.
     """
 
     levels: tuple[float, ...]
-    scale: AccuracyScale
-    probable: tuple[AccuracyScale, ...]
+    mean: TargetTransform
+    quantiles: tuple[TargetTransform, ...]
 
     @classmethod
-    def of(cls, accuracies: Array, levels: Sequence[float] = (1.0,), earlier: AccuracyScale | None = None) -> Belief:
-        """Return the scales of (n,) accuracies at these levels. Raises `ValueError` for levels that accuracies do not come near to.
+    def fit(
+        cls, accuracies: Array, levels: Sequence[float] = (1.0,), prior: TargetTransform | None = None
+    ) -> TransformPosterior:
+        """Return the transforms of (n,) accuracies at these levels. Raises `ValueError` for levels below an accuracy or above 1.
 
-        earlier: of an earlier campaign, as in `AccuracyScale.of`.
+        prior: as in `TargetTransform.fit`.
         """
         lowest = max(float(accuracies.max(initial=0.0)), SMALLEST_EDGE) if is_bounded(accuracies) else 0.0
         if not all(min(lowest, 1.0) <= level <= 1 for level in levels):
-            raise ValueError("levels that accuracies do not come near to")
-        scale, *others = (AccuracyScale.of(accuracies, level, earlier) for level in levels)
-        return cls(tuple(levels), scale, tuple(others) or (scale,))
+            raise ValueError("attainable accuracies below an accuracy or above 1")
+        mean, *quantiles = (TargetTransform.fit(accuracies, level, prior) for level in levels)
+        return cls(tuple(levels), mean, tuple(quantiles) or (mean,))
 
     @classmethod
-    def learned(
+    def infer(
         cls,
         accuracies: Array,
         rows: NDArray[np.int64],
-        misfits: Callable[[Array], Array],
-        earlier: AccuracyScale | None = None,
-    ) -> Belief:
-        """Return what (n,) accuracies in [0, 1] tell, all levels from the best of them to 1 being alike before: scores are on the mean one.
+        deviances: Callable[[Array], Array],
+        prior: TargetTransform | None = None,
+    ) -> TransformPosterior:
+        """Return the posterior given (n,) accuracies in [0, 1], under a uniform prior of the level from the best of them to 1.
 
-        rows: (m,) of the accuracies, which tell it. misfits: returns, for their (m, q) scores, −2 log of (q,) likelihoods up to a constant.
-        earlier: of an earlier campaign, as in `AccuracyScale.of`.
+        rows: the (m,) accuracies that are evidence. deviances: a function from their (m, q) scores to (q,) −2 log likelihoods, up to a
+        constant. prior: as in `TargetTransform.fit`.
         """
         best = float(accuracies.max())
         if 1 - best < SMALLEST_EDGE:
-            return cls.of(accuracies, earlier=earlier)
+            return cls.fit(accuracies, prior=prior)
         levels = best + (1 - best) * (np.arange(LEVELS) + 0.5) / LEVELS
-        scales = [AccuracyScale.of(accuracies, float(level), earlier) for level in levels]
-        misfit = misfits(np.stack([scale.scores(accuracies[rows]) for scale in scales], axis=1))
-        probabilities = softmax([scale.log_slope(accuracies[rows]) for scale in scales] - misfit / 2)
-        quantiles = np.interp(PROBABLE, np.cumsum(probabilities) - probabilities / 2, levels)
-        return cls.of(accuracies, [float(probabilities @ levels), *quantiles.tolist()], earlier)
+        transforms = [TargetTransform.fit(accuracies, float(level), prior) for level in levels]
+        deviance = deviances(np.stack([t.scores(accuracies[rows]) for t in transforms], axis=1))
+        probabilities = softmax([t.log_jacobian(accuracies[rows]) for t in transforms] - deviance / 2)
+        quantiles = np.interp(QUANTILES, np.cumsum(probabilities) - probabilities / 2, levels)
+        return cls.fit(accuracies, [float(probabilities @ levels), *quantiles.tolist()], prior)
 
     def expected(self, scores: Array, deviations: Array) -> tuple[Array, Array]:
-        """Return the (n,) means and standard deviations of the accuracies whose scores are normal, over all probable scales."""
-        means, spreads = np.array([scale.expected(scores, deviations) for scale in self.probable]).swapaxes(0, 1)
+        """Return the (n,) means and standard deviations of the accuracies whose scores are normal, over all quantiles."""
+        means, spreads = np.array([t.expected(scores, deviations) for t in self.quantiles]).swapaxes(0, 1)
         return means.mean(axis=0), np.sqrt((spreads**2).mean(axis=0) + means.var(axis=0))
 
-    def drawn(self, scores: Array) -> Array:
-        """Return (m, n) accuracies of m rows of scores, each on one of the probable scales in turn."""
-        return np.array([self.probable[i % len(self.probable)].accuracies(row) for i, row in enumerate(scores)])
+    def sampled(self, scores: Array) -> Array:
+        """Return the (m, n) accuracies of m rows of scores, each row under one of the quantiles in turn."""
+        return np.array([self.quantiles[i % len(self.quantiles)].accuracies(row) for i, row in enumerate(scores)])

@@ -1,26 +1,26 @@
-"""The search: FBNetV3's algorithm 1 as ask-and-tell.
+"""The search: FBNetV3's algorithm 1 (Dai et al., CVPR 2021) as ask-and-tell.
 
-Stage one draws a pool by quasi-Monte Carlo under the constraints, asks for batches of it and of what lies near the best by predicted
-score, and refits the predictor to what it is told. Stage two lets an engine search the predictor under the constraints and returns the best.
+Stage one draws a pool by quasi-Monte Carlo under the constraints, asks for batches from it and from children of the best, and refits the
+predictor to the observed accuracies. In stage two an engine searches the predictor under the constraints.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jointnas.errors import ConstraintError, SearchError, SpaceError
-from jointnas.predictor.gp_predictor import SMALLEST_FIT, Predictor
-from jointnas.search.batch import children_of_the_best, choose, fill
-from jointnas.search.engines import ENGINES, Evaluation, Problem, find_engine
+from jointnas.predictor.contract import DEFAULT_KIND, MIN_FIT_EXAMPLES, Predictor
+from jointnas.search.batch import Batch, Prediction, children_of_the_best, choose, fill
+from jointnas.search.engines import engine_names, find_engine
 from jointnas.search.objective import Query
-from jointnas.search.winners import EngineReport, Found, StageTwo
+from jointnas.search.storage import Observations
+from jointnas.search.winners import EngineReport, PredictorSearch, Selection, Winner
 from jointnas.space.constraint import Constraint
-from jointnas.space.knob_space import Candidate
 from jointnas.space.knobs import Codes
 from jointnas.space.sampling import draw_pool
 from jointnas.space.space import CostFunction, Space
@@ -30,37 +30,22 @@ if TYPE_CHECKING:
     from jointnas.measurement.meter import Meter
 
 POOL = 20_000
-ALL = "all"  # engines, one after the other
-
-
-@dataclass(frozen=True)
-class Winner:
-    """One of the best candidates; iterates as (candidate, mean, std)."""
-
-    candidate: Candidate
-    mean: float  # predicted accuracy
-    std: float  # of the prediction
-    accuracy: float | None  # measured by this search's own training, if it was trained
-    costs: dict[str, float]  # exact ones, and what was measured on the device
-    found_by: tuple[str, ...] = ()  # the engines that scored it, where several were asked
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter((self.candidate, self.mean, self.std))
+ALL = "all"  # every engine, one after the other
 
 
 class Search:
-    """Proposes candidates of a bound space that meet the constraints, learns from their accuracies, names the best.
+    """Proposes candidates of a bound space that meet the constraints, learns from their accuracies, and returns the best.
 
-    pool: only these candidates are ever asked or returned. cost: for an abstract space, a function from a candidate to its
-    costs. predictor: a fitted one, whose examples count as told. prior: one of an earlier campaign, from whose scores a new
-    predictor starts. No candidate is asked twice, and none that was told.
-    start: candidates that are asked first.
+    pool: only these candidates are ever asked or returned. cost: for an abstract space, a function from a candidate to its costs; with a
+    pool it is called for the pool and for observed candidates only. predictor: a fitted one, whose examples count as observed; or
+    predictor_kind: the kind of a new one, by name, and prior: a predictor of an earlier campaign from which the new one starts.
+    start: candidates that are asked first. No candidate is asked twice, and none that was observed.
 
-    objective: "max accuracy", or "min METRIC" under a constraint such as "accuracy>=0.8", which the prediction has to meet.
-    meter: what measures metrics of candidates on the device (see `measurement.meter.Meter`), for constraints and objectives on
-    `constraint.MEASURED`: a forecast, whose error is `forecast_errors`, leads the search; winners are measured and meet
-    their bounds. reported: further metrics to measure of winners.
-    Raises `ConstraintError` when nothing meets the constraints, `SpaceError` when the space is not bound.
+    objective: "max accuracy", or "min METRIC" with a constraint such as "accuracy>=0.8", which the prediction has to meet.
+    meter: measures metrics of candidates on the device (see `measurement.meter.Meter`), for constraints and objectives on
+    `constraint.MEASURED`. A forecast guides the search; it is calibrated on the device when the pool is first used. Winners are measured
+    and meet their bounds. reported: further metrics to measure of winners.
+    Raises `ConstraintError` when nothing meets the exact constraints, `SpaceError` when the space is not bound.
     """
 
     def __init__(
@@ -72,6 +57,7 @@ class Search:
         pool: Sequence[Mapping[str, Any]] | None = None,
         cost: CostFunction | None = None,
         predictor: Predictor | None = None,
+        predictor_kind: str = DEFAULT_KIND,
         prior: Predictor | None = None,
         pool_size: int = POOL,
         objective: str = "max accuracy",
@@ -79,41 +65,212 @@ class Search:
         reported: Sequence[str] = (),
         start: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        if predictor is not None and predictor.space != space.with_cost(cost):
-            raise SearchError(
-                f"a predictor answers for the space it was fitted on, got another than {space.name!r}: use predictor.space"
-            )
-        if predictor is not None and prior is not None:
-            raise SearchError("a predictor has its own prior, got predictor and prior: give one of them")
         if not space.is_bound:
-            raise SpaceError(f"a search needs a space bound to its data, got {space.name!r} unbound: use Space.bind")
-        self.space = space.with_cost(cost)
+            raise SpaceError(f"the space {space.name!r} is not bound to its data: call Space.bind first")
+        self.seed, self.closed = seed, pool is not None
+        given = space.to_codes(pool) if pool is not None else None
+        self.space = _with_cost(space, cost, given)
         self.query = Query(self.space, constraints, objective, meter, reported, seed)
-        self.seed = seed
-        self.closed = pool is not None
-        self._start = self._distinct(self._make_start(start))
-        codes = np.concatenate([self._start, self._make_pool(pool, pool_size)])
-        rows, identities = self.space.distinct(codes)
-        self._pool, self._pool_identities = codes[rows], identities
-        self._seen: set[str] = set()  # identities asked or told
-        self._results: dict[str, Observation] = {}  # by identity
-        self._told: list[Candidate] = []
-        self._stale = False
+        self.start = self._check_start(start)
+        self._feasible_pool = self._make_pool(given, pool_size)
+        self._observations = Observations(self.space)
+        self._fitted = False  # to all observations
         self.reports: tuple[EngineReport, ...] = ()  # of the latest stage two
-        self.predictor = (
-            copy.copy(predictor) if predictor else Predictor(self.space, seed, prior=prior)
-        )  # fits rebind, they change nothing
-        if predictor is not None:
-            self._tell_of(predictor)
+        if predictor is None:
+            reference = self._feasible_pool if self.closed and self.space.is_abstract else None
+            self.predictor = Predictor(self.space, seed, prior=prior, kind=predictor_kind, reference=reference)
+        else:
+            self.predictor = self._adopt(predictor, prior)
 
-    def _tell_of(self, predictor: Predictor) -> None:
-        """Take the examples of a fitted predictor as told, the mean of those of one candidate."""
+    def _check_start(self, start: Sequence[Mapping[str, Any]]) -> Codes:
+        codes = self.space.to_codes(start)
+        for candidate, feasible in zip(start, self.query.feasible(codes), strict=True):
+            if not feasible:
+                bounds = ", ".join(map(str, self.query.exact))
+                raise ConstraintError(
+                    f"a candidate to start from costs {self.space.cost(candidate)} and breaks {bounds}: loosen the bound or remove it"
+                )
+        return codes[self.space.distinct(codes)[0]]
+
+    def _make_pool(self, given: Codes | None, size: int) -> Codes:
+        """Return the (n, knobs) codes of the pool that meet the exact constraints."""
+        if given is None:
+            return draw_pool(self.space, size, self.query.exact, self.seed)
+        codes: Codes = given[self.query.feasible(given)]
+        if not len(codes):
+            bounds = ", ".join(map(str, self.constraints)) or "no constraint"
+            raise ConstraintError(f"none of the {len(given)} candidates in the pool meets {bounds}: widen the pool")
+        return codes
+
+    def _adopt(self, predictor: Predictor, prior: Predictor | None) -> Predictor:
+        """Take over a fitted predictor and its examples, the mean of those of one candidate; return a copy to fit on."""
+        if prior is not None:
+            raise SearchError("a predictor already has its prior, got both predictor and prior: pass one of them")
+        if predictor.space != self.space:
+            raise SearchError(
+                f"the predictor was fitted on another space than {self.space.name!r}: search predictor.space, or pass it as prior"
+            )
+        codes = self.space.to_codes(predictor.candidates)
         repeats: dict[str, list[int]] = {}
-        for i, identity in enumerate(self.space.identities(self.space.to_codes(predictor.candidates))):
+        for i, identity in enumerate(self.space.identities(codes)):
             repeats.setdefault(identity, []).append(i)
         means = [mean_observation([predictor.observations[i] for i in rows]) for rows in repeats.values()]
-        self.tell([predictor.candidates[rows[0]] for rows in repeats.values()], means)
-        self._stale = False
+        self._observations.add(codes[[rows[0] for rows in repeats.values()]], list(repeats), means)
+        self._fitted = True
+        return copy.copy(predictor)
+
+    # -------------------------------------------------------------------------------------------------- stage one
+
+    def ask(self, n: int = 1) -> Batch:
+        """Return n candidates to train next: fewer when the pool runs out, none twice.
+
+        Before two accuracies are observed the batch fills the space, unless a prior guides it. Later it comes from the pool and from
+        children of the best, by Thompson sampling: the first by its median accuracy, each other by another function sampled from the
+        posterior. Raises `SearchError` when the pool is exhausted.
+        """
+        if n < 1:
+            raise SearchError(f"a batch has at least 1 candidate, got {n}: ask for more")
+        codes, identities = self._pool
+        waiting = np.array(
+            [i for i, identity in enumerate(identities) if identity not in self._observations.asked], int
+        )
+        if not len(waiting):
+            raise SearchError(
+                f"all {len(codes)} candidates of the pool were asked: loosen the constraints or the space"
+            )
+        first, others = waiting[waiting < len(self.start)][:n], waiting[waiting >= len(self.start)]
+        batch = codes[first]
+        if n_chosen := min(n - len(first), len(others)):
+            batch = np.concatenate([batch, self._choose(codes[others], n_chosen)])
+        asked = Batch(self.space, batch, self._predictions(batch) or [None] * len(batch))
+        self._observations.asked.update(asked.identities)
+        return asked
+
+    def tell(self, candidates: Sequence[Mapping[str, Any]], results: Sequence[float | Observation | None]) -> None:
+        """Add the result of each candidate: an accuracy (larger is better), an `Observation`, or None for a failure.
+
+        Candidates need not have been asked; a later result of a candidate replaces an earlier one. Raises `CandidateError` or
+        `SearchError`, and then adds nothing.
+        """
+        if len(candidates) != len(results):
+            raise SearchError(
+                f"got {len(candidates)} candidates and {len(results)} results: give one result for each candidate"
+            )
+        observations = [r if isinstance(r, Observation) else _observation(r) for r in results]
+        for observation in observations:
+            if observation.accuracy is not None and not np.isfinite(observation.accuracy):
+                raise SearchError(f"got {observation.accuracy} as an accuracy: report a failed training as None")
+        if isinstance(candidates, Batch) and candidates.belongs_to(self.space):
+            codes, identities = candidates.codes, candidates.identities
+        else:
+            codes = self.space.to_codes(candidates)
+            identities = self.space.identities(codes)
+        if self._observations.add(codes, identities, observations):
+            self._fitted = False
+
+    def predict(self, candidates: Sequence[Mapping[str, Any]]) -> list[Prediction] | None:
+        """Return (mean, std) of each candidate's predicted accuracy, or None before two accuracies are observed."""
+        return self._predictions(self.space.to_codes(candidates))
+
+    def fitted(self) -> Predictor:
+        """Return the predictor, fitted to all observations. Raises `SearchError` before two accuracies are observed."""
+        if self.trained < MIN_FIT_EXAMPLES:
+            raise SearchError(
+                f"a fit needs {MIN_FIT_EXAMPLES} accuracies, got {self.trained}: train more candidates first"
+            )
+        if not self._fitted:
+            self.predictor.fit_codes(self._observations.codes, self._observations.observations)
+            self._fitted = True
+        return self.predictor
+
+    @cached_property
+    def _pool(self) -> tuple[Codes, list[str]]:
+        """The codes and identities of the start and the pool, after calibration of the forecast."""
+        codes = np.concatenate([self.start, self.query.calibrate(self._feasible_pool)])
+        rows, identities = self.space.distinct(codes)
+        return codes[rows], identities
+
+    def _choose(self, codes: Codes, n: int) -> Codes:
+        """Return n of the codes, or of the children of the best, to train next."""
+        predictor = self.predictor if self.trained < MIN_FIT_EXAMPLES else self.fitted()
+        if not predictor.is_fitted:
+            return fill(self.space, codes, n)
+        observed = codes[:0] if self.closed else self.observed_codes
+        parents = np.concatenate([observed, codes])
+        medians = predictor.median_codes(parents)
+        candidates, candidate_medians = codes, medians[len(observed) :]
+        n_asked = len(self._observations.asked)
+        if not self.closed:
+            excluded = self._observations.asked.union(self._pool[1])
+            rng = np.random.default_rng([self.seed, n_asked, 1])
+            children = children_of_the_best(predictor, self.query, parents, medians, excluded, rng)
+            candidates = np.concatenate([candidates, children[0]])
+            candidate_medians = np.concatenate([candidate_medians, children[1]])
+        return choose(predictor, self.query, candidates, candidate_medians, n, [self.seed, n_asked])
+
+    def _predictions(self, codes: Codes) -> list[Prediction] | None:
+        if self.trained < MIN_FIT_EXAMPLES:
+            return None
+        mean, std = self.fitted().predict_codes(codes)
+        return list(zip(mean.tolist(), std.tolist(), strict=True))
+
+    # -------------------------------------------------------------------------------------------------- stage two
+
+    def best(self, k: int = 5, engine: str = "evolution") -> list[Winner]:
+        """Return the k best candidates by predicted accuracy, none twice, all within the constraints.
+
+        The engine starts from the best of the pool and of the observed candidates, and from random ones; "all" runs every engine and
+        returns the best of all. A closed pool is ranked whole. Of candidates whose predictions no member distinguishes only the first is
+        returned, as long as there are others. `reports` has what each engine did. Raises `SearchError` before two accuracies are observed.
+        """
+        engines = {name: find_engine(name) for name in (engine_names() if engine == ALL else [engine])}
+        self.check_answerable(k)
+        return self._report(self._stage_two(self.query).best(engines, k))
+
+    def front(self, metric: str = "macs", k: int = 20) -> list[Winner]:
+        """Return at most k candidates of the front of predicted accuracy and a cost, the cheapest first.
+
+        NSGA-II searches the predictor; of a larger front the candidates farthest apart are returned. A measured cost is forecast, and
+        measured of what is returned. Raises `SearchError` before two accuracies are observed, and for a metric that is not a cost.
+        """
+        self.check_answerable(k)
+        return self._report(self._stage_two(self.query.as_front(metric, self._pool[0])).front(metric, k))
+
+    def _stage_two(self, query: Query) -> PredictorSearch:
+        self.reports = ()
+        pool = self._pool[0]
+        candidates = pool if self.closed else np.concatenate([self.observed_codes, pool])
+        return PredictorSearch(
+            self.fitted(), query, candidates, self._observations.failed, self.seed, closed=self.closed
+        )
+
+    def _report(self, selection: Selection) -> list[Winner]:
+        self.reports = selection.reports
+        return self.to_winners(selection)
+
+    def to_winners(self, selection: Selection) -> list[Winner]:
+        """Return selected candidates with their predictions, observed accuracies and costs."""
+        mean, std = self.predictor.predict_codes(selection.codes)
+        accuracies = self.observed_accuracies(selection.codes)
+        return [
+            Winner(
+                candidate,
+                float(mean[i]),
+                float(std[i]),
+                None if np.isnan(accuracies[i]) else float(accuracies[i]),
+                {**self.space.cost(candidate), **selection.measured[i]},
+                selection.engines[i],
+            )
+            for i, candidate in enumerate(self.space.to_candidates(selection.codes))
+        ]
+
+    def check_answerable(self, k: int) -> None:
+        """Raise `SearchError` for k below 1, and before two accuracies are observed."""
+        if k < 1:
+            raise SearchError(f"a search returns at least 1 winner, got {k}: ask for more")
+        self.fitted()
+
+    # ------------------------------------------------------------------------------------------------------- its state
 
     @property
     def constraints(self) -> tuple[Constraint, ...]:
@@ -122,246 +279,58 @@ class Search:
 
     @property
     def forecast_errors(self) -> dict[str, float]:
-        """The cross-validated median relative error of each measured metric's forecast; empty where none is used."""
+        """The cross-validated median relative error of each measured metric's forecast, calibrated now if it was not; empty without one."""
+        _ = self._pool
         return self.query.forecast.errors if self.query.forecast else {}
 
-    def _make_start(self, given: Sequence[Mapping[str, Any]]) -> Codes:
-        codes = self.space.to_codes(given)
-        for candidate, held in zip(given, self.query.feasible(codes), strict=True):
-            if not held:
-                asked = ", ".join(map(str, self.query.exact))
-                raise ConstraintError(
-                    f"a candidate to start from meets {asked}, got {self.space.cost(candidate)}: loosen the bound or drop it"
-                )
-        return codes
-
-    def _make_pool(self, given: Sequence[Mapping[str, Any]] | None, size: int) -> Codes:
-        if given is None:
-            return self.query.promising(draw_pool(self.space, size, self.query.exact, self.seed))
-        codes = self.space.to_codes(given)
-        codes = codes[self.query.feasible(codes)]
-        if not len(codes):
-            asked = ", ".join(map(str, self.constraints)) or "no constraint"
-            raise ConstraintError(
-                f"a pool holds a candidate that meets {asked}, got none in {len(given)}: widen the pool"
-            )
-        return self.query.promising(codes)
-
-    def _distinct(self, codes: Codes) -> Codes:
-        """Return those of (n, knobs) codes whose identity no row before them has."""
-        return codes[self.space.distinct(codes)[0]]
-
-    # -------------------------------------------------------------------------------------------------- stage one
-
-    def ask(self, n: int = 1) -> list[Candidate]:
-        """Return n candidates to train next: fewer when the pool runs out, none twice.
-
-        Before two accuracies are known the batch fills the space, unless an earlier campaign tells where to begin. After that it
-        is chosen from the pool and from children of the best, of the pool and of those told, by predicted score: the first
-        by its median, each further one by another function drawn from the posterior (Thompson sampling), so that a batch spreads
-        over what the trainings so far leave possible. Raises `SearchError` when nothing is left to ask.
-        """
-        if n < 1:
-            raise SearchError(f"a batch has one candidate or more, got {n}: ask for more")
-        left = np.array(
-            [i for i, identity in enumerate(self._pool_identities) if identity not in self._seen], dtype=int
-        )
-        if not len(left):
-            raise SearchError(
-                f"all {len(self._pool)} candidates of the pool were asked: loosen the constraints or the space"
-            )
-        first = left[left < len(self._start)][:n]
-        others = left[left >= len(self._start)]
-        wanted = min(n - len(first), len(others))
-        codes = self._pool[first]
-        if wanted:
-            codes = np.concatenate([codes, self._choose(self._pool[others], wanted)])
-        self._seen.update(self.space.identities(codes))
-        return self.space.to_candidates(codes)
-
-    def _choose(self, codes: Codes, n: int) -> Codes:
-        """Return n of the codes, or of their neighbours, to train next."""
-        if self.trained < SMALLEST_FIT and self.predictor.prior is None:
-            return fill(self.space, codes, n)
-        predictor = self.predictor if self.trained < SMALLEST_FIT else self.fitted()
-        told = codes[:0] if self.closed else self._feasible_told()
-        known = np.concatenate([told, codes])
-        medians = predictor.median_codes(known)
-        if not self.closed:
-            met, rng = self._seen.union(self._pool_identities), np.random.default_rng([self.seed, len(self._seen), 1])
-            children, theirs = children_of_the_best(predictor, self.query, known, medians, met, rng)
-            known, medians = np.concatenate([known, children]), np.concatenate([medians, theirs])
-        return choose(predictor, self.query, known[len(told) :], medians[len(told) :], n, [self.seed, len(self._seen)])
-
-    def _feasible_told(self) -> Codes:
-        """Return the codes of what was told that meet the exact constraints."""
-        told = self.space.to_codes(self._told)
-        return told[self.query.feasible(told)]
-
-    def predict(self, candidates: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]] | None:
-        """Return (mean, std) of each candidate's predicted accuracy, or None before two accuracies are known."""
-        if self.trained < SMALLEST_FIT:
-            return None
-        mean, std = self.fitted().predict(candidates)
-        return list(zip(mean.tolist(), std.tolist(), strict=True))
-
-    def tell(self, candidates: Sequence[Mapping[str, Any]], results: Sequence[float | Observation | None]) -> None:
-        """Take the outcome of each candidate: an accuracy (larger is better), an `Observation`, or None for a failure.
-
-        Candidates need not have been asked. Raises `CandidateError` or `SearchError`, and then takes nothing.
-        """
-        if len(candidates) != len(results):
-            raise SearchError(
-                f"every candidate has one result, got {len(candidates)} and {len(results)}: give as many of each"
-            )
-        observations = []
-        for result in results:
-            found = result if isinstance(result, Observation) else _observe(result)
-            if found.accuracy is not None and not np.isfinite(found.accuracy):
-                raise SearchError(f"an accuracy is a finite number, got {found.accuracy}: tell a failure as None")
-            observations.append(found)
-        codes = self.space.to_codes(candidates)
-        identities = self.space.identities(codes)
-        for candidate, identity, observation in zip(
-            self.space.to_candidates(codes), identities, observations, strict=True
-        ):
-            before = self._results.get(identity)
-            if before is None:
-                self._told.append(candidate)
-            self._stale |= before is None or before.accuracy != observation.accuracy
-            self._results[identity] = observation
-            self._seen.add(identity)
-
     @property
-    def started(self) -> int:
-        """How many candidates it was given to start from."""
-        return len(self._start)
+    def warnings(self) -> list[str]:
+        """A sentence for each forecast that is too inaccurate to rely on; see `forecast_errors`."""
+        return self.query.warnings if self.forecast_errors else []
 
     @property
     def pool_size(self) -> int:
         """How many candidates the pool holds."""
-        return len(self._pool)
+        return len(self._pool[0])
 
     @property
     def exhausted(self) -> bool:
-        """Whether every candidate of the pool was asked or told."""
-        return self._seen.issuperset(self._pool_identities)
+        """Whether every candidate of the pool was asked or observed."""
+        return self._observations.asked.issuperset(self._pool[1])
+
+    @property
+    def closed_pool(self) -> Codes | None:
+        """The (n, knobs) codes of the only candidates that may be asked or returned; None for an open pool."""
+        return self._pool[0] if self.closed else None
 
     @property
     def trained(self) -> int:
         """How many candidates have an accuracy."""
-        return sum(o.accuracy is not None for o in self._results.values())
+        return self._observations.n_trained
+
+    @property
+    def observed_codes(self) -> Codes:
+        """The (n, knobs) codes of the observed candidates that meet the exact constraints."""
+        codes = self._observations.codes
+        feasible: Codes = codes[self.query.feasible(codes)]
+        return feasible
+
+    def observed_accuracies(self, codes: Codes) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Return the observed accuracies of (n, knobs) codes, NaN for a failure and for what was not observed."""
+        return self._observations.accuracies(self.space.identities(codes))
 
     @property
     def rank_correlation(self) -> float | None:
-        """Kendall's τ of the predictor, cross-validated on all that was told; None before there is enough of it."""
-        return self.fitted().rank_correlation if self.trained >= SMALLEST_FIT else None
-
-    def fitted(self) -> Predictor:
-        """Return the predictor, fitted to everything that was told. Raises `SearchError` before two accuracies are known."""
-        if self.trained < SMALLEST_FIT:
-            raise SearchError(
-                f"a predictor is fitted from {SMALLEST_FIT} accuracies on, got {self.trained}: train more"
-            )
-        if self._stale:
-            self.predictor.fit(self._told, list(self._results.values()))
-            self._stale = False
-        return self.predictor
-
-    # -------------------------------------------------------------------------------------------------- stage two
-
-    def best(self, k: int = 5, engine: str = "evolution") -> list[Winner]:
-        """Return the k best candidates by predicted accuracy, none twice, all within the constraints.
-
-        Of candidates that no member of the predictor tells apart the first stands for all while others are left.
-
-        The engine starts from the best of the pool and of what was told, and random ones of the pool; "all" asks every engine
-        for the same and takes the best of what they found; a closed pool is ranked whole instead. `reports` says what each did.
-        Raises `SearchError` before two accuracies are known.
-        """
-        engines = {name: find_engine(name) for name in (ENGINES if engine == ALL else [engine])}
-        self._check_answerable(k)
-        self.reports = ()
-        found = self._stage_two(self.query).best(engines, k)
-        self.reports = found.reports
-        return self._winners(found)
-
-    def best_trained(self, k: int = 5) -> list[Winner]:
-        """Return the k best of what was told, by the accuracies that were told, all within the constraints.
-
-        Raises `SearchError` before two accuracies are known, `ConstraintError` when nothing meets the constraints.
-        """
-        self._check_answerable(k)
-        codes = self._feasible_told()
-        found = self.evaluation(codes)
-        ranked = [int(i) for i in found.ranked() if found.violations[i].sum() == 0]
-        if not ranked:
-            asked = ", ".join(map(str, self.constraints))
-            raise ConstraintError(
-                f"a winner meets {asked}, got none among {len(codes)} trained candidates: loosen a bound or train more"
-            )
-        chosen, measured = self.query.measure(codes, ranked, k)
-        return self._winners(Found.of(codes, chosen, measured))
-
-    def front(self, metric: str = "macs", k: int = 20) -> list[Winner]:
-        """Return at most k candidates that trade predicted accuracy for a cost, the cheapest first, none better in both.
-
-        NSGA-II searches the predictor; where its front has more, those that lie farthest apart stand for it.
-        A measured cost is forecast, and measured of what is returned.
-        Raises `SearchError` before two accuracies are known, or for what is no cost.
-        """
-        self._check_answerable(k)
-        self.reports = ()
-        found = self._stage_two(self.query.as_front(metric, self._pool)).front(metric, k)
-        self.reports = found.reports
-        return self._winners(found)
-
-    def optimise(
-        self, engine: str, evaluation: Callable[[Codes], Evaluation], start: Codes, budget: int, batch: int
-    ) -> Problem:
-        """Let an engine search an evaluation of its own, `batch` candidates at a time, within the exact constraints."""
-        closed = self._pool if self.closed else None
-        problem = Problem(
-            self.space, self.query.exact, evaluation, start, budget, self.seed, batch, closed, expensive=True
-        )
-        find_engine(engine)(problem)
-        return problem
-
-    def evaluation(self, codes: Codes) -> Evaluation:
-        """Return how (n, knobs) codes stand to the query by the accuracies that were told; the others have failed."""
-        results = [self._results.get(identity) for identity in self.space.identities(codes)]
-        told = [np.nan if o is None or o.accuracy is None else o.accuracy for o in results]
-        return self.query.evaluation(codes, np.array(told, dtype=np.float64))
-
-    def _check_answerable(self, k: int) -> None:
-        if k < 1:
-            raise SearchError(f"a search returns one winner or more, got {k}: ask for more")
-        if self.trained < SMALLEST_FIT:
-            raise SearchError(f"winners are named from {SMALLEST_FIT} accuracies on, got {self.trained}: train more")
-        self.fitted()
-
-    def _stage_two(self, query: Query) -> StageTwo:
-        """Return what answers a query from the fitted predictor."""
-        known = self._pool if self.closed else np.concatenate([self._feasible_told(), self._pool])
-        failed = {identity for identity, told in self._results.items() if told.accuracy is None}
-        return StageTwo(self.fitted(), query, known, failed, self.seed, closed=self.closed)
-
-    def _winners(self, found: Found) -> list[Winner]:
-        """Return what was found as winners."""
-        mean, std = self.predictor.predict_codes(found.codes)
-        results = [self._results.get(identity) for identity in self.space.identities(found.codes)]
-        return [
-            Winner(
-                candidate,
-                float(mean[i]),
-                float(std[i]),
-                told.accuracy if (told := results[i]) else None,
-                {**self.space.cost(candidate), **found.measured[i]},
-                found.finders[i],
-            )
-            for i, candidate in enumerate(self.space.to_candidates(found.codes))
-        ]
+        """Kendall's τ of the predictor, cross-validated on all observations; None before there are enough."""
+        return self.fitted().rank_correlation if self.trained >= MIN_FIT_EXAMPLES else None
 
 
-def _observe(result: float | None) -> Observation:
-    return Observation.failed("told as a failure") if result is None else Observation(accuracy=float(result))
+def _with_cost(space: Space, cost: CostFunction | None, pool: Codes | None) -> Space:
+    """Return the space with its cost function, which reads the names of the metrics from the first candidate of a pool."""
+    if not space.is_abstract or pool is None or not len(pool):
+        return space.with_cost(cost)
+    return space.with_cost(cost or space.cost_function, space.to_candidates(pool[:1])[0])
+
+
+def _observation(accuracy: float | None) -> Observation:
+    return Observation.failed("no accuracy") if accuracy is None else Observation(accuracy=float(accuracy))

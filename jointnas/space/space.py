@@ -40,6 +40,7 @@ class Space(KnobSpace):
     input_shape: Shape | None = None
     classes: int | None = None
     cost_function: CostFunction | None = None
+    cost_example: Candidate | None = field(default=None, compare=False, repr=False)
     _costs: dict[bytes, tuple[float, ...]] = field(
         default_factory=dict, compare=False, repr=False
     )  # of an abstract space
@@ -93,13 +94,16 @@ class Space(KnobSpace):
             bound._check_networks()
         return bound
 
-    def with_cost(self, function: CostFunction | None) -> Space:
-        """Return the space with costs from `function(candidate) -> {metric: number}`; None leaves it as it is."""
+    def with_cost(self, function: CostFunction | None, example: Candidate | None = None) -> Space:
+        """Return the space with costs from `function(candidate) -> {metric: number}`; None leaves it as it is.
+
+        example: a candidate that the function is called with for the names of its metrics; by default the middle of the space.
+        """
         if function is None:
             return self
         if not self.is_abstract:
             raise SpaceError(f"only an abstract space takes a cost function, got one for {self.name!r}: drop it")
-        return replace(self, cost_function=function, _costs={})
+        return replace(self, cost_function=function, cost_example=example, _costs={})
 
     def fix(self, values: Mapping[str, Value]) -> Space:
         """Return the space with knobs held at one value each. Raises `SpaceError` or `CandidateError`."""
@@ -152,8 +156,8 @@ class Space(KnobSpace):
             return METRICS
         if self.cost_function is None:
             return ()
-        middle = self.to_candidates(self.settled(np.full((1, len(self.knobs)), np.nan)))
-        return tuple(self.cost_function(middle[0]))
+        middle = self.settled(np.full((1, len(self.knobs)), np.nan))
+        return tuple(self.cost_function(self.cost_example or self.to_candidates(middle)[0]))
 
     def _check_networks(self) -> None:
         """Build the blueprint at every value of every architecture knob, the others in the middle, knobs switched on for it."""

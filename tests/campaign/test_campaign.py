@@ -11,7 +11,7 @@ from jointnas.campaign.store import Run
 from jointnas.data import DataSpec, load_data
 from jointnas.errors import SearchError
 from jointnas.execution import Slot
-from jointnas.predictor.gp_predictor import Predictor
+from jointnas.predictor.contract import Predictor
 from jointnas.search.search import Search
 from jointnas.space.space import Space
 from jointnas.training.clock import StepClock, WallClock

@@ -14,9 +14,10 @@ from jointnas.campaign.runner import Status
 from jointnas.campaign.store import Run, Trial
 from jointnas.errors import ConstraintError, SearchError
 from jointnas.execution import Event, Executor, Job
-from jointnas.predictor.gp_predictor import Predictor
+from jointnas.predictor.contract import Predictor
 from jointnas.search.engines import ENGINES
-from jointnas.search.search import Search, Winner
+from jointnas.search.search import Search
+from jointnas.search.winners import Winner
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
 from jointnas.training.clock import StepClock

@@ -16,8 +16,9 @@ from jointnas.campaign.runner import Status
 from jointnas.campaign.store import Run, Trial
 from jointnas.data import DataSpec, load_data
 from jointnas.execution import Event, Executor, Job, Slot
-from jointnas.predictor.gp_predictor import Predictor
-from jointnas.search.search import Search, Winner
+from jointnas.predictor.contract import Predictor
+from jointnas.search.search import Search
+from jointnas.search.winners import Winner
 from jointnas.space.space import Space
 from jointnas.training.clock import StepClock
 from jointnas.training.observation import CURVE_FRACTIONS, CurvePoint, Observation

@@ -10,7 +10,7 @@ import pytest
 
 from jointnas.campaign.store import DATABASE, MIGRATIONS, Run, Trial, find_run, list_runs
 from jointnas.errors import RunError
-from jointnas.search.search import Winner
+from jointnas.search.winners import Winner
 from jointnas.training.observation import CurvePoint, Observation
 
 SPECIFICATION = {"data": {"source": "digits"}, "rounds": 2, "constraints": ["macs<1M"], "classes": ["cat", "Öl"]}

@@ -29,10 +29,10 @@ from jointnas.cli import app, main
 from jointnas.cli.campaign import point_to_the_best_trial
 from jointnas.errors import JointNASError
 from jointnas.execution import available_cores
+from jointnas.predictor.contract import Predictor
 from jointnas.predictor.files import FORMAT
-from jointnas.predictor.gp_predictor import Predictor
 from jointnas.resources import resource_folder
-from jointnas.search.search import Winner
+from jointnas.search.winners import Winner
 from jointnas.training.observation import Observation
 
 UsageError = typer.BadParameter.__bases__[0]

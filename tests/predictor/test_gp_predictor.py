@@ -17,8 +17,8 @@ from safetensors.numpy import load, save
 from scipy.stats import kendalltau
 
 from jointnas.errors import PredictorError
+from jointnas.predictor.contract import Predictor
 from jointnas.predictor.files import digest
-from jointnas.predictor.gp_predictor import Predictor
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
 from jointnas.training.observation import Observation

@@ -16,10 +16,10 @@ from jointnas.measurement.meter import Meter, Workload
 from jointnas.measurement.store import Store
 from jointnas.network.blueprint import Blueprint
 from jointnas.network.cost import blueprint_cost
-from jointnas.predictor.gp_predictor import Predictor
+from jointnas.predictor.contract import Predictor
 from jointnas.search.batch import space_filling
-from jointnas.search.search import Search, Winner
-from jointnas.search.winners import TELL_APART, front, spread_out, told_apart
+from jointnas.search.search import Search
+from jointnas.search.winners import TELL_APART, Winner, front, spread_out, told_apart
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
 from jointnas.training.observation import Observation

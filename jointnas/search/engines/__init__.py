@@ -4,22 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from jointnas.errors import SearchError, suggest
+from jointnas.errors import SearchError
+from jointnas.plugins import load_plugin, plugin_names
 from jointnas.search.engines.evolution import evolve, evolve_front
 from jointnas.search.engines.hillclimb import climb
 from jointnas.search.engines.mads import check_nomad, run_mads
 from jointnas.search.engines.problem import Engine, Evaluation, Problem
 
 ENGINES: Mapping[str, Engine] = {"evolution": evolve, "mads": run_mads, "hillclimb": climb}
+ENGINE_GROUP = "jointnas.engines"
+
+
+def engine_names() -> list[str]:
+    """Return the names of all engines: the built-in ones, then those of installed packages."""
+    return [*ENGINES, *plugin_names(ENGINE_GROUP)]
 
 
 def find_engine(name: str) -> Engine:
-    """Return the engine called `name`. Raises `SearchError` that names the nearest, or what an engine needs."""
-    if name not in ENGINES:
-        raise SearchError(f"no engine is called {name!r}: {suggest(name, ENGINES)}")
+    """Return the engine called `name`: a built-in one, or one of an installed package (entry points `jointnas.engines`).
+
+    Raises `SearchError` for an unknown name, for a package that cannot be imported, and for what an engine needs and lacks.
+    """
     if name == "mads":
         check_nomad()
-    return ENGINES[name]
+    if name in ENGINES:
+        return ENGINES[name]
+    engine: Engine = load_plugin(ENGINE_GROUP, name, ENGINES, SearchError)
+    return engine
 
 
-__all__ = ["ENGINES", "Engine", "Evaluation", "Problem", "evolve_front", "find_engine"]
+__all__ = ["ENGINES", "Engine", "Evaluation", "Problem", "engine_names", "evolve_front", "find_engine"]

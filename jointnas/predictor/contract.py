@@ -1,0 +1,307 @@
+"""The contract of accuracy predictors: `Predictor`, which the search and users know, and `PredictorModel`, which an implementation provides.
+
+A model is chosen by name: `gp` is built in, an installed package adds its own under the entry-point group `jointnas.predictors`.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jointnas.errors import PredictorError
+from jointnas.plugins import load_plugin, plugin_names
+from jointnas.predictor.files import intact, read_description, read_files, write_files
+from jointnas.predictor.targets import TransformPosterior
+from jointnas.space.knob_space import Candidate
+from jointnas.space.knobs import Codes
+from jointnas.space.space import CostFunction, Space
+from jointnas.training.observation import Observation
+
+PREDICTORS: Mapping[str, str] = {"gp": "jointnas.predictor.gp_predictor:GPModel"}
+PREDICTOR_GROUP = "jointnas.predictors"
+DEFAULT_KIND = "gp"
+PRIOR = "prior"  # the folder of a predictor's prior, below its own
+REFERENCE = "reference"  # the tensor of the reference codes
+MEMBERS = 10
+REFERENCE_SIZE = 4096
+MIN_FIT_EXAMPLES = 2
+Array = NDArray[np.float64]
+
+
+class PredictorModel(ABC):
+    """What an implementation provides: the model behind a `Predictor`, on (n, knobs) codes of one bound space.
+
+    A model works with scores: accuracies under `targets`, larger is better. It is fitted to codes or starts from a prior. A fit
+    replaces attributes and changes none in place, so that a shallow copy from before stays as it was.
+    """
+
+    targets: TransformPosterior
+
+    @abstractmethod
+    def __init__(self, space: Space, seed: int, prior: Predictor | None, reference: Codes) -> None:
+        """reference: (m, knobs) codes that are typical of the space, to standardise features with."""
+
+    @property
+    @abstractmethod
+    def is_fitted(self) -> bool:
+        """Whether it predicts: after a fit, or at once from a prior."""
+
+    @abstractmethod
+    def fit(self, codes: Codes, observations: Sequence[Observation]) -> None:
+        """Fit to the trainings of (n, knobs) codes; at least two have an accuracy."""
+
+    @abstractmethod
+    def cross_validate(self) -> float | None:
+        """Return Kendall's τ between the accuracies it was fitted to and held-out predictions; None for too few examples."""
+
+    @abstractmethod
+    def scores(self, codes: Codes, log_steps: Array | None = None) -> Array:
+        """Return the (n,) posterior mean scores of (n, knobs) codes, fast.
+
+        log_steps: where the budget is that of another campaign, the (n,) logarithms of its training steps, relative to the mean of the
+        reference. A model that reads no steps ignores it.
+        """
+
+    @abstractmethod
+    def predict_scores(self, codes: Codes) -> tuple[Array, Array]:
+        """Return the (n,) means and standard deviations of the score of one training of each of (n, knobs) codes."""
+
+    @abstractmethod
+    def sample_scores(self, codes: Codes, count: int, seed: Sequence[int]) -> Array:
+        """Return (count, n) scores of functions sampled from the posterior; a seed always samples the same functions."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Array]:
+        """Return the tensors from which `restore` repeats a fit."""
+
+    @abstractmethod
+    def restore(self, codes: Codes, observations: Sequence[Observation], state: Mapping[str, Array]) -> None:
+        """Restore a fit from its examples and its `state`. Raises `ValueError` or `KeyError` for the state of another fit."""
+
+
+def predictor_names() -> list[str]:
+    """Return the names of all kinds of predictors: the built-in ones, then those of installed packages."""
+    return [*PREDICTORS, *plugin_names(PREDICTOR_GROUP)]
+
+
+def find_model(kind: str) -> type[PredictorModel]:
+    """Return the model class of this name: a built-in one, or one of an installed package. Raises `PredictorError`."""
+    if kind in PREDICTORS:
+        model: type[PredictorModel] = resolve_name(PREDICTORS[kind])
+    else:
+        model = load_plugin(PREDICTOR_GROUP, kind, PREDICTORS, PredictorError)
+    return model
+
+
+def filled_accuracies(observations: Sequence[Observation]) -> Array:
+    """Return the (n,) accuracies of observations; a failed training gets the lowest of the others."""
+    accuracies = np.array([np.nan if o.accuracy is None else o.accuracy for o in observations], dtype=np.float64)
+    return np.where(np.isnan(accuracies), np.nanmin(accuracies), accuracies) if len(accuracies) else accuracies
+
+
+class Predictor:
+    """Predicts the accuracy of candidates of one bound space.
+
+    kind: the model, by name. cost: for an abstract space, a function from a candidate to its costs. prior: a fitted predictor, of other
+    data or of a space that shares knobs, from which it starts. members: functions that `predict_members` samples. reference: (m, knobs)
+    codes to standardise features with, by default a sample of the space. Raises `PredictorError`, and `SpaceError` for an unbound space.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        seed: int = 0,
+        *,
+        cost: CostFunction | None = None,
+        prior: Predictor | None = None,
+        members: int = MEMBERS,
+        kind: str = DEFAULT_KIND,
+        reference: Codes | None = None,
+    ) -> None:
+        if members < 1:
+            raise PredictorError(f"a predictor samples at least 1 member, got members={members}: raise it")
+        if prior is not None and not prior.observations:
+            raise PredictorError("the prior is not fitted: fit it first")
+        if prior is not None and prior.space.is_abstract and not space.is_abstract:
+            raise PredictorError(
+                f"the prior's space {prior.space.name!r} has no network, but this space has one: choose another prior"
+            )
+        example = None if reference is None else space.to_candidates(reference[:1])[0]
+        self.space: Space = space.with_cost(cost, example)
+        self.seed, self.members, self.kind, self.reference = seed, members, kind, reference
+        self.prior = copy.copy(prior)
+        self.candidates: list[Candidate] = []
+        self.observations: list[Observation] = []
+        self.context: dict[str, Any] = {}
+        self.digest: str | None = None  # of the files that were saved or loaded last
+        self.rank_correlation: float | None = None  # Kendall's τ, cross-validated; None for too few examples
+        typical = next(self.space.stream(seed, chunk=REFERENCE_SIZE)) if reference is None else reference
+        self._model = find_model(kind)(self.space, seed, self.prior, typical)
+
+    @property
+    def model(self) -> PredictorModel:
+        """The fitted model. Raises `PredictorError` before a fit."""
+        if not self._model.is_fitted:
+            raise PredictorError("the predictor is not fitted: call fit first")
+        return self._model
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether it predicts: after a fit, or at once from a prior."""
+        return self._model.is_fitted
+
+    @property
+    def accuracies(self) -> Array:
+        """The (n,) accuracies of the examples; a failed training has the lowest of the others."""
+        return filled_accuracies(self.observations)
+
+    @property
+    def attainable(self) -> float | None:
+        """The upper limit of accuracies, inferred from the trainings; None where accuracies are not within [0, 1]."""
+        return self._model.targets.mean.attainable
+
+    # ----------------------------------------------------------------------------------------------------- fitting
+
+    def fit(self, candidates: Sequence[Mapping[str, Any]], results: Sequence[float | Observation]) -> Predictor:
+        """Fit to n candidates and their accuracies or observations; a failure counts as the lowest accuracy.
+
+        Replaces an earlier fit. Sets `rank_correlation`. Raises `PredictorError` for fewer than two accuracies.
+        """
+        if len(candidates) != len(results):
+            raise PredictorError(
+                f"got {len(candidates)} candidates and {len(results)} accuracies: give one accuracy for each candidate"
+            )
+        observations = [r if isinstance(r, Observation) else Observation(accuracy=float(r)) for r in results]
+        return self.fit_codes(self.space.to_codes(candidates), observations)
+
+    def fit_codes(self, codes: Codes, observations: Sequence[Observation]) -> Predictor:
+        """Fit to (n, knobs) codes and their observations, as `fit` does."""
+        accuracies = [o.accuracy for o in observations if o.accuracy is not None]
+        if not np.isfinite(accuracies).all():
+            raise PredictorError("an accuracy is not a finite number: report a diverged training as a failure")
+        if len(accuracies) < MIN_FIT_EXAMPLES:
+            raise PredictorError(
+                f"a predictor needs {MIN_FIT_EXAMPLES} accuracies or more, got {len(accuracies)}: train more candidates"
+            )
+        model = copy.copy(self._model)
+        model.fit(codes, observations)
+        self.candidates, self.observations = self.space.to_candidates(codes), list(observations)
+        self.rank_correlation = model.cross_validate()
+        self._model = model
+        return self
+
+    # --------------------------------------------------------------------------------------------------- predicting
+
+    def predict(self, candidates: Sequence[Mapping[str, Any]]) -> tuple[Array, Array]:
+        """Return the mean (n,) and the standard deviation (n,) of the accuracy of one training of each candidate."""
+        return self.predict_codes(self.space.to_codes(candidates))
+
+    def predict_members(self, candidates: Sequence[Mapping[str, Any]]) -> Array:
+        """Return (m, n) accuracies, one row for each of `members` functions sampled from the posterior."""
+        return self.sample_codes(self.space.to_codes(candidates), self.members, [self.seed])
+
+    def predict_codes(self, codes: Codes) -> tuple[Array, Array]:
+        """Return the (n,) means and standard deviations of the accuracy of one training of each of (n, knobs) codes.
+
+        A deviation covers the uncertainty about the candidate and the noise between its trainings. Raises `PredictorError` before a fit.
+        """
+        return self.model.targets.expected(*self.model.predict_scores(codes))
+
+    def median_codes(self, codes: Codes) -> Array:
+        """Return the (n,) median accuracies of (n, knobs) codes, faster than `predict_codes`. Raises as it does."""
+        return self.model.targets.mean.accuracies(self.model.scores(codes))
+
+    def sample_codes(self, codes: Codes, count: int, seed: Sequence[int]) -> Array:
+        """Return (count, n) accuracies of (n, knobs) codes under functions sampled from the posterior, equal for equal seeds."""
+        return self.model.targets.sampled(self.model.sample_scores(codes, count, seed))
+
+    def sample_scores(self, codes: Codes, count: int, seed: Sequence[int]) -> Array:
+        """Return the (count, n) scores of `sample_codes`: the accuracies of the examples have a deviation of 1 in scores."""
+        return self.model.sample_scores(codes, count, seed)
+
+    def scores(self, codes: Codes, log_steps: Array | None = None) -> Array:
+        """Return the (n,) posterior mean scores of (n, knobs) codes; see `PredictorModel.scores`."""
+        return self.model.scores(codes, log_steps)
+
+    # -------------------------------------------------------------------------------------------------- on the disk
+
+    def save(self, folder: Path | str) -> None:
+        """Write `predictor.json` (space, examples) and `predictor.safetensors` into a folder, and the prior below it."""
+        if not self.observations:
+            raise PredictorError("the predictor is not fitted: call fit before save")
+        folder = Path(folder)
+        if self.prior:
+            self.prior.save(folder / PRIOR)
+        tensors = {**self.model.state(), "accuracies": self.accuracies}
+        if self.reference is not None:
+            tensors[REFERENCE] = self.reference
+        about: dict[str, Any] = {
+            "predictor": self.kind,
+            "space": self.space.to_toml(),
+            "input_shape": self.space.input_shape,
+            "classes": self.space.classes,
+            "seed": self.seed,
+            "members": self.members,
+            "metrics": self.space.metrics,
+            "rank_correlation": self.rank_correlation,
+            "prior": self.prior and self.prior.digest,
+            "context": self.context,
+            "trials": [
+                {"candidate": c, "accuracy": o.accuracy, "steps": o.steps, "fraction": o.fraction}
+                for c, o in zip(self.candidates, self.observations, strict=True)
+            ],
+        }
+        self.digest = write_files(folder, about, tensors)
+
+    @classmethod
+    def load(cls, folder: Path | str, cost: CostFunction | None = None) -> Predictor:
+        """Return the predictor, of any kind, that `save` wrote. Nothing in the files is executed. Raises `PredictorError`."""
+        folder = Path(folder)
+        about, tensors = read_files(folder)
+        prior = cls._load_prior(folder / PRIOR, cost) if about.get("prior") else None
+        with intact(folder):
+            if prior is not None and prior.digest != about["prior"]:
+                raise ValueError("the prior is not the one it was fitted with")
+            predictor = cls(
+                Space.from_toml(about["space"], about["input_shape"], about["classes"]),
+                int(about["seed"]),
+                cost=cost,
+                prior=prior,
+                members=int(about["members"]),
+                kind=about.get("predictor", DEFAULT_KIND),
+                reference=tensors.get(REFERENCE),
+            )
+            predictor._restore(about, tensors)
+            predictor.digest = about["digest"]
+        return predictor
+
+    @classmethod
+    def _load_prior(cls, folder: Path, cost: CostFunction | None) -> Predictor:
+        """Return the prior below a predictor, with the cost function where it was fitted with one."""
+        about = read_description(folder)
+        with intact(folder):
+            takes_cost = Space.from_toml(about["space"]).is_abstract and bool(about.get("metrics"))
+        return cls.load(folder, cost if takes_cost else None)
+
+    def _restore(self, about: Mapping[str, Any], tensors: Mapping[str, Array]) -> None:
+        if tuple(about["metrics"]) != self.space.metrics:
+            raise PredictorError(
+                f"the predictor was fitted with the costs {about['metrics']}, got {list(self.space.metrics)}: "
+                "give the same cost function"
+            )
+        codes = self.space.to_codes([t["candidate"] for t in about["trials"]])
+        observations = [
+            Observation(t["accuracy"], fraction=float(t["fraction"]), steps=t["steps"]) for t in about["trials"]
+        ]
+        self.candidates, self.observations = self.space.to_candidates(codes), observations
+        if self.accuracies.tolist() != tensors["accuracies"].tolist():
+            raise ValueError("the trials are not those it was fitted to")
+        self.rank_correlation, self.context = about["rank_correlation"], about["context"]
+        self._model.restore(codes, observations, tensors)
