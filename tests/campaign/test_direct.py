@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jointnas.campaign.direct import RealSearch
+from jointnas.campaign.direct import RealSearch, best_trained
 from jointnas.campaign.runner import Status
 from jointnas.campaign.store import Run, Trial
 from jointnas.errors import ConstraintError, SearchError
@@ -83,7 +83,7 @@ def conduct(
 
     with Run.open(folder, write=True) if resume else Run.create(folder, {"engine": engine}) as run:
         RealSearch(search, run, executor, StepClock(5), engine, 24, 6, repeats, 3, 3, watch).conduct()
-        return search.best_trained(3), run.trials()
+        return best_trained(search, 3), run.trials()
 
 
 every_engine = pytest.mark.parametrize("engine", sorted(ENGINES))

@@ -1,4 +1,4 @@
-"""The Gaussian process: its likelihood's gradient, what it learns, and what it says of what it never saw."""
+"""The Gaussian process: the gradient of its likelihood, what it learns, and what it predicts at new points."""
 
 import numpy as np
 import pytest
@@ -6,13 +6,19 @@ from numpy.typing import NDArray
 from scipy.stats import multivariate_normal
 
 from jointnas.predictor import gp
-from jointnas.predictor.gp import Examples, Hyperparameters, Process, find_hyperparameters, negative_log_likelihood
+from jointnas.predictor.gp import (
+    Examples,
+    GaussianProcess,
+    Hyperparameters,
+    fit_hyperparameters,
+    negative_log_likelihood,
+)
 
 Array = NDArray[np.float64]
 
 
 def examples(n: int = 60, d: int = 12, noise: float = 0.1) -> Examples:
-    """Return inputs of which the first two matter, a constant trend, and standardised targets."""
+    """Return features of which the first two matter, a constant trend, and standardised targets."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((n, d))
     y = truth(x) + noise * rng.standard_normal(n)
@@ -23,10 +29,10 @@ def truth(x: Array) -> Array:
     return np.asarray(np.sin(1.5 * x[:, 0]) + 0.3 * x[:, 1])
 
 
-def fitted(seen: Examples) -> Process:
-    """Return the process in which each input is a group."""
-    groups = np.arange(seen.x.shape[1])
-    return Process(seen, groups, find_hyperparameters(seen, groups))
+def fitted(train: Examples) -> GaussianProcess:
+    """Return the process in which each feature is a group."""
+    groups = np.arange(train.x.shape[1])
+    return GaussianProcess(train, groups, fit_hyperparameters(train, groups))
 
 
 def constant(n: int) -> Array:
@@ -35,58 +41,58 @@ def constant(n: int) -> Array:
 
 def test_the_gradient_is_that_of_the_likelihood() -> None:
     x, _, y = examples(40, 5)
-    seen = Examples(x, np.random.default_rng(1).standard_normal((40, 2)), y)
+    train = Examples(x, np.random.default_rng(1).standard_normal((40, 2)), y)
     groups = np.array([0, 0, 1, 2, 2])
     vector = np.array([0.1, -0.5, -1.0, 1.0, 0.4, -0.2, 0.3, -1.0])
-    gradient = negative_log_likelihood(seen, groups, Hyperparameters.from_vector(vector))[1]
+    gradient = negative_log_likelihood(train, groups, Hyperparameters.from_vector(vector))[1]
     for i, step in enumerate(1e-5 * np.eye(len(vector))):
         above, below = (
-            negative_log_likelihood(seen, groups, Hyperparameters.from_vector(vector + s))[0] for s in (step, -step)
+            negative_log_likelihood(train, groups, Hyperparameters.from_vector(vector + s))[0] for s in (step, -step)
         )
         assert gradient[i] == pytest.approx((above - below) / 2e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize("cores", [1, 3])
 def test_parts_computed_side_by_side_are_those_of_the_whole(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = fitted(examples())
-    asked = examples(100)
+    process = fitted(examples())
+    test = examples(100)
 
     def answers() -> list[Array]:
         return [
-            known.mean(asked.x, asked.trend),
-            *known.predict(asked.x, asked.trend),
-            known.draw(asked.x, asked.trend, 3, [0]),
+            process.mean(test.x, test.trend),
+            *process.predict(test.x, test.trend),
+            process.sample(test.x, test.trend, 3, [0]),
         ]
 
     whole = answers()
-    monkeypatch.setattr(gp, "CACHED", 7)
+    monkeypatch.setattr(gp, "CHUNK_ROWS", 7)
     monkeypatch.setattr(gp, "available_cores", lambda: cores)
     for found, expected in zip(answers(), whole, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_misfits_rank_other_targets_as_their_densities_do() -> None:
-    """Against SciPy's multivariate normal, with the covariance that the process has of its own examples."""
-    seen = examples(30, 4)
-    known = fitted(seen)
-    targets = np.stack([seen.y, seen.y[::-1], np.zeros(30)], axis=1)
-    covariance = known._covariance(seen.x, seen.trend) + known.noise * np.eye(30)
+def test_deviances_rank_other_targets_as_their_densities_do() -> None:
+    """Against SciPy's multivariate normal, with the process's covariance of its examples."""
+    train = examples(30, 4)
+    process = fitted(train)
+    targets = np.stack([train.y, train.y[::-1], np.zeros(30)], axis=1)
+    covariance = process._covariance(train.x, train.trend) + process.noise * np.eye(30)
     densities = multivariate_normal(np.zeros(30), covariance).logpdf(targets.T)
-    np.testing.assert_allclose(np.diff(known.misfits(targets)), -2 * np.diff(densities))
+    np.testing.assert_allclose(np.diff(process.deviances(targets)), -2 * np.diff(densities))
 
 
 def test_what_matters_gets_the_shortest_length_scale_and_the_steepest_slope() -> None:
-    seen = examples()
-    seen = seen._replace(y=np.sin(2 * seen.x[:, 0]) + 0.5 * seen.x[:, 1])
-    found = find_hyperparameters(seen, np.arange(12))
+    train = examples()
+    train = train._replace(y=np.sin(2 * train.x[:, 0]) + 0.5 * train.x[:, 1])
+    found = fit_hyperparameters(train, np.arange(12))
     assert np.argmin(found.lengths) == 0
     assert np.argmax(found.slopes) == 1
     assert found.noise < -1
 
 
-def test_inputs_of_one_group_share_its_hyperparameters() -> None:
-    seen = examples()
-    found = find_hyperparameters(seen, np.array([0, 0] + [1] * 10))
+def test_features_of_one_group_share_its_hyperparameters() -> None:
+    train = examples()
+    found = fit_hyperparameters(train, np.array([0, 0] + [1] * 10))
     assert found.lengths.shape == found.slopes.shape == (2,)
     assert found.lengths[0] < found.lengths[1]
     slope, length = found.scales(np.array([0, 0] + [1] * 10))
@@ -94,14 +100,16 @@ def test_inputs_of_one_group_share_its_hyperparameters() -> None:
     assert length[-1] == pytest.approx(np.exp(-found.lengths[1]) / np.sqrt(10))
 
 
-def test_hyperparameters_that_are_known_are_kept_where_examples_say_little() -> None:
-    seen = examples(4)
-    known = Hyperparameters(np.linspace(-4, 1, 12), np.linspace(-1, 4, 12), 0.5, -3.0)
-    assert find_hyperparameters(seen, np.arange(12), known).to_vector() == pytest.approx(known.to_vector(), abs=1.5)
-    assert find_hyperparameters(seen, np.arange(12)).lengths != pytest.approx(known.lengths, abs=1.5)
+def test_hyperparameters_stay_near_a_given_prior_mean_where_examples_are_few() -> None:
+    train = examples(4)
+    expected = Hyperparameters(np.linspace(-4, 1, 12), np.linspace(-1, 4, 12), 0.5, -3.0)
+    assert fit_hyperparameters(train, np.arange(12), expected).to_vector() == pytest.approx(
+        expected.to_vector(), abs=1.5
+    )
+    assert fit_hyperparameters(train, np.arange(12)).lengths != pytest.approx(expected.lengths, abs=1.5)
 
 
-def test_it_predicts_what_it_never_saw_and_is_less_sure_far_away() -> None:
+def test_it_predicts_new_points_and_is_less_certain_far_away() -> None:
     process = fitted(examples())
     fresh = np.random.default_rng(1).standard_normal((500, 12))
     mean, deviation = process.predict(fresh, constant(500))
@@ -111,10 +119,10 @@ def test_it_predicts_what_it_never_saw_and_is_less_sure_far_away() -> None:
 
 
 def test_without_noise_it_passes_through_its_examples() -> None:
-    seen = examples(30, 3, noise=0.0)
-    process = Process(seen, np.arange(3), Hyperparameters(np.zeros(3), np.zeros(3), 0.0, -20.0))
-    mean, deviation = process.predict(seen.x, seen.trend)
-    assert mean == pytest.approx(seen.y, abs=1e-3)
+    train = examples(30, 3, noise=0.0)
+    process = GaussianProcess(train, np.arange(3), Hyperparameters(np.zeros(3), np.zeros(3), 0.0, -20.0))
+    mean, deviation = process.predict(train.x, train.trend)
+    assert mean == pytest.approx(train.y, abs=1e-3)
     assert deviation.max() < 0.02
 
 
@@ -126,28 +134,30 @@ def test_noise_is_taken_for_noise() -> None:
 
 def test_a_line_and_a_trend_go_on_beyond_the_examples() -> None:
     x = np.random.default_rng(0).standard_normal((40, 2))
-    seen = Examples(x, x[:, :1], 2 * x[:, 0] + x[:, 1])
+    train = Examples(x, x[:, :1], 2 * x[:, 0] + x[:, 1])
     far = np.full((1, 2), 6.0)
-    assert fitted(seen).mean(far, far[:, :1])[0] == pytest.approx(18, abs=2)
+    assert fitted(train).mean(far, far[:, :1])[0] == pytest.approx(18, abs=2)
 
 
 def test_before_any_example_it_says_its_prior() -> None:
     hyperparameters = Hyperparameters.expected(12)
-    process = Process(Examples(np.zeros((0, 12)), np.zeros((0, 1)), np.zeros(0)), np.arange(12), hyperparameters)
+    process = GaussianProcess(
+        Examples(np.zeros((0, 12)), np.zeros((0, 1)), np.zeros(0)), np.arange(12), hyperparameters
+    )
     fresh = np.random.default_rng(1).standard_normal((300, 12))
     mean, deviation = process.predict(fresh, constant(300))
     assert not mean.any()
-    drawn = process.draw(fresh, constant(300), 2000, [0])
-    assert drawn.std(axis=0) == pytest.approx(deviation, rel=0.15)
+    samples = process.sample(fresh, constant(300), 2000, [0])
+    assert samples.std(axis=0) == pytest.approx(deviation, rel=0.15)
 
 
-def test_functions_are_drawn_as_often_as_the_process_holds_them_possible() -> None:
+def test_sampled_functions_have_the_mean_and_deviation_of_the_posterior() -> None:
     process = fitted(examples(20))
     fresh = np.random.default_rng(1).standard_normal((60, 12))
     mean, deviation = process.predict(fresh, constant(60))
-    drawn = process.draw(fresh, constant(60), 2000, [3])
-    assert drawn.shape == (2000, 60)
-    assert np.abs(drawn.mean(axis=0) - mean).max() < 0.15
-    assert drawn.std(axis=0) == pytest.approx(deviation, rel=0.2, abs=0.02)
-    assert np.corrcoef(drawn.T[:2])[0, 1] < 0.99
-    np.testing.assert_allclose(process.draw(fresh[:7], constant(7), 2000, [3]), drawn[:, :7], rtol=1e-9, atol=1e-9)
+    samples = process.sample(fresh, constant(60), 2000, [3])
+    assert samples.shape == (2000, 60)
+    assert np.abs(samples.mean(axis=0) - mean).max() < 0.15
+    assert samples.std(axis=0) == pytest.approx(deviation, rel=0.2, abs=0.02)
+    assert np.corrcoef(samples.T[:2])[0, 1] < 0.99
+    np.testing.assert_allclose(process.sample(fresh[:7], constant(7), 2000, [3]), samples[:, :7], rtol=1e-9, atol=1e-9)

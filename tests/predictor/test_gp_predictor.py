@@ -1,4 +1,4 @@
-"""The predictor: what it learns from few examples and from an earlier campaign, and that its files are only ever read."""
+"""The default predictor: what it learns from few examples and from a prior, and that loading its files executes nothing."""
 
 import json
 import math
@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 LINES = "\n".join(f"x{i} = {{ low = 0.0, high = 1.0 }}" for i in range(3))
 
 
-def drawn(space: Space, n: int, seed: int) -> list[Candidate]:
+def draw(space: Space, n: int, seed: int) -> list[Candidate]:
     """Return n candidates of a long Sobol sequence, whose first points alone would tie knobs to each other."""
     rows = np.random.default_rng(seed).permutation(4096)[:n]
     long = space.sample(4096, seed)
@@ -68,7 +68,7 @@ def small() -> Predictor:
 
 def test_it_ranks_candidates_it_has_not_seen() -> None:
     predictor = Predictor(Space.load("resnet9", (1, 8, 8), 10))
-    examples, unseen = drawn(predictor.space, 96, 5), predictor.space.sample(256, seed=9)
+    examples, unseen = draw(predictor.space, 96, 5), predictor.space.sample(256, seed=9)
     predictor.fit(examples, [score(c) for c in examples])
     mean, std = predictor.predict(unseen)
     truth = [score(c) for c in unseen]
@@ -79,7 +79,7 @@ def test_it_ranks_candidates_it_has_not_seen() -> None:
     assert (std > 0).all()
 
 
-def test_its_members_are_drawn_from_what_it_predicts() -> None:
+def test_its_members_have_the_mean_and_deviation_of_its_predictions() -> None:
     space = abstract()
     candidates, unseen = space.sample(12), space.sample(40, seed=3)
     predictor = Predictor(space, members=400).fit(candidates, [0.3 + 0.4 * x0(c) for c in candidates])
@@ -90,14 +90,14 @@ def test_its_members_are_drawn_from_what_it_predicts() -> None:
     np.testing.assert_allclose(members.std(axis=0), std, atol=0.02)
 
 
-def test_an_earlier_campaign_tells_what_few_trainings_cannot() -> None:
-    earlier = Predictor(Space.load("resnet9", (1, 8, 8), 10))
-    known = drawn(earlier.space, 128, 5)
-    earlier.fit(known, [score(c) for c in known])
+def test_a_prior_ranks_where_few_trainings_cannot() -> None:
+    prior = Predictor(Space.load("resnet9", (1, 8, 8), 10))
+    examples = draw(prior.space, 128, 5)
+    prior.fit(known, [score(c) for c in known])
     space = Space.load("resnet9", (3, 32, 32), 4)
-    few, unseen = drawn(space, 8, 1), space.sample(256, seed=9)
+    few, unseen = draw(space, 8, 1), space.sample(256, seed=9)
     truth = [score(c) for c in unseen]
-    alone, taught = Predictor(space), Predictor(space, prior=earlier)
+    alone, taught = Predictor(space), Predictor(space, prior=prior)
     found = [
         kendalltau(p.fit(few, [0.6 * score(c) for c in few]).predict(unseen)[0], truth).statistic
         for p in (alone, taught)
@@ -106,34 +106,34 @@ def test_an_earlier_campaign_tells_what_few_trainings_cannot() -> None:
     assert found[1] > found[0] + 0.2
 
 
-def test_a_first_batch_that_an_earlier_campaign_chose_is_not_taken_for_the_space() -> None:
-    """It is alike: how far others may lie from it, the earlier campaign tells better than the batch."""
-    earlier = Predictor(Space.load("resnet9", (1, 8, 8), 10))
-    known = drawn(earlier.space, 128, 5)
-    earlier.fit(known, [score(c) for c in known])
+def test_the_spread_of_a_first_batch_that_a_prior_chose_is_widened() -> None:
+    """The candidates of such a batch are alike: the prior knows better how far others lie from them."""
+    prior = Predictor(Space.load("resnet9", (1, 8, 8), 10))
+    examples = draw(prior.space, 128, 5)
+    prior.fit(known, [score(c) for c in known])
     space, rng = Space.load("resnet9", (3, 32, 32), 4), np.random.default_rng(0)
 
     def trained(candidate: Candidate) -> float:
         return 0.6 * score(candidate) - 0.05 * float(candidate["architecture"]["depth1"]) + 0.01 * rng.standard_normal()
 
-    pool = drawn(space, 400, 1)
-    order = np.argsort(-Predictor(space, prior=earlier).predict(pool)[0])
+    pool = draw(space, 400, 1)
+    order = np.argsort(-Predictor(space, prior=prior).predict(pool)[0])
     batch, others = ([pool[i] for i in part] for part in (order[:6], order[6:]))
-    mean, std = Predictor(space, prior=earlier).fit(batch, [trained(c) for c in batch]).predict(others)
+    mean, std = Predictor(space, prior=prior).fit(batch, [trained(c) for c in batch]).predict(others)
     assert (np.abs(mean - [trained(c) for c in others]) <= 2 * std).mean() > 0.75  # 0.36 by its own spread
 
 
-def test_an_earlier_campaign_that_was_wrong_is_overruled() -> None:
+def test_a_wrong_prior_is_overruled() -> None:
     space = abstract()
-    misled = Predictor(space).fit(space.sample(32), [1 - x0(c) for c in space.sample(32)])
+    wrong = Predictor(space).fit(space.sample(32), [1 - x0(c) for c in space.sample(32)])
     examples, unseen = space.sample(64, seed=4), space.sample(100, seed=9)
-    predictor = Predictor(space, prior=misled).fit(examples, [x0(c) for c in examples])
+    predictor = Predictor(space, prior=wrong).fit(examples, [x0(c) for c in examples])
     assert kendalltau(predictor.predict(unseen)[0], [x0(c) for c in unseen]).statistic > 0.8
 
 
-def test_a_budget_of_time_is_learned_from_the_steps_of_others() -> None:
+def test_the_speed_of_candidates_is_learned_from_recorded_steps() -> None:
     space = Space.load("resnet9", (1, 8, 8), 10)
-    examples, unseen = drawn(space, 32, 5), space.sample(200, seed=9)
+    examples, unseen = draw(space, 32, 5), space.sample(200, seed=9)
 
     def steps(candidate: Candidate) -> float:
         recipe = candidate["recipe"]
@@ -143,15 +143,15 @@ def test_a_budget_of_time_is_learned_from_the_steps_of_others() -> None:
     def learned(candidate: Candidate) -> float:
         return 0.6 - 0.03 * (math.log(steps(candidate)) - 3) ** 2
 
-    told = [Observation(accuracy=learned(c), steps=round(steps(c))) for c in examples]
-    predictor = Predictor(space).fit(examples, told)
+    observations = [Observation(accuracy=learned(c), steps=round(steps(c))) for c in examples]
+    predictor = Predictor(space).fit(examples, observations)
     blind = Predictor(space).fit(examples, [learned(c) for c in examples])
     truth = [learned(c) for c in unseen]
     found = [kendalltau(p.predict(unseen)[0], truth).statistic for p in (blind, predictor)]
     assert found[1] > max(found[0] + 0.2, 0.65)
 
 
-def test_it_is_less_sure_far_from_its_examples() -> None:
+def test_it_is_less_certain_far_from_its_examples() -> None:
     space = abstract()
     near = [{"architecture": {"x0": x / 100, "x1": y / 100, "x2": 0.1}, "recipe": {}} for x, y in np.ndindex(5, 5)]
     far = [{"architecture": {"x0": 1.0, "x1": 1.0, "x2": x}, "recipe": {}} for x in (0.9, 1.0)]
@@ -159,53 +159,53 @@ def test_it_is_less_sure_far_from_its_examples() -> None:
     assert predictor.predict(far)[1].min() > predictor.predict(near)[1].max()
 
 
-def test_a_failure_counts_as_the_worst_accuracy() -> None:
+def test_a_failure_counts_as_the_lowest_accuracy() -> None:
     space = abstract()
     candidates = space.sample(5)
     failures = [Observation.failed("out of memory"), Observation.failed("diverged")]
-    told = Predictor(space).fit(candidates, [*(Observation(accuracy=r) for r in (0.2, 0.5, 0.3)), *failures])
+    observations = Predictor(space).fit(candidates, [*(Observation(accuracy=r) for r in (0.2, 0.5, 0.3)), *failures])
     assert told.accuracies.tolist() == [0.2, 0.5, 0.3, 0.2, 0.2]
     same = Predictor(space).fit(candidates, [0.2, 0.5, 0.3, 0.2, 0.2])
     np.testing.assert_allclose(
         told.predict(candidates), same.predict(candidates), atol=0.01
-    )  # they do not tell the scale
+    )  # failures are no evidence of the attainable accuracy
 
 
-def test_an_earlier_campaign_is_asked_for_the_steps_that_this_budget_holds() -> None:
+def test_a_prior_predicts_for_the_steps_of_this_budget() -> None:
     space = Space.load("resnet9", (1, 8, 8), 10)
-    known, few, unseen = drawn(space, 128, 5), drawn(space, 16, 1), space.sample(256, seed=9)
+    known, few, unseen = draw(space, 128, 5), draw(space, 16, 1), space.sample(256, seed=9)
 
-    def told(candidates: list[Candidate], *, macs: bool) -> list[Observation]:
+    def observe(candidates: list[Candidate], *, macs: bool) -> list[Observation]:
         """Return accuracies that follow the logarithm of the steps, on a machine where MACs take time or one where images do."""
         images = [float(c["recipe"]["batch_size"]) for c in candidates]
         times = [i * (space.cost(c)["macs"] / 1e6 if macs else 1) for c, i in zip(candidates, images, strict=True)]
         return [Observation(accuracy=0.5 + 0.05 * math.log(100 / t), steps=round(1e5 / t)) for t in times]
 
-    earlier = Predictor(space).fit(known, told(known, macs=False))
-    truth = [o.accuracy for o in told(unseen, macs=True)]
-    alone = kendalltau(earlier.predict(unseen)[0], truth).statistic
-    predictor = Predictor(space, prior=earlier).fit(few, told(few, macs=True))
+    prior = Predictor(space).fit(known, observe(known, macs=False))
+    truth = [o.accuracy for o in observe(unseen, macs=True)]
+    alone = kendalltau(prior.predict(unseen)[0], truth).statistic
+    predictor = Predictor(space, prior=prior).fit(few, observe(few, macs=True))
     assert kendalltau(predictor.predict(unseen)[0], truth).statistic > max(alone + 0.2, 0.8)
     asked: list[np.ndarray | None] = []
-    own = earlier.scores
-    predictor.prior.scores = lambda codes, steps=None: asked.append(steps) or own(codes, steps)  # type: ignore
+    own = prior.scores
+    predictor.prior.scores = lambda codes, log_steps=None: asked.append(log_steps) or own(codes, log_steps)  # type: ignore
     predictor.predict(unseen)
     (steps,) = asked
     assert steps is not None
-    assert np.corrcoef(steps, np.log([o.steps or 1 for o in told(unseen, macs=True)]))[0, 1] > 0.95
+    assert np.corrcoef(steps, np.log([o.steps or 1 for o in observe(unseen, macs=True)]))[0, 1] > 0.95
 
 
-def test_with_an_earlier_campaign_it_predicts_before_any_training() -> None:
+def test_with_a_prior_it_predicts_before_any_training() -> None:
     space = abstract()
-    earlier = Predictor(space).fit(space.sample(32), [x0(c) for c in space.sample(32)])
+    prior = Predictor(space).fit(space.sample(32), [x0(c) for c in space.sample(32)])
     unseen = space.sample(100, seed=9)
-    predictor = Predictor(space, prior=earlier)
+    predictor = Predictor(space, prior=prior)
     mean, deviation = predictor.predict(unseen)
     assert kendalltau(mean, [x0(c) for c in unseen]).statistic > 0.8
-    assert (deviation > earlier.predict(unseen)[1]).all()
+    assert (deviation > prior.predict(unseen)[1]).all()
 
 
-def test_accuracies_outside_zero_and_one_are_taken_as_they_are() -> None:
+def test_accuracies_outside_zero_and_one_are_fitted_linearly() -> None:
     space = abstract()
     candidates = space.sample(24)
     values = [-40 + 100 * float(c["architecture"]["x0"]) for c in candidates]
@@ -233,10 +233,10 @@ def test_equal_accuracies_can_be_fitted() -> None:
 @pytest.mark.parametrize(
     ("results", "message"),
     [
-        ([], r"2 accuracies or more, got 0"),
-        ([0.5], r"2 accuracies or more, got 1"),
-        ([0.5, Observation.failed("diverged")], r"2 accuracies or more, got 1"),
-        ([0.5, 0.6, float("nan")], r"finite number"),
+        ([], r"needs 2 accuracies or more, got 0"),
+        ([0.5], r"needs 2 accuracies or more, got 1"),
+        ([0.5, Observation.failed("diverged")], r"needs 2 accuracies or more, got 1"),
+        ([0.5, 0.6, float("nan")], r"not a finite number"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(results: list[float | Observation], message: str) -> None:
@@ -245,16 +245,16 @@ def test_what_cannot_be_fitted_is_refused(results: list[float | Observation], me
         Predictor(space).fit(space.sample(4)[: len(results)], results)
 
 
-def test_every_candidate_needs_its_accuracy(small: Predictor) -> None:
-    with pytest.raises(PredictorError, match="got 3 and 2"):
+def test_each_candidate_needs_one_accuracy(small: Predictor) -> None:
+    with pytest.raises(PredictorError, match="got 3 candidates and 2 accuracies"):
         small.fit(small.space.sample(3), [0.1, 0.2])
 
 
 def test_nothing_is_predicted_or_saved_before_a_fit(tmp_path: Path) -> None:
     predictor = Predictor(abstract())
-    with pytest.raises(PredictorError, match="once it is fitted"):
+    with pytest.raises(PredictorError, match="is not fitted"):
         predictor.predict(predictor.space.sample(2))
-    with pytest.raises(PredictorError, match="once it is fitted"):
+    with pytest.raises(PredictorError, match="is not fitted"):
         predictor.save(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -315,7 +315,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
         (folder / "predictor.safetensors").read_bytes()[:-8]
     ),
     "other tensors": lambda folder: (folder / "predictor.safetensors").write_bytes(save({"x": np.zeros(3)})),
-    "a level beyond accuracies": lambda folder: at_levels(folder, [2.0]),
+    "a level above 1": lambda folder: at_levels(folder, [2.0]),
     "a level below the best": lambda folder: at_levels(folder, [0.3, 0.9]),
     "no levels": lambda folder: at_levels(folder, []),
     "another format": lambda folder: change(folder, format=99),
@@ -323,8 +323,8 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "examples of another space": lambda folder: change(
         folder, trials=[{"candidate": {"architecture": {"y": 1}, "recipe": {}}, "accuracy": 1}]
     ),
-    "examples that are none": lambda folder: change(folder, trials="many"),
-    "a space that is none": lambda folder: change(folder, space="format = 1"),
+    "examples of another type": lambda folder: change(folder, trials="many"),
+    "a space without knobs": lambda folder: change(folder, space="format = 1"),
     "a space that is a number": lambda folder: change(folder, space=5),
     "members that are a word": lambda folder: change(folder, members="many"),
     "no members": lambda folder: change(folder, members=0),
@@ -345,7 +345,7 @@ def test_damaged_files_are_refused(small: Predictor, tmp_path: Path, damage: str
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PredictorError, match=r"got '.*nowhere'"):
+    with pytest.raises(PredictorError, match=r"in '.*nowhere'"):
         Predictor.load(tmp_path / "nowhere")
     with pytest.raises(PredictorError, match="too long"):
         Predictor.load("x" * 300)
@@ -401,8 +401,8 @@ def test_a_pickle_in_place_of_a_file_is_refused_and_never_unpickled(
     assert not trap.exists()
 
 
-def test_accuracies_near_one_are_told_apart() -> None:
-    """Whatever the validation images can tell, down to 0.0001, is ranked: of 0.999 and 0.996 the first is better."""
+def test_accuracies_near_one_are_ranked() -> None:
+    """Differences down to 0.0001, those of 10,000 validation images, are ranked."""
     space = abstract()
     candidates, grid = space.sample(48), space.sample(64, seed=5)
     predictor = Predictor(space).fit(candidates, [0.9951 + 0.0048 * x0(c) for c in candidates])
@@ -447,21 +447,23 @@ def test_accuracies_at_the_ends_can_be_fitted(odd: float) -> None:
     assert np.isfinite([mean, std]).all()
 
 
-def test_what_is_attainable_is_learned_whether_some_fail_or_not() -> None:
+def test_the_attainable_accuracy_is_inferred_with_and_without_failures() -> None:
     space = abstract()
-    candidates, rng = drawn(space, 96, 3), np.random.default_rng(0)
-    told = [
+    candidates, rng = draw(space, 96, 3), np.random.default_rng(0)
+    observations = [
         Observation(0.8 / (1 + math.exp(-6 * (x0(c) - 0.4 + 0.03 * rng.standard_normal())))) for c in candidates[:64]
     ]
     levels = [
-        Predictor(space).fit(candidates[: 64 + n], [*told, *[Observation.failed("out of memory")] * n]).attainable
+        Predictor(space)
+        .fit(candidates[: 64 + n], [*observations, *[Observation.failed("out of memory")] * n])
+        .attainable
         for n in (0, 32)
     ]
     assert levels == pytest.approx([0.8, 0.8], abs=0.03)
 
 
-def test_the_best_of_many_is_not_promised_more_than_accuracies_come_near_to() -> None:
-    """Where effects fade out at 0.6, the best of unseen candidates, ten times as many as seen, reach what is predicted of them."""
+def test_the_best_of_many_is_not_predicted_above_the_attainable_accuracy() -> None:
+    """Where effects saturate at 0.6, the best of ten times as many new candidates reach their predictions."""
     rng = np.random.default_rng(0)
     names = [f"x{i}" for i in range(8)]
     lines = "\n".join(f"{name} = {{ low = 0.0, high = 1.0 }}" for name in names)
@@ -471,10 +473,10 @@ def test_the_best_of_many_is_not_promised_more_than_accuracies_come_near_to() ->
         sums = np.array([sum(float(c["architecture"][name]) for name in names) for c in candidates])
         return np.asarray(0.6 / (1 + np.exp(-2 * (sums - 4))))
 
-    candidates, unseen = drawn(space, 200, 1), space.sample(2000, seed=9)
+    candidates, unseen = draw(space, 200, 1), space.sample(2000, seed=9)
     unseen += [{"architecture": dict.fromkeys(names, x), "recipe": {}} for x in (0.9, 0.95, 1.0)]
-    told = np.clip(reached(candidates) + 0.01 * rng.standard_normal(200), 0.001, 0.599)
-    mean, _ = Predictor(space).fit(candidates, told).predict(unseen)  # type: ignore[arg-type]
+    observations = np.clip(reached(candidates) + 0.01 * rng.standard_normal(200), 0.001, 0.599)
+    mean, _ = Predictor(space).fit(candidates, observations).predict(unseen)  # type: ignore[arg-type]
     best = np.argsort(-mean)[:50]
     assert abs((mean - reached(unseen))[best].mean()) < 0.025  # 0.063 on a scale that ends at 1
     assert mean.max() < 0.65  # 0.8
@@ -497,19 +499,19 @@ def test_another_prior_than_it_was_fitted_with_is_refused(tmp_path: Path) -> Non
         examples = space.sample(4, seed=3)
         Predictor(space, prior=prior).fit(examples, [x0(c) for c in examples]).save(tmp_path / str(number))
     shutil.rmtree(tmp_path / "0" / "prior")
-    with pytest.raises(PredictorError, match="is a folder with"):
+    with pytest.raises(PredictorError, match="there is no predictor"):
         Predictor.load(tmp_path / "0")
     shutil.copytree(tmp_path / "1" / "prior", tmp_path / "0" / "prior")
-    with pytest.raises(PredictorError, match="another prior"):
+    with pytest.raises(PredictorError, match="not the one it was fitted with"):
         Predictor.load(tmp_path / "0")
 
 
 def test_a_prior_is_fitted_and_has_networks_where_its_successor_has() -> None:
     space = abstract()
-    with pytest.raises(PredictorError, match="told nothing"):
+    with pytest.raises(PredictorError, match="prior is not fitted"):
         Predictor(space, prior=Predictor(space))
     fitted = Predictor(space).fit(space.sample(8), [x0(c) for c in space.sample(8)])
-    with pytest.raises(PredictorError, match="has networks too"):
+    with pytest.raises(PredictorError, match="has no network, but this space has one"):
         Predictor(Space.load("resnet9", (1, 8, 8), 10), prior=fitted)
 
 

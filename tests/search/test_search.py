@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 
+from jointnas.campaign.direct import best_trained
 from jointnas.errors import CandidateError, ConstraintError, JointNASError, SearchError, SpaceError
 from jointnas.execution import share_slots
 from jointnas.measurement.meter import Meter, Workload
@@ -19,7 +20,7 @@ from jointnas.network.cost import blueprint_cost
 from jointnas.predictor.contract import Predictor
 from jointnas.search.batch import space_filling
 from jointnas.search.search import Search
-from jointnas.search.winners import TELL_APART, Winner, front, spread_out, told_apart
+from jointnas.search.winners import RESOLUTION, Winner, front, spread_out
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
 from jointnas.training.observation import Observation
@@ -87,12 +88,12 @@ def test_it_asks_for_different_candidates_within_the_constraints_and_never_again
 
 
 def test_what_was_asked_in_one_round_is_not_asked_in_a_later_one(campaign: Search) -> None:
-    told = [*campaign.predictor.candidates, *campaign._told]
-    known = {campaign.space.identity(c) for c in told}
+    codes = campaign.observed_codes
+    observed = set(campaign.space.identities(codes))
     asked = campaign.ask(30)
-    assert not known & {campaign.space.identity(c) for c in asked}
+    assert not observed & set(asked.identities)
     assert all(total(c)["total"] < 2 for c in asked)
-    assert len({campaign.space.identity(c) for c in campaign._told}) == 24
+    assert len(observed) == 24
 
 
 def test_the_first_batch_fills_the_space() -> None:
@@ -118,7 +119,7 @@ def test_the_same_tells_give_the_same_asks_and_another_seed_gives_others() -> No
     batch = first.ask(3)
     assert again.ask(3) == batch
     assert other.ask(3) != batch
-    for search in (first, again, replayed):  # the last one was told without having asked
+    for search in (first, again, replayed):  # the last one is told without having asked
         search.tell(batch, [truth(c) for c in batch])
     second = first.ask(5)
     assert again.ask(5) == second
@@ -126,14 +127,14 @@ def test_the_same_tells_give_the_same_asks_and_another_seed_gives_others() -> No
 
 
 def test_a_second_batch_is_better_than_the_first(campaign: Search) -> None:
-    values = [truth(c) for c in campaign._told]
+    values = [truth(c) for c in campaign.space.to_candidates(campaign.observed_codes)]
     assert np.mean(values[12:]) > np.mean(values[:12])
 
 
 # ------------------------------------------------------------------------------------------------------------ telling
 
 
-def test_candidates_that_were_not_asked_may_be_told_and_are_then_not_asked() -> None:
+def test_observed_candidates_are_not_asked_though_they_were_never_asked() -> None:
     pool = [point(i / 10) for i in range(11)]
     search = light(cube(1), pool=pool)
     search.tell(pool[:4], [None] * 4)
@@ -165,11 +166,11 @@ def test_nothing_is_predicted_before_two_accuracies() -> None:
     assert search.trained == 1
     assert search.predict([point(0.3)]) is None
     assert search.rank_correlation is None
-    with pytest.raises(SearchError, match="2 accuracies on, got 1"):
+    with pytest.raises(SearchError, match="2 accuracies, got 1"):
         search.best()
 
 
-def test_an_observation_is_told_like_its_accuracy() -> None:
+def test_an_observation_counts_as_its_accuracy() -> None:
     plain, observed = light(cube(1)), light(cube(1))
     candidates, values = [point(0.1), point(0.9), point(0.5)], [0.2, 0.8, 0.5]
     plain.tell(candidates, values)
@@ -177,7 +178,7 @@ def test_an_observation_is_told_like_its_accuracy() -> None:
     assert plain.predict([point(0.3)]) == observed.predict([point(0.3)])
 
 
-def test_the_last_word_on_a_candidate_counts() -> None:
+def test_the_latest_result_of_a_candidate_counts() -> None:
     twice, once = light(cube(1)), light(cube(1))
     candidates = [point(0.1), point(0.9), point(0.5)]
     twice.tell(candidates, [0.9, None, 0.1])
@@ -203,22 +204,22 @@ def test_winners_are_different_within_the_constraints_and_best_first(campaign: S
 
 
 def test_winners_are_no_copies_of_each_other() -> None:
-    """Where knobs are continuous thousands of candidates say the same as the best; the next winner is one that a member tells apart."""
+    """Where knobs are continuous thousands of candidates have the same prediction as the best; the next winner differs in a member."""
     search = light(cube())
     candidates = search.space.sample(24, seed=3)
     search.tell(candidates, [truth(c) for c in candidates])
     winners = search.best(4)
     assert [w.mean for w in winners] == sorted((w.mean for w in winners), reverse=True)
     found = search.space.to_codes([w.candidate for w in winners])
-    scores = search.fitted().draw_scores(found, search.predictor.members, [search.seed])
-    assert pdist(scores.T, "chebyshev").min() >= TELL_APART
+    scores = search.fitted().sample_scores(found, search.predictor.members, [search.seed])
+    assert pdist(scores.T, "chebyshev").min() >= RESOLUTION
 
 
-def test_columns_are_told_apart_from_all_before_them() -> None:
-    step = 1.01 * TELL_APART
+def test_distinct_columns_differ_from_all_before_them() -> None:
+    step = 1.01 * RESOLUTION
     members = np.array([[0.0, 0.1, 0.0, step, step], [0.0, 0.0, step, 0.0, 0.1]])
-    assert told_apart(members, 5) == [0, 2, 3]
-    assert told_apart(members, 2) == [0, 2]
+    assert distinct_columns(members, 5) == [0, 2, 3]
+    assert distinct_columns(members, 2) == [0, 2]
 
 
 def test_a_winner_unpacks_into_candidate_mean_and_std(winners: list[Winner]) -> None:
@@ -246,20 +247,20 @@ def test_repeats_of_a_predictors_candidate_count_as_their_mean() -> None:
     accuracies = [truth(c) for c in candidates]
     predictor = Predictor(space).fit([*candidates, candidates[0]], [*accuracies, accuracies[0] - 0.2])
     search = light(space, predictor=predictor)
-    (first,) = [w for w in search.best_trained(8) if w.candidate == candidates[0]]
+    (first,) = [w for w in best_trained(search, 8) if w.candidate == candidates[0]]
     assert first.accuracy == pytest.approx(accuracies[0] - 0.1)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e9])
-def test_the_cheapest_is_worth_most_where_costs_are_negative_or_large(scale: float) -> None:
+def test_the_cheapest_has_the_highest_utility_where_costs_are_negative_or_large(scale: float) -> None:
     def price(candidate: Candidate) -> dict[str, float]:
         return {"price": scale * (numbers(candidate)[0] - 0.5)}
 
     search = light(cube(1), cost=price, objective="min price", constraints=["accuracy>=0.5"])
     codes = search.space.to_codes([point(x) for x in (0.1, 0.4, 0.6, 0.9, 0.0)])
-    worth = search.query.worth(codes, np.array([0.9, 0.9, 0.9, 0.9, 0.4]))
-    assert worth.tolist() == sorted(worth.tolist(), reverse=True)
-    assert len(set(worth.tolist())) == 5
+    utility = search.query.utility(codes, np.array([0.9, 0.9, 0.9, 0.9, 0.4]))
+    assert utility.tolist() == sorted(utility.tolist(), reverse=True)
+    assert len(set(utility.tolist())) == 5
 
 
 def test_a_search_leaves_the_predictor_it_was_given_as_it_is() -> None:
@@ -311,14 +312,14 @@ def test_what_lies_near_the_best_is_asked_though_the_pool_does_not_hold_it() -> 
 
 
 def test_a_batch_that_fails_is_learned_from() -> None:
-    told = light(cube())
-    candidates = told.space.sample(12, seed=3)
-    told.tell(candidates, [truth(c) for c in candidates])
-    before = told.fitted().predict(candidates)[0]
-    failed = told.ask(4)
-    told.tell(failed, [None] * 4)
-    assert not np.allclose(told.fitted().predict(candidates)[0], before)
-    assert len(told.predictor.observations) == 16
+    search = light(cube())
+    candidates = search.space.sample(12, seed=3)
+    search.tell(candidates, [truth(c) for c in candidates])
+    before = search.fitted().predict(candidates)[0]
+    failed = search.ask(4)
+    search.tell(failed, [None] * 4)
+    assert not np.allclose(search.fitted().predict(candidates)[0], before)
+    assert len(search.predictor.observations) == 16
 
 
 def test_winners_of_none_and_of_an_unknown_engine_are_refused() -> None:
@@ -358,7 +359,7 @@ def test_a_closed_pool_alone_is_asked_until_it_is_exhausted() -> None:
 
 
 def test_a_closed_pool_in_which_nothing_meets_the_constraints_is_refused() -> None:
-    with pytest.raises(ConstraintError, match=r"total<0.05.*none in 3: widen the pool"):
+    with pytest.raises(ConstraintError, match=r"none of the 3 candidates in the pool meets total<0.05: widen the pool"):
         Search(cube(1), ["total<0.05"], cost=total, pool=[point(0.1), point(0.2), point(0.3)])
 
 
@@ -428,7 +429,7 @@ def wide(candidate: Candidate) -> float:
     return 0.5 + 0.4 * float(candidate["architecture"]["width"]) / 64
 
 
-def told(search: Search, n: int = 12) -> Search:
+def observed(search: Search, n: int = 12) -> Search:
     batch = search.ask(n)
     search.tell(batch, [wide(c) for c in batch])
     return search
@@ -436,7 +437,7 @@ def told(search: Search, n: int = 12) -> Search:
 
 def test_winners_are_measured_and_meet_their_measured_bounds(tmp_path: Path) -> None:
     search, meter = timed_search(tmp_path, "latency<60us", "params<500K")
-    winners = told(search).best(3)
+    winners = observed(search).best(3)
     assert len(winners) == 3
     for winner in winners:
         assert winner.costs["latency"] == meter.figure("latency", *meter.workload(winner.candidate))
@@ -456,14 +457,14 @@ def test_a_forecast_keeps_candidates_from_being_asked_that_would_break_a_measure
 
 def test_what_lies_near_the_best_keeps_to_the_forecast_too(tmp_path: Path) -> None:
     search, _ = timed_search(tmp_path, "latency<60us")
-    told(search, 2)
+    observed(search, 2)
     asked = search.ask(2)
-    assert search.query.believed(search.space.to_codes(asked)).all()
+    assert search.query.forecast_feasible(search.space.to_codes(asked)).all()
 
 
 def test_a_winner_that_breaks_its_bound_when_measured_is_replaced(tmp_path: Path) -> None:
     search, meter = timed_search(tmp_path, "latency<60us")
-    told(search)
+    observed(search)
     honest = meter.figure
     first = {search.space.blueprint(w.candidate).digest() for w in search.best(2)}
     meter.figure = lambda metric, network, recipe: (  # type: ignore[method-assign]
@@ -476,12 +477,12 @@ def test_a_winner_that_breaks_its_bound_when_measured_is_replaced(tmp_path: Path
 
 def test_a_metric_is_reported_of_winners_without_a_bound(tmp_path: Path) -> None:
     search, _ = timed_search(tmp_path, "macs<2M", reported=["images_per_second"])
-    assert all(w.costs["images_per_second"] > 0 for w in told(search).best(2))
+    assert all(w.costs["images_per_second"] > 0 for w in observed(search).best(2))
 
 
 def test_the_fastest_network_of_a_predicted_accuracy_is_found(tmp_path: Path) -> None:
     search, meter = timed_search(tmp_path, "accuracy>=0.6", objective="min latency")
-    winners = told(search, 24).best(3)
+    winners = observed(search, 24).best(3)
     assert [w.costs["latency"] for w in winners] == sorted(w.costs["latency"] for w in winners)
     assert all(w.mean >= 0.6 for w in winners)
     heavier = [c for c in search.space.sample(300, seed=9) if wide(c) >= 0.62]
@@ -491,7 +492,7 @@ def test_the_fastest_network_of_a_predicted_accuracy_is_found(tmp_path: Path) ->
 
 def test_the_fastest_winners_come_in_the_order_that_was_measured(tmp_path: Path) -> None:
     search, meter = timed_search(tmp_path, "accuracy>=0.55", objective="min latency")
-    told(search, 24)
+    observed(search, 24)
     honest = meter.figure
     meter.figure = (
         lambda metric, network, recipe: (  # type: ignore[method-assign]
@@ -504,7 +505,7 @@ def test_the_fastest_winners_come_in_the_order_that_was_measured(tmp_path: Path)
 
 def test_what_breaks_its_bound_on_a_front_gives_its_place_to_the_rest_of_it(tmp_path: Path) -> None:
     search, meter = timed_search(tmp_path, "latency<200us")
-    told(search, 24)
+    observed(search, 24)
     honest = meter.figure
     first = {search.space.blueprint(w.candidate).digest() for w in search.front("latency", 3)}
     meter.figure = lambda metric, network, recipe: (  # type: ignore[method-assign]
@@ -518,7 +519,7 @@ def test_what_breaks_its_bound_on_a_front_gives_its_place_to_the_rest_of_it(tmp_
 def test_the_cheapest_network_of_a_predicted_accuracy_needs_no_device() -> None:
     search = Search(Space.load("resnet9", (1, 8, 8), 10), ["accuracy>=0.6"], pool_size=400, objective="min macs")
     search.predictor.members = 2
-    winners = told(search, 24).best(3)
+    winners = observed(search, 24).best(3)
     assert [w.costs["macs"] for w in winners] == sorted(w.costs["macs"] for w in winners)
     assert all(w.mean >= 0.6 for w in winners)
 
@@ -526,11 +527,11 @@ def test_the_cheapest_network_of_a_predicted_accuracy_needs_no_device() -> None:
 @pytest.mark.parametrize(
     ("constraints", "objective", "message"),
     [
-        (["latency<5ms"], "max accuracy", "latency is measured on a device, got a search without one"),
-        (["accuracy>=0.8"], "max accuracy", "a bound on accuracy goes with the objective min METRIC"),
-        ([], "min macs", "a bound on accuracy goes with the objective min METRIC, got none with min macs"),
+        (["latency<5ms"], "max accuracy", "latency is measured on a device, but the search has no meter"),
+        (["accuracy>=0.8"], "max accuracy", "the bound accuracy>=0.8 needs an objective that minimises a cost"),
+        ([], "min macs", "the objective 'min macs' needs a bound on accuracy"),
         (["accuracy>=0.8"], "min mac", "no metric is called 'mac' in 'min mac'"),
-        ([], "max macs", "an objective is 'max accuracy' or 'min METRIC', got 'max macs'"),
+        ([], "max macs", "the objective 'max macs' is neither 'max accuracy' nor 'min METRIC'"),
     ],
 )
 def test_an_objective_that_cannot_be_searched_is_refused(constraints: list[str], objective: str, message: str) -> None:
@@ -539,15 +540,16 @@ def test_an_objective_that_cannot_be_searched_is_refused(constraints: list[str],
 
 
 def test_a_measured_bound_that_nothing_is_forecast_to_meet_names_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(ConstraintError, match=r"forecast to meet latency<1us, the nearest are .*us of latency"):
-        timed_search(tmp_path, "latency<1us")
+    search, _ = timed_search(tmp_path, "latency<1us")
+    with pytest.raises(ConstraintError, match=r"forecast to meet latency<1us, the nearest forecast is .*us of latency"):
+        search.ask()
 
 
 def test_a_predicted_accuracy_that_nothing_reaches_is_refused(tmp_path: Path) -> None:
     search = Search(Space.load("resnet9", (1, 8, 8), 10), ["accuracy>=0.999"], pool_size=64, objective="min macs")
     search.predictor.members = 2
-    told(search)
-    with pytest.raises(ConstraintError, match=r"predicted to meet accuracy>=0.999, got none among"):
+    observed(search)
+    with pytest.raises(ConstraintError, match=r"none of \d+ candidates is predicted to meet accuracy>=0.999"):
         search.best(2)
 
 
@@ -563,7 +565,7 @@ def test_a_start_is_asked_first_and_once() -> None:
 def test_a_start_that_breaks_a_bound_is_refused() -> None:
     space = cube()
     start = max(space.sample(50), key=lambda c: total(c)["total"])
-    with pytest.raises(ConstraintError, match="a candidate to start from meets total<1"):
+    with pytest.raises(ConstraintError, match="a candidate to start from costs .* and breaks total<1"):
         Search(space, ["total<1"], cost=total, start=[start])
 
 
@@ -580,14 +582,14 @@ def test_a_front_of_nothing_is_refused() -> None:
     search = Search(cube(), ["accuracy>=0.999"], cost=total, objective="min total", seed=0)
     batch = search.ask(8)
     search.tell(batch, [0.1] * 8)
-    with pytest.raises(ConstraintError, match="a front has a candidate, got none"):
+    with pytest.raises(ConstraintError, match=r"none of \d+ candidates meets the bounds of the front"):
         search.front("total")
 
 
 @pytest.mark.parametrize("constraints", [(), ("latency<200us",), ("params<500K",)])
 def test_a_front_trades_accuracy_for_a_measured_cost(constraints: tuple[str, ...], tmp_path: Path) -> None:
     search, meter = timed_search(tmp_path, *constraints)
-    front = told(search, 24).front("latency", 5)
+    front = observed(search, 24).front("latency", 5)
     assert 2 <= len(front) <= 5
     latencies, accuracies = [w.costs["latency"] for w in front], [w.mean for w in front]
     assert latencies == [meter.figure("latency", *meter.workload(w.candidate)) for w in front]
@@ -598,21 +600,23 @@ def test_a_front_trades_accuracy_for_a_measured_cost(constraints: tuple[str, ...
 
 def test_a_front_of_what_is_no_cost_is_refused(tmp_path: Path) -> None:
     search, _ = timed_search(tmp_path)
-    with pytest.raises(SearchError, match=r"a front is of accuracy and one of macs, .* got 'images_per_second'"):
-        told(search).front("images_per_second")
+    with pytest.raises(
+        SearchError, match=r"a front needs accuracy and a cost, got 'images_per_second': choose from macs, "
+    ):
+        observed(search).front("images_per_second")
     abstract = light(cube(), cost=total)
     batch = abstract.ask(4)
     abstract.tell(batch, [truth(c) for c in batch])
-    with pytest.raises(SearchError, match="a front is of accuracy and one of total, got 'latency'"):
+    with pytest.raises(SearchError, match="a front needs accuracy and a cost, got 'latency': choose from total"):
         abstract.front("latency")
 
 
 @pytest.mark.parametrize(
     ("constraints", "objective", "error", "message"),
     [
-        (["accuracy<0.8"], "min total", ConstraintError, "bounded from below"),
-        ([], "min images_per_second", SearchError, "more is better"),
-        (["accuracy>=0.8"], "max accuracy", ConstraintError, "min METRIC"),
+        (["accuracy<0.8"], "min total", ConstraintError, "takes a lower bound"),
+        ([], "min images_per_second", SearchError, "should be large"),
+        (["accuracy>=0.8"], "max accuracy", ConstraintError, "minimises a cost"),
     ],
 )
 def test_a_question_that_makes_no_sense_is_refused(constraints, objective, error, message) -> None:  # type: ignore[no-untyped-def]
