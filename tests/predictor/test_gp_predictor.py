@@ -93,7 +93,7 @@ def test_its_members_have_the_mean_and_deviation_of_its_predictions() -> None:
 def test_a_prior_ranks_where_few_trainings_cannot() -> None:
     prior = Predictor(Space.load("resnet9", (1, 8, 8), 10))
     examples = draw(prior.space, 128, 5)
-    prior.fit(known, [score(c) for c in known])
+    prior.fit(examples, [score(c) for c in examples])
     space = Space.load("resnet9", (3, 32, 32), 4)
     few, unseen = draw(space, 8, 1), space.sample(256, seed=9)
     truth = [score(c) for c in unseen]
@@ -110,7 +110,7 @@ def test_the_spread_of_a_first_batch_that_a_prior_chose_is_widened() -> None:
     """The candidates of such a batch are alike: the prior knows better how far others lie from them."""
     prior = Predictor(Space.load("resnet9", (1, 8, 8), 10))
     examples = draw(prior.space, 128, 5)
-    prior.fit(known, [score(c) for c in known])
+    prior.fit(examples, [score(c) for c in examples])
     space, rng = Space.load("resnet9", (3, 32, 32), 4), np.random.default_rng(0)
 
     def trained(candidate: Candidate) -> float:
@@ -163,17 +163,17 @@ def test_a_failure_counts_as_the_lowest_accuracy() -> None:
     space = abstract()
     candidates = space.sample(5)
     failures = [Observation.failed("out of memory"), Observation.failed("diverged")]
-    observations = Predictor(space).fit(candidates, [*(Observation(accuracy=r) for r in (0.2, 0.5, 0.3)), *failures])
-    assert told.accuracies.tolist() == [0.2, 0.5, 0.3, 0.2, 0.2]
+    predictor = Predictor(space).fit(candidates, [*(Observation(accuracy=r) for r in (0.2, 0.5, 0.3)), *failures])
+    assert predictor.accuracies.tolist() == [0.2, 0.5, 0.3, 0.2, 0.2]
     same = Predictor(space).fit(candidates, [0.2, 0.5, 0.3, 0.2, 0.2])
     np.testing.assert_allclose(
-        told.predict(candidates), same.predict(candidates), atol=0.01
+        predictor.predict(candidates), same.predict(candidates), atol=0.01
     )  # failures are no evidence of the attainable accuracy
 
 
 def test_a_prior_predicts_for_the_steps_of_this_budget() -> None:
     space = Space.load("resnet9", (1, 8, 8), 10)
-    known, few, unseen = draw(space, 128, 5), draw(space, 16, 1), space.sample(256, seed=9)
+    examples, few, unseen = draw(space, 128, 5), draw(space, 16, 1), space.sample(256, seed=9)
 
     def observe(candidates: list[Candidate], *, macs: bool) -> list[Observation]:
         """Return accuracies that follow the logarithm of the steps, on a machine where MACs take time or one where images do."""
@@ -181,7 +181,7 @@ def test_a_prior_predicts_for_the_steps_of_this_budget() -> None:
         times = [i * (space.cost(c)["macs"] / 1e6 if macs else 1) for c, i in zip(candidates, images, strict=True)]
         return [Observation(accuracy=0.5 + 0.05 * math.log(100 / t), steps=round(1e5 / t)) for t in times]
 
-    prior = Predictor(space).fit(known, observe(known, macs=False))
+    prior = Predictor(space).fit(examples, observe(examples, macs=False))
     truth = [o.accuracy for o in observe(unseen, macs=True)]
     alone = kendalltau(prior.predict(unseen)[0], truth).statistic
     predictor = Predictor(space, prior=prior).fit(few, observe(few, macs=True))

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from jointnas.smodel.knob_space import Candidate
 
 from jointnas.predictor.steps import StepsModel
+from jointnas.space.knob_space import Candidate
+from jointnas.space.space import Space
 from jointnas.training.observation import Observation
 
-SPACE = Smodel.load("resnet9", (3, 32, 32), 10)
+SPACE = Space.load("resnet9", (3, 32, 32), 10)
 
 
 def steps(candidate: Candidate) -> float:
@@ -41,10 +42,11 @@ def test_without_recorded_steps_it_estimates_one_step_for_all() -> None:
         assert StepsModel.fit(SPACE, SPACE.to_codes(trained), observations, 0).estimator is None
 
 
-def test_a_pace_is_restored_from_its_numbers() -> None:
+def test_a_model_is_restored_from_its_tensor() -> None:
     trained = SPACE.sample(32, seed=1)
     codes = SPACE.to_codes(trained)
-    law = StepsModel.fit(SPACE, codes, observe(trained), 0).estimator
-    assert law is not None
-    again = StepsModel.restored(SPACE, np.array([*law.weights, law.intercept, law.error]))
-    np.testing.assert_array_equal(again.steps(codes), StepsModel(SPACE, law).steps(codes))
+    model = StepsModel.fit(SPACE, codes, observe(trained), 0)
+    tensor = model.to_tensor()
+    assert tensor is not None
+    np.testing.assert_array_equal(StepsModel.from_tensor(SPACE, tensor).steps(codes), model.steps(codes))
+    assert StepsModel(SPACE, None).to_tensor() is None

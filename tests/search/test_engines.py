@@ -12,13 +12,15 @@ import pytest
 from numpy.typing import NDArray
 
 from jointnas.errors import SearchError
-from jointnas.search.engines import ENGINES, Evaluation, Problem, evolve_front, find_engine
+from jointnas.search.engines import ENGINES, Evaluation, Problem, engine_names, evolve_front, find_engine
 from jointnas.search.engines.evolution import adaptive
 from jointnas.search.engines.problem import FAILURE, Merit
 from jointnas.space.constraint import parse_all
 from jointnas.space.knobs import Codes
 from jointnas.space.sampling import draw_pool, feasible
 from jointnas.space.space import Space
+from tests.plugins import install_package
+from tests.search.cube import cube, light, truth
 
 TARGET = np.array([7, 1, 5, 9, 3, 0])
 VALUES = NDArray[np.float64]
@@ -447,3 +449,22 @@ def test_adaptive_probabilities_of_equal_individuals_are_the_lowest() -> None:
 def test_an_unknown_engine_suggests_the_nearest() -> None:
     with pytest.raises(SearchError, match=r"'evolutoin': did you mean 'evolution'\?"):
         find_engine("evolutoin")
+
+
+def climb_by_another_package(problem: Problem) -> None:
+    ENGINES["hillclimb"](problem)
+
+
+def test_an_installed_package_adds_an_engine(tmp_path: Path) -> None:
+    with install_package(tmp_path, "jointnas.engines", "climber", f"{__name__}:{climb_by_another_package.__name__}"):
+        assert engine_names() == [*ENGINES, "climber"]
+        assert find_engine("climber") is climb_by_another_package
+        search = light(cube())
+        batch = search.ask(6)
+        search.tell(batch, [truth(c) for c in batch])
+        assert [w.candidate for w in search.best(2, "climber")] == [w.candidate for w in search.best(2, "hillclimb")]
+        assert {report.engine for report in search.reports} == {"hillclimb"}
+        search.best(1, "all")
+        assert {report.engine for report in search.reports} == {*ENGINES, "climber"}
+    with pytest.raises(SearchError, match="no engine is called 'climber': did you mean 'hillclimb'|choose from"):
+        find_engine("climber")

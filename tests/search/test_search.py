@@ -1,61 +1,21 @@
 """The search as ask-and-tell: what it asks, what it learns, and what it names as best."""
 
 import itertools
-import re
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 
 from jointnas.campaign.direct import best_trained
-from jointnas.errors import CandidateError, ConstraintError, JointNASError, SearchError, SpaceError
-from jointnas.execution import share_slots
-from jointnas.measurement.meter import Meter, Workload
-from jointnas.measurement.store import Store
-from jointnas.network.blueprint import Blueprint
-from jointnas.network.cost import blueprint_cost
+from jointnas.errors import CandidateError, ConstraintError, SearchError, SpaceError
 from jointnas.predictor.contract import Predictor
 from jointnas.search.batch import space_filling
 from jointnas.search.search import Search
-from jointnas.search.winners import RESOLUTION, Winner, front, spread_out
+from jointnas.search.winners import RESOLUTION, Winner, distinct_columns, front, spread_out
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
 from jointnas.training.observation import Observation
-from jointnas.training.recipe import Recipe
-
-PEAK = (0.8, 0.2, 0.6, 0.5)
-
-
-def cube(knobs: int = 4) -> Space:
-    lines = "\n".join(f"x{i} = {{ low = 0.0, high = 1.0 }}" for i in range(knobs))
-    return Space.from_toml(f"format = 1\n[architecture]\n{lines}")
-
-
-def point(*x: float) -> Candidate:
-    return {"architecture": {f"x{i}": v for i, v in enumerate(x)}, "recipe": {}}
-
-
-def numbers(candidate: Candidate) -> list[float]:
-    return [float(v) for v in candidate["architecture"].values()]
-
-
-def truth(candidate: Candidate) -> float:
-    """Return an accuracy with one peak, of 0.9."""
-    return 0.9 - 0.5 * sum((v - p) ** 2 for v, p in zip(numbers(candidate), PEAK, strict=False))
-
-
-def total(candidate: Candidate) -> dict[str, float]:
-    return {"total": sum(numbers(candidate))}
-
-
-def light(space: Space, seed: int = 0, **more: Any) -> Search:
-    """Return a search that draws few members, enough for a test."""
-    search = Search(space, seed=seed, pool_size=500, **more)
-    search.predictor.members = 2
-    return search
+from tests.search.cube import cube, light, numbers, point, total, truth
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +148,22 @@ def test_the_latest_result_of_a_candidate_counts() -> None:
     assert twice.predict([point(0.3)]) == once.predict([point(0.3)])
 
 
+def test_a_start_is_asked_first_and_once() -> None:
+    space = cube()
+    start = space.sample(3, seed=9)
+    search = Search(space, cost=total, start=[*start, start[0]], pool=[*space.sample(50, seed=1), start[1]])
+    asked = search.ask(53)
+    assert asked[:3] == start
+    assert len({space.identity(c) for c in asked}) == len(asked) == search.pool_size
+
+
+def test_a_start_that_breaks_a_bound_is_refused() -> None:
+    space = cube()
+    start = max(space.sample(50), key=lambda c: total(c)["total"])
+    with pytest.raises(ConstraintError, match=r"a candidate to start from costs .* and breaks total<1"):
+        Search(space, ["total<1"], cost=total, start=[start])
+
+
 # ------------------------------------------------------------------------------------------------------------ winners
 
 
@@ -237,8 +213,8 @@ def test_one_campaign_answers_another_constraint_without_a_training(campaign: Se
     winners = other.best(5)
     assert all(w.costs["total"] < 1 for w in winners)
     assert truth(winners[0].candidate) > np.mean([truth(c) for c in cube().sample(256) if total(c)["total"] < 1])
-    known = {other.space.identity(c) for c in campaign.predictor.candidates}
-    assert not known & {other.space.identity(c) for c in other.ask(20)}
+    observed = {other.space.identity(c) for c in campaign.predictor.candidates}
+    assert not observed & {other.space.identity(c) for c in other.ask(20)}
 
 
 def test_repeats_of_a_predictors_candidate_count_as_their_mean() -> None:
@@ -344,30 +320,6 @@ def test_it_finds_better_candidates_than_as_many_random_draws() -> None:
     assert np.mean(found) > np.mean(random)
 
 
-# ------------------------------------------------------------------------------------------------------- closed pools
-
-
-def test_a_closed_pool_alone_is_asked_until_it_is_exhausted() -> None:
-    space = cube(1)
-    pool = [point(i / 10) for i in range(11)]
-    search = light(space, pool=[*pool, *pool], cost=total, constraints=["total<=0.75"])
-    asked = [*search.ask(5), *search.ask(5)]
-    assert len(asked) == 8
-    assert sorted(map(numbers, asked)) == sorted(map(numbers, pool[:8]))
-    with pytest.raises(SearchError, match=r"all 8 candidates of the pool were asked"):
-        search.ask()
-
-
-def test_a_closed_pool_in_which_nothing_meets_the_constraints_is_refused() -> None:
-    with pytest.raises(ConstraintError, match=r"none of the 3 candidates in the pool meets total<0.05: widen the pool"):
-        Search(cube(1), ["total<0.05"], cost=total, pool=[point(0.1), point(0.2), point(0.3)])
-
-
-def test_a_pool_of_candidates_of_another_space_is_refused() -> None:
-    with pytest.raises(CandidateError):
-        Search(cube(1), pool=[point(0.1, 0.2)])
-
-
 # --------------------------------------------------------------------------------------------------------- constraints
 
 
@@ -386,189 +338,6 @@ def test_a_constraint_that_nothing_meets_is_refused() -> None:
         Search(cube(2), ["total>3"], cost=total, pool_size=16)
 
 
-def test_a_pool_that_runs_out_is_exhausted_and_still_names_winners():
-    space = Space.load("resnet9", (1, 8, 8), 10)
-    pool = space.sample(3, seed=0)
-    search = Search(space, pool=pool)
-    assert not search.exhausted
-    search.tell(search.ask(5), [0.5, 0.6, 0.7])
-    assert search.exhausted
-    assert len(search.best(2)) == 2
-
-
-# ------------------------------------------------------------------------------------- what is measured on the device
-
-
-class CountingMeter(Meter):
-    """A device on which every layer takes a microsecond and every thousand MACs another, and SAM halves the speed."""
-
-    def __init__(self, tmp_path: Path) -> None:
-        super().__init__(share_slots(1, "cpu"), (1, 8, 8), 10, Store(tmp_path / "figures.sqlite"))
-        self.measured: list[str] = []
-
-    def measure_workloads(self, found: Sequence[Workload], metrics: Sequence[str]) -> list[dict[str, float]]:
-        self.measured += [network.digest() for network, _ in found]
-        return [{metric: self.figure(metric, *network) for metric in metrics} for network in found]
-
-    def figure(self, metric: str, network: Blueprint, recipe: Recipe) -> float:
-        seconds = 1e-9 * blueprint_cost(network)["macs"] + 1e-6 * sum(len(block.nodes) for block in network.blocks)
-        if metric == "latency":
-            return seconds * recipe.views
-        return 1 / seconds / (2 if recipe.gradient == "sam" else 1)
-
-
-def timed_search(tmp_path: Path, *constraints: str, **more: Any) -> tuple[Search, CountingMeter]:
-    meter = CountingMeter(tmp_path)
-    search = Search(Space.load("resnet9", (1, 8, 8), 10), constraints, pool_size=400, meter=meter, **more)
-    search.predictor.members = 2
-    return search, meter
-
-
-def wide(candidate: Candidate) -> float:
-    """Return an accuracy that grows with the width, so that every bound on costs is in the way."""
-    return 0.5 + 0.4 * float(candidate["architecture"]["width"]) / 64
-
-
-def observed(search: Search, n: int = 12) -> Search:
-    batch = search.ask(n)
-    search.tell(batch, [wide(c) for c in batch])
-    return search
-
-
-def test_winners_are_measured_and_meet_their_measured_bounds(tmp_path: Path) -> None:
-    search, meter = timed_search(tmp_path, "latency<60us", "params<500K")
-    winners = observed(search).best(3)
-    assert len(winners) == 3
-    for winner in winners:
-        assert winner.costs["latency"] == meter.figure("latency", *meter.workload(winner.candidate))
-        assert winner.costs["latency"] < 60e-6
-        assert winner.costs["params"] < 500e3
-
-
-def test_a_forecast_keeps_candidates_from_being_asked_that_would_break_a_measured_bound(tmp_path: Path) -> None:
-    search, meter = timed_search(tmp_path, "latency<60us")
-    figures = [meter.figure("latency", *meter.workload(c)) for c in search.ask(40)]
-    assert np.mean(np.array(figures) < 60e-6) > 0.8
-    free, _ = timed_search(tmp_path)
-    others = [meter.figure("latency", *meter.workload(c)) for c in free.ask(40)]
-    assert np.mean(np.array(others) < 60e-6) < 0.6
-    assert search.forecast_errors["latency"] < 0.1
-
-
-def test_what_lies_near_the_best_keeps_to_the_forecast_too(tmp_path: Path) -> None:
-    search, _ = timed_search(tmp_path, "latency<60us")
-    observed(search, 2)
-    asked = search.ask(2)
-    assert search.query.forecast_feasible(search.space.to_codes(asked)).all()
-
-
-def test_a_winner_that_breaks_its_bound_when_measured_is_replaced(tmp_path: Path) -> None:
-    search, meter = timed_search(tmp_path, "latency<60us")
-    observed(search)
-    honest = meter.figure
-    first = {search.space.blueprint(w.candidate).digest() for w in search.best(2)}
-    meter.figure = lambda metric, network, recipe: (  # type: ignore[method-assign]
-        1.0 if network.digest() in first else honest(metric, network, recipe)
-    )
-    after = search.best(2)
-    assert not first & {search.space.blueprint(w.candidate).digest() for w in after}
-    assert all(w.costs["latency"] < 60e-6 for w in after)
-
-
-def test_a_metric_is_reported_of_winners_without_a_bound(tmp_path: Path) -> None:
-    search, _ = timed_search(tmp_path, "macs<2M", reported=["images_per_second"])
-    assert all(w.costs["images_per_second"] > 0 for w in observed(search).best(2))
-
-
-def test_the_fastest_network_of_a_predicted_accuracy_is_found(tmp_path: Path) -> None:
-    search, meter = timed_search(tmp_path, "accuracy>=0.6", objective="min latency")
-    winners = observed(search, 24).best(3)
-    assert [w.costs["latency"] for w in winners] == sorted(w.costs["latency"] for w in winners)
-    assert all(w.mean >= 0.6 for w in winners)
-    heavier = [c for c in search.space.sample(300, seed=9) if wide(c) >= 0.62]
-    typical = np.median([meter.figure("latency", *meter.workload(c)) for c in heavier])
-    assert winners[0].costs["latency"] < typical
-
-
-def test_the_fastest_winners_come_in_the_order_that_was_measured(tmp_path: Path) -> None:
-    search, meter = timed_search(tmp_path, "accuracy>=0.55", objective="min latency")
-    observed(search, 24)
-    honest = meter.figure
-    meter.figure = (
-        lambda metric, network, recipe: (  # type: ignore[method-assign]
-            honest(metric, network, recipe) * (1 + int(network.digest()[:2], 16) / 64)
-        )
-    )
-    latencies = [w.costs["latency"] for w in search.best(6)]
-    assert latencies == sorted(latencies)
-
-
-def test_what_breaks_its_bound_on_a_front_gives_its_place_to_the_rest_of_it(tmp_path: Path) -> None:
-    search, meter = timed_search(tmp_path, "latency<200us")
-    observed(search, 24)
-    honest = meter.figure
-    first = {search.space.blueprint(w.candidate).digest() for w in search.front("latency", 3)}
-    meter.figure = lambda metric, network, recipe: (  # type: ignore[method-assign]
-        1.0 if network.digest() in first else honest(metric, network, recipe)
-    )
-    front = search.front("latency", 3)
-    assert front
-    assert not first & {search.space.blueprint(w.candidate).digest() for w in front}
-
-
-def test_the_cheapest_network_of_a_predicted_accuracy_needs_no_device() -> None:
-    search = Search(Space.load("resnet9", (1, 8, 8), 10), ["accuracy>=0.6"], pool_size=400, objective="min macs")
-    search.predictor.members = 2
-    winners = observed(search, 24).best(3)
-    assert [w.costs["macs"] for w in winners] == sorted(w.costs["macs"] for w in winners)
-    assert all(w.mean >= 0.6 for w in winners)
-
-
-@pytest.mark.parametrize(
-    ("constraints", "objective", "message"),
-    [
-        (["latency<5ms"], "max accuracy", "latency is measured on a device, but the search has no meter"),
-        (["accuracy>=0.8"], "max accuracy", "the bound accuracy>=0.8 needs an objective that minimises a cost"),
-        ([], "min macs", "the objective 'min macs' needs a bound on accuracy"),
-        (["accuracy>=0.8"], "min mac", "no metric is called 'mac' in 'min mac'"),
-        ([], "max macs", "the objective 'max macs' is neither 'max accuracy' nor 'min METRIC'"),
-    ],
-)
-def test_an_objective_that_cannot_be_searched_is_refused(constraints: list[str], objective: str, message: str) -> None:
-    with pytest.raises(JointNASError, match=re.escape(message)):
-        Search(Space.load("resnet9", (1, 8, 8), 10), constraints, pool_size=64, objective=objective)
-
-
-def test_a_measured_bound_that_nothing_is_forecast_to_meet_names_the_nearest(tmp_path: Path) -> None:
-    search, _ = timed_search(tmp_path, "latency<1us")
-    with pytest.raises(ConstraintError, match=r"forecast to meet latency<1us, the nearest forecast is .*us of latency"):
-        search.ask()
-
-
-def test_a_predicted_accuracy_that_nothing_reaches_is_refused(tmp_path: Path) -> None:
-    search = Search(Space.load("resnet9", (1, 8, 8), 10), ["accuracy>=0.999"], pool_size=64, objective="min macs")
-    search.predictor.members = 2
-    observed(search)
-    with pytest.raises(ConstraintError, match=r"none of \d+ candidates is predicted to meet accuracy>=0.999"):
-        search.best(2)
-
-
-def test_a_start_is_asked_first_and_once() -> None:
-    space = cube()
-    start = space.sample(3, seed=9)
-    search = Search(space, cost=total, start=[*start, start[0]], pool=[*space.sample(50, seed=1), start[1]])
-    asked = search.ask(53)
-    assert asked[:3] == start
-    assert len({space.identity(c) for c in asked}) == len(asked) == search.pool_size
-
-
-def test_a_start_that_breaks_a_bound_is_refused() -> None:
-    space = cube()
-    start = max(space.sample(50), key=lambda c: total(c)["total"])
-    with pytest.raises(ConstraintError, match="a candidate to start from costs .* and breaks total<1"):
-        Search(space, ["total<1"], cost=total, start=[start])
-
-
 def test_a_front_keeps_both_ends_and_nothing_twice_where_a_cost_is_nothing() -> None:
     objectives = np.array([[-i / 10, float(i)] for i in range(10)])
     best = front(objectives)
@@ -584,31 +353,6 @@ def test_a_front_of_nothing_is_refused() -> None:
     search.tell(batch, [0.1] * 8)
     with pytest.raises(ConstraintError, match=r"none of \d+ candidates meets the bounds of the front"):
         search.front("total")
-
-
-@pytest.mark.parametrize("constraints", [(), ("latency<200us",), ("params<500K",)])
-def test_a_front_trades_accuracy_for_a_measured_cost(constraints: tuple[str, ...], tmp_path: Path) -> None:
-    search, meter = timed_search(tmp_path, *constraints)
-    front = observed(search, 24).front("latency", 5)
-    assert 2 <= len(front) <= 5
-    latencies, accuracies = [w.costs["latency"] for w in front], [w.mean for w in front]
-    assert latencies == [meter.figure("latency", *meter.workload(w.candidate)) for w in front]
-    assert latencies == sorted(set(latencies))
-    assert accuracies == sorted(set(accuracies))
-    assert all(c.violation(np.array([w.costs[c.metric]]))[0] == 0 for w in front for c in search.constraints)
-
-
-def test_a_front_of_what_is_no_cost_is_refused(tmp_path: Path) -> None:
-    search, _ = timed_search(tmp_path)
-    with pytest.raises(
-        SearchError, match=r"a front needs accuracy and a cost, got 'images_per_second': choose from macs, "
-    ):
-        observed(search).front("images_per_second")
-    abstract = light(cube(), cost=total)
-    batch = abstract.ask(4)
-    abstract.tell(batch, [truth(c) for c in batch])
-    with pytest.raises(SearchError, match="a front needs accuracy and a cost, got 'latency': choose from total"):
-        abstract.front("latency")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,74 @@
+"""A batch: the candidates of one ask, with what the search has computed of them already."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from jointnas.search.batch import Batch
+from jointnas.search.search import Search
+from jointnas.space.space import Space
+from tests.search.cube import cube, light, truth
+
+
+def test_a_batch_is_a_list_of_candidates_with_their_identities() -> None:
+    search = light(cube())
+    batch = search.ask(5)
+    assert isinstance(batch, list)
+    assert batch == search.space.to_candidates(batch.codes)
+    assert batch.identities == [search.space.identity(c) for c in batch]
+
+
+def test_its_predictions_are_those_of_the_fitted_predictor() -> None:
+    search = light(cube())
+    batch = search.ask(5)
+    assert batch.predictions == [None] * 5
+    search.tell(batch, [truth(c) for c in batch])
+    batch = search.ask(5)
+    mean, std = search.fitted().predict(batch)
+    np.testing.assert_allclose([p for p in batch.predictions if p], np.stack([mean, std], axis=1))
+
+
+def counted(search: Search, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return how many candidates each call encodes, from now on."""
+    encoded: list[int] = []
+    to_codes = Space.to_codes
+
+    def counting(self: Space, candidates: Sequence[object]) -> object:
+        encoded.append(len(candidates))
+        return to_codes(self, candidates)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Space, "to_codes", counting)
+    return encoded
+
+
+def test_a_candidate_is_decoded_once_and_never_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    search = light(cube())
+    encoded = counted(search, monkeypatch)
+    for _ in range(2):
+        batch = search.ask(6)
+        search.tell(batch, [truth(c) for c in batch])
+    search.best(2)
+    assert sum(encoded) == 0
+
+
+def test_a_changed_batch_is_told_as_it_is() -> None:
+    changed, plain = light(cube()), light(cube())
+    batch = changed.ask(6)
+    assert plain.ask(6) == batch
+    batch[0]["architecture"]["x0"] = 0.123
+    batch.reverse()
+    results = [truth(c) for c in batch]
+    changed.tell(batch, results)
+    plain.tell(list(batch), results)
+    assert not batch.belongs_to(changed.space)
+    np.testing.assert_array_equal(changed.observed_codes, plain.observed_codes)
+    assert 0.123 in changed.observed_codes[:, 0]
+
+
+def test_a_batch_of_another_search_is_encoded_for_this_one() -> None:
+    batch = light(cube()).ask(3)
+    search = light(cube())
+    assert isinstance(batch, Batch)
+    search.tell(batch, [truth(c) for c in batch])
+    assert search.trained == 3
