@@ -235,6 +235,6 @@ def test_kinds_are_found_by_name() -> None:
 def test_a_package_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
     with (
         install_package(tmp_path, "jointnas.predictors", "broken", "no_such_module:Model"),
-        pytest.raises(PredictorError, match="'broken' of the package 'jointnas-test-broken' .*no_such_module"),
+        pytest.raises(PredictorError, match=r"'broken' of the package 'jointnas-test-broken' .*no_such_module"),
     ):
         find_model("broken")

@@ -67,8 +67,8 @@ def test_parts_computed_side_by_side_are_those_of_the_whole(cores: int, monkeypa
     whole = answers()
     monkeypatch.setattr(gp, "CHUNK_ROWS", 7)
     monkeypatch.setattr(gp, "available_cores", lambda: cores)
-    for found, expected in zip(answers(), whole, strict=True):
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+    for answer, expected in zip(answers(), whole, strict=True):
+        np.testing.assert_allclose(answer, expected, atol=1e-5)
 
 
 def test_deviances_rank_other_targets_as_their_densities_do() -> None:
@@ -84,20 +84,20 @@ def test_deviances_rank_other_targets_as_their_densities_do() -> None:
 def test_what_matters_gets_the_shortest_length_scale_and_the_steepest_slope() -> None:
     train = examples()
     train = train._replace(y=np.sin(2 * train.x[:, 0]) + 0.5 * train.x[:, 1])
-    found = fit_hyperparameters(train, np.arange(12))
-    assert np.argmin(found.lengths) == 0
-    assert np.argmax(found.slopes) == 1
-    assert found.noise < -1
+    fit = fit_hyperparameters(train, np.arange(12))
+    assert np.argmin(fit.lengths) == 0
+    assert np.argmax(fit.slopes) == 1
+    assert fit.noise < -1
 
 
 def test_features_of_one_group_share_its_hyperparameters() -> None:
     train = examples()
-    found = fit_hyperparameters(train, np.array([0, 0] + [1] * 10))
-    assert found.lengths.shape == found.slopes.shape == (2,)
-    assert found.lengths[0] < found.lengths[1]
-    slope, length = found.scales(np.array([0, 0] + [1] * 10))
-    assert slope[0] == pytest.approx(np.sqrt(np.exp(found.slopes[0]) / 2))
-    assert length[-1] == pytest.approx(np.exp(-found.lengths[1]) / np.sqrt(10))
+    fit = fit_hyperparameters(train, np.array([0, 0] + [1] * 10))
+    assert fit.lengths.shape == fit.slopes.shape == (2,)
+    assert fit.lengths[0] < fit.lengths[1]
+    slope, length = fit.scales(np.array([0, 0] + [1] * 10))
+    assert slope[0] == pytest.approx(np.sqrt(np.exp(fit.slopes[0]) / 2))
+    assert length[-1] == pytest.approx(np.exp(-fit.lengths[1]) / np.sqrt(10))
 
 
 def test_hyperparameters_stay_near_a_given_prior_mean_where_examples_are_few() -> None:

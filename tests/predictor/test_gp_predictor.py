@@ -98,12 +98,12 @@ def test_a_prior_ranks_where_few_trainings_cannot() -> None:
     few, unseen = draw(space, 8, 1), space.sample(256, seed=9)
     truth = [score(c) for c in unseen]
     alone, taught = Predictor(space), Predictor(space, prior=prior)
-    found = [
+    taus = [
         kendalltau(p.fit(few, [0.6 * score(c) for c in few]).predict(unseen)[0], truth).statistic
         for p in (alone, taught)
     ]
-    assert found[1] > 0.5
-    assert found[1] > found[0] + 0.2
+    assert taus[1] > 0.5
+    assert taus[1] > taus[0] + 0.2
 
 
 def test_the_spread_of_a_first_batch_that_a_prior_chose_is_widened() -> None:
@@ -147,8 +147,8 @@ def test_the_speed_of_candidates_is_learned_from_recorded_steps() -> None:
     predictor = Predictor(space).fit(examples, observations)
     blind = Predictor(space).fit(examples, [learned(c) for c in examples])
     truth = [learned(c) for c in unseen]
-    found = [kendalltau(p.predict(unseen)[0], truth).statistic for p in (blind, predictor)]
-    assert found[1] > max(found[0] + 0.2, 0.65)
+    taus = [kendalltau(p.predict(unseen)[0], truth).statistic for p in (blind, predictor)]
+    assert taus[1] > max(taus[0] + 0.2, 0.65)
 
 
 def test_it_is_less_certain_far_from_its_examples() -> None:

@@ -29,9 +29,9 @@ class CountingMeter(Meter):
         super().__init__(share_slots(1, "cpu"), (1, 8, 8), 10, Store(tmp_path / "figures.sqlite"))
         self.measured: list[str] = []
 
-    def measure_workloads(self, found: Sequence[Workload], metrics: Sequence[str]) -> list[dict[str, float]]:
-        self.measured += [network.digest() for network, _ in found]
-        return [{metric: self.figure(metric, *network) for metric in metrics} for network in found]
+    def measure_workloads(self, workloads: Sequence[Workload], metrics: Sequence[str]) -> list[dict[str, float]]:
+        self.measured += [network.digest() for network, _ in workloads]
+        return [{metric: self.figure(metric, *network) for metric in metrics} for network in workloads]
 
     def figure(self, metric: str, network: Blueprint, recipe: Recipe) -> float:
         seconds = 1e-9 * blueprint_cost(network)["macs"] + 1e-6 * sum(len(block.nodes) for block in network.blocks)

@@ -186,8 +186,8 @@ def test_winners_are_no_copies_of_each_other() -> None:
     search.tell(candidates, [truth(c) for c in candidates])
     winners = search.best(4)
     assert [w.mean for w in winners] == sorted((w.mean for w in winners), reverse=True)
-    found = search.space.to_codes([w.candidate for w in winners])
-    scores = search.fitted().sample_scores(found, search.predictor.members, [search.seed])
+    codes = search.space.to_codes([w.candidate for w in winners])
+    scores = search.fitted().sample_scores(codes, search.predictor.members, [search.seed])
     assert pdist(scores.T, "chebyshev").min() >= RESOLUTION
 
 
@@ -308,16 +308,16 @@ def test_winners_of_none_and_of_an_unknown_engine_are_refused() -> None:
 
 
 def test_it_finds_better_candidates_than_as_many_random_draws() -> None:
-    found, random = [], []
+    best, random = [], []
     for seed in range(2):
         search = light(cube(), seed)
         for _ in range(2):
             batch = search.ask(12)
             search.tell(batch, [truth(c) for c in batch])
-        found.append(truth(search.best(1)[0].candidate))
+        best.append(truth(search.best(1)[0].candidate))
         draws = np.random.default_rng(seed).random((25, 4)).tolist()
         random.append(max(truth(point(*x)) for x in draws))
-    assert np.mean(found) > np.mean(random)
+    assert np.mean(best) > np.mean(random)
 
 
 # --------------------------------------------------------------------------------------------------------- constraints

@@ -19,7 +19,7 @@ TOURNAMENT = 3
 CROSSOVER = (0.5, 0.95)  # probability at the best individual, and at or below the mean
 MUTATION = (0.2, 0.9)
 TRIES = 4  # to make a feasible, new child of a parent
-EPSILON = 1e-6  # share of the best objective: less is no improvement
+EPSILON = 1e-6  # of the best objective: the smallest improvement
 PATIENCE = 10  # generations without improvement
 
 
@@ -30,14 +30,14 @@ class _Fitness(base.Fitness):  # type: ignore[misc]
 
 
 class _Individual:
-    """A candidate's codes with what DEAP's selections read."""
+    """A candidate's codes with the attributes that DEAP's selections read."""
 
     def __init__(self, code: Codes, fitness: base.Fitness, violation: float) -> None:
         self.code, self.fitness, self.violation = code, fitness, violation
 
 
 def evolve(problem: Problem) -> None:
-    """Evolve a population from the problem's start until the budget is spent or patience is.
+    """Evolve a population from the problem's start until the budget or the patience is spent.
 
     Each generation makes a child of every member by uniform crossover and per-knob mutation with adaptive probabilities,
     evaluates the children in one call, and keeps the best `problem.batch` of parents and children. First objective only.
@@ -58,10 +58,10 @@ def evolve(problem: Problem) -> None:
 
 
 def evolve_front(problem: Problem) -> None:
-    """Evolve a population towards the front of all objectives by NSGA-II, until the budget is spent or nothing new comes.
+    """Evolve a population towards the front of all objectives by NSGA-II, until the budget is spent or no child is new.
 
-    Generations as in `evolve`, the probabilities by rank. Candidates that violate a bound come after all that do not, the least
-    violation first.
+    Generations as in `evolve`, with probabilities by rank. Candidates that violate a bound rank after all others, the least violation
+    first.
     """
     rng = np.random.default_rng(problem.seed)
     population: list[_Individual] = []
@@ -84,26 +84,29 @@ def _is_better(merit: Merit, best: Merit) -> bool:
 
 
 def _fitness(merits: Sequence[Merit]) -> NDArray[np.float64]:
-    """Return (n,) numbers, larger is better: whatever violates a bound is below all that do not."""
+    """Return (n,) numbers, larger is better: any candidate that violates a bound is below all others."""
     violations, objectives = np.array(merits).T
-    held = violations == 0
-    floor = -objectives[held].max() if held.any() else 0.0
-    return np.asarray(np.where(held, -objectives, floor - violations), dtype=np.float64)
+    feasible = violations == 0
+    floor = -objectives[feasible].max() if feasible.any() else 0.0
+    return np.asarray(np.where(feasible, -objectives, floor - violations), dtype=np.float64)
 
 
-def _adaptive_individuals(codes: Codes, found: Evaluation) -> list[_Individual]:
-    merits = [(i, found.merit(i)) for i in found.ranked().tolist()]
+def _adaptive_individuals(codes: Codes, evaluation: Evaluation) -> list[_Individual]:
+    merits = [(i, evaluation.merit(i)) for i in evaluation.ranked().tolist()]
     return [_Individual(codes[i], _Fitness(merit), merit.violation) for i, merit in merits]
 
 
-def _front_individuals(codes: Codes, found: Evaluation) -> list[_Individual]:
-    weights = (-1.0,) * found.objectives.shape[1]
+def _front_individuals(codes: Codes, evaluation: Evaluation) -> list[_Individual]:
+    weights = (-1.0,) * evaluation.objectives.shape[1]
     kind = type("_FrontFitness", (base.Fitness,), {"weights": weights})
-    return [_Individual(codes[i], kind(found.objectives[i].tolist()), found.merit(i).violation) for i in found.ranked()]
+    return [
+        _Individual(codes[i], kind(evaluation.objectives[i].tolist()), evaluation.merit(i).violation)
+        for i in evaluation.ranked()
+    ]
 
 
 def _crowded(population: Sequence[_Individual], k: int) -> list[_Individual]:
-    """Return the k best by front and crowding distance, best first, and behind them the least violations."""
+    """Return the k best by front and crowding distance, best first, then those with the least violations."""
     good = [one for one in population if one.violation == 0]
     chosen: list[_Individual] = []
     for front in tools.sortLogNondominated(good, k) if good else []:
@@ -118,23 +121,23 @@ def _children(problem: Problem, parents: Codes, fitness: NDArray[np.float64], rn
 
     fitness: (n,) numbers, larger is better. Mates win tournaments, whose best entrant is the first in order.
     """
-    made: list[Codes] = []
-    waiting = np.arange(problem.batch) % len(parents)
+    children_by_try: list[Codes] = []
+    pending = np.arange(problem.batch) % len(parents)
     for _ in range(TRIES):
-        mates = rng.integers(0, len(parents), (len(waiting), TOURNAMENT)).min(axis=1)
-        own = parents[waiting]
-        better = np.maximum(fitness[waiting], fitness[mates])
-        crossed = rng.random(len(waiting)) < adaptive(better, fitness, CROSSOVER)
+        mates = rng.integers(0, len(parents), (len(pending), TOURNAMENT)).min(axis=1)
+        own = parents[pending]
+        better = np.maximum(fitness[pending], fitness[mates])
+        crossed = rng.random(len(pending)) < adaptive(better, fitness, CROSSOVER)
         children = np.where(crossed[:, None], problem.space.cross_codes(own, parents[mates], rng), own)
-        mutated = rng.random(len(waiting)) < adaptive(fitness[waiting], fitness, MUTATION)
+        mutated = rng.random(len(pending)) < adaptive(fitness[pending], fitness, MUTATION)
         children = np.where(mutated[:, None], problem.space.mutate_codes(children, rng), children)
         children = problem.projected(children)
         good = problem.is_fresh(children)
-        made.append(children[good])
-        waiting = waiting[~good]
-        if not len(waiting):
+        children_by_try.append(children[good])
+        pending = pending[~good]
+        if not len(pending):
             break
-    return np.concatenate(made)
+    return np.concatenate(children_by_try)
 
 
 def adaptive(

@@ -9,53 +9,53 @@ import numpy as np
 from jointnas.search.engines.problem import Merit, Problem
 from jointnas.space.knobs import Codes
 
-KICKS = 3  # mutations in a row that lead from the best candidate to a new start
-PATIENCE = 20  # restarts in a row that meet nothing new
+KICKS = 3  # mutations from the best candidate to a new start
+PATIENCE = 20  # restarts in a row without a new candidate
 
 Neighbours = Callable[[Codes], Codes]
-"""Returns the (m, knobs) codes beside one candidate's (knobs,) code."""
+"""Returns the (m, knobs) codes of the neighbours of one candidate's (knobs,) code."""
 
 
 def climb(problem: Problem, neighbours: Neighbours | None = None) -> None:
-    """Climb from each start, the best first, then from mutations of the best found, until the budget is spent.
+    """Climb from each start, the best first, then from mutations of the best candidate, until the budget is spent.
 
-    A climb evaluates all neighbours of where it stands in one call (`Problem.poll`), moves to the best of them, and ends where
-    none is better. neighbours: what lies beside a candidate; by default one step of one knob (`Space.neighbour_codes`).
+    A climb evaluates all neighbours of a candidate in one call (`Problem.poll`), moves to the best of them, and ends where none is
+    better. neighbours: by default one step of one knob (`Space.neighbour_codes`).
     """
-    beside = neighbours or problem.space.neighbour_codes
+    find_neighbours = neighbours or problem.space.neighbour_codes
     rng = np.random.default_rng(problem.seed)
-    codes, found = problem.evaluate(problem.start)
-    waiting = [(codes[i], found.merit(i)) for i in found.ranked()]
-    if not waiting:
+    codes, evaluation = problem.evaluate(problem.start)
+    starts = [(codes[i], evaluation.merit(i)) for i in evaluation.ranked()]
+    if not starts:
         return
-    best, top = waiting[0]
+    best, best_merit = starts[0]
     idle = 0
     while not problem.exhausted and idle < PATIENCE:
         before = problem.spent
-        start, merit = waiting.pop(0) if waiting else _kicked(problem, best, rng)
-        reached, merit = _ascend(problem, start, merit, beside, rng)
-        if merit < top:
-            best, top = reached, merit
-        idle = 0 if waiting or problem.spent > before else idle + 1
+        start, merit = starts.pop(0) if starts else _kicked(problem, best, rng)
+        peak, merit = _ascend(problem, start, merit, find_neighbours, rng)
+        if merit < best_merit:
+            best, best_merit = peak, merit
+        idle = 0 if starts or problem.spent > before else idle + 1
 
 
 def _kicked(problem: Problem, code: Codes, rng: np.random.Generator) -> tuple[Codes, Merit]:
-    """Return a candidate a few mutations away from one, and how good it is."""
+    """Return a candidate a few mutations from one, and its merit."""
     moved = code[None, :]
     for _ in range(KICKS):
         moved = problem.space.mutate_codes(moved, rng)
-    codes, found = problem.evaluate(moved)
-    return codes[0], found.merit(0)
+    codes, evaluation = problem.evaluate(moved)
+    return codes[0], evaluation.merit(0)
 
 
 def _ascend(
-    problem: Problem, code: Codes, merit: Merit, beside: Neighbours, rng: np.random.Generator
+    problem: Problem, code: Codes, merit: Merit, neighbours: Neighbours, rng: np.random.Generator
 ) -> tuple[Codes, Merit]:
-    """Return where steepest ascent from a candidate ends, and how good that is."""
+    """Return the candidate at which steepest ascent ends, and its merit."""
     while not problem.exhausted:
-        codes, found = problem.poll(beside(code), merit, rng)
-        order = found.ranked()
-        if not len(order) or not found.merit(order[0]) < merit:
+        codes, evaluation = problem.poll(neighbours(code), merit, rng)
+        order = evaluation.ranked()
+        if not len(order) or not evaluation.merit(order[0]) < merit:
             break
-        code, merit = codes[order[0]], found.merit(order[0])
+        code, merit = codes[order[0]], evaluation.merit(order[0])
     return code, merit

@@ -24,11 +24,11 @@ from jointnas.search.engines import nomad_process
 from jointnas.search.engines.problem import FAILURE, Evaluation, Merit, Problem
 from jointnas.space.knobs import Codes, Continuous, Knob, Ordered
 
-PHASE = 4  # evaluations a numeric knob, between two polls of the categories
+PHASE = 4  # evaluations per numeric knob, between two polls of the categories
 SMALLEST_PHASE = 16
-EXTENDED = 0.05  # of the objective: neighbours by category that are no worse get a mesh of their own
+EXTENDED = 0.05  # of the objective: neighbours by category that are at most this much worse get a mesh of their own
 EXTENSIONS = 3  # such neighbours at most
-PATIENCE = 10  # starts in a row that lead to nothing better
+PATIENCE = 10  # starts in a row without improvement
 FINEST_FRAME = 0.01  # of a continuous knob's range: where a mesh has converged
 UNIT = 1.0
 TRIALS, CHEAP_TRIALS = (
@@ -36,26 +36,26 @@ TRIALS, CHEAP_TRIALS = (
     200,
 )  # points a numeric knob that a mesh may try, repetitions counted: one of integers does not end
 CHEAP = ("QUAD_MODEL_SEARCH no", "NM_SEARCH no", "DIRECTION_TYPE ORTHO 2N", "EVAL_QUEUE_SORT DIR_LAST_SUCCESS")
-"""Without NOMAD's quadratic models, whose fits take longer than a predictor needs for a thousand candidates."""
+"""NOMAD's options without quadratic models, whose fits take longer than a thousand predictions."""
 
 
 def run_mads(problem: Problem) -> None:
     """Run mixed-variable MADS from each start, the best first, until the budget or patience is spent.
 
-    Around the best candidate so far NOMAD polls its mesh over the numeric knobs that are active there: continuous ones in
-    their (logarithmic) range, "off" below it, ordered ones by the index of their value, a granularity of 1. After a phase of
-    that, and when the mesh has converged, every other category of every categorical knob is evaluated (`Problem.poll`), the
-    knobs that it switches on in the middle of their ranges. A better one is the centre of a new mesh; else those within a
-    twentieth of the best get a phase of their own (the extended poll). Bounds on trained or measured metrics are NOMAD's progressive barrier; what breaks an exact
-    constraint is never evaluated and fails (the extreme barrier). First objective only.
+    Around the best candidate NOMAD polls its mesh over the numeric knobs that are active there: continuous ones in their (logarithmic)
+    range ("off" below it), ordered ones by the index of their value with a granularity of 1. After a phase, and when the mesh has converged, every
+    other category of every categorical knob is evaluated (`Problem.poll`), with the knobs that it activates in the middle of their
+    ranges. A better one becomes the centre of a new mesh; else those within 5 % of the best get a phase of their own (the extended poll).
+    Bounds on trained or measured metrics use NOMAD's progressive barrier; a candidate that breaks an exact constraint is not evaluated
+    and fails (the extreme barrier). First objective only.
     """
     rng = np.random.default_rng(problem.seed)
-    codes, found = problem.evaluate(problem.start)
+    codes, evaluation = problem.evaluate(problem.start)
     best, idle = FAILURE, 0
-    for i in found.ranked():
+    for i in evaluation.ranked():
         if problem.exhausted or idle == PATIENCE:
             break
-        reached = _search(problem, codes[i], found.merit(i), rng)
+        reached = _search(problem, codes[i], evaluation.merit(i), rng)
         idle = 0 if reached < best else idle + 1
         best = min(best, reached)
 
@@ -64,12 +64,12 @@ def check_nomad() -> None:
     """Raise `SearchError` where PyNomad is not installed."""
     if find_spec("PyNomad") is None:
         raise SearchError(
-            "the engine mads needs NOMAD's Python interface, got none: pip install PyNomadBBO, or choose another engine"
+            "the engine mads needs NOMAD's Python interface, which is not installed: pip install PyNomadBBO, or choose another engine"
         )
 
 
 def _search(problem: Problem, centre: Codes, merit: Merit, rng: np.random.Generator) -> Merit:
-    """Poll mesh and categories in turn around a centre that moves to whatever category is better; return what was reached."""
+    """Poll mesh and categories in turn around a centre, which moves to better categories; return the best merit."""
     better: tuple[Codes, Merit] | None = (centre, merit)
     while better is not None:
         with Mesh(problem, *better) as mesh:
@@ -78,26 +78,26 @@ def _search(problem: Problem, centre: Codes, merit: Merit, rng: np.random.Genera
 
 
 def _poll(problem: Problem, mesh: Mesh, rng: np.random.Generator) -> tuple[Codes, Merit] | None:
-    """Return the first candidate of another category that is better than the mesh's best; None when it has converged."""
+    """Return a candidate of another category that is better than the mesh's best; None when the mesh has converged."""
     while not problem.exhausted:
         mesh.advance()
-        codes, found = problem.poll(_other_categories(problem, mesh.best), mesh.merit, rng)
-        order = found.ranked()
-        if len(order) and found.merit(order[0]) < mesh.merit:
-            return codes[order[0]], found.merit(order[0])
+        codes, evaluation = problem.poll(_other_categories(problem, mesh.best), mesh.merit, rng)
+        order = evaluation.ranked()
+        if len(order) and evaluation.merit(order[0]) < mesh.merit:
+            return codes[order[0]], evaluation.merit(order[0])
         if mesh.converged:
-            return _extended_poll(problem, mesh, codes, found)
+            return _extended_poll(problem, mesh, codes, evaluation)
     return None
 
 
-def _extended_poll(problem: Problem, mesh: Mesh, codes: Codes, found: Evaluation) -> tuple[Codes, Merit] | None:
-    """Return what a phase of a mesh around one of the nearly as good neighbours reached, where that is better."""
+def _extended_poll(problem: Problem, mesh: Mesh, codes: Codes, evaluation: Evaluation) -> tuple[Codes, Merit] | None:
+    """Return the best of a phase of a mesh around one of the nearly as good neighbours, where it is better."""
     violation, objective = mesh.merit
     close = Merit(violation, objective + EXTENDED * abs(objective))
-    for i in found.ranked()[:EXTENSIONS]:
-        if not found.merit(i) <= close:
+    for i in evaluation.ranked()[:EXTENSIONS]:
+        if not evaluation.merit(i) <= close:
             break
-        with Mesh(problem, codes[i], found.merit(i)) as other:
+        with Mesh(problem, codes[i], evaluation.merit(i)) as other:
             other.advance()
         if other.merit < mesh.merit:
             return other.best, other.merit
@@ -105,13 +105,13 @@ def _extended_poll(problem: Problem, mesh: Mesh, codes: Codes, found: Evaluation
 
 
 def _other_categories(problem: Problem, code: Codes) -> Codes:
-    """Return the (m, knobs) codes that differ from one candidate in one category, apart from what that switches on or off."""
+    """Return the (m, knobs) codes that differ from one candidate in one category and the knobs that it activates."""
     space = problem.space
     numeric = [i for i, knob in enumerate(space.knobs) if _is_numeric(knob)]
     around = space.neighbour_codes(code)
     before, after = code[numeric], around[:, numeric]
-    found: Codes = around[((after == before) | np.isnan(after) | np.isnan(before)).all(axis=1)]
-    return found
+    others: Codes = around[((after == before) | np.isnan(after) | np.isnan(before)).all(axis=1)]
+    return others
 
 
 def _is_numeric(knob: Knob) -> bool:
@@ -119,7 +119,7 @@ def _is_numeric(knob: Knob) -> bool:
 
 
 class Mesh:
-    """NOMAD over the numeric knobs that are active at a centre; use as a context manager, which ends its process."""
+    """NOMAD over the numeric knobs that are active at a centre; a context manager that ends its process."""
 
     def __init__(self, problem: Problem, centre: Codes, merit: Merit) -> None:
         self.problem, self.best, self.merit = problem, centre, merit
@@ -131,7 +131,7 @@ class Mesh:
         ]
         self.converged = not self._knobs
         self._process: subprocess.Popen[str] | None = None
-        self._complaints = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
+        self._stderr = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
 
     def __enter__(self) -> Mesh:
         try:
@@ -140,11 +140,11 @@ class Mesh:
                     [sys.executable, "-P", str(Path(nomad_process.__file__))],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
-                    stderr=self._complaints,
+                    stderr=self._stderr,
                     text=True,
                     start_new_session=True,  # so that Ctrl-C reaches us alone
                 )
-                self._say(self._task())
+                self._send(self._task())
         except BaseException:
             self._end()
             raise
@@ -159,21 +159,21 @@ class Mesh:
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
-        self._complaints.close()
+        self._stderr.close()
 
     def advance(self) -> None:
-        """Go on for a phase: until so many candidates were evaluated, the budget is spent, or the mesh has converged."""
+        """Run a phase: until its evaluations or the budget are spent, or the mesh has converged."""
         end = self.problem.spent + max(SMALLEST_PHASE, PHASE * len(self._knobs))
         while not self.converged and self.problem.spent < min(end, self.problem.budget):
-            points = self._hear()
+            points = self._receive()
             if isinstance(points, str):
                 self.converged = True
                 return
-            codes, found = self.problem.evaluate(self._codes(np.array(points)))
-            for i in found.ranked()[:1]:
-                if found.merit(i) < self.merit:
-                    self.best, self.merit = codes[i], found.merit(i)
-            self._say(_outputs(found))
+            codes, evaluation = self.problem.evaluate(self._codes(np.array(points)))
+            for i in evaluation.ranked()[:1]:
+                if evaluation.merit(i) < self.merit:
+                    self.best, self.merit = codes[i], evaluation.merit(i)
+            self._send(_outputs(evaluation))
 
     def _task(self) -> dict[str, Any]:
         knobs = [self.problem.space.knobs[i] for i in self._knobs]
@@ -212,33 +212,33 @@ class Mesh:
             codes[:, i] = np.rint(x) if isinstance(knob, Ordered) else knob.from_unit(x.clip(0, UNIT))
         return space.settled(codes)
 
-    def _say(self, message: Any) -> None:
+    def _send(self, message: Any) -> None:
         assert self._process is not None
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(message) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            self._fail()
+            self._raise_failure()
 
-    def _hear(self) -> list[list[float]] | str:
-        """Return the points that NOMAD asks for, or why it has ended."""
+    def _receive(self) -> list[list[float]] | str:
+        """Return the points that NOMAD proposes, or its stop reason."""
         assert self._process is not None
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            self._fail()
-        said: list[list[float]] | str = json.loads(line)
-        return said
+            self._raise_failure()
+        message: list[list[float]] | str = json.loads(line)
+        return message
 
-    def _fail(self) -> None:
-        self._complaints.seek(0)
-        said = self._complaints.read().strip().splitlines()
-        raise SearchError(f"NOMAD ends with a result, got its end without one ({said[-1] if said else 'no reason'})")
+    def _raise_failure(self) -> None:
+        self._stderr.seek(0)
+        lines = self._stderr.read().strip().splitlines()
+        raise SearchError(f"NOMAD ended without a result ({lines[-1] if lines else 'no message'}): use another engine")
 
 
-def _outputs(found: Evaluation) -> Sequence[list[float] | None]:
-    """Return what NOMAD reads: objective and violations of each row, None for a failure; nothing infinite."""
-    rows = np.concatenate([found.objectives[:, :1], found.violations], axis=1)
+def _outputs(evaluation: Evaluation) -> Sequence[list[float] | None]:
+    """Return each row's objective and violations, clipped to finite numbers; None for a failure."""
+    rows = np.concatenate([evaluation.objectives[:, :1], evaluation.violations], axis=1)
     bounded = np.clip(rows, -1e20, 1e20)
-    return [None if failed else row.tolist() for row, failed in zip(bounded, found.failed, strict=True)]
+    return [None if failed else row.tolist() for row, failed in zip(bounded, evaluation.failed, strict=True)]

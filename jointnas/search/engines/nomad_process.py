@@ -1,7 +1,7 @@
-"""NOMAD in a process of its own, for it keeps global state, writes to stdout and loses what its callbacks raise.
+"""NOMAD in a process of its own: it keeps global state, writes to stdout and loses exceptions of its callbacks.
 
-Run as a script. Every message is a line of JSON: first the problem on stdin; then blocks of points on stdout, each answered on
-stdin by the outputs of every point, null where its evaluation failed; at the end why it ended, a word. End of stdin ends it.
+Run as a script. Every message is a line of JSON: the problem on stdin; blocks of points on stdout, each answered on stdin by the outputs
+of every point (null for a failed evaluation); at the end the stop reason. It ends when stdin does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 
 def main() -> None:
-    """Optimise the problem that stdin tells."""
+    """Optimise the problem on stdin."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where NOMAD prints
     problem = json.loads(sys.stdin.readline())
@@ -28,12 +28,12 @@ def main() -> None:
             os._exit(1)
 
     result = PyNomad.optimize(evaluate, problem["start"], problem["lower"], problem["upper"], problem["parameters"])
-    _say(replies, str(result.get("stop_reason", "no reason")))
+    _send(replies, str(result.get("stop_reason", "no reason")))
 
 
 def _evaluate(block: Any, replies: TextIO) -> list[bool]:
     points = [block.get_x(i) for i in range(block.size())]
-    _say(replies, [[point.get_coord(j) for j in range(point.size())] for point in points])
+    _send(replies, [[point.get_coord(j) for j in range(point.size())] for point in points])
     line = sys.stdin.readline()
     if not line:
         os._exit(0)
@@ -44,7 +44,7 @@ def _evaluate(block: Any, replies: TextIO) -> list[bool]:
     return [output is not None for output in outputs]
 
 
-def _say(replies: TextIO, message: Any) -> None:
+def _send(replies: TextIO, message: Any) -> None:
     replies.write(json.dumps(message) + "\n")
     replies.flush()
 
