@@ -43,11 +43,11 @@ def run_mads(problem: Problem) -> None:
     """Run mixed-variable MADS from each start, the best first, until the budget or patience is spent.
 
     Around the best candidate NOMAD polls its mesh over the numeric knobs that are active there: continuous ones in their (logarithmic)
-    range ("off" below it), ordered ones by the index of their value with a granularity of 1. After a phase, and when the mesh has converged, every
-    other category of every categorical knob is evaluated (`Problem.poll`), with the knobs that it activates in the middle of their
-    ranges. A better one becomes the centre of a new mesh; else those within 5 % of the best get a phase of their own (the extended poll).
-    Bounds on trained or measured metrics use NOMAD's progressive barrier; a candidate that breaks an exact constraint is not evaluated
-    and fails (the extreme barrier). First objective only.
+    range ("off" below it), ordered ones by the index of their value with a granularity of 1. After a phase, and when the mesh has
+    converged, every other category of every categorical knob is evaluated (`Problem.poll`), with the knobs that it activates in the
+    middle of their ranges. A better one becomes the centre of a new mesh; else those within 5 % of the best get a phase of their own (the
+    extended poll). Bounds on trained or measured metrics use NOMAD's progressive barrier; a candidate that breaks an exact constraint is
+    not evaluated and fails (the extreme barrier). First objective only.
     """
     rng = np.random.default_rng(problem.seed)
     codes, evaluation = problem.evaluate(problem.start)
