@@ -63,7 +63,7 @@ class RealSearch:
 
         Raises `SearchError` when every training of the first batch failed.
         """
-        start = self.search.ask(len(self.search.start) or self.batch).codes
+        start = self.search.ask(len(self.search.pool.start) or self.batch).codes
         optimise(self.search, self.engine, self._evaluate, start, self.candidates, self.batch)
         self._tell(self._trials)  # also what an earlier session trained that this one did not propose
         self._confirm()
@@ -153,7 +153,7 @@ def optimise(
         budget,
         search.seed,
         batch,
-        search.closed_pool,
+        search.pool.codes if search.pool.closed else None,
         expensive=True,
     )
     find_engine(engine)(problem)

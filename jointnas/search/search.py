@@ -8,28 +8,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jointnas.errors import ConstraintError, SearchError, SpaceError
+from jointnas.errors import SearchError, SpaceError
 from jointnas.predictor.contract import DEFAULT_KIND, MIN_FIT_EXAMPLES, Predictor
 from jointnas.search.batch import Batch, Prediction, children_of_the_best, choose, fill
 from jointnas.search.engines import engine_names, find_engine
 from jointnas.search.objective import Query
+from jointnas.search.pool import Pool
 from jointnas.search.storage import Observations
 from jointnas.search.winners import EngineReport, PredictorSearch, Selection, Winner
 from jointnas.space.constraint import Constraint
 from jointnas.space.knobs import Codes
-from jointnas.space.sampling import draw_pool
 from jointnas.space.space import CostFunction, Space
 from jointnas.training.observation import Observation, mean_observation
 
 if TYPE_CHECKING:
     from jointnas.measurement.meter import Meter
 
-POOL = 20_000
+POOL_SIZE = 20_000
 ALL = "all"  # every engine, one after the other
 
 
@@ -59,7 +58,7 @@ class Search:
         predictor: Predictor | None = None,
         predictor_kind: str = DEFAULT_KIND,
         prior: Predictor | None = None,
-        pool_size: int = POOL,
+        pool_size: int = POOL_SIZE,
         objective: str = "max accuracy",
         meter: Meter | None = None,
         reported: Sequence[str] = (),
@@ -67,40 +66,18 @@ class Search:
     ) -> None:
         if not space.is_bound:
             raise SpaceError(f"the space {space.name!r} is not bound to its data: call Space.bind first")
-        self.seed, self.closed = seed, pool is not None
-        given = space.to_codes(pool) if pool is not None else None
-        self.space = _with_cost(space, cost, given)
+        given = None if pool is None else space.to_codes(pool)
+        self.seed, self.space = seed, _with_cost(space, cost, given)
         self.query = Query(self.space, constraints, objective, meter, reported, seed)
-        self.start = self._check_start(start)
-        self._feasible_pool = self._make_pool(given, pool_size)
+        self.pool = Pool(self.query, start, given, pool_size, seed)
         self._observations = Observations(self.space)
         self._fitted = False  # to all observations
         self.reports: tuple[EngineReport, ...] = ()  # of the latest stage two
         if predictor is None:
-            reference = self._feasible_pool if self.closed and self.space.is_abstract else None
+            reference = self.pool.drawn if self.pool.closed and self.space.is_abstract else None
             self.predictor = Predictor(self.space, seed, prior=prior, kind=predictor_kind, reference=reference)
         else:
             self.predictor = self._adopt(predictor, prior)
-
-    def _check_start(self, start: Sequence[Mapping[str, Any]]) -> Codes:
-        codes = self.space.to_codes(start)
-        for candidate, feasible in zip(start, self.query.feasible(codes), strict=True):
-            if not feasible:
-                bounds = ", ".join(map(str, self.query.exact))
-                raise ConstraintError(
-                    f"a candidate to start from costs {self.space.cost(candidate)} and breaks {bounds}: loosen the bound or remove it"
-                )
-        return codes[self.space.distinct(codes)[0]]
-
-    def _make_pool(self, given: Codes | None, size: int) -> Codes:
-        """Return the (n, knobs) codes of the pool that meet the exact constraints."""
-        if given is None:
-            return draw_pool(self.space, size, self.query.exact, self.seed)
-        codes: Codes = given[self.query.feasible(given)]
-        if not len(codes):
-            bounds = ", ".join(map(str, self.constraints)) or "no constraint"
-            raise ConstraintError(f"none of the {len(given)} candidates in the pool meets {bounds}: widen the pool")
-        return codes
 
     def _adopt(self, predictor: Predictor, prior: Predictor | None) -> Predictor:
         """Take over a fitted predictor and its examples, the mean of those of one candidate; return a copy to fit on."""
@@ -130,18 +107,15 @@ class Search:
         """
         if n < 1:
             raise SearchError(f"a batch has at least 1 candidate, got {n}: ask for more")
-        codes, identities = self._pool
-        waiting = np.array(
-            [i for i, identity in enumerate(identities) if identity not in self._observations.asked], int
-        )
+        waiting, n_start = self.pool.waiting(self._observations.asked), len(self.pool.start)
         if not len(waiting):
             raise SearchError(
-                f"all {len(codes)} candidates of the pool were asked: loosen the constraints or the space"
+                f"all {self.pool_size} candidates of the pool were asked: loosen the constraints or the space"
             )
-        first, others = waiting[waiting < len(self.start)][:n], waiting[waiting >= len(self.start)]
-        batch = codes[first]
+        first, others = waiting[waiting < n_start][:n], waiting[waiting >= n_start]
+        batch = self.pool.codes[first]
         if n_chosen := min(n - len(first), len(others)):
-            batch = np.concatenate([batch, self._choose(codes[others], n_chosen)])
+            batch = np.concatenate([batch, self._choose(self.pool.codes[others], n_chosen)])
         asked = Batch(self.space, batch, self._predictions(batch) or [None] * len(batch))
         self._observations.asked.update(asked.identities)
         return asked
@@ -183,25 +157,18 @@ class Search:
             self._fitted = True
         return self.predictor
 
-    @cached_property
-    def _pool(self) -> tuple[Codes, list[str]]:
-        """The codes and identities of the start and the pool, after calibration of the forecast."""
-        codes = np.concatenate([self.start, self.query.calibrate(self._feasible_pool)])
-        rows, identities = self.space.distinct(codes)
-        return codes[rows], identities
-
     def _choose(self, codes: Codes, n: int) -> Codes:
         """Return n of the codes, or of the children of the best, to train next."""
         predictor = self.predictor if self.trained < MIN_FIT_EXAMPLES else self.fitted()
         if not predictor.is_fitted:
             return fill(self.space, codes, n)
-        observed = codes[:0] if self.closed else self.observed_codes
+        observed = codes[:0] if self.pool.closed else self.observed_codes
         parents = np.concatenate([observed, codes])
         medians = predictor.median_codes(parents)
         candidates, candidate_medians = codes, medians[len(observed) :]
         n_asked = len(self._observations.asked)
-        if not self.closed:
-            excluded = self._observations.asked.union(self._pool[1])
+        if not self.pool.closed:
+            excluded = self._observations.asked.union(self.pool.identities)
             rng = np.random.default_rng([self.seed, n_asked, 1])
             children = children_of_the_best(predictor, self.query, parents, medians, excluded, rng)
             candidates = np.concatenate([candidates, children[0]])
@@ -234,15 +201,13 @@ class Search:
         measured of what is returned. Raises `SearchError` before two accuracies are observed, and for a metric that is not a cost.
         """
         self.check_answerable(k)
-        return self._report(self._stage_two(self.query.as_front(metric, self._pool[0])).front(metric, k))
+        return self._report(self._stage_two(self.query.as_front(metric, self.pool.codes)).front(metric, k))
 
     def _stage_two(self, query: Query) -> PredictorSearch:
         self.reports = ()
-        pool = self._pool[0]
-        candidates = pool if self.closed else np.concatenate([self.observed_codes, pool])
-        return PredictorSearch(
-            self.fitted(), query, candidates, self._observations.failed, self.seed, closed=self.closed
-        )
+        pool, closed = self.pool.codes, self.pool.closed
+        candidates = pool if closed else np.concatenate([self.observed_codes, pool])
+        return PredictorSearch(self.fitted(), query, candidates, self._observations.failed, self.seed, closed=closed)
 
     def _report(self, selection: Selection) -> list[Winner]:
         self.reports = selection.reports
@@ -280,7 +245,7 @@ class Search:
     @property
     def forecast_errors(self) -> dict[str, float]:
         """The cross-validated median relative error of each measured metric's forecast, calibrated now if it was not; empty without one."""
-        _ = self._pool
+        _ = self.pool.codes
         return self.query.forecast.errors if self.query.forecast else {}
 
     @property
@@ -291,17 +256,12 @@ class Search:
     @property
     def pool_size(self) -> int:
         """How many candidates the pool holds."""
-        return len(self._pool[0])
+        return len(self.pool.codes)
 
     @property
     def exhausted(self) -> bool:
         """Whether every candidate of the pool was asked or observed."""
-        return self._observations.asked.issuperset(self._pool[1])
-
-    @property
-    def closed_pool(self) -> Codes | None:
-        """The (n, knobs) codes of the only candidates that may be asked or returned; None for an open pool."""
-        return self._pool[0] if self.closed else None
+        return self._observations.asked.issuperset(self.pool.identities)
 
     @property
     def trained(self) -> int:
