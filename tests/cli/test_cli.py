@@ -420,18 +420,18 @@ def test_predictors_that_do_not_fit_are_refused(in_cycle, tmp_path):
     assert "no run and no predictor is called 'nowhere'" in mistake(jointnas("search", "--from", "nowhere"))
     weights = (week / "predictor.safetensors").read_bytes()
     (week / "predictor.safetensors").write_bytes(weights[:-4] + b"\0\0\0\1")
-    assert "whole" in mistake(jointnas("predictors", "check", week))
+    assert "damaged" in mistake(jointnas("predictors", "check", week))
     (week / "predictor.safetensors").write_bytes(weights)
     about = json.loads((week / "predictor.json").read_text())
     for change, message in (
-        ({"format": 99}, f"format {FORMAT}, got 99"),
-        ({"trials": []}, "whole"),
+        ({"format": 99}, f"has format 99, this version reads {FORMAT}"),
+        ({"trials": []}, "damaged"),
         ({"space": "?"}, "changed since they were saved"),
     ):
         (week / "predictor.json").write_text(json.dumps({**about, **change}))
         assert message in mistake(jointnas("predictors", "check", week))
     (week / "predictor.json").write_text("{}")
-    assert "whole" in mistake(jointnas("predictors", "show", week))
+    assert "damaged" in mistake(jointnas("predictors", "show", week))
 
 
 def test_a_run_in_use_is_refused(in_cycle):
@@ -645,7 +645,7 @@ def desk(tmp_path_factory):
         ("search --from none --sweep macs<1M --frontier macs", "two questions"),
         ("search --start nothing.toml", "nothing.toml"),
         ("search --space senet --start resnet9-baseline", "fixed at 'senet', got 'resnet9'"),
-        ("search --real -c accuracy>=0.5", "min METRIC"),
+        ("search --real -c accuracy>=0.5", "needs an objective that minimises a cost"),
         ("search --data digit", "did you mean 'digits'"),
         ("search --data file", "convert it"),
         ("search --data one", "two classes or more, got cat"),
