@@ -1,1 +1,1 @@
-"""The accuracy predictor."""
+"""Accuracy predictors: the contract, and the default one, a Gaussian process."""

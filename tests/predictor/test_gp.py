@@ -139,8 +139,8 @@ def test_a_line_and_a_trend_go_on_beyond_the_examples() -> None:
     assert fitted(train).mean(far, far[:, :1])[0] == pytest.approx(18, abs=2)
 
 
-def test_before_any_example_it_says_its_prior() -> None:
-    hyperparameters = Hyperparameters.expected(12)
+def test_without_examples_it_predicts_its_prior() -> None:
+    hyperparameters = Hyperparameters.prior_mean(12)
     process = GaussianProcess(
         Examples(np.zeros((0, 12)), np.zeros((0, 1)), np.zeros(0)), np.arange(12), hyperparameters
     )
