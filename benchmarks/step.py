@@ -25,7 +25,8 @@ from measure import machine, ratio, take_turns, write
 from torch import Tensor, nn, optim
 
 from jointnas.campaign.candidate_file import find_candidate
-from jointnas.data import Data, DataSpec, load_data
+from jointnas.data.dataset import Data, load_data
+from jointnas.data.spec import DataSpec
 from jointnas.network.families import make_blueprint
 from jointnas.network.module import CELU
 from jointnas.training.clock import StepClock

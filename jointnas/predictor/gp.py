@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
 
-from jointnas.execution.slots import available_cores
+from jointnas.cores import available_cores
 
 LENGTH_MEAN = 0.0  # of a logarithmic length scale; half the logarithm of the number of groups is added
 LENGTH_DEVIATION = 1.0
