@@ -181,7 +181,8 @@ def _make_meter(predictor: Predictor) -> Meter:
     """Return the meter of the slot that a predictor's campaign had, or of the nearest that this machine has."""
     import torch
 
-    from jointnas.execution import available_cores, share_slots
+    from jointnas.cores import available_cores
+    from jointnas.execution import share_slots
     from jointnas.measurement.meter import Meter
 
     space, own = predictor.space, predictor.context.get("slot", {})

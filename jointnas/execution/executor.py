@@ -1,15 +1,15 @@
-"""The executor: jobs go in, events come out; a worker that dies, hangs, exhausts memory or leaks is replaced."""
+"""Executors: jobs go in, events come out; a worker that dies, hangs, runs out of memory or leaks is replaced."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -19,14 +19,15 @@ from jointnas.errors import SearchError
 from jointnas.execution.slots import Slot
 from jointnas.execution.worker import Prepare, work
 
-HANG_SECONDS = 180.0  # without a word from a job
-START_SECONDS = 600.0  # for a worker to load its data
+HANG_SECONDS = 180.0  # without a message from a running job
+START_SECONDS = 600.0  # for a worker to prepare
 STARTS = 3  # failed starts in a row before the executor gives up
+START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"  # forking crashes system libraries of macOS
 LEAK_BYTES = 2 * 1024**3  # of growth after a worker's first job
 
 
 class Job(NamedTuple):
-    """One piece of work: a number of the caller's and a payload of JSON types."""
+    """One piece of work: a number that the caller chooses, and a payload of JSON types."""
 
     number: int
     payload: dict[str, Any]
@@ -34,7 +35,7 @@ class Job(NamedTuple):
 
 @dataclass(frozen=True)
 class Event:
-    """News of a job. kind: started, progress, done (with `result`) or failed (with `reason`)."""
+    """What happened to a job. kind: started, progress, done (with `result`) or failed (with `reason`)."""
 
     kind: str
     number: int
@@ -45,19 +46,19 @@ class Event:
 
 
 class Executor(ABC):
-    """The contract. Each submitted job ends in exactly one `done` or `failed` event, unless it is cancelled."""
+    """The contract: each submitted job ends in exactly one `done` or `failed` event, unless it is cancelled."""
 
     @abstractmethod
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Queue jobs, to be started in their order."""
+        """Queue jobs, which start in their order."""
 
     @abstractmethod
     def poll(self, timeout: float) -> list[Event]:
-        """Return the events of the next `timeout` seconds at most, as soon as there is one."""
+        """Return the next events as soon as there is one, or none after `timeout` seconds."""
 
     @abstractmethod
     def cancel(self, number: int) -> None:
-        """Take a job back, queued or running; no further event names it."""
+        """Drop a job, queued or running; no later event names it."""
 
     @abstractmethod
     def close(self) -> None:
@@ -76,24 +77,31 @@ class Executor(ABC):
 
 @dataclass
 class _Worker:
-    """One slot's process and what it is doing."""
+    """One slot's process and the job it runs."""
 
     process: BaseProcess
     connection: Connection
     ready: bool = False
     job: Job | None = None
-    heard: float = field(default_factory=time.monotonic)
+    last_message: float = field(default_factory=time.monotonic)
     first_memory: int | None = None
 
 
 class LocalExecutor(Executor):
-    """Workers on this machine, `slot.workers` of them with `slot.threads` threads each; use as a context manager.
+    """`slot.workers` processes on this machine with `slot.threads` threads each; use as a context manager.
 
-    prepare: called once in each worker, importable by name. hang_seconds: a job that says nothing for so long has failed.
+    prepare: called once in each worker, importable by name. hang_seconds: a job without a message for so long has failed.
+    preload: modules that `prepare` needs; the first executor of a process imports its own once, and workers are forked from
+    there, so that they start in a fraction of a second (Linux).
     """
 
-    def __init__(self, prepare: Prepare, slot: Slot, hang_seconds: float = HANG_SECONDS) -> None:
+    def __init__(
+        self, prepare: Prepare, slot: Slot, hang_seconds: float = HANG_SECONDS, preload: Sequence[str] = ()
+    ) -> None:
         self._prepare, self._slot, self._hang_seconds = prepare, slot, hang_seconds
+        self._context = multiprocessing.get_context(START_METHOD)
+        if START_METHOD == "forkserver":
+            self._context.set_forkserver_preload(list(preload))
         self._queue: deque[Job] = deque()
         self._failed_starts = 0
         self._workers = [self._start() for _ in range(slot.workers)]
@@ -109,39 +117,37 @@ class LocalExecutor(Executor):
         self._queue.extend(jobs)
 
     def cancel(self, number: int) -> None:
-        """Take a job back; the worker that runs it is replaced."""
+        """Drop a job; the worker that runs it is replaced."""
         self._queue = deque(job for job in self._queue if job.number != number)
         for i, worker in enumerate(self._workers):
             if worker.job and worker.job.number == number:
                 self._replace(i)
 
     def close(self) -> None:
-        """End all workers, in the middle of what they do."""
+        """End all workers, in the middle of their jobs."""
         for worker in self._workers:
             _end(worker)
         self._workers = []
 
     def poll(self, timeout: float) -> list[Event]:
-        """Start what can be started, wait, and return the news."""
+        """Start the jobs that find a free worker; return their events, or wait for those of running jobs."""
         events = self._assign()
         connections = {worker.connection: i for i, worker in enumerate(self._workers)}
         for connection in [] if events else wait(list(connections), timeout):
             assert isinstance(connection, Connection)
-            events += self._hear(connections[connection])
+            events += self._receive(connections[connection])
         for i, worker in enumerate(self._workers):
             patience = self._hang_seconds if worker.ready else START_SECONDS
-            if (worker.job or not worker.ready) and time.monotonic() - worker.heard > patience:
-                events += self._lose(i, f"it hung: nothing was heard of it for {patience:.0f} seconds")
+            if (worker.job or not worker.ready) and time.monotonic() - worker.last_message > patience:
+                events += self._lose(i, f"it hung: it sent no message for {patience:.0f} seconds")
         return events
 
-    # ---------------------------------------------------------------------------------------------------- inside
-
     def _start(self) -> _Worker:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=work, args=(theirs, self._prepare, self._slot.threads), daemon=True)
-        with _environment(OMP_NUM_THREADS=str(self._slot.threads), MKL_NUM_THREADS=str(self._slot.threads)):
-            process.start()
+        ours, theirs = self._context.Pipe()
+        threads = self._slot.threads
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        process = self._context.Process(target=work, args=(theirs, self._prepare, threads, environment), daemon=True)
+        process.start()
         theirs.close()
         return _Worker(process, ours)
 
@@ -156,26 +162,26 @@ class LocalExecutor(Executor):
                 job = self._queue.popleft()
                 try:
                     worker.connection.send(tuple(job))
-                except (BrokenPipeError, ConnectionResetError):  # it died while idle: `_hear` replaces it
+                except (BrokenPipeError, ConnectionResetError):  # it died while idle: `_receive` replaces it
                     self._queue.appendleft(job)
                     continue
-                worker.job, worker.heard = job, time.monotonic()
+                worker.job, worker.last_message = job, time.monotonic()
                 events.append(Event("started", job.number))
         return events
 
-    def _hear(self, i: int) -> list[Event]:
+    def _receive(self, i: int) -> list[Event]:
         worker = self._workers[i]
         try:
             kind, number, content = worker.connection.recv()
         except (EOFError, OSError):  # also when it was killed in the middle of a message
             worker.process.join(5)
             return self._lose(i, _death(worker.process.exitcode))
-        worker.heard = time.monotonic()
+        worker.last_message = time.monotonic()
         if kind == "ready":
             worker.ready, self._failed_starts = True, 0
             return []
         if kind == "broken":
-            raise SearchError(f"a worker prepares itself before its first job, which failed: {content}")
+            raise SearchError(f"a worker could not prepare for its first job: {content}")
         if kind == "progress":
             return [Event("progress", number, *content)]
         worker.job = None
@@ -189,12 +195,12 @@ class LocalExecutor(Executor):
         return [Event("failed", number, reason=content)]
 
     def _lose(self, i: int, reason: str) -> list[Event]:
-        """Replace a dead or silent worker, and tell its job as failed."""
+        """Replace a dead or silent worker; return the failure of its job."""
         worker = self._workers[i]
         if not worker.ready:
             self._failed_starts += 1
             if self._failed_starts >= STARTS:
-                raise SearchError(f"a worker starts, got {STARTS} failures in a row: {reason}")
+                raise SearchError(f"no worker could start, after {STARTS} attempts: {reason}")
         events = [Event("failed", worker.job.number, reason=f"the worker was lost: {reason}")] if worker.job else []
         self._replace(i)
         return events
@@ -212,18 +218,3 @@ def _death(exitcode: int | None) -> str:
         memory = ", as when the system runs out of memory" if name == "SIGKILL" else ""
         return f"it was killed by {name}{memory}"
     return f"it ended with exit code {exitcode}"
-
-
-@contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Set environment variables that a process started meanwhile inherits."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -1,66 +1,76 @@
-"""What runs inside a worker process: prepare once, then one job after another until the pipe closes."""
+"""What runs inside a worker process: it prepares once, then runs one job after another until the pipe closes."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
 import psutil
+from threadpoolctl import threadpool_limits
 
 from jointnas.errors import JointNASError
 
 Progress = Callable[[float, float], None]
+"""Called by a handler with the fraction of its job that is done and the seconds since the job's start."""
+
 Handler = Callable[[dict[str, Any], Progress], dict[str, Any]]
+"""Runs one job: takes its payload, returns its result, both of JSON types."""
+
 Prepare = Callable[[], Handler]
-"""Called once in a worker; returns what handles a job's payload and reports its progress."""
+"""Called once in a worker, before its first job."""
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 
-def work(connection: Connection, prepare: Prepare, threads: int) -> None:
-    """Serve jobs from `connection`: receive (number, payload), send ("progress" | "done" | "failed", number, …).
+def work(connection: Connection, prepare: Prepare, threads: int, environment: Mapping[str, str]) -> None:
+    """Serve jobs from `connection`: receive (number, payload), send ("progress" | "done" | "failed", number, content).
 
-    Ends when the parent closes the pipe or dies, in the middle of a training too.
+    Ends when the parent closes the pipe or dies, in the middle of a job too. threads: of OpenMP and of each BLAS.
     """
-    import torch  # here, as a parent that only asks a predictor does without
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    os.environ.clear()  # a worker forked from a server would keep the variables of the server's start
+    os.environ.update(environment)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
-        score.write("800")  # when memory runs out, a worker goes before the search
-    torch.set_num_threads(threads)
+        score.write("800")  # when memory runs out, the system kills a worker before the search
     try:
+        threadpool_limits(threads)
         handler = prepare()
+        threadpool_limits(threads)  # of the libraries that `prepare` imported
         connection.send(("ready", 0, None))
         while True:
             number, payload = connection.recv()
-            connection.send(_answer(connection, handler, number, payload))
+            kind, content = run_job(handler, payload, lambda *done, number=number: connection.send(("progress", number, done)))
+            if kind == "done":
+                content = {"result": content, "memory": psutil.Process().memory_info().rss}
+            connection.send((kind, number, content))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         os._exit(0)
     except JointNASError as error:
         connection.send(("broken", 0, str(error)))
-    except Exception as error:  # in `prepare`: told with its type, as the parent cannot see it
+    except Exception as error:  # in `prepare`: sent with its type, as the parent cannot see it
         connection.send(("broken", 0, f"{type(error).__name__}: {error}"))
 
 
-def _answer(connection: Connection, handler: Handler, number: int, payload: dict[str, Any]) -> tuple[str, int, Any]:
-    def progress(fraction: float, seconds: float) -> None:
-        connection.send(("progress", number, (fraction, seconds)))
+def run_job(handler: Handler, payload: dict[str, Any], progress: Progress) -> tuple[str, Any]:
+    """Return ("done", result), ("failed", reason), or ("exhausted", reason) where the process cannot go on.
 
+    Raises `BrokenPipeError` or `ConnectionResetError` when the parent is gone.
+    """
     try:
-        return "done", number, {"result": handler(payload, progress), "memory": psutil.Process().memory_info().rss}
+        return "done", handler(payload, progress)
     except (BrokenPipeError, ConnectionResetError):
         raise
     except JointNASError as error:
-        return "failed", number, str(error)
+        return "failed", str(error)
     except MemoryError as error:
-        return "exhausted", number, f"out of memory: {error}"
-    except Exception as error:  # whatever a training raises is that trial's failure, told with its type
+        return "exhausted", f"out of memory: {error}"
+    except Exception as error:  # whatever a handler raises is that job's failure, with its type in the reason
         text = str(error).lower()
         full = any(sign in text for sign in OUT_OF_MEMORY)
-        kind = "exhausted" if full or "cuda error" in text else "failed"  # either way this process is good for no more
+        kind = "exhausted" if full or "cuda error" in text else "failed"  # after either, no later job would succeed
         reason = "out of memory" if full else type(error).__name__
-        return kind, number, f"{reason}: {str(error).splitlines()[0] if text else 'no message'}"
+        return kind, f"{reason}: {str(error).splitlines()[0] if text else 'no message'}"

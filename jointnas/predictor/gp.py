@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
 
-from jointnas.execution.slots import available_cores
+from jointnas.cores import available_cores
 
 LENGTH = 0.0  # mean of a logarithmic length scale, to which half the logarithm of the groups' count is added
 LENGTH_DEVIATION = 1.0
