@@ -25,8 +25,9 @@ from measure import machine, ratio, take_turns, write
 from torch import nn
 
 from jointnas.campaign.campaign import local_executor
+from jointnas.cores import available_cores
 from jointnas.data import Data, DataSpec, load_data
-from jointnas.execution import Job, Slot, available_cores
+from jointnas.execution import Job, Slot
 from jointnas.network.families import make_blueprint
 from jointnas.network.module import build
 

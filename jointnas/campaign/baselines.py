@@ -30,7 +30,7 @@ from jointnas.network.cost import blueprint_cost
 from jointnas.network.families import make_blueprint
 from jointnas.space.knob_space import Candidate
 from jointnas.training.clock import Clock
-from jointnas.training.job import prepare_trials
+from jointnas.training.job import WORKER_MODULES, prepare_trials
 from jointnas.training.observation import Observation
 
 ARCHITECTURES: Mapping[str, Mapping[str, str | bool]] = {
@@ -116,7 +116,7 @@ def train_baselines(
             Job(t.number, {"candidate": t.candidate, "clock": clock.to_json(), "seed": t.seed})
             for t in waiting.values()
         ]
-        with LocalExecutor(prepare, slot, HANG_SECONDS) as executor:
+        with LocalExecutor(prepare, slot, HANG_SECONDS, WORKER_MODULES) as executor:
             for event in executor.results(jobs):
                 if event.kind in ("done", "failed"):
                     observation = _observed(event)

@@ -18,7 +18,7 @@ from jointnas.search.objective import ACCURACY
 from jointnas.search.search import Search, Winner
 from jointnas.space.constraint import violations
 from jointnas.training.clock import Clock
-from jointnas.training.job import prepare_trials
+from jointnas.training.job import WORKER_MODULES, prepare_trials
 
 
 @dataclass
@@ -120,4 +120,4 @@ class Campaign:
 
 def local_executor(data: dict[str, Any], slot: Slot, fingerprint: str) -> LocalExecutor:
     """Return the executor that trains candidates on the data of a `DataSpec` in JSON, which must have this fingerprint."""
-    return LocalExecutor(partial(prepare_trials, data, slot.device, fingerprint), slot)
+    return LocalExecutor(partial(prepare_trials, data, slot.device, fingerprint), slot, preload=WORKER_MODULES)

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
@@ -22,7 +23,6 @@ from jointnas.execution.worker import Prepare, work
 HANG_SECONDS = 180.0  # without a message from a running job
 START_SECONDS = 600.0  # for a worker to prepare
 STARTS = 3  # failed starts in a row before the executor gives up
-START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"  # forking crashes system libraries of macOS
 LEAK_BYTES = 2 * 1024**3  # of growth after a worker's first job
 
 
@@ -91,17 +91,15 @@ class LocalExecutor(Executor):
     """`slot.workers` processes on this machine with `slot.threads` threads each; use as a context manager.
 
     prepare: called once in each worker, importable by name. hang_seconds: a job without a message for so long has failed.
-    preload: modules that `prepare` needs; the first executor of a process imports its own once, and workers are forked from
-    there, so that they start in a fraction of a second (Linux).
+    preload: modules that `prepare` needs. On Linux the first executor of a process starts a server that imports its own, and
+    workers are forked from that server, so that they start in a fraction of a second.
     """
 
     def __init__(
         self, prepare: Prepare, slot: Slot, hang_seconds: float = HANG_SECONDS, preload: Sequence[str] = ()
     ) -> None:
         self._prepare, self._slot, self._hang_seconds = prepare, slot, hang_seconds
-        self._context = multiprocessing.get_context(START_METHOD)
-        if START_METHOD == "forkserver":
-            self._context.set_forkserver_preload(list(preload))
+        self._context = _process_context(preload)
         self._queue: deque[Job] = deque()
         self._failed_starts = 0
         self._workers = [self._start() for _ in range(slot.workers)]
@@ -204,6 +202,15 @@ class LocalExecutor(Executor):
         events = [Event("failed", worker.job.number, reason=f"the worker was lost: {reason}")] if worker.job else []
         self._replace(i)
         return events
+
+
+def _process_context(preload: Sequence[str]) -> ForkServerContext | SpawnContext:
+    """Return what starts processes; elsewhere than on Linux, system libraries may crash after a fork."""
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(preload))
+    return context
 
 
 def _end(worker: _Worker) -> None:

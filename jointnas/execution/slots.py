@@ -31,7 +31,9 @@ def share_slots(workers: int, device: str = "auto") -> Slot:
     """
     cores = available_cores()
     if not 1 <= workers <= cores:
-        raise SearchError(f"workers share {cores} cores, one or more each, got {workers}: choose --workers 1 to {cores}")
+        raise SearchError(
+            f"workers share {cores} cores, one or more each, got {workers}: choose --workers 1 to {cores}"
+        )
     if device not in DEVICES:
         raise SearchError(f"a device is one of {', '.join(DEVICES)}, got {device!r}: use --device auto")
     if device != "cpu":

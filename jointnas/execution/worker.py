@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
@@ -37,13 +38,15 @@ def work(connection: Connection, prepare: Prepare, threads: int, environment: Ma
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         score.write("800")  # when memory runs out, the system kills a worker before the search
     try:
-        threadpool_limits(threads)
+        _limit_threads(threads)
         handler = prepare()
-        threadpool_limits(threads)  # of the libraries that `prepare` imported
+        _limit_threads(threads)  # of the libraries that `prepare` imported
         connection.send(("ready", 0, None))
         while True:
             number, payload = connection.recv()
-            kind, content = run_job(handler, payload, lambda *done, number=number: connection.send(("progress", number, done)))
+            kind, content = run_job(
+                handler, payload, lambda *done, number=number: connection.send(("progress", number, done))
+            )
             if kind == "done":
                 content = {"result": content, "memory": psutil.Process().memory_info().rss}
             connection.send((kind, number, content))
@@ -53,6 +56,12 @@ def work(connection: Connection, prepare: Prepare, threads: int, environment: Ma
         connection.send(("broken", 0, str(error)))
     except Exception as error:  # in `prepare`: sent with its type, as the parent cannot see it
         connection.send(("broken", 0, f"{type(error).__name__}: {error}"))
+
+
+def _limit_threads(threads: int) -> None:
+    threadpool_limits(threads)
+    if torch := sys.modules.get("torch"):  # which keeps a number of its own, and is not imported for it
+        torch.set_num_threads(threads)
 
 
 def run_job(handler: Handler, payload: dict[str, Any], progress: Progress) -> tuple[str, Any]:

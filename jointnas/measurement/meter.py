@@ -20,6 +20,7 @@ from jointnas.network import families
 from jointnas.network.blueprint import Blueprint, Shape
 from jointnas.space.constraint import MEASURED, TRAINING_METRICS
 from jointnas.training.clock import StepClock
+from jointnas.training.job import WORKER_MODULES
 from jointnas.training.recipe import Recipe
 
 PATIENCE_SECONDS = 600.0  # with a network that is measured, which says nothing until it is
@@ -151,7 +152,7 @@ class Meter:
     def _workers(self) -> LocalExecutor:
         if self._executor is None:
             prepare = partial(prepare_measurements, self.input_shape, self.classes, self.slot.device)
-            self._executor = LocalExecutor(prepare, replace(self.slot, workers=1), PATIENCE_SECONDS)
+            self._executor = LocalExecutor(prepare, replace(self.slot, workers=1), PATIENCE_SECONDS, WORKER_MODULES)
         return self._executor
 
 

@@ -18,6 +18,8 @@ from jointnas.training.recipe import Recipe
 from jointnas.training.scoring import accuracies, predict
 from jointnas.training.trainer import CURVE_IMAGES, train_network
 
+WORKER_MODULES = ("jointnas.training.job", "torch._dynamo")  # optimizers import the latter in their first step
+
 
 def prepare_trials(spec: dict[str, Any], device: str, fingerprint: str) -> Handler:
     """Load the data and warm the libraries up, before any clock runs; return what trains the payload's candidate."""

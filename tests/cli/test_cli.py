@@ -27,8 +27,8 @@ from jointnas.campaign.registry import find_predictor
 from jointnas.campaign.store import DATABASE, Run, Trial
 from jointnas.cli import app, main
 from jointnas.cli.campaign import point_to_the_best_trial
+from jointnas.cores import available_cores
 from jointnas.errors import JointNASError
-from jointnas.execution import available_cores
 from jointnas.predictor.files import FORMAT
 from jointnas.predictor.gp_predictor import Predictor
 from jointnas.resources import resource_folder

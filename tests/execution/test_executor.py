@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 from functools import partial
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
 import pytest
 
+from jointnas import plugins
+from jointnas.cores import available_cores
 from jointnas.errors import JointNASError, SearchError
-from jointnas.execution import Job, LocalExecutor, Slot, available_cores, share_slots
+from jointnas.execution import ENTRY_POINTS, Job, LocalExecutor, Slot, find_executor, share_slots
+from jointnas.execution.recorded import RecordedExecutor
+from tests.executors import make_in_process
 
 DEADLINE_SECONDS = 60
 ONE = Slot("cpu", 1, 1)
@@ -36,9 +43,9 @@ def handle(payload, progress):
         progress(0.75, 3.0)
         return {}
     if do == "about":
-        import torch
-
-        return {"pid": os.getpid(), "torch": torch.get_num_threads(), "omp": os.environ["OMP_NUM_THREADS"]}
+        return {"pid": os.getpid(), "variable": os.environ.get("JOINTNAS_TEST")}
+    if do == "threads":
+        return {"torch": sys.modules["torch"].get_num_threads(), "environment": os.environ["OMP_NUM_THREADS"]}
     if do == "raise":
         raise {"key": KeyError, "own": JointNASError, "memory": MemoryError, "runtime": RuntimeError}[payload["kind"]](
             payload["message"]
@@ -54,6 +61,11 @@ def handle(payload, progress):
         time.sleep(0.05)
 
 
+def prepare_torch():
+    importlib.import_module("torch")
+    return handle
+
+
 def prepare_with_error():
     raise JointNASError("the images are not there: fetch them")
 
@@ -64,19 +76,19 @@ def prepare_crashing(count_file):
     os._exit(7)
 
 
-# ---------------------------------------------------------------------------------------------------------- the suite
+# ---------------------------------------------------------------------------------------------- every kind of executor
 
 
-@pytest.fixture(scope="module", params=[LocalExecutor])
-def make(request):
-    """What makes an executor of the kind under test."""
-    return request.param
+def make_recorded(prepare, slot, hang_seconds=30, preload=()):
+    return RecordedExecutor(LocalExecutor(prepare, slot, hang_seconds, preload), {"data": "none"})
 
 
-@pytest.fixture(scope="module")
-def executor(make):
-    """One executor with two workers that most tests share: each leaves it working."""
-    with make(prepare, Slot("cpu", 3, 2), hang_seconds=30) as shared:
+@pytest.fixture(
+    scope="module", params=[LocalExecutor, make_recorded, make_in_process], ids=["local", "recorded", "in-process"]
+)
+def any_executor(request):
+    """One executor of each kind that the tests of the contract share: each leaves it working."""
+    with closing(request.param(prepare, Slot("cpu", 1, 2))) as shared:
         yield shared
 
 
@@ -88,16 +100,78 @@ def outcomes(executor, jobs):
     return {e.number: e for e in ends}
 
 
+def job(number, folder, **payload):
+    """Return a job with a file of its own for what it keeps, as a recorded one has."""
+    return Job(number, {**payload, "weights": str(folder / f"{number}.safetensors")})
+
+
+def test_every_job_ends_once_and_returns_its_result(any_executor, tmp_path):
+    ended = outcomes(any_executor, [job(n, tmp_path, do="square", x=n) for n in range(1, 10)])
+    assert {n: e.result["square"] for n, e in ended.items()} == {n: n**2 for n in range(1, 10)}
+
+
+def test_a_job_reports_its_start_then_its_progress_then_its_end(any_executor, tmp_path):
+    events = list(any_executor.results([job(1, tmp_path, do="progress")]))
+    assert [(e.kind, e.fraction, e.seconds) for e in events] == [
+        ("started", 0.0, 0.0),
+        ("progress", 0.25, 1.0),
+        ("progress", 0.75, 3.0),
+        ("done", 0.0, 0.0),
+    ]
+
+
+def test_a_job_that_raises_fails_with_the_errors_type_and_message_and_the_others_finish(any_executor, tmp_path):
+    squares = [job(n, tmp_path, do="square", x=n) for n in (1, 2, 3)]
+    ended = outcomes(any_executor, [job(9, tmp_path, do="raise", kind="key", message="stem"), *squares])
+    assert ended[9].kind == "failed"
+    assert ended[9].reason == "KeyError: 'stem'"
+    assert all(ended[n].kind == "done" for n in (1, 2, 3))
+
+
+def test_an_error_of_the_package_fails_with_its_sentence_alone(any_executor, tmp_path):
+    sentence = "the rule, the value, the remedy"
+    assert outcomes(any_executor, [job(1, tmp_path, do="raise", kind="own", message=sentence)])[1].reason == sentence
+
+
+def test_a_job_that_was_cancelled_before_its_start_is_in_no_event(any_executor, tmp_path):
+    any_executor.submit([job(n, tmp_path, do="square", x=n) for n in range(1, 6)])
+    any_executor.cancel(5)
+    events = []
+    while sum(e.kind == "done" for e in events) < 4:
+        events += any_executor.poll(0.2)
+    assert {e.number for e in events} == {1, 2, 3, 4}
+    assert outcomes(any_executor, [job(6, tmp_path, do="square", x=6)])[6].kind == "done"
+
+
+def test_an_executor_is_looked_up_by_its_name(monkeypatch):
+    assert find_executor("local") is LocalExecutor
+    plugin = EntryPoint("in-process", "tests.executors:make_in_process", ENTRY_POINTS)
+    monkeypatch.setattr(plugins, "entry_points", lambda **chosen: EntryPoints([plugin]).select(**chosen))
+    assert find_executor("in-process") is make_in_process
+    with pytest.raises(SearchError, match="did you mean 'in-process'"):
+        find_executor("in-proces")
+
+
+def test_a_plugin_that_cannot_be_imported_is_an_error_that_names_its_cause(monkeypatch):
+    plugin = EntryPoint("broken", "tests.no_such_module:make", ENTRY_POINTS)
+    monkeypatch.setattr(plugins, "entry_points", lambda **chosen: EntryPoints([plugin]).select(**chosen))
+    with pytest.raises(JointNASError, match=r"'broken'.*no_such_module"):
+        find_executor("broken")
+
+
+# ------------------------------------------------------------------------------------------------------ worker processes
+
+
 def squares(first, n=3):
     return [Job(first + i, {"do": "square", "x": first + i}) for i in range(n)]
 
 
 def wait_for(condition, seconds=DEADLINE_SECONDS):
     end = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (value := condition()):
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.05)
-    return found
+    return value
 
 
 def poll_until(executor, wanted, seconds=DEADLINE_SECONDS):
@@ -117,39 +191,12 @@ def is_gone(pid):
         return True
 
 
-def test_every_job_ends_once_and_returns_its_result(executor):
-    ended = outcomes(executor, squares(1, 9))
-    assert {n: e.result["square"] for n, e in ended.items()} == {n: n**2 for n in range(1, 10)}
-
-
-def test_a_job_tells_its_start_then_its_progress_then_its_end(executor):
-    events = list(executor.results([Job(1, {"do": "progress"})]))
-    assert [(e.kind, e.fraction, e.seconds) for e in events] == [
-        ("started", 0.0, 0.0),
-        ("progress", 0.25, 1.0),
-        ("progress", 0.75, 3.0),
-        ("done", 0.0, 0.0),
-    ]
-
-
-def test_a_job_that_raises_fails_with_the_errors_type_and_message_and_the_others_finish(executor):
-    ended = outcomes(executor, [Job(9, {"do": "raise", "kind": "key", "message": "stem"}), *squares(1)])
-    assert ended[9].kind == "failed"
-    assert ended[9].reason == "KeyError: 'stem'"
-    assert all(ended[n].kind == "done" for n in (1, 2, 3))
-
-
-def test_an_error_of_the_package_fails_with_its_sentence_alone(executor):
-    job = Job(1, {"do": "raise", "kind": "own", "message": "the rule, the value, the remedy"})
-    assert outcomes(executor, [job])[1].reason == "the rule, the value, the remedy"
-
-
 @pytest.mark.parametrize(
     ("kind", "message"),
     [("memory", "no room"), ("runtime", "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")],
 )
-def test_a_job_without_memory_says_so_and_its_worker_is_replaced(make, kind, message):
-    with make(prepare, ONE) as executor:
+def test_a_job_without_memory_says_so_and_its_worker_is_replaced(kind, message):
+    with LocalExecutor(prepare, ONE) as executor:
         before = outcomes(executor, [Job(1, {"do": "about"})])[1].result["pid"]
         ended = outcomes(executor, [Job(2, {"do": "raise", "kind": kind, "message": message}), Job(3, {"do": "about"})])
     assert ended[2].reason == f"out of memory: {message}"
@@ -159,16 +206,16 @@ def test_a_job_without_memory_says_so_and_its_worker_is_replaced(make, kind, mes
 @pytest.mark.parametrize(
     ("payload", "reason"), [({"do": "exit", "code": 3}, "exit code 3"), ({"do": "kill"}, "killed by SIGKILL")]
 )
-def test_a_worker_that_dies_fails_its_job_alone_and_the_rest_finish_in_its_replacement(make, payload, reason):
-    with make(prepare, ONE) as executor:
+def test_a_worker_that_dies_fails_its_job_alone_and_the_rest_finish_in_its_replacement(payload, reason):
+    with LocalExecutor(prepare, ONE) as executor:
         ended = outcomes(executor, [Job(7, payload), *squares(1)])
     assert ended[7].kind == "failed"
     assert reason in ended[7].reason
     assert [ended[n].result["square"] for n in (1, 2, 3)] == [1, 4, 9]
 
 
-def test_a_worker_killed_while_idle_is_replaced_and_each_later_job_ends_once(make):
-    with make(prepare, ONE) as executor:
+def test_a_worker_killed_while_idle_is_replaced_and_each_later_job_ends_once():
+    with LocalExecutor(prepare, ONE) as executor:
         pid = outcomes(executor, [Job(1, {"do": "about"})])[1].result["pid"]
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: is_gone(pid))
@@ -176,10 +223,10 @@ def test_a_worker_killed_while_idle_is_replaced_and_each_later_job_ends_once(mak
     assert [ended[n].kind for n in (3, 4)] == ["done", "done"]
 
 
-def test_a_job_that_says_nothing_for_too_long_fails_and_its_worker_is_replaced(make, tmp_path):
+def test_a_job_that_says_nothing_for_too_long_fails_and_its_worker_is_replaced(tmp_path):
     pid_file = tmp_path / "pid"
     silent = Job(5, {"do": "endless", "pid_file": str(pid_file), "report": False})
-    with make(prepare, ONE, hang_seconds=2) as executor:
+    with LocalExecutor(prepare, ONE, hang_seconds=2) as executor:
         ended = outcomes(executor, [silent, *squares(1)])
         assert is_gone(int(pid_file.read_text()))
     assert "hung" in ended[5].reason
@@ -187,9 +234,9 @@ def test_a_job_that_says_nothing_for_too_long_fails_and_its_worker_is_replaced(m
     assert [ended[n].result["square"] for n in (1, 2, 3)] == [1, 4, 9]
 
 
-def test_a_job_that_keeps_reporting_outlives_the_patience_until_it_is_cancelled(make, tmp_path):
+def test_a_job_that_keeps_reporting_outlives_the_patience_until_it_is_cancelled(tmp_path):
     talking = Job(5, {"do": "endless", "pid_file": str(tmp_path / "pid"), "report": True})
-    with make(prepare, ONE, hang_seconds=2) as executor:
+    with LocalExecutor(prepare, ONE, hang_seconds=2) as executor:
         executor.submit([talking, *squares(1)])
         poll_until(executor, lambda e: e.kind == "progress")
         end = time.monotonic() + 3
@@ -203,32 +250,44 @@ def test_a_job_that_keeps_reporting_outlives_the_patience_until_it_is_cancelled(
     assert not {e.number for e in events} & {2, 5}
 
 
-def test_an_error_of_the_package_while_a_worker_prepares_ends_the_search_with_its_sentence(make):
-    with make(prepare_with_error, ONE) as executor, pytest.raises(SearchError, match="the images are not there"):
+def test_an_error_of_the_package_while_a_worker_prepares_ends_the_search_with_its_sentence():
+    with (
+        LocalExecutor(prepare_with_error, ONE) as executor,
+        pytest.raises(SearchError, match="the images are not there"),
+    ):
         list(executor.results(squares(1)))
 
 
-def test_workers_that_crash_while_they_prepare_are_given_up_after_three_starts(make, tmp_path):
+def test_workers_that_crash_while_they_prepare_are_given_up_after_three_starts(tmp_path):
     starts = tmp_path / "starts"
     with (
-        make(partial(prepare_crashing, str(starts)), ONE) as executor,
-        pytest.raises(SearchError, match=r"3 failures in a row.*exit code 7"),
+        LocalExecutor(partial(prepare_crashing, str(starts)), ONE) as executor,
+        pytest.raises(SearchError, match=r"3 attempts.*exit code 7"),
     ):
         list(executor.results(squares(1)))
     assert starts.read_text() == "xxx"
 
 
-def test_closing_ends_the_workers_in_the_middle_of_their_jobs(make, tmp_path):
+def test_closing_ends_the_workers_in_the_middle_of_their_jobs(tmp_path):
     pid_file = tmp_path / "pid"
-    with make(prepare, ONE) as executor:
+    with LocalExecutor(prepare, ONE) as executor:
         executor.submit([Job(1, {"do": "endless", "pid_file": str(pid_file), "report": True})])
         poll_until(executor, lambda e: e.kind == "progress")
     assert is_gone(int(pid_file.read_text()))
 
 
-def test_a_worker_computes_with_as_many_threads_as_its_slot(executor):
-    about = outcomes(executor, [Job(1, {"do": "about"})])[1].result
-    assert (about["torch"], about["omp"]) == (3, "3")
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_worker_computes_with_as_many_threads_as_its_slot(threads):
+    with LocalExecutor(prepare_torch, Slot("cpu", threads, 1)) as executor:
+        ended = outcomes(executor, [Job(1, {"do": "threads"})])
+    assert ended[1].result == {"torch": threads, "environment": str(threads)}
+
+
+def test_a_worker_has_the_environment_of_its_executor(monkeypatch):
+    for value in ("one", "two"):
+        monkeypatch.setenv("JOINTNAS_TEST", value)
+        with LocalExecutor(prepare, ONE) as executor:
+            assert outcomes(executor, [Job(1, {"do": "about"})])[1].result["variable"] == value
 
 
 PARENT = """
