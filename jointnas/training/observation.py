@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 CURVE_FRACTIONS = (0.1, 0.25, 0.5, 0.75)  # of the budget: where the learning curve is read, before the end
+QUIET_CPU_SHARE = 0.9  # trainings alone on their cores have 0.97 or more, beside as many busy processes about 0.5
 
 
 class CurvePoint(NamedTuple):
@@ -32,8 +33,14 @@ class Observation:
     steps: int | None = None
     step_seconds: float | None = None  # mean wall seconds of a training step, without scoring
     images_per_second: float | None = None  # training images, over the whole budget
+    cpu_share: float | None = None  # of the time that its threads were ready to run, the part they ran; None on a GPU
     curve: tuple[CurvePoint, ...] = ()
     failure: str | None = None
+
+    @property
+    def was_disturbed(self) -> bool:
+        """Whether other programs kept the training waiting for its cores, so that it took fewer steps than it could."""
+        return self.cpu_share is not None and self.cpu_share < QUIET_CPU_SHARE
 
     @classmethod
     def failed(cls, reason: str) -> Observation:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from jointnas.data import Data, Split
 from jointnas.errors import BudgetError, DivergenceError
+from jointnas.execution.contention import CpuShare
 from jointnas.network.blueprint import Blueprint
 from jointnas.network.module import Network, build
 from jointnas.training.averages import Lookahead, MovingAverage, retake_norms
@@ -94,6 +95,7 @@ class Trainer:
     ) -> None:
         self.recipe, self.data, self.clock, self.device = recipe, data, clock, device
         self.stop_at, self.progress = stop_at, progress
+        self.cpu_share = CpuShare() if device.type == "cpu" else None
         self.curve_images = min(curve_images, len(data.val))
         self.bfloat16 = trains_in_bfloat16(device)
         self.generator = torch.Generator().manual_seed(seed)
@@ -154,6 +156,7 @@ class Trainer:
                 steps=self.steps,
                 step_seconds=self.step_seconds / self.steps,
                 images_per_second=self.steps * self.recipe.batch_size / seconds,
+                cpu_share=self.cpu_share.read() if self.cpu_share else None,
                 curve=tuple(self.curve),
             ),
             self.scored.eval(),

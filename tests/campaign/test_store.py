@@ -28,6 +28,7 @@ SEEN = Observation(
     steps=20,
     step_seconds=0.0625,
     images_per_second=512.5,
+    cpu_share=0.75,
     curve=(CurvePoint(0.25, 0.5, 5, 0.125, 2.25), CurvePoint(0.5, 0.75, 10, 0.25)),
 )
 WINNERS = [Winner(CANDIDATE, 0.9, 0.05, None, {"macs": 1000, "size": 4096}), Winner({}, 0.8, 0.1, 0.75, {})]

@@ -15,11 +15,14 @@ from jointnas.network.families import make_blueprint
 from jointnas.training.averages import retake_norms
 from jointnas.training.batches import Normalise
 from jointnas.training.clock import StepClock, WallClock
+from jointnas.training.observation import Observation
 from jointnas.training.recipe import EXPECTED_LEARNING_RATE, Recipe
 from jointnas.training.schedules import learning_rate_factor, training_side
 from jointnas.training.scoring import SCORING_BATCH, accuracies, log_loss, logits_of, predict
 from jointnas.training.trainer import Trainer, Training, train_network
+from tests.contention import busy_neighbour, counts_waiting
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = {"network": "resnet9", "width": 8, "depth1": 0, "depth3": 0}
 DIGITS_RECIPE: dict[str, Any] = {"batch_size": 64, "flip": False, "crop": 0.0}
 CPU = torch.device("cpu")
@@ -105,6 +108,20 @@ def test_the_steps_take_less_than_the_seconds_of_a_training(digits: Data) -> Non
     assert observation.step_seconds is not None
     assert observation.seconds is not None
     assert 0 < 20 * observation.step_seconds < observation.seconds
+
+
+@counts_waiting
+def test_a_training_beside_a_busy_process_on_its_core_was_disturbed(digits: Data) -> None:
+    with busy_neighbour():
+        observation = train(digits, WallClock(1.5)).observation
+    assert observation.cpu_share is not None
+    assert 0 < observation.cpu_share < 0.75
+    assert observation.was_disturbed
+
+
+@pytest.mark.parametrize(("share", "disturbed"), [(None, False), (1.0, False), (0.5, True)])
+def test_a_training_was_disturbed_where_it_waited_for_its_cores(share: float | None, disturbed: bool) -> None:
+    assert Observation(0.5, cpu_share=share).was_disturbed is disturbed
 
 
 def test_a_curve_of_few_steps_skips_what_one_step_passes(digits: Data) -> None:
