@@ -17,7 +17,7 @@ from jointnas.cli import autotrain as command
 from jointnas.network.cost import blueprint_cost
 from jointnas.network.families import make_blueprint
 from jointnas.training.recipe import Recipe
-from tests.cli.test_cli import answer, jointnas, mistake
+from tests.helpers import answer, jointnas, mistake
 
 SPACE = """
 format = 1

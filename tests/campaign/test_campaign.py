@@ -57,7 +57,8 @@ def rounds_of(folder):
 def without_times(trial):
     """Return a trial without what differs between two trainings of it: how long they took."""
     curve = tuple(point._replace(seconds=0.0) for point in trial.observation.curve)
-    return replace(trial, observation=replace(trial.observation, seconds=None, images_per_second=None, curve=curve))
+    times = dict.fromkeys(("seconds", "step_seconds", "images_per_second", "cpu_share"))
+    return replace(trial, observation=replace(trial.observation, curve=curve, **times))
 
 
 @pytest.fixture(scope="module")

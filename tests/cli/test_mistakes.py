@@ -1,0 +1,148 @@
+"""Mistakes: each is one line that names its remedy, before anything is trained or written."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+
+import pytest
+
+from jointnas.campaign.store import DATABASE, Run
+from jointnas.cores import available_cores
+from tests.cli.commands import CANDIDATE
+from tests.helpers import jointnas, mistake, save_image
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    """A folder with everything that can be wrong."""
+    folder = tmp_path_factory.mktemp("desk")
+    files = {
+        "network.toml": 'format = 1\n[architecture]\nnetwork = "resnet99"\nwidth = 4\n',
+        "malformed.toml": "[architecture\n",
+        "upside_down.toml": 'format = 1\n[architecture]\nnetwork = "resnet9"\nwidth = { low = 9, high = 4 }\n',
+        "condition.toml": 'format = 1\n[architecture]\nnetwork = "resnet9"\nwidth = { low = 4, high = 9, when = { dept = 1 } }\n',
+        "misfit.toml": '[architecture]\nnetwork = "resnet9"\nwidht = 4\n',
+        "text.toml": '[architecture]\nnetwork = "resnet9"\nwidth = "wide"\n',
+        "mine.toml": CANDIDATE,
+        "half.toml": CANDIDATE + '[training.data]\nsource = "digits"\n',
+        "clock.toml": CANDIDATE + "[training.clock]\nhours = 1\n",
+        "diverge.toml": CANDIDATE + "learning_rate = 10\nweight_decay = 1.0\nwarmup = 0.0\nmomentum = 0.99\n",
+        "whole.toml": CANDIDATE.replace("32", "60000"),
+        "policy.toml": CANDIDATE + 'policy = "autoaugment"\n',
+        "magnitude.toml": CANDIDATE + 'policy = "randaugment"\npolicy_magnitude = 31\n',
+        "probability.toml": CANDIDATE + "mixup = 0.2\nmix_probability = 1.5\n",
+        "rate.toml": CANDIDATE + "learning_rate = 11\n",
+        "file": "",
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    for i in range(10):
+        save_image(folder / "one" / "cat" / f"{i}.png", i)
+        save_image(folder / "broken" / "cat" / f"{i}.png", i)
+        save_image(folder / "broken" / "dog" / f"{i}.png", i)
+        save_image(folder / "mixed" / ("cat" if i % 2 else "dog") / f"{i}.png", i, 8 + i)
+    (folder / "broken" / "dog" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    Run.create(folder / "newer", {}).close()
+    with sqlite3.connect(folder / "newer" / DATABASE) as db:
+        db.execute("PRAGMA user_version = 99")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("search --space resnet99", "did you mean 'resnet9'"),
+        ("search --space none.toml", "none.toml"),
+        ("search --space network.toml", "did you mean 'resnet9'"),
+        ("search --space malformed.toml", "valid TOML"),
+        ("search --space upside_down.toml", r"width.*(low|9)"),
+        ("search --space condition.toml", "dept"),
+        ("search --fix widht=8", "did you mean 'width'"),
+        ("search --fix width", "knob=value"),
+        ("search --fix width=banana", "banana"),
+        ("search --engine evolutoin", "did you mean 'evolution'"),
+        ("search --real --engine all", "one engine"),
+        ("search --real --early-stop 0.9", "drop one"),
+        ("search --repeats 3", "add --real"),
+        ("search --real --repeats 0", "1 or more, got 0"),
+        ("search --frontier macs", "name the run"),
+        ("search --from none --frontier macs -c accuracy>=0.5", "trades accuracy itself"),
+        ("search --total-time 1h --real --repeats 3", "one training a candidate, got --repeats 3"),
+        ("search -c macs<1e9999999", "finite"),
+        ("predictors fit none --to x --seed -1", "--seed lies between 0 and 99999, got -1"),
+        ("predictors show none --top 0", "--top is 1 or more, got 0"),
+        ("predictors fit none --to x", "run.sqlite"),
+        ("search --sweep macs<1M,2M", "name the run"),
+        ("search --from resnet9-digits --measure macs", "no measured metric is called 'macs'"),
+        ("search --from none --sweep macs", "write it like 'macs<5M,10M,20M'"),
+        ("search --from none --sweep macs<1M --frontier macs", "two questions"),
+        ("search --start nothing.toml", "nothing.toml"),
+        ("search --space senet --start resnet9-baseline", "fixed at 'senet', got 'resnet9'"),
+        ("search --real -c accuracy>=0.5", "min METRIC"),
+        ("search --data digit", "did you mean 'digits'"),
+        ("search --data file", "convert it"),
+        ("search --data one", "two classes or more, got cat"),
+        ("search --data broken", "3.png"),
+        ("search --data mixed", "--image-size"),
+        ("search --train-images 5000", "got a demand for 5000"),
+        ("search --val-images 5000", "got a demand for 5000"),
+        ("search --train-images 0", "--train-images is 1 or more, got 0"),
+        ("search --train-time 0s", "above 0 seconds"),
+        ("search --train-time 10x", "units.*'x'"),
+        ("search --train-time 10s --train-steps 10", "drop one"),
+        ("search --train-steps 0", "one step or more"),
+        ("search --total-time 1h --train-steps 10", "--total-time needs a training time"),
+        ("search --total-time 1h --train-time 10s --workers 0", "one or more each, got 0"),
+        ("search --seed 100000", "--seed lies between 0 and 99999, got 100000"),
+        ("search --from resnet9-digits -c accuracy>=90%", "an accuracy is a number, got '90%': write it like 0.9"),
+        ("retrain winner.toml --query 2", "names a run's winners, got --query 2"),
+        ("search --total-time 1s --train-time 10s --rounds 2 --confirm 0", "say 20s or more"),
+        ("search --total-time 1s --train-time 10s --rounds 2", "the 5 winners to confirm.*say 1m 10s or more"),
+        ("search --confirm 6", "between 0 and the 5 winners of --top, got 6"),
+        ("search --real --confirm 1", "--real confirms winners by --repeats"),
+        ("search --from nothing --out there", "no run and no predictor is called 'nothing'"),
+        ("search --rounds 0", "--rounds is 1 or more, got 0"),
+        ("search --workers 99", f"share {available_cores()} cores.*got 99"),
+        ("search --device tpu", "'tpu'"),
+        ("search -c mac<1M", "did you mean 'macs'"),
+        ("search -c macs", "'macs<40M'"),
+        ("search -c macs<1Q", "units.*'Q'"),
+        ("search -c macs<1K", r"smallest macs it reaches is \d"),
+        ("search --out file/run --train-steps 1", "writable.*--out"),
+        ("search --from none", "no run and no predictor is called 'none'"),
+        ("search --from newer", "format 99.*upgrade"),
+        ("runs show newer", "format 99.*upgrade"),
+        ("runs show none", "run.sqlite"),
+        ("export newer", "format 99.*upgrade"),
+        ("export none", "run.sqlite"),
+        ("train misfit.toml", "did you mean 'width'"),
+        ("train none.toml", "check the path"),
+        ("train clock.toml --data digits", "clock"),
+        ("retrain misfit.toml", "did you mean 'width'"),
+        ("retrain mine.toml", "use jointnas train"),
+        ("retrain half.toml", "half.toml|training"),
+        ("show misfit.toml", "did you mean 'width'"),
+        ("show text.toml", "width"),
+        ("show mine.toml --input-shape 28x28", "3x32x32"),
+        ("show one", "winner.json"),
+        ("predict one one/cat/0.png", "winner.json"),
+        ("search --early-stop 1.5", r"in \(0, 1\], got 1\.5"),
+        ("train resnet9-sma", "did you mean 'resnet9-sam'"),
+        ("train diverge.toml --train-steps 30", r"loss stays finite, got (nan|inf) at step \d+ .*learning_rate = 10"),
+        ("train whole.toml --train-steps 1", "training images, got batch_size = 60000"),
+        ("train policy.toml", "policy is one of none, autoaugment-cifar10, .*got 'autoaugment'"),
+        ("train magnitude.toml", r"policy_magnitude lies in \[0, 30\], got 31"),
+        ("train probability.toml", r"mix_probability lies in \[0, 1\], got 1\.5"),
+        ("train rate.toml", r"learning_rate lies in \[1e-05, 10\], got 11"),
+        ("recipes show nomad-senett", "did you mean 'nomad-senet'"),
+        ("augment --fix polcy=none", "did you mean 'policy'"),
+        ("augment --fix policy=autoaugment", "policy is one of none"),
+        ("augment --show sheet.txt", "a picture is a .png"),
+        ("augment --show file/sheet.png", "writable folder"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_with_its_remedy(line, message, desk, monkeypatch):
+    monkeypatch.chdir(desk)
+    assert re.search(message, mistake(jointnas(*line.split())))
+    assert not (desk / "runs").exists()
