@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from jointnas.errors import SearchError
 from jointnas.search.engines import nomad_process
 from jointnas.search.engines.problem import FAILURE, Evaluation, Merit, Problem
-from jointnas.space.knobs import Codes, Continuous, Knob, Ordered
+from jointnas.space.continuous import Continuous
+from jointnas.space.knobs import Codes, Knob, Ordered
 
 PHASE = 4  # evaluations per numeric knob, between two polls of the categories
 SMALLEST_PHASE = 16
