@@ -25,9 +25,9 @@ from jointnas.errors import BlueprintError, SearchError, suggest
 from jointnas.execution import Event, Job, LocalExecutor, Slot
 from jointnas.execution.worker import Handler
 from jointnas.network import library_networks
-from jointnas.network.blueprint import Shape
 from jointnas.network.cost import blueprint_cost
 from jointnas.network.families import make_blueprint
+from jointnas.network.operations.operation import Shape
 from jointnas.space.knob_space import Candidate
 from jointnas.training.clock import Clock
 from jointnas.training.job import prepare_trials

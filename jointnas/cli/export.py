@@ -211,7 +211,7 @@ def _block_rows(blueprint: Any, views: int = 1) -> list[tuple[str, ...]]:
 def _layer_rows(blueprint: Any, views: int = 1) -> list[tuple[str, ...]]:
     """Return the input, a row for each node, which reads others by their numbers, and the total of all views."""
     from jointnas.network.blueprint import block_shapes
-    from jointnas.network.cost import node_macs, node_weights
+    from jointnas.network.cost import node_cost
 
     shapes = blueprint.shapes()
     rows: list[tuple[str, ...]] = [("0", "input", "", "", _size(shapes[0]), "", "")]
@@ -222,9 +222,9 @@ def _layer_rows(blueprint: Any, views: int = 1) -> list[tuple[str, ...]]:
         for node, size in zip(block.nodes, sizes[len(inputs) :], strict=True):
             numbers.append(len(rows))
             reads = ", ".join(str(numbers[i]) for i in node.inputs)
-            source = sizes[node.inputs[0]]
-            costs = _amounts(node_macs(node, source, size), node_weights(node, source).trained)
-            rows.append((str(numbers[-1]), block.name, _operation(node), reads, _size(size), *costs))
+            cost = node_cost(node, sizes[node.inputs[0]], size)
+            amounts = _amounts(cost.macs, cost.trained)
+            rows.append((str(numbers[-1]), block.name, _operation(node), reads, _size(size), *amounts))
         outputs.append(numbers[-1])
     return [*rows, _total_row(blueprint, views, 2)]
 

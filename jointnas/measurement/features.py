@@ -9,60 +9,38 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from jointnas.network.blueprint import Block, Blueprint, Node, Shape, block_shapes
-from jointnas.network.cost import BYTES_PER_VALUE, node_activations, node_macs, node_weights
+from jointnas.network.blueprint import Block, Blueprint, block_shapes
+from jointnas.network.cost import BYTES_PER_VALUE, node_cost
+from jointnas.network.operations import OPERATIONS
+from jointnas.network.operations.operation import Shape, Work
 from jointnas.training.recipe import Columns, column
 
 Array = NDArray[np.float64]
 
 PHASES = 3  # in which a training whose images grow is measured
 
-KINDS: Mapping[str, tuple[str, ...]] = {
-    "pointwise": (),  # convolutions with a 1×1 kernel
-    "grouped": (),  # convolutions in groups
-    "spatial": ("conv", "whiten"),
-    "linear": ("linear",),
-    "norm": ("batch_norm",),
-    "simple": ("relu", "relu6", "hard_swish", "hard_sigmoid", "scale", "add", "blend", "multiply", "concat", "shuffle"),
-    "curved": ("celu", "gelu", "silu", "sigmoid"),  # with an exponential
-    "pool": ("max_pool", "avg_pool", "global_max_pool", "global_avg_pool"),
-    "resize": ("resize",),
-    "view": ("flatten",),
-    "opaque": ("opaque",),
-}
-"""The operations of each kind."""
+_PLACE = {work: i for i, work in enumerate(Work)}
 
-_KIND_OF = {operation: kind for kind, operations in KINDS.items() for operation in operations}
-_PLACE = {kind: i for i, kind in enumerate(KINDS)}
-
-CALLS = tuple(f"{kind}_calls" for kind in KINDS)
-WORK = (*(f"{kind}_work" for kind in KINDS), "convolved_values")
+CALLS = tuple(f"{kind}_calls" for kind in Work)
+WORK = (*(f"{kind}_work" for kind in Work), "convolved_values")
 FEATURES = (*CALLS, *WORK, "weight_bytes")
 """What `blueprint_features` holds, for one image: how often each kind is called; its work, which is the MACs of convolutions and linear
 layers, the values that pools read, and those that others write; the values that convolutions write; the bytes of weights."""
-
-
-def _kind(node: Node) -> str:
-    if node.operation == "conv" and node.get("groups") > 1:
-        return "grouped"
-    if node.operation == "conv" and node.get("kernel") == 1:
-        return "pointwise"
-    return _KIND_OF[node.operation]
 
 
 @lru_cache(maxsize=200_000)
 def block_features(block: Block, input_shapes: tuple[Shape, ...]) -> tuple[float, ...]:
     """Return `FEATURES` of a block that reads values of these shapes."""
     shapes = block_shapes(block, input_shapes)
-    calls, work = [0.0] * len(KINDS), [0.0] * len(KINDS)
+    calls, work = [0.0] * len(Work), [0.0] * len(Work)
     convolved = stored = 0
     for node, output in zip(block.nodes, shapes[len(input_shapes) :], strict=True):
-        source, kind = shapes[node.inputs[0]], _kind(node)
-        macs = node_macs(node, source, output)
+        source, kind = shapes[node.inputs[0]], OPERATIONS[node.operation].work_of(node)
+        cost = node_cost(node, source, output)
         calls[_PLACE[kind]] += 1
-        work[_PLACE[kind]] += macs or prod(source if kind == "pool" else output)
-        convolved += node_activations(node, source, output)
-        stored += sum(node_weights(node, source)) * BYTES_PER_VALUE
+        work[_PLACE[kind]] += cost.macs or prod(source if kind is Work.POOL else output)
+        convolved += cost.activations
+        stored += (cost.trained + cost.fixed) * BYTES_PER_VALUE
     return (*calls, *work, convolved, stored)
 
 

@@ -17,7 +17,8 @@ from jointnas.measurement.inference import BATCH, energy_counters, measure_energ
 from jointnas.measurement.store import Store, key, surroundings
 from jointnas.measurement.training import make_trainer, measure_training, step_memory
 from jointnas.network import families
-from jointnas.network.blueprint import Blueprint, Shape
+from jointnas.network.blueprint import Blueprint
+from jointnas.network.operations.operation import Shape
 from jointnas.space.constraint import MEASURED, TRAINING_METRICS
 from jointnas.training.clock import StepClock
 from jointnas.training.recipe import Recipe

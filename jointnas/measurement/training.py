@@ -18,7 +18,8 @@ from jointnas.data import Data, Split
 from jointnas.data.pack import Pack
 from jointnas.measurement.features import PHASES
 from jointnas.measurement.inference import TIMED_SECONDS, Call, synchronise, timed, warm_up
-from jointnas.network.blueprint import Blueprint, Shape
+from jointnas.network.blueprint import Blueprint
+from jointnas.network.operations.operation import Shape
 from jointnas.training.batches import CHUNK_PIXELS
 from jointnas.training.clock import StepClock
 from jointnas.training.recipe import Recipe

@@ -8,34 +8,16 @@ value i is the output of block i−1; the last block's output is the logits. Sha
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from jointnas.errors import BlueprintError, suggest
-from jointnas.network import library_networks
+from jointnas.network.operations import OPERATIONS
+from jointnas.network.operations.operation import BITS, POSITIVE, Attribute, Node, Shape, is_whole
 
-Shape = tuple[int, ...]
-Attribute = int | float | str | bool
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Node:
-    """One operation: its name, the values it reads and its attributes (sorted by name)."""
-
-    operation: str
-    inputs: tuple[int, ...]
-    attributes: tuple[tuple[str, Attribute], ...] = ()
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return an attribute, or `default` where the node does not carry it."""
-        for key, value in self.attributes:
-            if key == name:
-                return value
-        return default
 
 
 @dataclass(frozen=True)
@@ -156,7 +138,7 @@ class Blueprint:
                     for n in block["nodes"]
                 )
                 inputs = tuple(block["inputs"])
-                if not nodes or not inputs or not all(_is_whole(i) and 0 <= i <= len(blocks) for i in inputs):
+                if not nodes or not inputs or not all(is_whole(i) and 0 <= i <= len(blocks) for i in inputs):
                     raise BlueprintError(
                         f"a block has nodes and reads values made before it, got inputs {inputs}: export it again"
                     )
@@ -184,7 +166,7 @@ def make_node(operation: str, inputs: Sequence[int], attributes: Mapping[str, At
     if operation not in OPERATIONS:
         raise BlueprintError(f"no operation is called {operation!r}: {suggest(operation, OPERATIONS)}")
     rule = OPERATIONS[operation]
-    if not rule.inputs[0] <= len(inputs) <= rule.inputs[1] or not all(_is_whole(i) and i >= 0 for i in inputs):
+    if not rule.inputs[0] <= len(inputs) <= rule.inputs[1] or not all(is_whole(i) and i >= 0 for i in inputs):
         raise BlueprintError(
             f"{operation} reads {rule.inputs[0]} values by their numbers, got {list(inputs)}: change it"
         )
@@ -192,7 +174,7 @@ def make_node(operation: str, inputs: Sequence[int], attributes: Mapping[str, At
         if name not in attributes:
             raise BlueprintError(f"{operation} has the attributes {', '.join(rule.attributes)}, got no {name}: add it")
         if not kind.holds(attributes[name]):
-            raise BlueprintError(f"{name} of {operation} is {kind.about}, got {attributes[name]!r}: change it")
+            raise BlueprintError(f"{name} of {operation} is {kind.description}, got {attributes[name]!r}: change it")
     for name, value in attributes.items():
         optional = rule.optional.get(name, BITS if name == "bits" else None)
         if name not in rule.attributes and not (optional and optional.holds(value)):
@@ -200,10 +182,6 @@ def make_node(operation: str, inputs: Sequence[int], attributes: Mapping[str, At
                 f"{operation} has the attributes {', '.join(rule.attributes) or 'none'}, got {name} = {value!r}: drop it"
             )
     return Node(operation, tuple(inputs), tuple(sorted(attributes.items())))
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 class BlockBuilder:
@@ -228,173 +206,6 @@ class BlockBuilder:
     def build(self) -> Block:
         """Return the finished block."""
         return Block(self.name, tuple(self.nodes), self.n_inputs)
-
-
-# ---------------------------------------------------------------------------------------------------------- shapes
-
-
-def _image(node: Node, shape: Shape) -> tuple[int, int, int]:
-    if len(shape) != 3:
-        raise BlueprintError(
-            f"{node.operation} reads an image (C, H, W), got shape {shape}: put it before the image is flattened"
-        )
-    return shape[0], shape[1], shape[2]
-
-
-def _window(node: Node, size: int) -> int:
-    out = (size + 2 * int(node.get("padding", 0)) - int(node.get("kernel"))) // int(node.get("stride")) + 1
-    if out < 1:
-        raise BlueprintError(
-            f"{node.operation} with kernel {node.get('kernel')} does not fit an image side of {size}: "
-            "raise the resolution, or take a network that shrinks images less"
-        )
-    return out
-
-
-def _conv(node: Node, shapes: Sequence[Shape]) -> Shape:
-    c, h, w = _image(node, shapes[0])
-    channels, groups = int(node.get("channels")), int(node.get("groups"))
-    if channels < 1 or c % groups or channels % groups:
-        raise BlueprintError(
-            f"a convolution needs channels that its groups divide, got {c} to {channels} in {groups}: change them"
-        )
-    return (channels, _window(node, h), _window(node, w))
-
-
-def _pool(node: Node, shapes: Sequence[Shape]) -> Shape:
-    c, h, w = _image(node, shapes[0])
-    return (c, _window(node, h), _window(node, w))
-
-
-def _whiten(node: Node, shapes: Sequence[Shape]) -> Shape:
-    c, h, w = _image(node, shapes[0])
-    if int(node.get("kernel")) % 2 == 0:
-        raise BlueprintError(f"whiten keeps the size with an odd kernel, got {node.get('kernel')}: change it")
-    return (c * int(node.get("kernel")) ** 2, h, w)
-
-
-def _global_pool(node: Node, shapes: Sequence[Shape]) -> Shape:
-    return (_image(node, shapes[0])[0], 1, 1)
-
-
-def _resize(node: Node, shapes: Sequence[Shape]) -> Shape:
-    return (_image(node, shapes[0])[0], int(node.get("height")), int(node.get("width")))
-
-
-def _normed(node: Node, shapes: Sequence[Shape]) -> Shape:
-    return _image(node, shapes[0])
-
-
-def _same(node: Node, shapes: Sequence[Shape]) -> Shape:
-    return shapes[0]
-
-
-def _alike(node: Node, shapes: Sequence[Shape]) -> Shape:
-    if len(set(shapes)) != 1:
-        raise BlueprintError(f"{node.operation} reads values of one shape, got {list(shapes)}: change what it reads")
-    return shapes[0]
-
-
-def _concat(node: Node, shapes: Sequence[Shape]) -> Shape:
-    images = [_image(node, shape) for shape in shapes]
-    if len({image[1:] for image in images}) != 1:
-        raise BlueprintError(f"concat reads images of one height and width, got {list(shapes)}: change what it reads")
-    return (sum(image[0] for image in images), *images[0][1:])
-
-
-def _multiply(node: Node, shapes: Sequence[Shape]) -> Shape:
-    c, _, _ = _image(node, shapes[0])
-    if shapes[1] not in (shapes[0], (c, 1, 1)):
-        raise BlueprintError(
-            f"multiply reads an image and a value per channel, got {list(shapes)}: change what it reads"
-        )
-    return shapes[0]
-
-
-def _flatten(node: Node, shapes: Sequence[Shape]) -> Shape:
-    size = 1
-    for d in shapes[0]:
-        size *= d
-    return (size,)
-
-
-def _linear(node: Node, shapes: Sequence[Shape]) -> Shape:
-    if len(shapes[0]) != 1:
-        raise BlueprintError(f"linear reads a vector, got shape {shapes[0]}: flatten it first")
-    return (int(node.get("features")),)
-
-
-def _shuffle(node: Node, shapes: Sequence[Shape]) -> Shape:
-    shape = _image(node, shapes[0])
-    if shape[0] % int(node.get("groups")):
-        raise BlueprintError(
-            f"shuffle reads channels that its groups divide, got {shape[0]} in {node.get('groups')}: change them"
-        )
-    return shape
-
-
-def _opaque(node: Node, shapes: Sequence[Shape]) -> Shape:
-    _image(node, shapes[0])
-    library_networks.find(str(node.get("name")), str(node.get("library")))
-    return (int(node.get("features")),)
-
-
-class Kind(NamedTuple):
-    """What an attribute may be."""
-
-    about: str
-    holds: Callable[[object], bool]
-
-
-POSITIVE = Kind("a whole number from 1 to 65536", lambda v: _is_whole(v) and 1 <= int(str(v)) <= 65536)
-NATURAL = Kind("a whole number from 0 to 65536", lambda v: _is_whole(v) and 0 <= int(str(v)) <= 65536)
-BITS = Kind("a whole number from 1 to 64", lambda v: _is_whole(v) and 1 <= int(str(v)) <= 64)
-FLAG = Kind("true or false", lambda v: isinstance(v, bool))
-REAL = Kind("a finite number", lambda v: isinstance(v, float | int) and not isinstance(v, bool) and math.isfinite(v))
-WORD = Kind("a word", lambda v: isinstance(v, str))
-
-
-class Operation(NamedTuple):
-    """What there is to know of an operation: the shape it gives, its attributes, how few and many values it reads."""
-
-    shape: Callable[[Node, Sequence[Shape]], Shape]
-    attributes: Mapping[str, Kind] = {}
-    inputs: tuple[int, int] = (1, 1)
-    optional: Mapping[str, Kind] = {}
-
-
-_POOL = {"kernel": POSITIVE, "stride": POSITIVE}
-
-OPERATIONS: Mapping[str, Operation] = {
-    "conv": Operation(_conv, {"channels": POSITIVE, **_POOL, "padding": NATURAL, "groups": POSITIVE, "bias": FLAG}),
-    "whiten": Operation(_whiten, {"kernel": POSITIVE}),  # a fixed filter, taken from training patches
-    "linear": Operation(_linear, {"features": POSITIVE, "bias": FLAG}),
-    "batch_norm": Operation(_normed, {"scale": FLAG}),  # whether γ is trained or stays at 1
-    "relu": Operation(_same),
-    "celu": Operation(_same, {"alpha": REAL}),
-    "gelu": Operation(_same),
-    "silu": Operation(_same),
-    "hard_swish": Operation(_same),
-    "relu6": Operation(_same),
-    "sigmoid": Operation(_same),
-    "hard_sigmoid": Operation(_same),
-    "max_pool": Operation(_pool, _POOL, optional={"padding": NATURAL}),
-    "avg_pool": Operation(_pool, _POOL, optional={"padding": NATURAL}),
-    "global_max_pool": Operation(_global_pool),
-    "global_avg_pool": Operation(_global_pool),
-    "flatten": Operation(_flatten),
-    "resize": Operation(_resize, {"height": POSITIVE, "width": POSITIVE}),
-    "scale": Operation(_same, {"factor": REAL}),
-    "add": Operation(_alike, inputs=(2, 64)),
-    "blend": Operation(_alike, inputs=(2, 2)),  # λ·first + (1 − λ)·second with a trained λ that starts at 1
-    "concat": Operation(_concat, inputs=(2, 64)),  # along the channels
-    "multiply": Operation(_multiply, inputs=(2, 2)),
-    "shuffle": Operation(_shuffle, {"groups": POSITIVE}),  # channels dealt out, one of each group in turn
-    "opaque": Operation(
-        _opaque, {"library": WORD, "name": WORD, "features": POSITIVE}
-    ),  # one of `library_networks.NETWORKS`
-}
-"""The operations that exist; `module` holds the same names."""
 
 
 @lru_cache(maxsize=200_000)

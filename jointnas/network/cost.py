@@ -6,101 +6,29 @@
 - `size`: bytes of everything stored, running statistics and fixed filters included; each node knows its bits.
 - `memory`: peak bytes while one image is classified: what is stored, plus the most values alive at once when every
   operation writes a new float32 value and a value dies with its last reader. Inside an opaque node it is approximated, see
-  `opaque.trace`.
+  `library_networks.trace`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
-from jointnas.network.blueprint import Block, Blueprint, Node, Shape, block_shapes
-from jointnas.network.library_networks import Traced, trace
+from jointnas.network.blueprint import Block, Blueprint, block_shapes
+from jointnas.network.operations import OPERATIONS
+from jointnas.network.operations.operation import Node, NodeCost, Shape
 
 METRICS = ("macs", "params", "activations", "size", "memory")
-EACH_VIEW = (
-    "macs",
-    "activations",
-)  # each view of an image costs them again; views come one after another, in the same memory
+# Each view of an image costs these again; views are scored one after another, in the same memory.
+EACH_VIEW = ("macs", "activations")
 BYTES_PER_VALUE = 4
 
 
-class Weights(NamedTuple):
-    """How many numbers a node stores: those that training changes, and those it does not."""
-
-    trained: int
-    fixed: int
-
-
-def _conv_weights(node: Node, shape: Shape) -> Weights:
-    channels, kernel = int(node.get("channels")), int(node.get("kernel"))
-    bias = channels if node.get("bias") else 0
-    return Weights(channels * (shape[0] // int(node.get("groups"))) * kernel**2 + bias, 0)
-
-
-def _linear_weights(node: Node, shape: Shape) -> Weights:
-    features = int(node.get("features"))
-    return Weights(features * shape[0] + (features if node.get("bias") else 0), 0)
-
-
-def _batch_norm_weights(node: Node, shape: Shape) -> Weights:
-    return Weights(shape[0] * (2 if node.get("scale") else 1), 2 * shape[0])
-
-
-def _whiten_weights(node: Node, shape: Shape) -> Weights:
-    return Weights(0, (shape[0] * int(node.get("kernel")) ** 2) ** 2)
-
-
-def _traced(node: Node, shape: Shape) -> Traced:
-    return trace(node.get("library"), node.get("name"), shape, int(node.get("features")))
-
-
-def _opaque_weights(node: Node, shape: Shape) -> Weights:
-    found = _traced(node, shape)
-    return Weights(found.trained, found.fixed)
-
-
-_WEIGHTS: Mapping[str, Callable[[Node, Shape], Weights]] = {
-    "conv": _conv_weights,
-    "linear": _linear_weights,
-    "batch_norm": _batch_norm_weights,
-    "whiten": _whiten_weights,
-    "blend": lambda node, shape: Weights(1, 0),
-    "opaque": _opaque_weights,
-}
-
-
-def node_weights(node: Node, input_shape: Shape) -> Weights:
-    """Return how many numbers `node` stores when it reads a value of `input_shape`."""
-    rule = _WEIGHTS.get(node.operation)
-    return rule(node, input_shape) if rule else Weights(0, 0)
-
-
-def node_macs(node: Node, input_shape: Shape, output_shape: Shape) -> int:
-    """Return the multiply–accumulates of one node for one image; biases are not counted."""
-    if node.operation == "conv":
-        return prod(output_shape) * (input_shape[0] // int(node.get("groups"))) * int(node.get("kernel")) ** 2
-    if node.operation == "whiten":
-        return prod(output_shape) * input_shape[0] * int(node.get("kernel")) ** 2
-    if node.operation == "linear":
-        return prod(output_shape) * input_shape[0]
-    return _traced(node, input_shape).macs if node.operation == "opaque" else 0
-
-
-def node_activations(node: Node, input_shape: Shape, output_shape: Shape) -> int:
-    """Return how many numbers a node's convolutions and linear layers write for one image."""
-    if node.operation == "opaque":
-        return _traced(node, input_shape).activations
-    return prod(output_shape) if node_macs(node, input_shape, output_shape) else 0
-
-
-def _inner_values(node: Node, input_shape: Shape, output_shape: Shape) -> int:
-    """Return how many values are alive inside a node beyond what it reads and writes."""
-    if node.operation != "opaque":
-        return 0
-    return max(0, _traced(node, input_shape).peak - prod(input_shape) - prod(output_shape))
+def node_cost(node: Node, source: Shape, output: Shape) -> NodeCost:
+    """Return what a node costs for one image; `source` is the shape of the first value it reads."""
+    return OPERATIONS[node.operation].cost(node, source, output)
 
 
 class BlockCost(NamedTuple):
@@ -120,13 +48,12 @@ def block_cost(block: Block, inputs: tuple[Shape, ...], held: tuple[bool, ...]) 
     macs = params = activations = bits = 0
     inner = []
     for node, output in zip(block.nodes, shapes[len(inputs) :], strict=True):
-        source = shapes[node.inputs[0]]
-        weights = node_weights(node, source)
-        macs += node_macs(node, source, output)
-        params += weights.trained
-        activations += node_activations(node, source, output)
-        bits += sum(weights) * int(node.get("bits", 32))
-        inner.append(_inner_values(node, source, output))
+        cost = node_cost(node, shapes[node.inputs[0]], output)
+        macs += cost.macs
+        params += cost.trained
+        activations += cost.activations
+        bits += (cost.trained + cost.fixed) * int(node.get("bits", 32))
+        inner.append(cost.inner)
     reads = [node.inputs for node in block.nodes]
     keep = {i for i, still in enumerate(held) if still}
     peak = _peak([prod(shape) for shape in shapes], inner, reads, len(inputs), keep)
@@ -182,5 +109,5 @@ def blueprint_cost(blueprint: Blueprint) -> dict[str, int]:
 
 
 def scoring_cost(costs: Mapping[str, Any], views: Any) -> dict[str, Any]:
-    """Return what an image costs when so many views of it are scored, from the costs of one view: numbers, or arrays of them."""
+    """Return what an image costs when `views` views of it are scored, from the costs of one view: numbers or arrays."""
     return {metric: value * views if metric in EACH_VIEW else value for metric, value in costs.items()}

@@ -11,15 +11,12 @@ import torch
 from torch import Tensor
 
 from jointnas.errors import MorphismError
-from jointnas.network.blueprint import Attribute, Block, Blueprint, Shape, block_shapes, make_node
+from jointnas.network.blueprint import Block, Blueprint, block_shapes, make_node
 from jointnas.network.module import Network
+from jointnas.network.operations import OPERATIONS
+from jointnas.network.operations.operation import Attribute, Channels, Node, Shape, Work
 
 JOINS = ("concat", "blend")
-KEEPS = frozenset((
-    "batch_norm", "relu", "celu", "gelu", "silu", "hard_swish", "relu6", "sigmoid", "hard_sigmoid", "resize", "scale",
-    "max_pool", "avg_pool", "global_max_pool", "global_avg_pool", "add", "blend", "multiply",
-))  # fmt: skip
-"""The operations that give as many channels as they read, and each channel from the same channel of every input."""
 
 
 class Place(NamedTuple):
@@ -44,21 +41,37 @@ class Vertex:
     weights: dict[str, Tensor] = field(default_factory=dict)
 
     @property
+    def channels(self) -> Channels:
+        """How the channels it writes follow from those it reads: a depthwise convolution keeps them, other groups do not."""
+        if not self.inputs:
+            return Channels.OTHER
+        channels, groups = OPERATIONS[self.operation].channels, self.attributes.get("groups", 1)
+        if channels is not Channels.MIXED or groups == 1:
+            return channels
+        return Channels.KEPT if groups == self.inputs[0].shape[0] == self.shape[0] else Channels.OTHER
+
+    @property
     def mixes(self) -> bool:
         """Whether each output channel reads every input channel, so that the two counts are independent."""
-        return self.operation == "linear" or (self.operation == "conv" and self.attributes["groups"] == 1)
+        return self.channels is Channels.MIXED
 
     @property
     def keeps(self) -> bool:
-        """Whether output channel c depends on the inputs' channels c alone: `KEEPS`, and depthwise convolutions."""
-        if self.operation != "conv":
-            return self.operation in KEEPS
-        return 1 < int(self.attributes["groups"]) == self.inputs[0].shape[0] == self.shape[0]
+        """Whether output channel c depends on the inputs' channels c alone."""
+        return self.channels is Channels.KEPT
+
+    @property
+    def work(self) -> Work:
+        """The kind of work that it does."""
+        node = Node(self.operation, (), tuple(self.attributes.items()))
+        return OPERATIONS[self.operation].work_of(node)
 
     def resize(self, channels: int) -> None:
         """Write a new count of channels wherever the attributes hold it."""
-        names = {"conv": ("channels", "groups") if self.keeps else ("channels",), "linear": ("features",)}
-        self.attributes.update(dict.fromkeys(names.get(self.operation, ()), channels))
+        width = OPERATIONS[self.operation].width
+        if width:
+            names = (width, "groups") if self.keeps else (width,)
+            self.attributes.update(dict.fromkeys(names, channels))
 
 
 class Graph:

@@ -15,15 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from jointnas.errors import MorphismError
-from jointnas.network.blueprint import POSITIVE, Blueprint
+from jointnas.network.blueprint import Blueprint
 from jointnas.network.graph import JOINS, Graph, Place, Vertex
-from jointnas.network.module import BatchNorm, Network
+from jointnas.network.layers import BatchNorm
+from jointnas.network.module import Network
+from jointnas.network.operations import OPERATIONS
+from jointnas.network.operations.operation import POSITIVE, Channels, Work
 
 KERNELS = (3, 5)
 FACTORS = (2, 4)
 NOISE = 0.1
-IDEMPOTENT = ("relu", "relu6")
-UNFINISHED = ("conv", "batch_norm", "whiten")
+IDEMPOTENT = tuple(name for name, operation in OPERATIONS.items() if operation.idempotent)
+UNFINISHED = (Work.POINTWISE, Work.GROUPED, Work.SPATIAL, Work.NORM)  # an activation follows
 EPSILON = BatchNorm(1, scale=True).eps
 
 Sources = tuple[int, ...]
@@ -149,7 +152,7 @@ class Skip:
             raise MorphismError(
                 f"a block shows the last of its values to others, got {source.label}: start at its last node"
             )
-        if source.operation in UNFINISHED:
+        if source.work in UNFINISHED:
             raise MorphismError(
                 f"a skip starts at an activation, a pool, a join or the end of a block, got {source.label}: "
                 "choose another start"
@@ -335,11 +338,11 @@ def _passed_on(vertex: Vertex, read: list[Sources | None], start: Vertex) -> Sou
     first = read[0]
     if vertex.keeps and first and all(sources == first for sources in read):
         return first
-    if vertex.operation == "concat":
+    if vertex.channels is Channels.CONCATENATED:
         offsets = [sum(v.shape[0] for v in vertex.inputs[:i]) for i in range(len(read))]
         parts = zip(offsets, vertex.inputs, read, strict=True)
         return tuple(offset + c for offset, v, sources in parts for c in sources or range(v.shape[0]))
-    if vertex.operation == "flatten" and first:
+    if vertex.channels is Channels.FLATTENED and first:
         pixels = vertex.shape[0] // vertex.inputs[0].shape[0]
         return tuple(c * pixels + p for c in first for p in range(pixels))
     raise MorphismError(

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jointnas.network import families
-from jointnas.network.blueprint import Blueprint, Shape, joined_digest
+from jointnas.network.blueprint import Blueprint, joined_digest
 from jointnas.network.cost import METRICS, blueprint_cost
 from jointnas.network.families.family import Family, Part
+from jointnas.network.operations.operation import Shape
 from jointnas.space.knobs import Codes, Continuous, Knob
 
 Index = NDArray[np.int64]

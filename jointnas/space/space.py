@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jointnas.errors import BlueprintError, SpaceError, suggest
-from jointnas.network.blueprint import Blueprint, Shape
+from jointnas.network.blueprint import Blueprint
 from jointnas.network.cost import METRICS, scoring_cost
+from jointnas.network.operations.operation import Shape
 from jointnas.resources import resource_folder
 from jointnas.space.cost_table import Architectures
 from jointnas.space.knob_space import Candidate, KnobSpace

@@ -12,12 +12,12 @@ from scipy.stats import spearmanr
 from jointnas.errors import PredictorError
 from jointnas.execution import Slot
 from jointnas.measurement.estimate import Estimate, Estimator, blocks_alone, columns
-from jointnas.measurement.features import FEATURES, KINDS, STATES, blueprint_features, step_features
+from jointnas.measurement.features import FEATURES, STATES, blueprint_features, step_features
 from jointnas.measurement.inference import forward, timed
 from jointnas.measurement.meter import Meter
 from jointnas.measurement.store import Store, key, surroundings
 from jointnas.measurement.training import make_trainer
-from jointnas.network.blueprint import OPERATIONS, BlockBuilder, Blueprint
+from jointnas.network.blueprint import BlockBuilder, Blueprint
 from jointnas.network.cost import blueprint_cost
 from jointnas.network.families import FAMILIES, make_blueprint
 from jointnas.space.constraint import TRAINING_METRICS
@@ -90,10 +90,6 @@ def test_features_of_parts_in_a_row_add_up() -> None:
     first = Blueprint.chain(SHAPE, whole.blocks[:3])
     rest = Blueprint.chain(first.output_shape, whole.blocks[3:])
     assert blueprint_features(whole) == pytest.approx(np.add(blueprint_features(first), blueprint_features(rest)))
-
-
-def test_every_operation_is_of_one_kind() -> None:
-    assert sorted(operation for operations in KINDS.values() for operation in operations) == sorted(OPERATIONS)
 
 
 # -------------------------------------------------------------------------------------------------------------- laws

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from jointnas.errors import BlueprintError
-from jointnas.network.blueprint import Block, BlockBuilder, Blueprint, Node, make_node
+from jointnas.network.blueprint import Block, BlockBuilder, Blueprint, make_node
 from jointnas.network.families import make_blueprint
+from jointnas.network.operations.operation import Node
 from jointnas.space.space import Space
 
 

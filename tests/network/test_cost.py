@@ -7,9 +7,10 @@ from math import prod
 import pytest
 import torch
 
-from jointnas.network.blueprint import Block, BlockBuilder, Blueprint, Node, block_shapes
-from jointnas.network.cost import METRICS, blueprint_cost, node_weights
+from jointnas.network.blueprint import Block, BlockBuilder, Blueprint, block_shapes
+from jointnas.network.cost import METRICS, blueprint_cost, node_cost
 from jointnas.network.module import Network, build
+from jointnas.network.operations.operation import Node
 from jointnas.space.space import Space
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -213,7 +214,8 @@ def slow_memory(blueprint: Blueprint) -> int:
             is_output = n == len(block.nodes) - 1
             names.append(("block", b) if is_output else ("node", b, n))
             sizes[names[-1]] = prod(inner[len(inputs) + n])
-            stored += 4 * sum(node_weights(node, inner[node.inputs[0]]))
+            cost = node_cost(node, inner[node.inputs[0]], inner[len(inputs) + n])
+            stored += 4 * (cost.trained + cost.fixed)
             steps.append(({names[i] for i in node.inputs}, names[-1]))
     peak = 0
     for now, (_, written) in enumerate(steps):

@@ -15,7 +15,8 @@ from jointnas.network import families
 from jointnas.network.blueprint import Blueprint
 from jointnas.network.cost import blueprint_cost
 from jointnas.network.families import make_blueprint
-from jointnas.network.module import Network, Whiten
+from jointnas.network.layers import Whiten
+from jointnas.network.module import Network
 from jointnas.search.search import Search
 from jointnas.space.space import Space, built_in_spaces
 from tests.network.test_cost import FlopCountAnalysis, stored_bytes, traced

@@ -2,63 +2,22 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from jointnas.errors import DataError, ExportError
-from jointnas.network.blueprint import OPERATIONS as RULES
 from jointnas.network.blueprint import Block, BlockBuilder, Blueprint, make_node
 from jointnas.network.cost import blueprint_cost
 from jointnas.network.families import make_blueprint
-from jointnas.network.module import (
-    CELU,
-    MODULES,
-    WHITENING_EPSILON,
-    Add,
-    BatchNorm,
-    Linear,
-    Network,
-    Resize,
-    Whiten,
-    build,
-    load_weights,
-    save_weights,
-)
+from jointnas.network.layers import CELU, WHITENING_EPSILON, Add, BatchNorm, Linear, Resize, Whiten
+from jointnas.network.module import Network, build, load_weights, save_weights
 from jointnas.space.space import Space
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 IMAGE = (4, 9, 7)
-OPERATIONS: dict[str, dict[str, Any]] = {
-    "conv": {"channels": 6, "kernel": 3, "stride": 2, "padding": 1, "groups": 2, "bias": True},
-    "whiten": {"kernel": 3},
-    "batch_norm": {"scale": False},
-    "relu": {},
-    "celu": {"alpha": 0.3},
-    "gelu": {},
-    "silu": {},
-    "hard_swish": {},
-    "relu6": {},
-    "sigmoid": {},
-    "hard_sigmoid": {},
-    "max_pool": {"kernel": 3, "stride": 2, "padding": 1},
-    "avg_pool": {"kernel": 2, "stride": 2},
-    "global_max_pool": {},
-    "global_avg_pool": {},
-    "flatten": {},
-    "resize": {"height": 5, "width": 11},
-    "scale": {"factor": 0.125},
-    "add": {},
-    "blend": {},
-    "concat": {},
-    "multiply": {},
-    "shuffle": {"groups": 2},
-    "opaque": {"library": "torchvision", "name": "shufflenet_v2_x1_0", "features": 7},
-    "linear": {"features": 3, "bias": False},
-}
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -69,19 +28,6 @@ def images(n: int, channels: int, side: int, seed: int = 0) -> torch.Tensor:
     """Return smooth random images, whose neighbouring pixels are alike as in photos."""
     coarse = torch.randn(n, channels, side // 2, side // 2, generator=seeded(seed))
     return F.interpolate(coarse, size=(side, side), mode="bilinear") + 0.3
-
-
-def test_every_operation_with_a_shape_has_a_module() -> None:
-    assert set(MODULES) == set(RULES) == set(OPERATIONS)
-
-
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_an_operation_gives_the_shape_that_is_foretold(operation: str) -> None:
-    block = BlockBuilder("block")
-    read = block.add("flatten", 0) if operation == "linear" else 0  # a network reads images
-    block.add(operation, *[read] * RULES[operation].inputs[0], **OPERATIONS[operation])
-    network = Blueprint.chain(IMAGE, [block.build()])
-    assert build(network).eval()(torch.randn(2, *IMAGE)).shape == (2, *network.shapes()[-1])
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 28, 28), (3, 40, 32)])

@@ -14,9 +14,12 @@ from jointnas.errors import MorphismError
 from jointnas.network.blueprint import BlockBuilder, Blueprint
 from jointnas.network.cost import blueprint_cost
 from jointnas.network.families import FAMILIES, make_blueprint
-from jointnas.network.graph import KEEPS, Place
-from jointnas.network.module import BatchNorm, Network, build
+from jointnas.network.graph import Place
+from jointnas.network.layers import BatchNorm
+from jointnas.network.module import Network, build
 from jointnas.network.morphisms import Deeper, Morphism, Skip, Wider, apply, morph, options, preview
+from jointnas.network.operations import OPERATIONS
+from jointnas.network.operations.operation import Channels
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -211,7 +214,7 @@ ATTRIBUTES = {
 }
 
 
-@pytest.mark.parametrize("operation", sorted(KEEPS))
+@pytest.mark.parametrize("operation", [name for name, o in OPERATIONS.items() if o.channels is Channels.KEPT])
 def test_channels_are_copied_through_every_operation_that_keeps_them(operation: str) -> None:
     block = BlockBuilder("block")
     block.conv(channels=4)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jointnas.errors import BlueprintError, suggest
-from jointnas.network.blueprint import Blueprint, Shape
+from jointnas.network.blueprint import Blueprint
 from jointnas.network.families.chain import CHAIN
 from jointnas.network.families.classic import CLASSIC
 from jointnas.network.families.family import Family, Make
@@ -20,6 +20,7 @@ from jointnas.network.families.mobilenet import MOBILENET
 from jointnas.network.families.resnet import RESNET
 from jointnas.network.families.resnet9 import RESNET9
 from jointnas.network.families.senet import SENET
+from jointnas.network.operations.operation import Shape
 
 FAMILIES: dict[str, Family] = {
     "chain": CHAIN,

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from jointnas.errors import BlueprintError, suggest
-from jointnas.network.blueprint import Block, BlockBuilder, Blueprint, Shape
+from jointnas.network.blueprint import Block, BlockBuilder, Blueprint
 from jointnas.network.families.family import Family
 from jointnas.network.families.parts import classifier, open_block, resized
 from jointnas.network.library_networks import SMALL_SIDE
+from jointnas.network.operations.operation import Shape
 
 SHUFFLENET_STEM = 24  # channels
 SHUFFLENET_GROUPS = 2

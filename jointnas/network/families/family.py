@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from jointnas.errors import BlueprintError, suggest
-from jointnas.network.blueprint import Blueprint, Shape
+from jointnas.network.blueprint import Blueprint
+from jointnas.network.operations.operation import Shape
 
 LARGEST = 65_536  # of any knob: as many channels as an operation has, and no list of layers that fills the memory
 

@@ -11,9 +11,10 @@ from functools import cache
 from typing import Any
 
 from jointnas.errors import BlueprintError
-from jointnas.network.blueprint import Block, BlockBuilder, Blueprint, Shape
+from jointnas.network.blueprint import Block, BlockBuilder, Blueprint
 from jointnas.network.families.family import Family, Part
 from jointnas.network.families.parts import activate, divisible, open_block, positive
+from jointnas.network.operations.operation import Shape
 
 HEAD_EXPANSION = 6
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from jointnas.network.blueprint import Blueprint, Shape
+from jointnas.network.blueprint import Blueprint
 from jointnas.network.families.family import Family
 from jointnas.network.families.parts import open_block
 from jointnas.network.library_networks import find
+from jointnas.network.operations.operation import Shape
 
 
 def _library(input_shape: Shape, classes: int, *, name: str = "resnet18", resolution: float = 1.0) -> Blueprint:

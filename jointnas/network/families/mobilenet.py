@@ -6,10 +6,11 @@ import math
 from functools import cache
 
 from jointnas.errors import BlueprintError
-from jointnas.network.blueprint import BlockBuilder, Blueprint, Shape
+from jointnas.network.blueprint import BlockBuilder, Blueprint
 from jointnas.network.families.family import Family, Part
 from jointnas.network.families.fbnet import inverted_residual
 from jointnas.network.families.parts import activate, classifier, divisible, open_block, positive
+from jointnas.network.operations.operation import Shape
 
 STEM = 32
 STAGES = ((16, 1, 1), (24, 2, 1), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1))

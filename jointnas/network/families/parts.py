@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from jointnas.errors import BlueprintError, suggest
-from jointnas.network.blueprint import BlockBuilder, Blueprint, Shape
+from jointnas.network.blueprint import BlockBuilder, Blueprint
+from jointnas.network.operations.operation import Shape
 
 ACTIVATIONS = ("relu", "relu6", "celu", "gelu", "silu", "hard_swish")
 LARGEST_MULTIPLIER = 4.0

@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import cache
 
 from jointnas.errors import BlueprintError
-from jointnas.network.blueprint import Block, BlockBuilder, Blueprint, Shape
+from jointnas.network.blueprint import Block, BlockBuilder, Blueprint
 from jointnas.network.families.family import Family, Part
 from jointnas.network.families.parts import activate, open_block, positive
+from jointnas.network.operations.operation import Shape
 
 LOGIT_SCALE = 1 / 16
 

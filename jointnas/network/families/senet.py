@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import cache
 
 from jointnas.errors import BlueprintError
-from jointnas.network.blueprint import Block, BlockBuilder, Blueprint, Shape
+from jointnas.network.blueprint import Block, BlockBuilder, Blueprint
 from jointnas.network.families.family import Family, Part
 from jointnas.network.families.parts import classifier, open_block, positive
+from jointnas.network.operations.operation import Shape
 
 STAGE_CHANNELS = (64, 128, 256, 512)
 BLOCKS_PER_STAGE = 2

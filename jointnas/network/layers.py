@@ -1,0 +1,221 @@
+"""The layers of networks that PyTorch does not have, or not in this form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from jointnas.errors import DataError
+
+WHITENING_EPSILON = 1e-2
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm whose scale γ may stay at 1, and which in training may see `ghost` images at a time (Hoffer et al. 2017).
+
+    Each ghost batch is normalised by its own statistics, and the running ones follow one after the other.
+    """
+
+    def __init__(self, channels: int, scale: bool) -> None:
+        super().__init__(channels)
+        self.ghost = 0
+        if not scale:
+            self.register_parameter("weight", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (n, C, H, W) normalised."""
+        if self.training and 0 < self.ghost < len(x):
+            return torch.cat([self._normalised(part) for part in torch.split(x, self.ghost)])
+        return self._normalised(x)
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        """Return one batch normalised; a single value a channel has no statistics and takes the running ones."""
+        if self.training and x.numel() == x.shape[1]:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
+class Conv(nn.Conv2d):
+    """A convolution that takes stride 1 along a side where a single window fits, which changes no output.
+
+    PyTorch's bfloat16 gradient of a strided convolution of images one pixel wide is uninitialised memory where only padding
+    is met (seen in 2.15 on a CPU with AVX-512 BF16); with stride 1 it is zero, as it should be.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (n, channels, H, W)."""
+        sides = zip(x.shape[-2:], self.stride, self.kernel_size, (self.padding[0], self.padding[1]), strict=True)
+        stride = tuple(1 if side + 2 * int(pad) == kernel else step for side, step, kernel, pad in sides)
+        return F.conv2d(x, self.weight, self.bias, stride, self.padding, self.dilation, self.groups)
+
+
+class Linear(nn.Linear):
+    """A linear layer that in training drops out its inputs with probability `dropout`."""
+
+    dropout = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (n, features)."""
+        return super().forward(F.dropout(x, self.dropout, self.training))
+
+
+class Add(nn.Module):
+    """A sum whose first input is a shortcut; in training the others are left out of an image with probability `drop`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = 0.0
+
+    def forward(self, shortcut: Tensor, *branches: Tensor) -> Tensor:
+        """Return the sum."""
+        for branch in branches:
+            if self.training and self.drop:  # stochastic depth: of some images the whole branch
+                branch = branch * F.dropout(branch.new_ones(len(branch), *[1] * (branch.dim() - 1)), self.drop)
+            shortcut = shortcut + branch
+        return shortcut
+
+
+class Blend(nn.Module):
+    """A convex combination of two values with a trained weight λ, which starts at 1: the first value alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return λ·first + (1 − λ)·second."""
+        return torch.lerp(second, first, self.weight.to(first.dtype))
+
+
+class _CELU(torch.autograd.Function):
+    """CELU on a CPU by ELU's derivative, which PyTorch computes many times as fast as ELU: its `exp` is vectorised.
+
+    CELU(x) = max(x, α CELU'(x) − α), where CELU'(x) = exp(min(x, 0) / α). Its absolute error is a few roundings of α in
+    float32, in which lower precisions are computed too. The gradient reads the output, which the next layer keeps anyway.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: float) -> Tensor:
+        wide = x if x.dtype == torch.float64 else x.float()
+        ones = wide.new_ones(()).expand_as(wide)
+        slope = torch.ops.aten.elu_backward(ones, alpha, alpha, 1 / alpha, False, wide)  # α CELU'(x)
+        y = torch.maximum(x, slope.sub_(alpha).to(x.dtype))
+        ctx.save_for_backward(y)
+        ctx.alpha = alpha
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.elu_backward(gradients[0], ctx.alpha, 1.0, 1 / ctx.alpha, True, y), None
+
+
+class CELU(nn.Module):
+    """max(0, x) + min(0, α (exp(x / α) − 1)) (Barron 2017): fast on the CPU, PyTorch's own elsewhere and where it is traced."""
+
+    def __init__(self, alpha: float) -> None:
+        super().__init__()
+        self.alpha = alpha
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x's shape."""
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        if traced or x.device.type != "cpu":
+            return F.celu(x, self.alpha)
+        y: Tensor = _CELU.apply(x, self.alpha)
+        return y
+
+
+class Whiten(nn.Module):
+    """A fixed convolution that whitens k×k patches; its filter (a buffer) comes from training patches.
+
+    Until `fit` is called it passes the patches through unchanged. Source: the ResNet-9 team's report, HAET 2021, §2.4.4.
+    """
+
+    weight: Tensor
+
+    def __init__(self, channels: int, kernel: int) -> None:
+        super().__init__()
+        features = channels * kernel**2
+        self.kernel = kernel
+        self.register_buffer("weight", torch.eye(features).reshape(features, channels, kernel, kernel))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (n, C·k², H, W) from (n, C, H, W)."""
+        return F.conv2d(x, self.weight, padding=self.kernel // 2)
+
+    @torch.no_grad()
+    def fit(self, images: Tensor) -> None:
+        """Set the filter to V / √(Λ + ε), the eigenvectors and eigenvalues of the patches' covariance.
+
+        images: (n, C, H, W), at the resolution this layer sees. Patches are taken inside the image,
+        unless it is smaller than one. Raises `DataError` for fewer patches than a patch has values.
+        """
+        padding = 0 if min(images.shape[-2:]) >= self.kernel else self.kernel // 2
+        patches = F.unfold(images.float(), self.kernel, padding=padding)  # (n, C·k², positions)
+        patches = patches - patches.mean(dim=(0, 2), keepdim=True)
+        count, features = patches.shape[0] * patches.shape[2], patches.shape[1]
+        if count < features:
+            raise DataError(
+                f"whitening takes {features} training patches or more, got {count}: add images or set whitening = false"
+            )
+        covariance = torch.bmm(patches, patches.transpose(1, 2)).sum(0).double() / count
+        values, vectors = torch.linalg.eigh(covariance.cpu())
+        rows = (vectors / (values.clamp_min(0) + WHITENING_EPSILON).sqrt()).T.flip(0)  # largest variance first
+        self.weight.copy_(rows.reshape(self.weight.shape))
+
+
+class Resize(nn.Module):
+    """Bilinear resizing with antialiasing, so that shrinking keeps what the image shows.
+
+    While it trains it may give images of another size, `training_size`.
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        super().__init__()
+        self.size = (height, width)
+        self.training_size: tuple[int, int] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (n, C, height, width), and x itself where it has that size."""
+        size = self.training_size if self.training and self.training_size else self.size
+        return x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="bilinear", antialias=True)
+
+
+class Scale(nn.Module):
+    """Multiplication by a constant."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `factor · x`."""
+        return x * self.factor
+
+
+class Concat(nn.Module):
+    """Its inputs' channels in a row."""
+
+    def forward(self, *images: Tensor) -> Tensor:
+        """Return (n, sum of channels, H, W)."""
+        return torch.cat(images, dim=1)
+
+
+class Multiply(nn.Module):
+    """An image times a value per channel, or times another image."""
+
+    def forward(self, image: Tensor, factors: Tensor) -> Tensor:
+        """Return (n, C, H, W)."""
+        return image * factors
+
+
+def uninitialised(kind: type[nn.Module], *args: Any, **options: Any) -> nn.Module:
+    """Return a layer whose weights hold what is in memory, on the default device: drawing them twice would take time."""
+    device = torch.get_default_device()
+    layer: nn.Module = skip_init(kind, *args, device=device, **options)  # type: ignore[no-untyped-call]
+    return layer
