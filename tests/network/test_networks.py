@@ -217,5 +217,5 @@ def test_a_family_of_ones_own_is_registered_once(monkeypatch: pytest.MonkeyPatch
     families.register("mine", mine)
     assert families.find_family("mine").knobs == {"width": 0.1}
     assert of("mine", width=0.2) == of("senet", width=0.2)
-    with pytest.raises(BlueprintError, match="registered once, got 'mine' again"):
+    with pytest.raises(BlueprintError, match="a network called 'mine' is registered already"):
         families.register("mine", mine)

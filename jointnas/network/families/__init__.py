@@ -1,12 +1,13 @@
 """Network families: functions from architecture knobs, input shape and class count to a blueprint.
 
-A family's knobs and their defaults are in its `Family`, or are the keyword-only parameters of its function; spaces and
-candidate files are checked against them.
+The knobs of a family and their defaults are in its `Family`, or are the keyword-only parameters of its function; spaces and
+candidate files are checked against them. A family is built in, registered, or declared by an installed package.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from jointnas.errors import BlueprintError, suggest
@@ -34,18 +35,39 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+ENTRY_POINTS = "jointnas.families"
+"""The group in which an installed package declares network families: `name = "module:family"`."""
+
+
 def register(name: str, make: Make | Family) -> None:
-    """Add a family of your own under `name`; spaces may then say `network = "name"` in this process."""
+    """Add a family of your own: in this process, spaces and candidates may then have `network = "name"`."""
     if name in FAMILIES:
-        raise BlueprintError(f"a network is registered once, got {name!r} again: choose another name")
+        raise BlueprintError(f"a network called {name!r} is registered already: choose another name")
     FAMILIES[name] = Family.of(make)
 
 
 def find_family(name: object) -> Family:
-    """Return the family called `name`. Raises `BlueprintError` that names the nearest known one."""
+    """Return the family called `name`: a built-in one, a registered one, or one of an installed package.
+
+    Raises `BlueprintError` that suggests the nearest name, or names the package that cannot be used.
+    """
     if name not in FAMILIES:
-        raise BlueprintError(f"no network is called {name!r}: {suggest(name, FAMILIES)}")
+        entries = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
+        if name not in entries:
+            raise BlueprintError(f"no network is called {name!r}: {suggest(name, [*FAMILIES, *entries])}")
+        register(str(name), _load(entries[str(name)]))
     return FAMILIES[str(name)]
+
+
+def _load(entry: EntryPoint) -> Family:
+    try:
+        return Family.of(entry.load())
+    except Exception as error:  # whatever an import of another package raises
+        package = entry.dist.name if entry.dist else entry.module
+        raise BlueprintError(
+            f"the installed package {package!r} does not provide its network {entry.name!r} ({entry.value}: "
+            f"{type(error).__name__}: {error}): update or uninstall it"
+        ) from error
 
 
 def make_blueprint(architecture: Mapping[str, Any], input_shape: Shape, classes: int) -> Blueprint:
@@ -55,7 +77,7 @@ def make_blueprint(architecture: Mapping[str, Any], input_shape: Shape, classes:
     """
     knobs = dict(architecture)
     if "network" not in knobs:
-        raise BlueprintError('an architecture names its network, got none: add network = "resnet9"')
+        raise BlueprintError('an architecture needs a network, got none: add network = "resnet9"')
     name = knobs.pop("network")
     made = find_family(name)
     check_input(input_shape, classes)
