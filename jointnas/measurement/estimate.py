@@ -1,4 +1,4 @@
-"""Estimates of measured metrics for whole batches of candidates, by laws fitted to what was measured on this device."""
+"""Estimates of measured metrics for batches of candidates: linear models fitted to measurements on this device."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 FOLDS = 5
 FEWEST_ROWS = 2
 ITERATIONS = 10_000  # far more than a few dozen weights take
-BLOCK_WEIGHT = 0.1  # of a block's error beside a network's: alone it finds its input in the cache and is faster
+BLOCK_WEIGHT = 0.1  # relative to a network: alone, a block reads its input from the cache and is faster
 
 
 @dataclass(frozen=True)
 class Estimator:
-    """A linear law without negative weights, so that more work is never estimated to cost less.
+    """A linear model without negative weights, so that more work never has a lower estimate.
 
-    error: the median relative error on rows that were held out, each by a law of the other folds.
+    error: the median relative error in cross-validation.
     """
 
     weights: Array  # (f,)
@@ -37,27 +37,27 @@ class Estimator:
 
     @classmethod
     def fit(cls, features: Array, values: Array, seed: int, whole: int | None = None) -> Estimator:
-        """Return the law of least squared relative errors, for (n, f) features and (n,) positive values.
+        """Return the model of least squared relative errors, for (n, f) features and (n,) positive values.
 
-        Rows with the value NaN, failed measurements, are left out. whole: the first so many rows, by default all, are networks;
-        the others are blocks measured alone, which count for less and are never held out. Raises `PredictorError` for fewer
+        Failed measurements, whose value is NaN, are left out. whole: how many rows from the first are networks, by default all;
+        the others are blocks measured alone, which have less weight and are never held out. Raises `PredictorError` for fewer
         than two networks, or values that are not positive.
         """
-        known = ~np.isnan(values)
-        networks = int(known[:whole].sum())
-        features, values = features[known], values[known]
+        measured = ~np.isnan(values)
+        networks = int(measured[:whole].sum())
+        features, values = features[measured], values[measured]
         if networks < FEWEST_ROWS or not np.all(values > 0):
             raise PredictorError(
-                f"an estimate is fitted to {FEWEST_ROWS} positive figures or more, got {values[:networks].tolist()}: "
+                f"an estimate needs at least {FEWEST_ROWS} positive measurements, got {values[:networks].tolist()}: "
                 "measure other candidates"
             )
         counts = np.where(np.arange(len(values)) < networks, 1.0, BLOCK_WEIGHT)
         errors = []
         for fold in np.array_split(np.random.default_rng(seed).permutation(networks), min(FOLDS, networks)):
             rest = np.delete(np.arange(len(values)), fold)
-            law = _fitted(features[rest], values[rest], counts[rest])
-            errors.append(np.abs(_predicted(law, features[fold]) / values[fold] - 1))
-        *weights, intercept = _fitted(features, values, counts).tolist()
+            model = _fit(features[rest], values[rest], counts[rest])
+            errors.append(np.abs(_predicted(model, features[fold]) / values[fold] - 1))
+        *weights, intercept = _fit(features, values, counts).tolist()
         return cls(np.array(weights), intercept, float(np.median(np.concatenate(errors))))
 
     def predict(self, features: Array) -> Array:
@@ -65,7 +65,7 @@ class Estimator:
         return _predicted(np.append(self.weights, self.intercept), features)
 
 
-def _fitted(features: Array, values: Array, counts: Array) -> Array:
+def _fit(features: Array, values: Array, counts: Array) -> Array:
     """Return (f + 1,) weights, the intercept last: non-negative least squares of relative errors times their (n,) counts."""
     rows = np.column_stack([features, np.ones(len(values))]) * (counts / values)[:, None]
     scale = rows.max(axis=0)
@@ -74,27 +74,27 @@ def _fitted(features: Array, values: Array, counts: Array) -> Array:
     return weights
 
 
-def _predicted(law: Array, features: Array) -> Array:
-    return np.asarray(features @ law[:-1] + law[-1])
+def _predicted(model: Array, features: Array) -> Array:
+    return np.asarray(features @ model[:-1] + model[-1])
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """One metric's law for the networks and recipes of a space, on the device that it was fitted for."""
+    """One metric's model for the networks and recipes of a space, on one device."""
 
     metric: str
-    law: Estimator
+    model: Estimator
 
     @property
     def error(self) -> float:
         """The median relative error on networks that were held out."""
-        return self.law.error
+        return self.model.error
 
     @classmethod
     def calibrate(
         cls, meter: Meter, metric: str, candidates: Sequence[Mapping[str, Any]], blocks: int, seed: int
     ) -> Estimate:
-        """Return the law fitted to these candidates, measured; and, for inference, to some of their blocks, each alone.
+        """Measure candidates and, for inference, some of their blocks alone; return the model fitted to them.
 
         blocks: how many, drawn by seed. Raises `PredictorError` when fewer than two candidates could be measured.
         """
@@ -102,12 +102,13 @@ class Estimate:
         alone: list[Workload] = []
         if metric not in TRAINING_METRICS:
             alone = [(block, Recipe()) for block in blocks_alone([blueprint for blueprint, _ in whole], blocks, seed)]
-        found = meter.measure_workloads([*whole, *alone], [metric])
-        values = np.array([figures[metric] for figures in found])
-        if np.sum(~np.isnan(values[: len(whole)])) < FEWEST_ROWS and meter.failures:
+        rows = meter.measure_workloads([*whole, *alone], [metric])
+        values = np.array([row[metric] for row in rows])
+        measured = int(np.sum(~np.isnan(values[: len(whole)])))
+        if measured < FEWEST_ROWS and meter.failures:
             raise PredictorError(
-                f"{metric} is forecast from {FEWEST_ROWS} measured candidates or more, got fewer of {len(whole)}, for "
-                f"measuring failed ({meter.failures[0]}): tighten the other bounds, or free the device"
+                f"a forecast of {metric} needs at least {FEWEST_ROWS} measured candidates, got {measured} of {len(whole)} "
+                f"because measuring failed ({meter.failures[0]}): tighten the other bounds or free the device"
             )
         networks = np.array([blueprint_features(blueprint) for blueprint, _ in (*whole, *alone)])
         recipes = columns([recipe for _, recipe in (*whole, *alone)])
@@ -118,7 +119,7 @@ class Estimate:
 
     def predict(self, networks: Array, recipes: Columns) -> Array:
         """Return (n,) estimates of the metric, from (n, `FEATURES`) networks and the (n,) columns of their recipes."""
-        return _linear(self.metric, self.law.predict(_inputs(self.metric, networks, recipes)), recipes)
+        return _linear(self.metric, self.model.predict(_inputs(self.metric, networks, recipes)), recipes)
 
 
 def _inputs(metric: str, networks: Array, recipes: Columns) -> Array:
@@ -128,7 +129,7 @@ def _inputs(metric: str, networks: Array, recipes: Columns) -> Array:
 
 
 def _linear(metric: str, values: Array, recipes: Columns) -> Array:
-    """Return a metric's values as what a law estimates, and back: the seconds of a step for images a second."""
+    """Convert between a metric and what the model is linear in: the seconds of a step for images per second."""
     if metric != "images_per_second":
         return values
     return np.asarray(column(recipes, "batch_size", len(values)) / values, dtype=np.float64)
@@ -140,14 +141,14 @@ def columns(recipes: Sequence[Recipe]) -> Columns:
 
 
 def blocks_alone(networks: Sequence[Blueprint], count: int, seed: int) -> list[Blueprint]:
-    """Return `count` different blocks of these networks, or all there are, each as a network of its own."""
-    found: dict[Blueprint, None] = {}
+    """Return `count` different blocks of these networks, or all of them if there are fewer, each as a network of its own."""
+    blocks: dict[Blueprint, None] = {}
     for network in networks:
         shapes = network.shapes()
         for block, inputs in zip(network.blocks, network.wiring, strict=True):
             read = {shapes[i] for i in inputs}
             if len(read) == 1 and len(min(read)) == 3:  # a network reads one image
-                found[Blueprint(read.pop(), (block,), ((0,) * len(inputs),))] = None
-    known = list(found)
-    chosen = np.random.default_rng(seed).permutation(len(known))[:count]
-    return [known[i] for i in chosen]
+                blocks[Blueprint(read.pop(), (block,), ((0,) * len(inputs),))] = None
+    distinct = list(blocks)
+    chosen = np.random.default_rng(seed).permutation(len(distinct))[:count]
+    return [distinct[i] for i in chosen]

@@ -1,4 +1,4 @@
-"""Numbers in which measured metrics are linear: sums over a network's blocks, and for training what its recipe makes of them."""
+"""Features in which measured metrics are linear: sums over a network's blocks and, for training, their products with recipe terms."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from jointnas.training.recipe import Columns, column
 
 Array = NDArray[np.float64]
 
-PHASES = 3  # in which a training whose images grow is measured
+PHASES = 3  # of a training with progressive resizing, each measured at its own image size
 
 _PLACE = {work: i for i, work in enumerate(Work)}
 
 CALLS = tuple(f"{kind}_calls" for kind in Work)
 WORK = (*(f"{kind}_work" for kind in Work), "convolved_values")
 FEATURES = (*CALLS, *WORK, "weight_bytes")
-"""What `blueprint_features` holds, for one image: how often each kind is called; its work, which is the MACs of convolutions and linear
-layers, the values that pools read, and those that others write; the values that convolutions write; the bytes of weights."""
+"""The features of a network for one image: the calls of each kind of work; its amount, which is the MACs of convolutions and
+linear layers, the values that pools read, and the values that others write; the values that convolutions write; weight bytes."""
 
 
 @lru_cache(maxsize=200_000)
@@ -57,14 +57,14 @@ def blueprint_features(blueprint: Blueprint) -> tuple[float, ...]:
 STATES: Mapping[str, int] = {
     "sgd": 1, "adam": 2, "adamw": 2, "adamax": 2, "adadelta": 2, "adagrad": 1, "asgd": 1, "rmsprop": 1, "muon": 1,
 }  # fmt: skip
-"""Numbers that each optimizer keeps for a weight; SGD without momentum keeps none."""
+"""Numbers that each optimizer stores per weight; SGD without momentum stores none."""
 
 POLICY_OPERATIONS: Mapping[str, int] = {"none": 0, "trivialaugment": 1}
-"""Operations that a policy does to an image: AutoAugment's two, RandAugment as many as its knob says."""
+"""Operations that a policy applies to an image: two by default, as in AutoAugment; RandAugment has a knob for it."""
 
 
 def step_features(metric: str, networks: Array, recipes: Columns) -> Array:
-    """Return (n, g) numbers of a training step, in which its seconds or, for `train_memory`, its bytes are linear.
+    """Return the (n, g) features of a training step, in which its seconds or, for `train_memory`, its bytes are linear.
 
     networks: (n, `FEATURES`). Of seconds: calls and reads of the weights by the passes that the gradient takes; work by the
     images that go through them, at their mean area where they grow; weights by what the optimizer and the averages keep of
@@ -100,9 +100,9 @@ def step_features(metric: str, networks: Array, recipes: Columns) -> Array:
 
 
 def _policy_operations(recipes: Columns, n: int) -> Array:
-    policy, asked = column(recipes, "policy", n), column(recipes, "policy_operations", n)
-    known = np.array([POLICY_OPERATIONS.get(name, 2) for name in policy.tolist()], dtype=np.float64)
-    return np.where(policy == "randaugment", asked, known).astype(np.float64)
+    policy, chosen = column(recipes, "policy", n), column(recipes, "policy_operations", n)
+    fixed = np.array([POLICY_OPERATIONS.get(name, 2) for name in policy.tolist()], dtype=np.float64)
+    return np.where(policy == "randaugment", chosen, fixed).astype(np.float64)
 
 
 def _area(recipes: Columns, n: int) -> Array:

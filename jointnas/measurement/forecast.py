@@ -1,4 +1,4 @@
-"""What measured metrics would be, for whole batches of a space's candidates, and what they are of those that matter."""
+"""Forecasts of measured metrics for batches of a space's candidates, and measurements of single ones."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from jointnas.space.space import Space
 if TYPE_CHECKING:
     from jointnas.measurement.meter import Meter
 
-CALIBRATION = 20  # candidates that are measured for it
+CALIBRATION = 20  # candidates that are measured for a fit
 BLOCKS = 16  # of their blocks that are measured alone
 
 
 class Forecast:
     """Estimates of metrics on a meter's device, fitted to a few measured candidates of a bound space and their blocks.
 
-    reported: further metrics, which are measured and not estimated.
+    reported: further metrics, measured but not estimated.
     """
 
     def __init__(self, space: Space, meter: Meter, metrics: Sequence[str], reported: Sequence[str], seed: int) -> None:
@@ -32,7 +32,7 @@ class Forecast:
         self._estimates: dict[str, Estimate] = {}
 
     def calibrate(self, codes: Codes) -> None:
-        """Measure some of (n, knobs) codes and fit the estimates to them.
+        """Measure some of the (n, knobs) codes and fit the estimates to them.
 
         Raises `ConstraintError` for a metric that cannot be measured here, `PredictorError` when measuring fails.
         """
@@ -43,7 +43,7 @@ class Forecast:
 
     @property
     def errors(self) -> dict[str, float]:
-        """Each metric's median relative error on candidates that were held out of its fit."""
+        """Each metric's median relative error on held-out candidates."""
         return {metric: estimate.error for metric, estimate in self._estimates.items()}
 
     def predict(self, codes: Codes) -> dict[str, NDArray[np.float64]]:

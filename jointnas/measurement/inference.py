@@ -1,4 +1,4 @@
-"""What classifying images costs on a device: seconds, and joules where the device counts them."""
+"""The latency and energy of inference on a device."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from jointnas.training.scoring import logits_of
 
 BATCH = 64  # images of batch latency and energy
 
-SETTLED_SECONDS = 0.1  # without a call faster than those before: the warm-up is over
+SETTLED_SECONDS = 0.1  # without a faster call: then the warm-up is over
 WARM_UP_SECONDS = 0.5  # at most
 WARM_UP_CALLS = 2  # at least
-GAIN = 0.98  # of the fastest call so far: what counts as faster
+GAIN = 0.98  # a call counts as faster below this share of the fastest so far
 TIMED_SECONDS = 0.75  # in which calls are timed
 TIMED_CALLS = 3  # at least
-ENERGY_SECONDS = 1.5  # many times as long as counters take to count on
+ENERGY_SECONDS = 1.5  # many updates of an energy counter
 POWERCAP = Path("/sys/class/powercap")
 
 Call = Callable[[], object]
@@ -34,16 +34,17 @@ Now = Callable[[], float]
 
 
 class Timing(NamedTuple):
-    """Seconds of a call: their median, and what 95 % of the calls stay within."""
+    """Seconds of a call: the median and the 95th percentile."""
 
     median: float
     p95: float
 
 
 def measure_inference(blueprint: Blueprint, device: torch.device | str, batch: int, flip: bool = False) -> Timing:
-    """Return the seconds that a network takes for a batch of images, which lie on the device and are normalised.
+    """Return the latency of a network for a batch of normalised images on the device.
 
-    flip: each image's mirror is scored too. As in scoring: evaluation mode, inference mode, channels-last float32; each call waits for the GPU.
+    flip: whether each image's mirror image is scored too. As in scoring: evaluation and inference mode, channels-last
+    float32. Each call waits for the GPU.
     """
     call = forward(blueprint, torch.device(device), batch, flip)
     warm_up(call)
@@ -54,9 +55,9 @@ def measure_inference(blueprint: Blueprint, device: torch.device | str, batch: i
 def measure_energy(
     blueprint: Blueprint, device: torch.device | str, counters: Sequence[EnergyCounter], flip: bool = False
 ) -> float:
-    """Return the joules an image in batches of `BATCH`, of all that the device draws meanwhile: what it draws idle too.
+    """Return the joules per image in batches of `BATCH`, including what the device draws when idle.
 
-    flip: each image's mirror is scored too.
+    flip: whether each image's mirror image is scored too.
     """
     call = forward(blueprint, torch.device(device), BATCH, flip)
     warm_up(call)
@@ -66,7 +67,7 @@ def measure_energy(
 
 
 def forward(blueprint: Blueprint, device: torch.device, batch: int, flip: bool = False) -> Call:
-    """Return what classifies a batch of images, all of the same random ones, and returns when that is done."""
+    """Return a function that classifies one batch of random images and waits for the result."""
     generator = torch.Generator().manual_seed(0)
     network = build(blueprint, generator).to(device).to(memory_format=torch.channels_last).eval()
     channels, height, width = blueprint.input_shape
@@ -81,13 +82,13 @@ def forward(blueprint: Blueprint, device: torch.device, batch: int, flip: bool =
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait for what a GPU has in its queue."""
+    """Wait until a GPU has finished all work in its queue."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def warm_up(call: Call, now: Now = time.perf_counter) -> None:
-    """Call until no call has been faster than those before for `SETTLED_SECONDS`."""
+    """Repeat a call until none has been faster than those before for `SETTLED_SECONDS`."""
     fastest, calls = math.inf, 0
     start = gained = now()
     while calls < WARM_UP_CALLS or (now() - gained < SETTLED_SECONDS and now() - start < WARM_UP_SECONDS):
@@ -100,7 +101,7 @@ def warm_up(call: Call, now: Now = time.perf_counter) -> None:
 def timed(
     call: Call, now: Now = time.perf_counter, within: float = TIMED_SECONDS, fewest: int = TIMED_CALLS
 ) -> list[float]:
-    """Return the seconds of one call after another: as many as begin `within` seconds, `fewest` at least."""
+    """Return the seconds of repeated calls: as many as start `within` seconds, `fewest` at least."""
     seconds: list[float] = []
     start = now()
     while len(seconds) < fewest or now() - start < within:
@@ -115,7 +116,7 @@ def _seconds(call: Call, now: Now) -> float:
 
 
 class EnergyCounter(NamedTuple):
-    """Joules that a device has drawn: they rise up to `limit`, where they begin at 0 again."""
+    """A counter of the joules that a device has drawn; it wraps around at `limit`."""
 
     read: Callable[[], float]
     limit: float = math.inf
@@ -126,18 +127,18 @@ class EnergyCounter(NamedTuple):
 
 
 def energy_counters(device: torch.device, powercap: Path = POWERCAP) -> list[EnergyCounter]:
-    """Return the counters whose joules together are the device's: NVML's of a GPU, RAPL's of a CPU's packages.
+    """Return the energy counters of a device, whose sum is its energy: NVML for a GPU, RAPL for each CPU package.
 
     Raises `ConstraintError` with the reason where there is none.
     """
-    found, reason = _gpu_counters(device) if device.type == "cuda" else _package_counters(powercap)
-    if not found:
-        raise ConstraintError(f"energy is measured where the device counts it, got {device.type} without: {reason}")
-    return found
+    counters, reason = _gpu_counters(device) if device.type == "cuda" else _package_counters(powercap)
+    if not counters:
+        raise ConstraintError(f"energy cannot be measured on this {device.type} device: {reason}")
+    return counters
 
 
 def _package_counters(powercap: Path) -> tuple[list[EnergyCounter], str]:
-    """Return one counter for each CPU package; and what to do where there is none."""
+    """Return one counter for each CPU package, and the remedy where there is none."""
     counters = []
     for folder in sorted(powercap.glob("intel-rapl:*")):  # of AMD's processors too
         try:
@@ -146,8 +147,8 @@ def _package_counters(powercap: Path) -> tuple[list[EnergyCounter], str]:
                 counter.read()
                 counters.append(counter)
         except (OSError, ValueError):
-            return [], f"make {folder}/energy_uj readable or drop energy"
-    return counters, f"drop energy, there is nothing in {powercap}"
+            return [], f"make {folder}/energy_uj readable, or leave energy out"
+    return counters, f"{powercap} has no counters, so leave energy out"
 
 
 def _joules(file: Path) -> float:
@@ -156,16 +157,16 @@ def _joules(file: Path) -> float:
 
 
 def _gpu_counters(device: torch.device) -> tuple[list[EnergyCounter], str]:
-    """Return NVML's counter of a GPU; and what to do where there is none."""
+    """Return NVML's counter of a GPU, and the remedy where there is none."""
     try:
         nvml = importlib.import_module("pynvml")
     except ImportError:
-        return [], "install nvidia-ml-py or drop energy"
+        return [], "install nvidia-ml-py, or leave energy out"
     try:
         nvml.nvmlInit()
         handle = nvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
         counter = EnergyCounter(lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3)
         counter.read()
     except nvml.NVMLError as error:
-        return [], f"drop energy ({error})"
+        return [], f"leave energy out ({error})"
     return [counter], ""

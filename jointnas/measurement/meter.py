@@ -1,4 +1,4 @@
-"""The meter: measured figures of candidates, from the store where they are known, else from a worker in the run's own slot."""
+"""The meter: measured metrics of candidates, from the store, or from a worker in a slot like the run's."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from jointnas.space.constraint import MEASURED, TRAINING_METRICS
 from jointnas.training.clock import StepClock
 from jointnas.training.recipe import Recipe
 
-PATIENCE_SECONDS = 600.0  # with a network that is measured, which says nothing until it is
+PATIENCE_SECONDS = 600.0  # without a message from the worker; measuring a network sends none
 
 Workload = tuple[Blueprint, Recipe]
 
 TOGETHER = (("latency", "latency_p95"), ("batch_latency", "batch_latency_p95"), ("energy",), TRAINING_METRICS)
-"""Metrics that one measurement gives."""
+"""Metrics that are measured together."""
 
 
 def check_metrics(metrics: Iterable[str], device: torch.device | str) -> None:
-    """Raise `ConstraintError` for a metric that does not exist, or that this device has no meter for."""
+    """Raise `ConstraintError` for a metric that does not exist or that this device cannot measure."""
     for metric in metrics:
         if metric not in MEASURED:
             raise ConstraintError(f"no measured metric is called {metric!r}: {suggest(metric, MEASURED)}")
@@ -43,9 +43,9 @@ def check_metrics(metrics: Iterable[str], device: torch.device | str) -> None:
 def measure(
     candidate: Mapping[str, Any], input_shape: Shape, classes: int, metrics: Sequence[str], device: torch.device | str
 ) -> dict[str, float]:
-    """Return a candidate's metrics, measured now in this process, which should be doing nothing else.
+    """Measure a candidate's metrics in this process, which should do nothing else meanwhile.
 
-    Raises `ConstraintError` as `check_metrics` does, and `BlueprintError` or `RecipeError` for what is no candidate.
+    Raises `ConstraintError` as `check_metrics` does, and `BlueprintError` or `RecipeError` for an invalid candidate.
     """
     found = measure_workload(*_workload(candidate, input_shape, classes), classes, metrics, device)
     return {metric: found[metric] for metric in metrics}
@@ -54,9 +54,9 @@ def measure(
 def measure_workload(
     blueprint: Blueprint, recipe: Recipe, classes: int, metrics: Sequence[str], device: torch.device | str
 ) -> dict[str, float]:
-    """Return the metrics of a network, and those that are measured with them.
+    """Return the metrics of a network, and those that are measured together with them.
 
-    Inference is of all the views that the recipe scores; the rest of it, and the classes, matter to training alone.
+    Inference metrics are of all views that the recipe scores; its other knobs and `classes` affect training metrics alone.
     """
     check_metrics(metrics, device)
     measures: tuple[Callable[[], tuple[float, ...]], ...] = (
@@ -73,7 +73,7 @@ def measure_workload(
 
 
 def prepare_measurements(input_shape: Shape, classes: int, device: str) -> Handler:
-    """Warm the libraries up; return what measures a payload's network."""
+    """Warm up the libraries and return the handler that measures a payload's network."""
     tiny = families.make_blueprint({"network": "resnet9", "width": 4}, input_shape, classes)
     step_memory(make_trainer(tiny, Recipe(batch_size=32), classes, StepClock(1), torch.device(device)))
 
@@ -85,9 +85,9 @@ def prepare_measurements(input_shape: Shape, classes: int, device: str) -> Handl
 
 
 class Meter:
-    """Measures candidates in one worker of a slot's kind, which starts when a figure is missing; use as a context manager.
+    """Measures candidates in one worker, which starts when a measurement is missing; use it as a context manager.
 
-    failures: of the last call, each reason once.
+    failures: the reasons of the last call's failures, each once.
     """
 
     def __init__(self, slot: Slot, input_shape: Shape, classes: int, store: Store | None = None) -> None:
@@ -109,45 +109,43 @@ class Meter:
             self._executor = None
 
     def measure(self, candidates: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[dict[str, float]]:
-        """Return each candidate's metrics, NaN where measuring failed, as when memory runs out.
+        """Return each candidate's metrics, NaN where measuring failed, for example because memory ran out.
 
-        Raises `ConstraintError` for a metric that cannot be measured here, `DataError` where figures cannot be kept.
+        Raises `ConstraintError` for a metric that cannot be measured here, `DataError` where the store cannot be written.
         """
         return self.measure_workloads([self.workload(c) for c in candidates], metrics)
 
     def workload(self, candidate: Mapping[str, Any]) -> Workload:
-        """Return the blueprint and the recipe that a candidate stands for."""
+        """Return a candidate's blueprint and recipe."""
         return _workload(candidate, self.input_shape, self.classes)
 
-    def measure_workloads(self, found: Sequence[Workload], metrics: Sequence[str]) -> list[dict[str, float]]:
-        """Return the metrics of networks with their recipes, as `measure` does; each figure is measured and kept once."""
+    def measure_workloads(self, workloads: Sequence[Workload], metrics: Sequence[str]) -> list[dict[str, float]]:
+        """Return the metrics of networks with their recipes, as `measure` does; each is measured and stored once."""
         check_metrics(metrics, self.slot.device)
         self.failures = ()
         if not metrics:
-            return [{} for _ in found]
+            return [{} for _ in workloads]
         place = surroundings(self.slot)
-        keys = [{metric: key(metric, *workload, place) for metric in metrics} for workload in found]
-        known = self.store.read({name for row in keys for name in row.values()})
-        asked: set[str] = set(known)
+        keys = [{metric: key(metric, *workload, place) for metric in metrics} for workload in workloads]
+        stored = self.store.read({name for row in keys for name in row.values()})
+        requested: set[str] = set(stored)
         jobs: list[Job] = []
-        workloads: list[Workload] = []  # of the jobs; one for each measurement, so that one that fails is alone in it
-        for workload, row in zip(found, keys, strict=True):
-            missing = [metric for metric, name in row.items() if name not in asked]
-            asked.update(row.values())
+        measured: list[Workload] = []  # of the jobs: one for each measurement, so that a failure affects no other
+        for workload, row in zip(workloads, keys, strict=True):
+            missing = [metric for metric, name in row.items() if name not in requested]
+            requested.update(row.values())
             for together in TOGETHER:
                 if some := [metric for metric in missing if metric in together]:
                     jobs.append(Job(len(jobs), _payload(*workload, some)))
-                    workloads.append(workload)
+                    measured.append(workload)
         for event in self._workers().results(jobs) if jobs else ():
             if event.kind == "done":
-                figures = {
-                    key(metric, *workloads[event.number], place): value for metric, value in event.result.items()
-                }
-                self.store.write(figures)
-                known.update(figures)
+                values = {key(metric, *measured[event.number], place): value for metric, value in event.result.items()}
+                self.store.write(values)
+                stored.update(values)
             elif event.kind == "failed":
                 self.failures = tuple(dict.fromkeys([*self.failures, event.reason]))
-        return [{metric: known.get(name, math.nan) for metric, name in row.items()} for row in keys]
+        return [{metric: stored.get(name, math.nan) for metric, name in row.items()} for row in keys]
 
     def _workers(self) -> LocalExecutor:
         if self._executor is None:
@@ -157,7 +155,7 @@ class Meter:
 
 
 def _workload(candidate: Mapping[str, Any], input_shape: Shape, classes: int) -> Workload:
-    """Return what a candidate stands for."""
+    """Return a candidate's blueprint and recipe."""
     blueprint = families.make_blueprint(candidate["architecture"], input_shape, classes)
     return blueprint, Recipe.from_knobs(candidate["recipe"])
 

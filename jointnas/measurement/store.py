@@ -1,4 +1,4 @@
-"""The store of measured figures: one SQLite file in the cache folder, which any number of processes read and write."""
+"""The store of measurements: one SQLite file in the cache folder, shared by any number of processes."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from jointnas.training.precision import trains_in_bfloat16
 from jointnas.training.recipe import Recipe
 
 DATABASE = "measurements.sqlite"
-FORMAT = 1  # of the figures: raise it when they are taken in another way
+FORMAT = 1  # increased when the way of measuring changes
 WAIT_SECONDS = 60.0  # for another process that writes
 
 
 class Store:
-    """Figures by their keys. Each call opens the file, so that a store may be passed to any thread or process."""
+    """Measured values by key. Each call opens the file, so that a store can be passed to any thread or process."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or cache_folder() / DATABASE
 
     def read(self, keys: Iterable[str]) -> dict[str, float]:
-        """Return the figures that are known under these keys. Raises `DataError`."""
+        """Return the stored values of these keys. Raises `DataError`."""
         with self._opened() as db:
             rows = [(key, db.execute("SELECT value FROM figures WHERE key = ?", (key,)).fetchone()) for key in keys]
         return {key: float(row[0]) for key, row in rows if row}
 
     def write(self, figures: Mapping[str, float]) -> None:
-        """Keep figures, in the place of older ones under the same keys. Raises `DataError`."""
+        """Store values; they replace older ones of the same keys. Raises `DataError`."""
         with self._opened() as db, db:
             db.executemany("INSERT OR REPLACE INTO figures VALUES (?, ?)", figures.items())
 
@@ -57,13 +57,12 @@ class Store:
                 yield db
         except (OSError, sqlite3.DatabaseError) as error:
             raise DataError(
-                f"measured figures are kept in a writable database, got {str(self.path)!r} ({error}): "
-                "delete it or set JOINTNAS_CACHE"
+                f"measurements cannot be stored in {str(self.path)!r} ({error}): delete the file or set JOINTNAS_CACHE"
             ) from error
 
 
 def surroundings(slot: Slot) -> dict[str, Any]:
-    """Return what every figure measured in a slot depends on besides the network: device, its share, torch."""
+    """Return what every measurement in a slot depends on besides the network: the device, its share, the version of torch."""
     cuda = slot.device == "cuda"
     name = torch.cuda.get_device_name() if cuda else _processor()
     return {"format": FORMAT, **slot.to_json(), "name": name, "torch": torch.__version__}
@@ -80,14 +79,14 @@ def _processor() -> str:
 
 
 def key(metric: str, network: Blueprint, recipe: Recipe, place: Mapping[str, Any]) -> str:
-    """Return the text that names a figure by all that it depends on; `place` is what `surroundings` gives.
+    """Return the key of a measurement: JSON of all that it depends on; `place` comes from `surroundings`.
 
-    A library's network depends on the library's version; training metrics on what the recipe makes a step do (see
-    `as_measured`) and on the precision of training, others on the views that the recipe scores.
+    A network of a library depends on the library's version; training metrics depend on the recipe (see `as_measured`) and the
+    precision of training, others on how many views of an image the recipe scores.
     """
     about = {**place, "metric": metric, "network": network.digest(), "precision": "float32"}
     nodes = [node for block in network.blocks for node in block.nodes]
-    libraries = {str(node.get("library")) for node in nodes if node.operation == "opaque"}
+    libraries = {str(node.get("library")) for node in nodes if node.get("library")}
     if libraries:
         about["libraries"] = {name: version(name) for name in sorted(libraries)}
     if metric in TRAINING_METRICS:

@@ -1,4 +1,4 @@
-"""What training a network by a recipe costs on a device: images a second, and the most memory a step holds."""
+"""The speed and the peak memory of training a network with a recipe on a device."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ COSTLY_KNOBS = (
     "policy_operations",
     "ghost_batch",
 )
-"""Knobs whose every value may make a training step slower or larger."""
+"""Knobs of which each value has its own speed or memory."""
 
 SWITCH_KNOBS = (
     "momentum",
@@ -53,7 +53,7 @@ SWITCH_KNOBS = (
     "cutmix",
     "cutout",
 )
-"""Knobs that make a step do something from zero on, the same for every value above it."""
+"""Knobs that are off at zero and cost the same at every value above it."""
 
 FREE_KNOBS = (
     "learning_rate",
@@ -72,32 +72,32 @@ FREE_KNOBS = (
     "norm_images",
     "test_flip",
 )
-"""Knobs that change numbers and not what a step does: they scale, draw or time, or act before training or after it."""
+"""Knobs that do not affect the cost of a step: scales, probabilities, schedules, and what acts before or after training."""
 
-STILL = 1e-5  # learning rate: weights that stay where they are never diverge
+STILL = 1e-5  # learning rate: weights that hardly move never diverge
 SWITCHED_ON = 0.5  # in the range of every switch
 
 
 class TrainingCost(NamedTuple):
-    """Training images a second, and bytes."""
+    """Images per second, and bytes."""
 
     images_per_second: float
     train_memory: float
 
 
 def as_measured(recipe: Recipe) -> Recipe:
-    """Return the recipe that stands for all that cost the same; figures are measured with it and kept under it."""
+    """Return the representative of all recipes of the same cost; measurements use it, also in their keys."""
     switches = {name: SWITCHED_ON if getattr(recipe, name) else 0.0 for name in SWITCH_KNOBS}
     free = {name: getattr(Recipe(), name) for name in FREE_KNOBS}
     return replace(recipe, **{**switches, **free, "learning_rate": STILL})
 
 
 def measure_training(blueprint: Blueprint, recipe: Recipe, classes: int, device: torch.device | str) -> TrainingCost:
-    """Return what whole steps of the trainer cost on random images: reading, augmenting, gradients, optimizer, averages.
+    """Measure whole steps of the trainer on random images: reading, augmentation, gradients, optimizer, averages.
 
     images_per_second: over a budget of seconds, in the precision that the device trains in. Where images grow, it is the mean
-    over `PHASES` equal parts of the budget; where only some steps of SAM take its second pass, it follows from steps with and
-    without. train_memory: see `step_memory`; images at full size, SAM's second pass taken.
+    over `PHASES` equal parts of the budget; where SAM takes its second pass in some steps only, it is computed from steps with
+    and without it. train_memory: see `step_memory`; with images at full size and SAM's second pass.
     Raises `BlueprintError`, `RecipeError` and what the trainer and torch raise.
     """
     if recipe.gradient == "sam" and recipe.sam_every > 1:
@@ -109,7 +109,7 @@ def measure_training(blueprint: Blueprint, recipe: Recipe, classes: int, device:
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)  # for dropout and stochastic depth, which take no generator
-        clock = StepClock(2 * PHASES)  # it stands in the middle of a phase while that is measured
+        clock = StepClock(2 * PHASES)  # in the middle of a phase while it is measured
         trainer = make_trainer(blueprint, recipe, classes, clock, device)
         phases = PHASES if recipe.start_resolution < 1 else 1
         speeds = []
@@ -123,7 +123,7 @@ def measure_training(blueprint: Blueprint, recipe: Recipe, classes: int, device:
 
 
 def make_trainer(blueprint: Blueprint, recipe: Recipe, classes: int, clock: StepClock, device: torch.device) -> Trainer:
-    """Return a trainer of random images: two batches, or as many as the trainer reads at a time where those are more."""
+    """Return a trainer on random images: two batches, or as many as the trainer reads at once if that is more."""
     recipe = as_measured(recipe)
     _, height, width = blueprint.input_shape
     batches = max(2, CHUNK_PIXELS // (height * width * recipe.batch_size))
@@ -132,7 +132,7 @@ def make_trainer(blueprint: Blueprint, recipe: Recipe, classes: int, clock: Step
 
 
 def random_data(input_shape: Shape, classes: int, images: int) -> Data:
-    """Return a data set of random pixels of this shape, (C, H, W), with classes in turn."""
+    """Return a data set of random images of shape (C, H, W), with balanced classes."""
     channels, height, width = input_shape
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(256, (images, height, width, channels), dtype=torch.uint8, generator=generator)
@@ -144,7 +144,7 @@ def random_data(input_shape: Shape, classes: int, images: int) -> Data:
 
 
 def _images_per_second(trainer: Trainer, within: float) -> float:
-    """Return the speed of the median pass over the trainer's images, at its clock's present fraction."""
+    """Return the speed of the median pass over the trainer's images, at the clock's present fraction."""
     batches = iter(trainer.batches)
     steps = trainer.batches.n // trainer.batches.batch_size
 
@@ -159,12 +159,12 @@ def _images_per_second(trainer: Trainer, within: float) -> float:
 
 
 def step_memory(trainer: Trainer) -> int:
-    """Return the most bytes that a training holds in a step: what it keeps, and the peak of what it needs besides.
+    """Return the peak bytes of a training step: persistent ones, and the peak of temporary ones.
 
-    It keeps weights, statistics, optimizer state and averages, counted exactly. The peak, from reading the images to the
-    updated averages, is of activations, gradients and the batch. On a GPU torch's allocator keeps count of it. On a CPU it is
-    the most bytes alive, between two operations, of what operations have made: a few per cent below what torch's profiler sees
-    allocated, as the scratch space inside an operation is not in it. The data set itself is not counted.
+    Persistent are weights, statistics, optimizer state and averages, counted exactly. Temporary are activations, gradients
+    and the batch, from reading the images to updating the averages. On a GPU the peak is that of torch's allocator. On a CPU
+    it is the most bytes of outputs alive between two operations: a few per cent below what torch's profiler reports, as scratch
+    space inside an operation is not counted. The data set itself is not counted.
     """
     trainer.step(iter(trainer.batches))  # the optimizer makes its state in its first step
     trainer.optimizer.zero_grad(set_to_none=True)
@@ -187,7 +187,7 @@ def _kept(trainer: Trainer) -> Iterator[Tensor]:
 
 
 def peak_bytes(call: Call, device: torch.device) -> int:
-    """Return the most bytes that a call holds at once of what it makes."""
+    """Return the peak bytes of the tensors that a call creates."""
     if device.type == "cuda":
         synchronise(device)
         before = torch.cuda.memory_allocated(device)
@@ -202,7 +202,7 @@ def peak_bytes(call: Call, device: torch.device) -> int:
 
 
 class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of the storages that operations make, for as long as each is alive."""
+    """Counts the bytes of the storages that operations create, while each is alive."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -213,7 +213,7 @@ class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Compute an operation; what it gives but did not read is new."""
+        """Run an operation; outputs that are not among its inputs are new."""
         read = {id(storage) for storage in _storages((args, kwargs))}
         result = func(*args, **(kwargs or {}))
         for storage in _storages(result):

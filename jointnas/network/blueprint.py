@@ -1,4 +1,4 @@
-"""A network as data: a directed acyclic graph of records, grouped in blocks, from which everything else is read.
+"""A network as data: a directed acyclic graph of nodes, grouped in blocks. Costs, modules and morphisms are derived from it.
 
 Values are numbered the same way at both levels. In a block, values 0 … n_inputs−1 are the block's inputs and value
 n_inputs + i is the output of node i; the last node's output is the block's. In a blueprint, value 0 is the image and
@@ -37,7 +37,7 @@ class Block:
 
     @property
     def digest(self) -> bytes:
-        """A hash of 16 bytes that equal blocks share in every process; computed once."""
+        """A hash of 16 bytes that is the same for equal blocks in every process; computed once."""
         cached: bytes | None = self.__dict__.get("_digest")
         if cached is None:
             cached = hashlib.sha256(repr((self.name, self.nodes, self.n_inputs)).encode()).digest()[:16]
@@ -45,13 +45,13 @@ class Block:
         return cached
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the hash behind: another process has another one."""
+        """Leave the hash out: strings hash differently in another process."""
         return {name: value for name, value in self.__dict__.items() if name != "_hash"}
 
 
 @dataclass(frozen=True)
 class Blueprint:
-    """A whole network: what goes in, its blocks, and which values each block reads."""
+    """A whole network: its input shape, its blocks, and the values that each block reads."""
 
     input_shape: Shape
     blocks: tuple[Block, ...]
@@ -64,7 +64,7 @@ class Blueprint:
 
     @classmethod
     def in_a_row(cls, parts: Sequence[Blueprint]) -> Blueprint:
-        """Return the network in which every part reads what the part before it gives."""
+        """Return the network in which every part reads the output of the part before it."""
         blocks: list[Block] = []
         wiring: list[tuple[int, ...]] = []
         for part in parts:
@@ -75,33 +75,33 @@ class Blueprint:
 
     @property
     def output_shape(self) -> Shape:
-        """The shape of what the last block gives; the input's where there is no block."""
+        """The shape that the last block writes; the input shape where there is no block."""
         return self.shapes()[-1]
 
     def shapes(self) -> tuple[Shape, ...]:
         """Return the shape of every value: the image's first, then each block's output. Raises `BlueprintError`."""
-        known: tuple[Shape, ...] | None = self.__dict__.get("_shapes")
-        if known is None:
+        cached: tuple[Shape, ...] | None = self.__dict__.get("_shapes")
+        if cached is None:
             shapes: list[Shape] = [self.input_shape]
             for block, inputs in zip(self.blocks, self.wiring, strict=True):
                 shapes.append(block_shapes(block, tuple(shapes[i] for i in inputs))[-1])
-            known = tuple(shapes)
-            object.__setattr__(self, "_shapes", known)
-        return known
+            cached = tuple(shapes)
+            object.__setattr__(self, "_shapes", cached)
+        return cached
 
     def digest(self) -> str:
-        """Return a hash that two equal networks share, on every machine and in every process."""
+        """Return a hash that is the same for equal networks on every machine and in every process."""
         return joined_digest(self.input_shape, [self.trace()])
 
     def trace(self) -> bytes:
-        """Return what `digest` hashes: of networks put in a row, the traces in a row."""
+        """Return the bytes that `digest` hashes; the trace of `in_a_row` is the traces of its parts, joined."""
         steps = zip(self.blocks, self.wiring, strict=True)
         return b"".join(
             block.digest + bytes(repr([i - v for v in inputs]), "ascii") for i, (block, inputs) in enumerate(steps)
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the network as JSON types; `from_json` gives an equal blueprint back."""
+        """Return the network as JSON types; `from_json` reverses it."""
         return {
             "format": FORMAT,
             "input_shape": list(self.input_shape),
@@ -119,16 +119,16 @@ class Blueprint:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Blueprint:
-        """Return the blueprint that `to_json` wrote, checked: nothing in it is executed. Raises `BlueprintError`."""
+        """Return the blueprint that `to_json` wrote, after checking it; no code in it runs. Raises `BlueprintError`."""
         try:
             if data["format"] != FORMAT:
                 raise BlueprintError(
-                    f"a blueprint has format {FORMAT}, got {data['format']!r}: install the version that wrote it"
+                    f"this version reads blueprints of format {FORMAT}, got {data['format']!r}: install the version that wrote it"
                 )
             shape = tuple(data["input_shape"])
             if len(shape) != 3 or not all(POSITIVE.holds(d) for d in shape) or not data["blocks"]:
                 raise BlueprintError(
-                    f"a network reads an image (C, H, W) and has blocks, got shape {shape}: export it again"
+                    f"a blueprint needs an image shape (C, H, W) and at least one block, got shape {shape}: export it again"
                 )
             blocks: list[Block] = []
             wiring: list[tuple[int, ...]] = []
@@ -140,7 +140,7 @@ class Blueprint:
                 inputs = tuple(block["inputs"])
                 if not nodes or not inputs or not all(is_whole(i) and 0 <= i <= len(blocks) for i in inputs):
                     raise BlueprintError(
-                        f"a block has nodes and reads values made before it, got inputs {inputs}: export it again"
+                        f"a block needs nodes, and inputs that earlier blocks write, got inputs {inputs}: export it again"
                     )
                 blocks.append(Block(str(block["name"]), nodes, len(inputs)))
                 wiring.append(inputs)
@@ -162,30 +162,34 @@ _NODE_KEYS = ("operation", "inputs")
 
 
 def make_node(operation: str, inputs: Sequence[int], attributes: Mapping[str, Attribute]) -> Node:
-    """Return a checked node with its attributes in order. Raises `BlueprintError` for one that cannot be built."""
+    """Return a checked node with sorted attributes. Raises `BlueprintError` for one that cannot be built."""
     if operation not in OPERATIONS:
         raise BlueprintError(f"no operation is called {operation!r}: {suggest(operation, OPERATIONS)}")
     rule = OPERATIONS[operation]
     if not rule.inputs[0] <= len(inputs) <= rule.inputs[1] or not all(is_whole(i) and i >= 0 for i in inputs):
-        raise BlueprintError(
-            f"{operation} reads {rule.inputs[0]} values by their numbers, got {list(inputs)}: change it"
-        )
+        raise BlueprintError(f"{operation} reads {_count(rule.inputs)} by number, got {list(inputs)}")
     for name, kind in rule.attributes.items():
         if name not in attributes:
-            raise BlueprintError(f"{operation} has the attributes {', '.join(rule.attributes)}, got no {name}: add it")
+            raise BlueprintError(f"{operation} needs the attributes {', '.join(rule.attributes)}: {name} is missing")
         if not kind.holds(attributes[name]):
-            raise BlueprintError(f"{name} of {operation} is {kind.description}, got {attributes[name]!r}: change it")
+            raise BlueprintError(f"{name} of {operation} must be {kind.description}, got {attributes[name]!r}")
     for name, value in attributes.items():
         optional = rule.optional.get(name, BITS if name == "bits" else None)
         if name not in rule.attributes and not (optional and optional.holds(value)):
             raise BlueprintError(
-                f"{operation} has the attributes {', '.join(rule.attributes) or 'none'}, got {name} = {value!r}: drop it"
+                f"{operation} takes the attributes {', '.join(rule.attributes) or 'none'}, got {name} = {value!r}: remove it"
             )
     return Node(operation, tuple(inputs), tuple(sorted(attributes.items())))
 
 
+def _count(inputs: tuple[int, int]) -> str:
+    low, high = inputs
+    number = f"{low}" if low == high else f"{low} to {high}"
+    return f"{number} value{'s' if high > 1 else ''}"
+
+
 class BlockBuilder:
-    """Writes a block node by node; `add` returns the number of the value it made."""
+    """Builds a block node by node; `add` returns the number of the new value."""
 
     def __init__(self, name: str, n_inputs: int = 1) -> None:
         self.name, self.n_inputs = name, n_inputs
@@ -215,7 +219,7 @@ def block_shapes(block: Block, inputs: tuple[Shape, ...]) -> tuple[Shape, ...]:
     for node in block.nodes:
         if not node.inputs or not all(0 <= i < len(shapes) for i in node.inputs):
             raise BlueprintError(
-                f"a node reads values made before it, got inputs {node.inputs} in block {block.name!r}"
+                f"a node can only read earlier values, got inputs {node.inputs} in block {block.name!r}"
             )
         shapes.append(OPERATIONS[node.operation].shape(node, [shapes[i] for i in node.inputs]))
     return tuple(shapes)

@@ -1,11 +1,11 @@
-"""What a network costs, by arithmetic on its blueprint: nothing is built or traced, but for an `opaque` node, once a shape.
+"""The costs of a network by arithmetic on its blueprint. Only an `opaque` node is traced, once for each shape.
 
 - `macs`: multiply–accumulates of convolutions and linear layers, as the papers count them.
-- `params`: numbers that training changes (a fixed whitening filter and running statistics are not among them).
+- `params`: trained numbers, without whitening filters and running statistics.
 - `activations`: outputs of convolutions and linear layers (Dollár et al. 2021, "Fast and Accurate Model Scaling").
-- `size`: bytes of everything stored, running statistics and fixed filters included; each node knows its bits.
-- `memory`: peak bytes while one image is classified: what is stored, plus the most values alive at once when every
-  operation writes a new float32 value and a value dies with its last reader. Inside an opaque node it is approximated, see
+- `size`: bytes of all stored numbers, with running statistics and whitening filters; a node may set its `bits`.
+- `memory`: peak bytes while one image is classified: `size`, plus the most values alive at once when every operation writes
+  a new float32 value and a value is freed after its last reader. In an opaque node it is a lower bound, see
   `library_networks.trace`.
 """
 
@@ -43,7 +43,7 @@ class BlockCost(NamedTuple):
 
 @lru_cache(maxsize=200_000)
 def block_cost(block: Block, inputs: tuple[Shape, ...], held: tuple[bool, ...]) -> BlockCost:
-    """Return a block's cost for inputs of these shapes; `held[i]` says that input i is still read after the block."""
+    """Return a block's cost for inputs of these shapes; `held[i]`: whether input i is still read after the block."""
     shapes = block_shapes(block, inputs)
     macs = params = activations = bits = 0
     inner = []

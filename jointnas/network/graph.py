@@ -1,4 +1,4 @@
-"""A blueprint as a graph that can be changed, with the weights of a network where it has them."""
+"""A blueprint as a mutable graph, optionally with the weights of a network."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Place(NamedTuple):
 
 @dataclass(eq=False)
 class Vertex:
-    """A node that knows what it reads, the shape it gave before any change, and its weights by name."""
+    """A node with the vertices it reads, its output shape before any change, and its weights by name."""
 
     operation: str
     attributes: dict[str, Attribute]
@@ -75,7 +75,7 @@ class Vertex:
 
 
 class Graph:
-    """A blueprint as vertices that can be changed, with a copy of a network's weights on the CPU where one is given."""
+    """A blueprint as mutable vertices, with a copy on the CPU of a network's weights where one is given."""
 
     def __init__(self, blueprint: Blueprint, network: Network | None = None) -> None:
         self.names = [block.name for block in blueprint.blocks]
@@ -117,19 +117,19 @@ class Graph:
         """Return the vertex of a place. Raises `MorphismError` where there is none."""
         b, n = place
         if not (0 <= b < len(self.blocks) and 0 <= n < len(self.blocks[b])):
-            raise MorphismError(f"a morphism names a block and a node of it, got {tuple(place)}: choose from `options`")
+            raise MorphismError(f"there is no node {n} in block {b}: choose a place from `options`")
         return self.blocks[b][n]
 
     def joined(self, value: Vertex) -> list[Vertex]:
-        """Return a value and, where skips joined it, what they joined."""
+        """Return a value and, where it is a join of skips, the values that it joins."""
         return [value] + [v for i in value.inputs if value.operation in JOINS for v in self.joined(i)]
 
     def insert(self, place: Place, *fresh: Vertex) -> None:
-        """Put vertices in front of a place of a block."""
+        """Insert vertices before a place."""
         self.blocks[place.block][place.node : place.node] = fresh
 
     def blueprint(self) -> Blueprint:
-        """Return the blueprint of what the vertices are now; blocks get the inputs that their vertices read."""
+        """Return the blueprint of the present vertices; a block's inputs are the outer values that its vertices read."""
         ends = {block[-1]: i for i, block in enumerate([[self.image], *self.blocks])}
         blocks, wiring = [], []
         for name, block in zip(self.names, self.blocks, strict=True):
@@ -142,7 +142,7 @@ class Graph:
         return Blueprint(self.image.shape, tuple(blocks), tuple(wiring))
 
     def network(self) -> Network:
-        """Return the network of what the vertices are now."""
+        """Return the network of the present vertices and weights."""
         network = Network(self.blueprint())
         state = {
             f"blocks.{b}.nodes.{n}.{name}": tensor

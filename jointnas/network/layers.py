@@ -133,7 +133,7 @@ class CELU(nn.Module):
 class Whiten(nn.Module):
     """A fixed convolution that whitens k×k patches; its filter (a buffer) comes from training patches.
 
-    Until `fit` is called it passes the patches through unchanged. Source: the ResNet-9 team's report, HAET 2021, §2.4.4.
+    Until `fit` is called it passes the patches through unchanged. See Page 2018, "How to train your ResNet".
     """
 
     weight: Tensor
@@ -161,7 +161,7 @@ class Whiten(nn.Module):
         count, features = patches.shape[0] * patches.shape[2], patches.shape[1]
         if count < features:
             raise DataError(
-                f"whitening takes {features} training patches or more, got {count}: add images or set whitening = false"
+                f"whitening needs at least {features} training patches, got {count}: add images or set whitening = false"
             )
         covariance = torch.bmm(patches, patches.transpose(1, 2)).sum(0).double() / count
         values, vectors = torch.linalg.eigh(covariance.cpu())
@@ -170,9 +170,9 @@ class Whiten(nn.Module):
 
 
 class Resize(nn.Module):
-    """Bilinear resizing with antialiasing, so that shrinking keeps what the image shows.
+    """Bilinear resizing with antialiasing, so that shrinking loses no detail to aliasing.
 
-    While it trains it may give images of another size, `training_size`.
+    In training it may resize to another size, `training_size`.
     """
 
     def __init__(self, height: int, width: int) -> None:

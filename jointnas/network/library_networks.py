@@ -1,9 +1,9 @@
-"""Whole networks of torchvision and timm that a blueprint may hold as one operation.
+"""Networks of torchvision and timm that a blueprint can use as one operation.
 
-`NETWORKS` is all there is: a blueprint names an entry of it and never something to import, and weights are always fresh.
-Images of fewer than 64 pixels a side get the form that CIFAR made usual: the first convolution is 3×3 with stride 1, and the
-poolings that follow it, which all but EfficientNet-B0 have, are left out. Dropout and stochastic depth inside a network are off,
-and the recipe's act on our own operations alone. PyTorch is imported when a network is first built.
+A blueprint names an entry of `NETWORKS`, never something to import, and weights are always fresh.
+Images of fewer than 64 pixels a side get the usual form for CIFAR: the first convolution is 3×3 with stride 1, and the pools
+that follow it are left out. Dropout and stochastic depth inside a network are off,
+and the recipe's dropout and stochastic depth do not reach into it. PyTorch is imported when a network is first built.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SMALL_SIDE = 64  # pixels; below, an image is small
 
 
 class Opaque(NamedTuple):
-    """Where a network comes from and, by their paths in its module, which of its layers small images change."""
+    """The library of a network, and the paths in its module of the layers that change for small images."""
 
     library: str
     stem: str  # the first convolution
@@ -46,12 +46,12 @@ NETWORKS: Mapping[str, Opaque] = {
 
 
 def find(name: str, library: str | None = None) -> Opaque:
-    """Return the entry of a network, which is of this library where one is given. Raises `BlueprintError`."""
+    """Return the entry of a network. Raises `BlueprintError` for an unknown name, or one of another library."""
     if name not in NETWORKS:
         raise BlueprintError(f"no library's network is called {name!r}: {suggest(name, NETWORKS)}")
     entry = NETWORKS[name]
     if library not in (None, entry.library):
-        raise BlueprintError(f"{name} is taken from {entry.library}, got {library!r}: change it")
+        raise BlueprintError(f"{name} is a network of {entry.library}, got library {library!r}")
     return entry
 
 
@@ -81,7 +81,7 @@ def _make(entry: Opaque, name: str, classes: int) -> nn.Module:
     try:
         from timm import create_model
     except ImportError as error:
-        raise BlueprintError(f"{name} is taken from timm, got none: pip install 'jointnas[baselines]'") from error
+        raise BlueprintError(f"{name} needs timm, which is not installed: pip install 'jointnas[baselines]'") from error
     made = create_model(name, pretrained=False, num_classes=classes, **entry.options)
     return made
 
@@ -97,7 +97,7 @@ def _stem(conv: nn.Module, channels: int, small: bool) -> nn.Module:
 
 
 class Traced(NamedTuple):
-    """What one image costs in a network: numbers trained and fixed, and as in `BlockCost`, the peak in values."""
+    """The cost of a network for one image, as in `NodeCost`; `peak` in values."""
 
     trained: int
     fixed: int
@@ -108,11 +108,11 @@ class Traced(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def trace(library: str, name: str, input_shape: tuple[int, ...], classes: int) -> Traced:
-    """Return a network's costs, read off one pass in which no number is computed (PyTorch's meta device).
+    """Return a network's costs from one forward pass on PyTorch's meta device, which computes no values.
 
-    macs, activations: of its convolutions and linear layers, as fvcore counts them. peak: the most that one of its modules
-    reads and writes together, an approximation from below, since what a shortcut holds meanwhile is not seen.
-    fixed: running statistics. Raises `BlueprintError` as `build` does, and for images that are too small.
+    macs, activations: of its convolutions and linear layers, as fvcore counts them. peak: the most values that one of its
+    modules reads and writes together; a lower bound, as values held for a shortcut are not counted. fixed: running
+    statistics. Raises `BlueprintError` as `build` does, and for images that are too small.
     """
     import torch
     from torch import nn
@@ -136,7 +136,7 @@ def trace(library: str, name: str, input_shape: tuple[int, ...], classes: int) -
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise BlueprintError(
-                f"{name} reads images that it can halve, got shape {input_shape} ({reason}): raise resolution"
+                f"{name} does not fit images of shape {input_shape} ({reason}): raise the resolution"
             ) from error
     trained = sum(p.numel() for p in network.parameters())
     fixed = sum(b.numel() for b in network.buffers() if b.is_floating_point())

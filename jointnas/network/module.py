@@ -46,9 +46,11 @@ class Network(nn.Module):
             for block, inputs in zip(blueprint.blocks, blueprint.wiring, strict=True)
         )
         first = self._stem[0]
-        own = isinstance(first, Resize)
+        has_resize = isinstance(first, Resize)
         self.resize: Resize = first if isinstance(first, Resize) else Resize(*blueprint.input_shape[1:])
-        self.entry = nn.Identity() if own else self.resize  # a blueprint's own resizing is met in its first block
+        self.entry = (
+            nn.Identity() if has_resize else self.resize
+        )  # a resize in the blueprint runs as part of the first block
 
     @property
     def _stem(self) -> nn.ModuleList:
@@ -77,7 +79,7 @@ class Network(nn.Module):
                 return
 
     def regularise(self, dropout: float, stochastic_depth: float, ghost_batch: int) -> None:
-        """Set what acts in training alone.
+        """Set the regularisation that acts in training alone.
 
         dropout: before the last linear layer. stochastic_depth: probability that an image skips the last of L residual
         branches; the i-th is skipped with i/L of it. ghost_batch: the images that batch norm sees at once.
@@ -112,17 +114,17 @@ def build(blueprint: Blueprint, generator: torch.Generator | None = None, dirac:
 
 
 def save_weights(network: Network, path: Path) -> None:
-    """Write a network's parameters and statistics as safetensors."""
+    """Write a network's parameters and running statistics as safetensors."""
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}, path)
 
 
 def load_weights(network: Network, path: Path) -> Network:
-    """Read what `save_weights` wrote into a network of the same blueprint. Raises `ExportError`; executes nothing."""
+    """Load weights that `save_weights` wrote into a network of the same blueprint; no code runs. Raises `ExportError`."""
     try:
         network.load_state_dict(load_file(path))
     except (OSError, RuntimeError, SafetensorError) as error:
         raise ExportError(
-            f"weights fit their blueprint, got {str(path)!r} ({str(error).splitlines()[-1].strip()}): retrain it"
+            f"the weights in {str(path)!r} do not fit their blueprint ({str(error).splitlines()[-1].strip()}): retrain it"
         ) from error
     return network

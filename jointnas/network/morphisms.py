@@ -1,7 +1,7 @@
-"""Network morphisms: a network and its weights become a larger network that computes the same.
+"""Network morphisms: changes of a network and its weights to a larger network that computes the same function.
 
 They are the steps of NASH (Elsken, Metzen, Hutter 2017, "Simple and Efficient Architecture Search for CNNs"):
-`options` lists what a network allows, `apply` makes one change, `morph` several random ones. In evaluation the logits
+`options` lists the morphisms of a network, `apply` applies one, `morph` several random ones. In evaluation mode the logits
 stay equal up to rounding.
 """
 
@@ -30,35 +30,35 @@ UNFINISHED = (Work.POINTWISE, Work.GROUPED, Work.SPATIAL, Work.NORM)  # an activ
 EPSILON = BatchNorm(1, scale=True).eps
 
 Sources = tuple[int, ...]
-"""For each channel of a wider value, the channel of the old value that it copies: g of Net2Net."""
+"""For each channel of a widened value, the old channel that it copies: g in Net2Net."""
 
 
 @dataclass(frozen=True)
 class Deeper:
-    """A convolution, a batch norm and an activation after the activation at `place`: at first the identity."""
+    """Insert a convolution, a batch norm and an activation after the activation at `place`; at first they are the identity."""
 
     place: Place
     kernel: int
 
     def check(self, graph: Graph) -> None:
-        """Raise `MorphismError` where this cannot be."""
+        """Raise `MorphismError` where the network does not allow it."""
         vertex = graph.at(self.place)
         if self.kernel not in KERNELS:
             sizes = " or ".join(map(str, KERNELS))
-            raise MorphismError(f"deeper inserts a kernel of {sizes}, got {self.kernel}: change it")
+            raise MorphismError(f"the kernel of a deeper morphism must be {sizes}, got {self.kernel}")
         if vertex.operation not in IDEMPOTENT:
             raise MorphismError(
-                f"deeper follows {' or '.join(IDEMPOTENT)}, which a second one leaves as it is, got {vertex.label}: "
+                f"a deeper morphism must follow {' or '.join(IDEMPOTENT)}, which are idempotent, got {vertex.label}: "
                 "choose another place"
             )
         if len(vertex.shape) != 3 or max(vertex.shape[1:]) == 1:
             raise MorphismError(
-                f"deeper filters an image of several pixels, got shape {vertex.shape} from {vertex.label}: "
+                f"a deeper morphism needs an image of several pixels, got shape {vertex.shape} from {vertex.label}: "
                 "choose another place"
             )
 
     def edit(self, graph: Graph, rng: torch.Generator, noise: float) -> None:
-        """Insert the layer, and let all that read the activation read the new one."""
+        """Insert the layers; all readers of the activation read the new one."""
         vertex, k = graph.at(self.place), self.kernel
         channels, before = vertex.shape[0], vertex.inputs[0]
         filters = {"channels": channels, "kernel": k, "stride": 1, "padding": k // 2, "groups": 1, "bias": False}
@@ -75,47 +75,47 @@ class Deeper:
 
 @dataclass(frozen=True)
 class Wider:
-    """More output channels for the convolution at `place`, and for every value that must have as many (Net2WiderNet).
+    """Widen the convolution at `place` to `channels` output channels, and every value that must have as many (Net2WiderNet).
 
-    `channels` is the new count. Whole residual streams grow together: all convolutions that add to them.
+    All convolutions that add to one residual stream are widened together.
     """
 
     place: Place
     channels: int
 
     def check(self, graph: Graph) -> None:
-        """Raise `MorphismError` where this cannot be."""
+        """Raise `MorphismError` where the network does not allow it."""
         start = graph.at(self.place)
         if start.operation != "conv":
-            raise MorphismError(f"wider takes a convolution, got {start.label}: choose another place")
+            raise MorphismError(f"only a convolution can be widened, got {start.label}: choose another place")
         if not POSITIVE.holds(self.channels) or self.channels <= start.shape[0]:
             raise MorphismError(
-                f"wider gives {start.label} more than its {start.shape[0]} channels, up to 65536, "
-                f"got {self.channels}: change the number"
+                f"a wider morphism needs more than the {start.shape[0]} channels of {start.label} and at most 65536, "
+                f"got {self.channels}"
             )
         _widths(graph, start, tuple(i % start.shape[0] for i in range(self.channels)))
 
     def edit(self, graph: Graph, rng: torch.Generator, noise: float) -> None:
-        """Copy channels at random, and split the weights that read them."""
+        """Copy random channels, and split the weights that read them."""
         start = graph.at(self.place)
         old = start.shape[0]
         extra = torch.randint(old, (self.channels - old,), generator=rng).tolist()
         widths = _widths(graph, start, (*range(old), *extra))
         for vertex in graph.vertices:
-            given, read = widths[vertex], widths[vertex.inputs[0]]
-            if given:
-                index = torch.tensor(given)
+            written, read = widths[vertex], widths[vertex.inputs[0]]
+            if written:
+                index = torch.tensor(written)
                 vertex.weights = {name: t[index] if t.dim() else t for name, t in vertex.weights.items()}
-                vertex.resize(len(given))
+                vertex.resize(len(written))
             if read and vertex.mixes and vertex.weights:
                 vertex.weights["weight"] = _split(vertex.weights["weight"], read, rng, noise)
 
 
 @dataclass(frozen=True)
 class Skip:
-    """A second value for the convolution at `place`: what `source` gives, joined to what it reads by `join`.
+    """Join the output of `source` to the input of the convolution at `place` by `join`.
 
-    "concat" appends channels, whose weights start at zero; "blend" is λ·first + (1 − λ)·second, whose λ starts at 1.
+    "concat" appends channels, whose weights start at zero; "blend" is λ·first + (1 − λ)·second, where λ starts at 1.
     """
 
     place: Place
@@ -123,43 +123,43 @@ class Skip:
     join: str
 
     def check(self, graph: Graph) -> None:
-        """Raise `MorphismError` where this cannot be."""
+        """Raise `MorphismError` where the network does not allow it."""
         reader, source = graph.at(self.place), graph.at(self.source)
         if self.join not in JOINS:
-            raise MorphismError(f"a skip joins by {' or '.join(JOINS)}, got {self.join!r}: change it")
+            raise MorphismError(f"a skip must join by {' or '.join(JOINS)}, got {self.join!r}")
         if reader.operation != "conv" or (self.join == "concat" and reader.attributes["groups"] != 1):
             grouped = " of one group" if self.join == "concat" else ""
-            raise MorphismError(f"a skip ends at a convolution{grouped}, got {reader.label}: choose another end")
+            raise MorphismError(f"a skip must end at a convolution{grouped}, got {reader.label}: choose another end")
         self._check_source(graph, source)
         before = reader.inputs[0]
         if source in graph.joined(before):
             raise MorphismError(
-                f"a skip brings what its end does not read, got {source.label} for {reader.label}: choose another start"
+                f"a skip must start at a value that its end does not read, got {source.label} for {reader.label}: choose another start"
             )
         first = 1 if self.join == "concat" else 0
         if len(source.shape) != 3 or source.shape[first:] != before.shape[first:]:
             same = "height and width (no pool or stride between)" if self.join == "concat" else "shape"
             raise MorphismError(
-                f"{self.join} joins values of one {same}, got {source.shape} and {before.shape}: choose another start"
+                f"{self.join} needs values of one {same}, got {source.shape} and {before.shape}: choose another start"
             )
 
     def _check_source(self, graph: Graph, source: Vertex) -> None:
         if self.source >= self.place:
-            raise MorphismError(f"a skip goes forward, got {self.source} to {self.place}: choose another start")
+            raise MorphismError(f"a skip must go forward, got {self.source} to {self.place}: choose another start")
         if source is graph.blocks[self.source.block][-1]:
             return
         if self.source.block != self.place.block:
             raise MorphismError(
-                f"a block shows the last of its values to others, got {source.label}: start at its last node"
+                f"other blocks can only read the last value of a block, got {source.label}: start at its last node"
             )
         if source.work in UNFINISHED:
             raise MorphismError(
-                f"a skip starts at an activation, a pool, a join or the end of a block, got {source.label}: "
+                f"a skip must start at an activation, a pool, a join or the end of a block, got {source.label}: "
                 "choose another start"
             )
 
     def edit(self, graph: Graph, rng: torch.Generator, noise: float) -> None:
-        """Insert the join before the convolution, with weights that leave the new value out."""
+        """Insert the join before the convolution, with weights that ignore the new value."""
         reader, source = graph.at(self.place), graph.at(self.source)
         before = reader.inputs[0]
         channels = before.shape[0] + (source.shape[0] if self.join == "concat" else 0)
@@ -178,24 +178,24 @@ Morphism = Deeper | Wider | Skip
 
 
 def options(blueprint: Blueprint) -> dict[Morphism, str | None]:
-    """Return every morphism there is to try, with the reason why the network refuses it; None where it is allowed.
+    """Return every candidate morphism with the reason why the network does not allow it, None where it does.
 
-    Tried are `Deeper` at every node with the `KERNELS`, `Wider` at every convolution by the `FACTORS`, and `Skip` to
+    Candidates are `Deeper` at every node with the `KERNELS`, `Wider` at every convolution by the `FACTORS`, and `Skip` to
     every convolution from every earlier node of its block and the end of every earlier block.
     """
     graph = Graph(blueprint)
-    found: dict[Morphism, str | None] = {}
-    for morphism in _imagined(graph):
+    reasons: dict[Morphism, str | None] = {}
+    for morphism in _candidates(graph):
         try:
             morphism.check(graph)
-            found[morphism] = None
+            reasons[morphism] = None
         except MorphismError as error:
-            found[morphism] = str(error)
-    return found
+            reasons[morphism] = str(error)
+    return reasons
 
 
 def preview(blueprint: Blueprint, morphism: Morphism) -> Blueprint:
-    """Return the blueprint that a morphism leads to, without any weights. Raises `MorphismError`."""
+    """Return the blueprint after a morphism, without weights. Raises `MorphismError`."""
     graph = Graph(blueprint)
     morphism.check(graph)
     morphism.edit(graph, torch.Generator(), 0.0)
@@ -203,7 +203,7 @@ def preview(blueprint: Blueprint, morphism: Morphism) -> Blueprint:
 
 
 def apply(network: Network, morphism: Morphism, rng: torch.Generator, noise: float = NOISE) -> Network:
-    """Return a changed copy of a network, on its device and in its precision. Raises `MorphismError`.
+    """Return a copy of a network after a morphism, on the same device and in the same precision. Raises `MorphismError`.
 
     rng: a generator of the CPU, which draws the copied channels and the noise. noise: how unevenly copies of a channel
     share its outgoing weights, in mean absolute weights; above 0 they get different gradients, at 0 they stay copies.
@@ -221,10 +221,10 @@ def morph(
     noise: float = NOISE,
     fits: Callable[[Blueprint], bool] = lambda blueprint: True,
 ) -> Network:
-    """Return a copy of a network after `n` random morphisms: NASH makes its children so, with n = 5.
+    """Return a copy of a network after `n` random morphisms; NASH makes its children with n = 5.
 
-    Each is drawn by its kind, then among those of the kind. fits: what every blueprint on the way must pass, such as a
-    limit on its costs. Raises `MorphismError` when none is left.
+    The kind of each is drawn first, then one of that kind. fits: a condition on every intermediate blueprint, such as a bound
+    on its costs. Raises `MorphismError` when none is left.
     """
     for _ in range(n):
         network = apply(network, _draw(network.blueprint, rng, fits), rng, noise)
@@ -244,12 +244,12 @@ def _draw(blueprint: Blueprint, rng: torch.Generator, fits: Callable[[Blueprint]
         if fits(preview(blueprint, drawn)):
             return drawn
     raise MorphismError(
-        f"a network grows by morphisms that it allows and that fit, got none for {len(blueprint.blocks)} blocks: "
-        "start from another network or allow it more"
+        f"no morphism of this network of {len(blueprint.blocks)} blocks is allowed and fits: "
+        "start from another network or relax the limits"
     )
 
 
-def _imagined(graph: Graph) -> Iterator[Morphism]:
+def _candidates(graph: Graph) -> Iterator[Morphism]:
     ends: list[Place] = []
     for b, block in enumerate(graph.blocks):
         places = [Place(b, i) for i in range(len(block))]
@@ -261,13 +261,13 @@ def _imagined(graph: Graph) -> Iterator[Morphism]:
         ends.append(places[-1])
 
 
-# ------------------------------------------------------------------------------------------------------- how it is done
+# -------------------------------------------------------------------------------------------- weights and channels
 
 
 def _rectified(before: Vertex, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return mean and variance, (C,) each, of max(x, 0) where x is what the vertex before an activation gives.
+    """Return mean and variance, (C,) each, of max(x, 0), where x is the output of the vertex before an activation.
 
-    A batch norm gives values of mean β and deviation |γ|, taken as normal; of anything else nothing is known: 0 and 1.
+    The output of a batch norm is taken as normal with mean β and deviation |γ|; for anything else, the result is 0 and 1.
     """
     zeros, ones = torch.zeros(channels, dtype=dtype), torch.ones(channels, dtype=dtype)
     if before.operation != "batch_norm":
@@ -293,48 +293,48 @@ def _identity_norm(mean: Tensor, variance: Tensor) -> dict[str, Tensor]:
 
 
 def _widths(graph: Graph, start: Vertex, sources: Sources) -> dict[Vertex, Sources | None]:
-    """Return for every value the sources of its channels when `start` gets `sources`; None for one that stays as it is.
+    """Return the sources of every value's channels when `start` gets `sources`, None for a value that does not change.
 
-    Raises `MorphismError` where a value that cannot be wider would have to be.
+    Raises `MorphismError` where a value that cannot be widened would have to be.
     """
     agreeing = _agreeing(graph, start)
-    found: dict[Vertex, Sources | None] = {graph.image: None}
+    sources_of: dict[Vertex, Sources | None] = {graph.image: None}
     for vertex in graph.vertices:
-        read = [found[value] for value in vertex.inputs]
+        read = [sources_of[value] for value in vertex.inputs]
         if vertex in agreeing:
-            found[vertex] = sources
+            sources_of[vertex] = sources
         elif vertex.mixes or not any(read):
-            found[vertex] = None
+            sources_of[vertex] = None
         else:
-            found[vertex] = _passed_on(vertex, read, start)
+            sources_of[vertex] = _propagated(vertex, read, start)
     last = graph.blocks[-1][-1]
-    if found[last]:
-        raise MorphismError(f"the classes stay as many as they are, got {start.label}, which makes them: widen another")
-    return found
+    if sources_of[last]:
+        raise MorphismError(f"the number of classes cannot change, got {start.label}, which writes them: widen another")
+    return sources_of
 
 
 def _agreeing(graph: Graph, start: Vertex) -> set[Vertex]:
-    """Return the values that must have the channels of `start`: those that operations which keep channels tie to it."""
-    found: set[Vertex] = set()
+    """Return the values that must have the same channels as `start`, because operations that keep channels connect them."""
+    agreeing: set[Vertex] = set()
     todo = [start]
     while todo:
         vertex = todo.pop()
-        if vertex in found:
+        if vertex in agreeing:
             continue
-        found.add(vertex)
+        agreeing.add(vertex)
         if vertex.keeps:
             todo.extend(vertex.inputs)
         elif not vertex.mixes:
             raise MorphismError(
-                f"channels are copied where a convolution of one group makes them, got {vertex.label} among the values "
-                f"that widen with {start.label}: widen another"
+                f"only convolutions of one group can be widened, got {vertex.label} among the values that widen with "
+                f"{start.label}: widen another"
             )
         todo.extend(reader for reader in graph.readers[vertex] if reader.keeps)
-    return found
+    return agreeing
 
 
-def _passed_on(vertex: Vertex, read: list[Sources | None], start: Vertex) -> Sources:
-    """Return the sources of what a vertex gives that reads values with these sources, some of them wider."""
+def _propagated(vertex: Vertex, read: list[Sources | None], start: Vertex) -> Sources:
+    """Return the sources of a vertex's channels, from those of the values that it reads, some of which are widened."""
     first = read[0]
     if vertex.keeps and first and all(sources == first for sources in read):
         return first
@@ -346,16 +346,16 @@ def _passed_on(vertex: Vertex, read: list[Sources | None], start: Vertex) -> Sou
         pixels = vertex.shape[0] // vertex.inputs[0].shape[0]
         return tuple(c * pixels + p for c in first for p in range(pixels))
     raise MorphismError(
-        f"what reads a wider value mixes its channels or keeps them all alike, got {vertex.label} behind "
+        f"a widened value can only be read by operations that mix or keep its channels, got {vertex.label} behind "
         f"{start.label}: widen another"
     )
 
 
 def _split(weight: Tensor, sources: Sources, rng: torch.Generator, noise: float) -> Tensor:
-    """Return (out, n, …) weights that make of n copied channels what the (out, C, …) `weight` made of the C old ones.
+    """Return (out, n, …) weights that map n copied channels to what the (out, C, …) `weight` maps the C old ones to.
 
-    Each copy carries its share: U2[j] = W2[g(j)] / count(g(j)) (Chen, Goodfellow, Shlens 2016, "Net2Net"). What the
-    noise adds to the copies of a channel sums to zero, so that any amount of it leaves the network's function alone.
+    Each copy carries its share: U2[j] = W2[g(j)] / count(g(j)) (Chen, Goodfellow, Shlens 2016, "Net2Net"). The
+    noise on the copies of a channel sums to zero, so that no amount of it changes the network's function.
     """
     g = torch.tensor(sources)  # (n,)
     count = torch.bincount(g).to(weight.dtype).reshape(-1, *[1] * (weight.dim() - 2))  # (C, 1, 1)

@@ -90,12 +90,12 @@ def test_a_block_adds_its_input_where_nothing_changes_size() -> None:
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
-        ({"width3": 0}, "width3 is above 0, got 0"),
-        ({"blocks2": 0}, "blocks2 is above 0, got 0"),
+        ({"width3": 0}, "width3 must be above 0, got 0"),
+        ({"blocks2": 0}, "blocks2 must be above 0, got 0"),
         ({"kernel4": 4}, "kernel4 is odd, got 4"),
         ({"kernel_rest4": 2}, "kernel_rest4 is odd, got 2"),
-        ({"stem": 0}, "stem is above 0, got 0"),
-        ({"head": 0}, "head is above 0, got 0"),
+        ({"stem": 0}, "stem must be above 0, got 0"),
+        ({"head": 0}, "head must be above 0, got 0"),
         ({"activation": "tanh"}, "no activation is called 'tanh'"),
         ({"squeeze1": 1}, "squeeze1 is true or false, got 1"),
     ],

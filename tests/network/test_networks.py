@@ -164,10 +164,10 @@ def test_an_architecture_names_its_network() -> None:
 @pytest.mark.parametrize(
     ("network", "knobs", "rule"),
     [
-        ("resnet9", {"width": 0}, "width is above 0, got 0"),
+        ("resnet9", {"width": 0}, "width must be above 0, got 0"),
         ("resnet9", {"depth1": -1}, "depth1 is 0 or more, got -1"),
-        ("senet", {"width": -0.5}, "width is above 0, got -0.5"),
-        ("senet", {"width": 0.005}, "width leaves a channel in every stage"),
+        ("senet", {"width": -0.5}, "width must be above 0, got -0.5"),
+        ("senet", {"width": 0.005}, "width must leave a channel in every stage"),
         ("senet", {"depth": 0.2}, "depth leaves a block in every stage"),
         ("senet", {"resolution": 0}, "resolution is a multiplier"),
         ("senet", {"resolution": 5}, "resolution is a multiplier"),
@@ -205,7 +205,7 @@ def test_a_whole_number_written_with_a_point_is_the_same_network() -> None:
 
 @pytest.mark.parametrize(("shape", "classes"), [((3, 32), 10), ((3, 0, 32), 10), (CIFAR, 1)])
 def test_a_network_needs_an_image_and_two_classes(shape: tuple[int, ...], classes: int) -> None:
-    with pytest.raises(BlueprintError, match="needs an input"):
+    with pytest.raises(BlueprintError, match="needs an input shape"):
         make_blueprint({"network": "senet"}, shape, classes)
 
 

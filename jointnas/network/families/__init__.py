@@ -88,8 +88,7 @@ def check_input(input_shape: Shape, classes: int) -> None:
     """Raise `BlueprintError` unless images of this shape (C, H, W) and this many classes can be classified."""
     if len(input_shape) != 3 or min(input_shape) < 1 or classes < 2:
         raise BlueprintError(
-            f"a network needs an input (channels, height, width) and two classes or more, got {input_shape} and {classes}: "
-            "change them"
+            f"a network needs an input shape (channels, height, width) and at least two classes, got {input_shape} and {classes}"
         )
 
 

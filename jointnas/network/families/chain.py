@@ -17,17 +17,17 @@ SKIPS = ("none", "concat", "blend")
 def _stem(input_shape: Shape, classes: int, *, width: int, kernel: int, resolution: float) -> Blueprint:
     positive("width", width)
     if kernel % 2 == 0:
-        raise BlueprintError(f"kernel is odd, got {kernel}: say 3 or 5")
+        raise BlueprintError(f"kernel must be odd, got {kernel}: use 3 or 5")
     block = _convolve(open_block("stem", input_shape, resolution), width, kernel)
     return Blueprint.chain(input_shape, [block])
 
 
 def _next(number: int) -> Part:
-    """Return the part that begins a further stage: it pools, and its convolution doubles the stage's channels."""
+    """Return the first part of a stage after the first one: a pool, and a convolution that doubles the channels."""
 
     def make(input_shape: Shape, classes: int, *, stages: int, width: int, kernel: int) -> Blueprint:
         if not 1 <= stages <= MOST_STAGES:
-            raise BlueprintError(f"stages is 1 to {MOST_STAGES}, got {stages}: change it")
+            raise BlueprintError(f"stages must be 1 to {MOST_STAGES}, got {stages}: change it")
         if number > stages:
             return Blueprint.chain(input_shape, [])
         pool = [_pool()] if min(input_shape[1:]) >= 2 else []
@@ -37,7 +37,7 @@ def _next(number: int) -> Part:
 
 
 def _rest(number: int) -> Part:
-    """Return the part of a stage's further convolutions, and of the skip over them."""
+    """Return the rest of a stage: its further convolutions and the skip over them."""
 
     def make(
         input_shape: Shape, classes: int, *, depth: int, kernel: int, skips: str, stages: int = MOST_STAGES

@@ -1,4 +1,4 @@
-"""Networks of one size each that no library brings in a form for small images: nine of the eighteen that HAET 2021 chose among.
+"""Networks of one fixed size that no library has for small images: nine of the eighteen baselines of HAET 2021.
 
 Channels, depths and strides are those of the pytorch-cifar collection (github.com/kuangliu/pytorch-cifar), which brought the
 networks of the papers named below to 32×32. From 64 pixels on, all but LeNet and VGG halve the image twice before their
@@ -34,7 +34,7 @@ def _convolved(
     groups: int = 1,
     relu: bool = True,
 ) -> int:
-    """Append a convolution that keeps the size at stride 1, its batch norm and, unless told otherwise, a ReLU."""
+    """Append a convolution that keeps the size at stride 1, its batch norm and, by default, a ReLU."""
     padding = kernel // 2
     block.add(
         "conv", *inputs, channels=channels, kernel=kernel, stride=stride, padding=padding, groups=groups, bias=False
@@ -76,7 +76,7 @@ def _staged(make: Callable[[int, int, int], Block], channels: int, stages: Stage
 
 
 def _lenet(stem: BlockBuilder, side: int) -> list[Block]:
-    """LeNet-5 (LeCun et al. 1998) with ReLU and max pooling; its last convolution spans what is left of the image."""
+    """LeNet-5 (LeCun et al. 1998) with ReLU and max pooling; its last convolution covers the rest of the image."""
     for channels in (6, 16):
         stem.add("conv", channels=channels, kernel=5, stride=1, padding=0, groups=1, bias=True)
         stem.add("relu")

@@ -1,4 +1,4 @@
-"""What a family is: a function from an input shape, a class count and knobs to a blueprint, in one piece or in parts."""
+"""The `Family` type: a function from an input shape, a class count and knobs to a blueprint, in one piece or in parts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jointnas.errors import BlueprintError, suggest
 from jointnas.network.blueprint import Blueprint
 from jointnas.network.operations.operation import Shape
 
-LARGEST = 65_536  # of any knob: as many channels as an operation has, and no list of layers that fills the memory
+LARGEST = 65_536  # value of any knob: the most channels of an operation, and no depth that fills the memory
 
 Make = Callable[..., Blueprint]
 """`make(input_shape, classes, *, knob=default, …)`: returns a blueprint or raises `BlueprintError`."""
@@ -20,10 +20,10 @@ Make = Callable[..., Blueprint]
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of a network: what makes its blueprint, and which of the family's knobs are its arguments.
+    """A section of a network: the function that makes its blueprint, and the family's knobs that are its arguments.
 
-    A part sees of the parts before it nothing but the shape that they give. That is what lets a space compute the cost of a
-    hundred thousand networks from the few distinct parts that they are put together from.
+    A part depends on the parts before it through its input shape alone. A space can therefore compute the costs of a hundred
+    thousand networks from their few distinct parts.
     """
 
     make: Make
@@ -36,7 +36,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Family:
-    """A network family: its knobs with their defaults, and its parts, each of which reads the one before."""
+    """A network family: its knobs with their defaults, and its parts, each of which reads the part before it."""
 
     knobs: Mapping[str, Any]
     parts: tuple[Part, ...]
@@ -51,7 +51,7 @@ class Family:
         return cls(knobs, (Part(make, {name: name for name in knobs}),))
 
     def values(self, name: str, knobs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a value for every knob, absent ones at their defaults. Raises `BlueprintError` that names the knob."""
+        """Return a value for every knob, by default the family's. Raises `BlueprintError` for an unknown knob or a wrong value."""
         for knob in knobs:
             if knob not in self.knobs:
                 raise BlueprintError(f"the network {name!r} has no knob {knob!r}: {suggest(knob, self.knobs)}")
@@ -71,7 +71,7 @@ class Family:
 
 
 def _of_kind(knob: str, value: Any, default: Any) -> Any:
-    """Return a knob's value in the kind of its default: whole numbers for whole numbers, however they are written."""
+    """Return a value converted to the type of the knob's default: 24.0 becomes 24 where the default is an integer."""
     if isinstance(default, bool | str):
         if isinstance(value, type(default)):
             return value
@@ -79,10 +79,10 @@ def _of_kind(knob: str, value: Any, default: Any) -> Any:
     else:
         number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         if number and abs(value) > LARGEST:
-            raise BlueprintError(f"{knob} is at most {LARGEST}, got {value!r}: lower it")
+            raise BlueprintError(f"{knob} must be at most {LARGEST}, got {value!r}: lower it")
         if number and isinstance(default, float):
             return float(value)
         if number and value == int(value):
             return int(value)
         kind = "a number" if isinstance(default, float) else "a whole number"
-    raise BlueprintError(f"{knob} is {kind}, got {value!r}: change it")
+    raise BlueprintError(f"{knob} must be {kind}, got {value!r}")

@@ -126,7 +126,7 @@ def _check(number: int, **values: float) -> None:
     for name, value in values.items():
         positive(f"{name}{number}", value)
         if name.startswith("kernel") and value % 2 == 0:
-            raise BlueprintError(f"{name}{number} is odd, got {value}: say 3 or 5")
+            raise BlueprintError(f"{name}{number} must be odd, got {value}: use 3 or 5")
 
 
 def _head(input_shape: Shape, classes: int, *, width: int, activation: str) -> Blueprint:

@@ -1,4 +1,4 @@
-"""Networks that torchvision and timm bring: each is one opaque operation, with nothing in it to search but its input's size."""
+"""Networks of torchvision and timm: each is one opaque operation, of which only the input size can be searched."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _library(input_shape: Shape, classes: int, *, name: str = "resnet18", resolu
 
 
 LIBRARY = Family.of(_library)
-"""A network of `opaque.NETWORKS`, without pretrained weights.
+"""A network of `library_networks.NETWORKS`, without pretrained weights.
 
 name: what its library calls it. resolution: multiplier of the data's size, or pixels; see `parts.resized`.
 """

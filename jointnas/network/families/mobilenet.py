@@ -45,7 +45,7 @@ def _first(number: int, channels: int) -> Part:
     ) -> Blueprint:
         positive("expand", expand)
         if kernel % 2 == 0:
-            raise BlueprintError(f"kernel is odd, got {kernel}: say 3 or 5")
+            raise BlueprintError(f"kernel must be odd, got {kernel}: use 3 or 5")
         out = divisible(channels * width)
         block = _block(f"stage{number}", input_shape[0], out, expand, kernel, False, stride, activation)
         return Blueprint.chain(input_shape, [block])

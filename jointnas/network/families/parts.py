@@ -1,4 +1,4 @@
-"""What several families share: the input's resolution, activations, and the checks of their knobs."""
+"""Parts and checks that several families share: input resolution, activations, heads and knob values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SMALLEST_PIXELS = 8
 
 
 def activate(block: BlockBuilder, activation: str, *inputs: int) -> int:
-    """Append an activation; CELU with α = 0.3 as the ResNet-9 team of HAET 2021 used it (report, eq. 3)."""
+    """Append an activation; CELU (Barron 2017) has α = 0.3, as the winners of HAET 2021 had it."""
     if activation not in ACTIVATIONS:
         raise BlueprintError(f"no activation is called {activation!r}: {suggest(activation, ACTIVATIONS)}")
     return block.add(activation, *inputs, **({"alpha": 0.3} if activation == "celu" else {}))
@@ -31,12 +31,12 @@ def resized(input_shape: Shape, resolution: float) -> Shape:
         return (c, side, side)
     if not 0 < resolution <= LARGEST_MULTIPLIER:
         raise BlueprintError(
-            f"resolution is a multiplier in (0, {LARGEST_MULTIPLIER:g}] or a size of at least {SMALLEST_PIXELS} pixels, "
+            f"resolution must be a multiplier in (0, {LARGEST_MULTIPLIER:g}] or a size of at least {SMALLEST_PIXELS} pixels, "
             f"got {resolution!r}: change it"
         )
     height, width = (math.floor(side * resolution + 1e-9) for side in (h, w))
     if min(height, width) < 1:
-        raise BlueprintError(f"resolution {resolution:g} leaves no pixel of a {h}×{w} image: raise it")
+        raise BlueprintError(f"resolution {resolution:g} leaves no pixel of an image of {h}×{w}: raise it")
     return (c, height, width)
 
 
@@ -58,7 +58,7 @@ def divisible(channels: float, by: int = 8) -> int:
 def positive(name: str, value: float) -> None:
     """Raise `BlueprintError` unless a knob is above zero."""
     if value <= 0:
-        raise BlueprintError(f"{name} is above 0, got {value!r}: raise it")
+        raise BlueprintError(f"{name} must be above 0, got {value!r}: raise it")
 
 
 def classifier(input_shape: Shape, classes: int) -> Blueprint:

@@ -1,4 +1,4 @@
-"""ResNet (He et al., CVPR 2016) of basic or bottleneck blocks, in its first order or pre-activated (He et al., ECCV 2016)."""
+"""ResNet (He et al., CVPR 2016) of basic or bottleneck blocks, in its first order or with pre-activation (He et al., ECCV 2016)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _stem(
     positive("width", width)
     channels = round(STAGE_CHANNELS[0] * width)
     if channels < 1:
-        raise BlueprintError(f"width leaves a channel in every stage (0.01 or more), got {width!r}: raise it")
+        raise BlueprintError(f"width must leave a channel in every stage (0.01 or more), got {width!r}: raise it")
     if stem not in STEMS:
         raise BlueprintError(f"no stem is called {stem!r}: {suggest(stem, STEMS)}")
     block = open_block("stem", input_shape, resolution)
@@ -58,7 +58,7 @@ def _rest(number: int) -> Part:
         count = round(blocks * depth)
         if count < 1:
             raise BlueprintError(
-                f"every stage has a block or more, got depth{number} = {blocks} times depth = {depth:g}: raise one"
+                f"every stage needs a block, got depth{number} = {blocks} times depth = {depth:g}: raise one"
             )
         channels = input_shape[0]
         planes = channels // BOTTLENECK if block == "bottleneck" else channels

@@ -1,4 +1,4 @@
-"""ResNet-9 as the winners of HAET 2021 used it (FACTS of the seed report; after Page, "How to train your ResNet")."""
+"""ResNet-9 (after Page 2018, "How to train your ResNet") as the winners of the HAET 2021 competition used it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _stage(number: int, residuals: str | None) -> Part:
 
     def make(input_shape: Shape, classes: int, *, width: int, activation: str, depth: int = 0) -> Blueprint:
         if depth < 0:
-            raise BlueprintError(f"{residuals} is 0 or more, got {depth}: raise it")
+            raise BlueprintError(f"{residuals} must be 0 or more, got {depth}: raise it")
         channels = width * 2**number
         pooled = _pooled(channels, activation, min(input_shape[1:]) >= 2)
         return Blueprint.chain(input_shape, [pooled, *[_residual(channels, activation)] * depth])

@@ -19,7 +19,7 @@ def _stem(input_shape: Shape, classes: int, *, width: float, resolution: float) 
     positive("width", width)
     channels = round(STAGE_CHANNELS[0] * width)
     if channels < 1:
-        raise BlueprintError(f"width leaves a channel in every stage (0.01 or more), got {width!r}: raise it")
+        raise BlueprintError(f"width must leave a channel in every stage (0.01 or more), got {width!r}: raise it")
     block = open_block("stem", input_shape, resolution)
     block.conv(channels=channels)
     block.add("batch_norm", scale=True)
@@ -33,7 +33,7 @@ def _stage(number: int) -> Part:
     def make(input_shape: Shape, classes: int, *, depth: float, width: float) -> Blueprint:
         count = round(BLOCKS_PER_STAGE * depth)
         if count < 1:
-            raise BlueprintError(f"depth leaves a block in every stage (0.3 or more), got {depth!r}: raise it")
+            raise BlueprintError(f"depth must leave a block in every stage (0.3 or more), got {depth!r}: raise it")
         planes = round(STAGE_CHANNELS[number] * width)
         first = _pre_activation(input_shape[0], planes, 2 if number > 0 else 1)
         return Blueprint.chain(input_shape, [first, *[_pre_activation(planes, planes, 1)] * (count - 1)])

@@ -10,23 +10,21 @@ from jointnas.network.operations.operation import Channels, Node, NodeCost, Oper
 
 def _equal_shapes(node: Node, shapes: Sequence[Shape]) -> Shape:
     if len(set(shapes)) != 1:
-        raise BlueprintError(f"{node.operation} reads values of one shape, got {list(shapes)}: change what it reads")
+        raise BlueprintError(f"{node.operation} needs values of one shape, got {list(shapes)}")
     return shapes[0]
 
 
 def _concat_shape(node: Node, shapes: Sequence[Shape]) -> Shape:
     images = [image_shape(node, shape) for shape in shapes]
     if len({image[1:] for image in images}) != 1:
-        raise BlueprintError(f"concat reads images of one height and width, got {list(shapes)}: change what it reads")
+        raise BlueprintError(f"concat needs images of one height and width, got {list(shapes)}")
     return (sum(image[0] for image in images), *images[0][1:])
 
 
 def _multiply_shape(node: Node, shapes: Sequence[Shape]) -> Shape:
     c, _, _ = image_shape(node, shapes[0])
     if shapes[1] not in (shapes[0], (c, 1, 1)):
-        raise BlueprintError(
-            f"multiply reads an image and a value per channel, got {list(shapes)}: change what it reads"
-        )
+        raise BlueprintError(f"multiply needs an image, and a second one or a value per channel, got {list(shapes)}")
     return shapes[0]
 
 

@@ -17,7 +17,7 @@ def _shuffle_shape(node: Node, shapes: Sequence[Shape]) -> Shape:
     shape = image_shape(node, shapes[0])
     if shape[0] % int(node.get("groups")):
         raise BlueprintError(
-            f"shuffle reads channels that its groups divide, got {shape[0]} in {node.get('groups')}: change them"
+            f"the groups of shuffle must divide its channels, got {node.get('groups')} groups of {shape[0]} channels"
         )
     return shape
 

@@ -126,7 +126,7 @@ def image_shape(node: Node, shape: Shape) -> tuple[int, int, int]:
     """Return the shape of an image. Raises `BlueprintError` for a vector."""
     if len(shape) != 3:
         raise BlueprintError(
-            f"{node.operation} reads an image (C, H, W), got shape {shape}: put it before the image is flattened"
+            f"{node.operation} needs an image (C, H, W), got shape {shape}: place it before the image is flattened"
         )
     return shape[0], shape[1], shape[2]
 
@@ -137,7 +137,7 @@ def window_count(node: Node, size: int) -> int:
     if count < 1:
         raise BlueprintError(
             f"{node.operation} with kernel {node.get('kernel')} does not fit an image side of {size}: "
-            "raise the resolution, or take a network that shrinks images less"
+            "raise the resolution or choose a network that shrinks images less"
         )
     return count
 

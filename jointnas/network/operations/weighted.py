@@ -28,7 +28,7 @@ def _conv_shape(node: Node, shapes: Sequence[Shape]) -> Shape:
     channels, groups = int(node.get("channels")), int(node.get("groups"))
     if channels < 1 or c % groups or channels % groups:
         raise BlueprintError(
-            f"a convolution needs channels that its groups divide, got {c} to {channels} in {groups}: change them"
+            f"the groups of a convolution must divide its channels, got {groups} groups of {c} and {channels} channels"
         )
     return (channels, window_count(node, h), window_count(node, w))
 
@@ -48,7 +48,7 @@ def _conv_work(node: Node) -> Work:
 def _whiten_shape(node: Node, shapes: Sequence[Shape]) -> Shape:
     c, h, w = image_shape(node, shapes[0])
     if int(node.get("kernel")) % 2 == 0:
-        raise BlueprintError(f"whiten keeps the size with an odd kernel, got {node.get('kernel')}: change it")
+        raise BlueprintError(f"the kernel of whiten must be odd, got {node.get('kernel')}")
     return (c * int(node.get("kernel")) ** 2, h, w)
 
 
@@ -59,7 +59,7 @@ def _whiten_cost(node: Node, source: Shape, output: Shape) -> NodeCost:
 
 def _linear_shape(node: Node, shapes: Sequence[Shape]) -> Shape:
     if len(shapes[0]) != 1:
-        raise BlueprintError(f"linear reads a vector, got shape {shapes[0]}: flatten it first")
+        raise BlueprintError(f"linear needs a vector, got shape {shapes[0]}: flatten it first")
     return (int(node.get("features")),)
 
 
