@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from jointnas.errors import DataError
 
@@ -46,6 +45,9 @@ class Conv(nn.Conv2d):
     is met (seen in 2.15 on a CPU with AVX-512 BF16); with stride 1 it is zero, as it should be.
     """
 
+    def reset_parameters(self) -> None:
+        """Draw nothing: `build` draws the weights, and loading replaces them."""
+
     def forward(self, x: Tensor) -> Tensor:
         """Return (n, channels, H, W)."""
         sides = zip(x.shape[-2:], self.stride, self.kernel_size, (self.padding[0], self.padding[1]), strict=True)
@@ -57,6 +59,9 @@ class Linear(nn.Linear):
     """A linear layer that in training drops out its inputs with probability `dropout`."""
 
     dropout = 0.0
+
+    def reset_parameters(self) -> None:
+        """Draw nothing, as `Conv`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (n, features)."""
@@ -219,10 +224,3 @@ class Multiply(nn.Module):
     def forward(self, image: Tensor, factors: Tensor) -> Tensor:
         """Return (n, C, H, W)."""
         return image * factors
-
-
-def uninitialised(kind: type[nn.Module], *args: Any, **options: Any) -> nn.Module:
-    """Return a layer whose weights hold what is in memory, on the default device: drawing them twice would take time."""
-    device = torch.get_default_device()
-    layer: nn.Module = skip_init(kind, *args, device=device, **options)  # type: ignore[no-untyped-call]
-    return layer

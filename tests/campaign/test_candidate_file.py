@@ -80,7 +80,7 @@ def test_a_file_written_by_hand_needs_no_more_than_the_candidate(tmp_path):
         ),
         ('recipe = "fast"\n[architecture]\nnetwork = "resnet9"\n', ExportError, r"write \[recipe\]"),
         ('[architecture]\nnetwork = "resnet99"\n', BlueprintError, "did you mean 'resnet9'"),
-        ("[architecture]\nwidth = 4\n", BlueprintError, "names its network"),
+        ("[architecture]\nwidth = 4\n", BlueprintError, "needs a network"),
         ('[architecture]\nnetwork = "resnet9"\nwidht = 4\n', BlueprintError, "did you mean 'width'"),
         ('[architecture]\nnetwork = "resnet9"\nwidth = 0\n', BlueprintError, "width"),
         (HAND_WRITTEN + "learning_rat = 1.0\n", RecipeError, "did you mean 'learning_rate'"),

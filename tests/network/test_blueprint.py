@@ -121,8 +121,8 @@ def test_an_unknown_operation_is_refused_with_the_nearest_known_one() -> None:
 @pytest.mark.parametrize(
     ("nodes", "rule"),
     [
-        ([Node("linear", (0,), (("features", 5),))], "linear reads a vector"),
-        ([Node("flatten", (0,)), Node("global_avg_pool", (1,))], "global_avg_pool reads an image"),
+        ([Node("linear", (0,), (("features", 5),))], "linear needs a vector"),
+        ([Node("flatten", (0,)), Node("global_avg_pool", (1,))], "global_avg_pool needs an image"),
         ([make_node("max_pool", [0], {"kernel": 9, "stride": 1})], "does not fit an image side of 8"),
         (
             [
@@ -130,14 +130,17 @@ def test_an_unknown_operation_is_refused_with_the_nearest_known_one() -> None:
                     "conv", [0], {"channels": 4, "kernel": 1, "stride": 1, "padding": 0, "groups": 2, "bias": False}
                 )
             ],
-            "its groups divide",
+            "groups of a convolution must divide its channels",
         ),
-        ([Node("global_avg_pool", (0,)), Node("add", (0, 1))], "add reads values of one shape"),
-        ([Node("flatten", (0,)), Node("multiply", (0, 1))], "multiply reads an image and a value per channel"),
+        ([Node("global_avg_pool", (0,)), Node("add", (0, 1))], "add needs values of one shape"),
+        (
+            [Node("flatten", (0,)), Node("multiply", (0, 1))],
+            "multiply needs an image, and a second one or a value per channel",
+        ),
         ([Node("whiten", (0,), (("kernel", 2),))], "whiten"),  # half a pixel of padding would be needed
-        ([Node("relu", (1,))], "reads values made before it"),
-        ([Node("relu", (-1,))], "reads values made before it"),
-        ([Node("relu", ())], "reads values made before it"),
+        ([Node("relu", (1,))], "can only read earlier values"),
+        ([Node("relu", (-1,))], "can only read earlier values"),
+        ([Node("relu", ())], "can only read earlier values"),
     ],
 )
 def test_nodes_that_do_not_fit_are_refused(nodes: list[Node], rule: str) -> None:

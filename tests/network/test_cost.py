@@ -19,7 +19,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 
-SAMPLES = 6
+SAMPLES = 3
 AFFORDABLE = 60e6
 
 

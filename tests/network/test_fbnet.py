@@ -92,12 +92,12 @@ def test_a_block_adds_its_input_where_nothing_changes_size() -> None:
     [
         ({"width3": 0}, "width3 must be above 0, got 0"),
         ({"blocks2": 0}, "blocks2 must be above 0, got 0"),
-        ({"kernel4": 4}, "kernel4 is odd, got 4"),
-        ({"kernel_rest4": 2}, "kernel_rest4 is odd, got 2"),
+        ({"kernel4": 4}, "kernel4 must be odd, got 4"),
+        ({"kernel_rest4": 2}, "kernel_rest4 must be odd, got 2"),
         ({"stem": 0}, "stem must be above 0, got 0"),
         ({"head": 0}, "head must be above 0, got 0"),
         ({"activation": "tanh"}, "no activation is called 'tanh'"),
-        ({"squeeze1": 1}, "squeeze1 is true or false, got 1"),
+        ({"squeeze1": 1}, "squeeze1 must be true or false, got 1"),
     ],
 )
 def test_what_makes_no_network_is_refused(knobs: dict[str, object], message: str) -> None:

@@ -164,7 +164,7 @@ def test_a_librarys_network_drops_nothing_out_by_itself():
 
 
 def test_images_that_cannot_be_halved_often_enough_are_refused():
-    with pytest.raises(BlueprintError, match=r"densenet121 reads images that it can halve.*raise resolution"):
+    with pytest.raises(BlueprintError, match=r"densenet121 does not fit images of shape.*raise the resolution"):
         blueprint_cost(of("library", (3, 4, 4), name="densenet121"))
 
 
@@ -229,5 +229,5 @@ def test_shuffle_deals_the_channels_out_one_of_each_group_in_turn():
 
 
 def test_shuffle_refuses_groups_that_do_not_divide_the_channels():
-    with pytest.raises(BlueprintError, match="its groups divide, got 6 in 4"):
+    with pytest.raises(BlueprintError, match="groups of shuffle must divide its channels, got 4 groups of 6"):
         shuffled(4).shapes()

@@ -387,7 +387,9 @@ def test_a_skip_from_another_block_gives_the_block_one_more_input() -> None:
 def test_a_source_is_joined_once() -> None:
     skip = Skip(Place(1, 12), Place(1, 2), "concat")
     plan = preview(inverted_residual(), skip)
-    with pytest.raises(MorphismError, match="brings what its end does not read, got hard_swish at block 1, node 2"):
+    with pytest.raises(
+        MorphismError, match="start at a value that its end does not read, got hard_swish at block 1, node 2"
+    ):
         preview(plan, Skip(Place(1, 13), Place(1, 2), "concat"))
 
 
@@ -444,7 +446,7 @@ def test_no_child_leaves_the_limit_on_its_costs() -> None:
 
 
 def test_a_limit_that_no_morphism_meets_is_refused() -> None:
-    with pytest.raises(MorphismError, match="grows by morphisms that it allows and that fit"):
+    with pytest.raises(MorphismError, match="no morphism of this network of 1 blocks is allowed"):
         morph(lived_in(chain()), seeded(0), 1, fits=lambda plan: False)
 
 
@@ -510,29 +512,45 @@ def without_a_linear_layer() -> Blueprint:
 
 
 REFUSED: list[tuple[Callable[[], Blueprint], Morphism, str]] = [
-    (chain, Deeper(Place(0, 2), 4), "a kernel of 3 or 5, got 4"),
-    (chain, Deeper(Place(0, 1), 3), "follows relu or relu6, .* got batch_norm at block 0, node 1"),
-    (chain, Deeper(Place(0, 99), 3), r"names a block and a node of it, got \(0, 99\)"),
-    (chain, Deeper(Place(-1, 0), 3), r"names a block and a node of it, got \(-1, 0\)"),
+    (chain, Deeper(Place(0, 2), 4), "must be 3 or 5, got 4"),
+    (chain, Deeper(Place(0, 1), 3), "must follow relu or relu6, .* got batch_norm at block 0, node 1"),
+    (chain, Deeper(Place(0, 99), 3), "there is no node 99 in block 0"),
+    (chain, Deeper(Place(-1, 0), 3), "there is no node 0 in block -1"),
     (inverted_residual, Deeper(Place(1, 2), 3), "got hard_swish at block 1, node 2"),
     (inverted_residual, Deeper(Place(1, 8), 3), r"several pixels, got shape \(2, 1, 1\) from relu"),
-    (chain, Wider(Place(0, 1), 8), "wider takes a convolution, got batch_norm"),
-    (chain, Wider(Place(0, 0), 4), "more than its 4 channels, up to 65536, got 4"),
-    (chain, Wider(Place(0, 0), 65537), "up to 65536, got 65537"),
-    (whitened, Wider(Place(0, 0), 4), "keeps them all alike, got whiten at block 0, node 1 behind conv"),
-    (grouped, Wider(Place(0, 0), 8), "keeps them all alike, got conv at block 0, node 2"),
-    (grouped, Wider(Place(0, 2), 8), "a convolution of one group makes them, got conv at block 0, node 2"),
+    (chain, Wider(Place(0, 1), 8), "only a convolution can be widened, got batch_norm"),
+    (chain, Wider(Place(0, 0), 4), "more than the 4 channels .* at most 65536, got 4"),
+    (chain, Wider(Place(0, 0), 65537), "at most 65536, got 65537"),
+    (
+        whitened,
+        Wider(Place(0, 0), 4),
+        "operations that mix or keep its channels, got whiten at block 0, node 1 behind conv",
+    ),
+    (grouped, Wider(Place(0, 0), 8), "operations that mix or keep its channels, got conv at block 0, node 2"),
+    (grouped, Wider(Place(0, 2), 8), "only convolutions of one group can be widened, got conv at block 0, node 2"),
     (with_the_image, Wider(Place(0, 0), 6), "got the image among the values that widen with conv"),
     (beside_a_concatenation, Wider(Place(0, 3), 8), "got concat at block 0, node 2 among the values"),
-    (beside_a_concatenation, Wider(Place(0, 0), 8), "keeps them all alike, got add at block 0, node 4"),
-    (without_a_linear_layer, Wider(Place(0, 0), 10), "the classes stay as many as they are"),
-    (dense, Skip(Place(0, 7), Place(0, 1), "sum"), "joins by concat or blend, got 'sum'"),
-    (dense, Skip(Place(0, 4), Place(0, 1), "blend"), "ends at a convolution, got concat"),
-    (inverted_residual, Skip(Place(1, 3), Place(0, 1), "concat"), "ends at a convolution of one group, got conv"),
-    (dense, Skip(Place(0, 0), Place(0, 1), "concat"), "goes forward, got block 0, node 1 to block 0, node 0"),
-    (inverted_residual, Skip(Place(1, 0), Place(0, 0), "concat"), "last of its values .* got conv at block 0"),
-    (chain, Skip(Place(0, 4), Place(0, 1), "concat"), "starts at an activation, .* got batch_norm at block 0, node 1"),
-    (dense, Skip(Place(0, 2), Place(0, 1), "concat"), "brings what its end does not read, got relu"),
+    (
+        beside_a_concatenation,
+        Wider(Place(0, 0), 8),
+        "operations that mix or keep its channels, got add at block 0, node 4",
+    ),
+    (without_a_linear_layer, Wider(Place(0, 0), 10), "the number of classes cannot change"),
+    (dense, Skip(Place(0, 7), Place(0, 1), "sum"), "must join by concat or blend, got 'sum'"),
+    (dense, Skip(Place(0, 4), Place(0, 1), "blend"), "must end at a convolution, got concat"),
+    (inverted_residual, Skip(Place(1, 3), Place(0, 1), "concat"), "must end at a convolution of one group, got conv"),
+    (dense, Skip(Place(0, 0), Place(0, 1), "concat"), "must go forward, got block 0, node 1 to block 0, node 0"),
+    (
+        inverted_residual,
+        Skip(Place(1, 0), Place(0, 0), "concat"),
+        "read the last value of a block, got conv at block 0",
+    ),
+    (
+        chain,
+        Skip(Place(0, 4), Place(0, 1), "concat"),
+        "must start at an activation, .* got batch_norm at block 0, node 1",
+    ),
+    (dense, Skip(Place(0, 2), Place(0, 1), "concat"), "start at a value that its end does not read, got relu"),
     (chain, Skip(Place(0, 4), Place(0, 2), "concat"), r"no pool or stride between\), got \(4, 8, 8\) and \(4, 4, 4\)"),
     (dense, Skip(Place(0, 7), Place(0, 1), "blend"), r"of one shape, got \(4, 8, 8\) and \(7, 8, 8\)"),
 ]

@@ -157,7 +157,7 @@ def test_an_unknown_activation_is_refused_with_the_nearest() -> None:
 
 
 def test_an_architecture_names_its_network() -> None:
-    with pytest.raises(BlueprintError, match="names its network, got none"):
+    with pytest.raises(BlueprintError, match="needs a network, got none"):
         make_blueprint({"width": 8}, CIFAR, 10)
 
 
@@ -165,12 +165,12 @@ def test_an_architecture_names_its_network() -> None:
     ("network", "knobs", "rule"),
     [
         ("resnet9", {"width": 0}, "width must be above 0, got 0"),
-        ("resnet9", {"depth1": -1}, "depth1 is 0 or more, got -1"),
+        ("resnet9", {"depth1": -1}, "depth1 must be 0 or more, got -1"),
         ("senet", {"width": -0.5}, "width must be above 0, got -0.5"),
         ("senet", {"width": 0.005}, "width must leave a channel in every stage"),
-        ("senet", {"depth": 0.2}, "depth leaves a block in every stage"),
-        ("senet", {"resolution": 0}, "resolution is a multiplier"),
-        ("senet", {"resolution": 5}, "resolution is a multiplier"),
+        ("senet", {"depth": 0.2}, "depth must leave a block in every stage"),
+        ("senet", {"resolution": 0}, "resolution must be a multiplier"),
+        ("senet", {"resolution": 5}, "resolution must be a multiplier"),
         ("senet", {"resolution": 0.01}, "leaves no pixel"),
     ],
 )

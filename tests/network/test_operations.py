@@ -108,7 +108,7 @@ def test_idempotent_operations_are_declared(operation: str) -> None:
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_an_attribute_of_the_wrong_type_is_refused(operation: str) -> None:
     for name in OPERATIONS[operation].attributes:
-        with pytest.raises(BlueprintError, match=f"{name} of {operation} is "):
+        with pytest.raises(BlueprintError, match=f"{name} of {operation} must be "):
             BlockBuilder("block").add(
                 operation, *[0] * OPERATIONS[operation].inputs[0], **{**attributes(operation), name: None}
             )

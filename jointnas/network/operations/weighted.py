@@ -103,8 +103,7 @@ WEIGHTED: Mapping[str, Operation] = {
         work=_conv_work,
         channels=Channels.MIXED,
         width="channels",
-        layer=lambda layers, node, shape: layers.uninitialised(
-            layers.Conv,
+        layer=lambda layers, node, shape: layers.Conv(
             shape[0],
             node.get("channels"),
             node.get("kernel"),
@@ -128,9 +127,7 @@ WEIGHTED: Mapping[str, Operation] = {
         work=Work.LINEAR,
         channels=Channels.MIXED,
         width="features",
-        layer=lambda layers, node, shape: layers.uninitialised(
-            layers.Linear, shape[0], node.get("features"), bias=node.get("bias")
-        ),
+        layer=lambda layers, node, shape: layers.Linear(shape[0], node.get("features"), bias=node.get("bias")),
     ),
     "batch_norm": Operation(
         attributes={"scale": FLAG},
