@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import tomli_w
 from numpy.typing import NDArray
-from rankers import Examples
 from scipy.stats import kendalltau
 from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
-from tables import UNBOUNDED, Table
 
+from benchmarks.search.rankers import Examples
+from benchmarks.tables.table import UNBOUNDED, Table
 from jointnas.predictor.features import Featurizer
 from jointnas.predictor.steps import StepsModel
 from jointnas.space.constraint import Constraint, parse_all

@@ -1,7 +1,7 @@
 """The best network after so many trainings: ours against the optimisers that a user would pick instead.
 
     pip install optuna==5.0.0 greenlet smac==2.4.1 nevergrad==1.0.12
-    python benchmarks/search.py --seeds 20 --workers 2 --to benchmarks/results/search.json
+    python -m benchmarks.search.search --seeds 20 --workers 2 --to benchmarks/results/search.json
 
 The objective is a surrogate of the table of real trainings: the mean of boosted trees and of a support vector machine, fitted to its first
 `--candidates`. They are not ours, but read the inputs that ours reads (`predictor.features`): from the knobs and costs alone no model came
@@ -34,10 +34,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import machine
-from optimisers import ARMS, OF_ROWS, OF_SPACES
-from tables import TABLE, Table
-from task import Array, Rows, Spent, Surrogate, Task
+
+from benchmarks.measure import machine
+from benchmarks.search.optimisers import ARMS, OF_ROWS, OF_SPACES
+from benchmarks.search.task import Array, Rows, Spent, Surrogate, Task
+from benchmarks.tables.table import TABLE, Table
 
 BOUNDS = ("macs<40M", "macs<3M")
 MARKS = (16, 32, 64, 128)

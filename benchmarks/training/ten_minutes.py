@@ -1,7 +1,7 @@
 """The HAET 2021 protocol on CIFAR-10: how accurate a recipe is when its training's clock has run out.
 
-    python benchmarks/ten_minutes.py resnet9-10m --train-time 10m --data cifar10-images.zip --to results.json
-    python benchmarks/ten_minutes.py resnet9-1m --train-time 60s --workers 2 --without-each --also gradient=mltp --data … --to …
+    python -m benchmarks.training.ten_minutes resnet9-10m --train-time 10m --data cifar10-images.zip --to results.json
+    python -m benchmarks.training.ten_minutes resnet9-1m --train-time 60s --workers 2 --without-each --also gradient=mltp --data … --to …
 
 Every seed draws its own 5,000 training and 1,000 validation images by class, from a range of seeds that no search of this
 project uses, and trains once; the 10,000 test images are scored once a training, after its clock. `--without-each` also
@@ -19,16 +19,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from measure import machine
-
-from jointnas.campaign.campaign import local_executor
+from benchmarks.measure import machine
 from jointnas.campaign.candidate_file import find_candidate
 from jointnas.cli.common import parse_assignments
 from jointnas.data.dataset import load_data
 from jointnas.data.spec import DataSpec
-from jointnas.execution import Job, share_slots
+from jointnas.execution import share_slots
 from jointnas.network.cost import blueprint_cost, scoring_cost
 from jointnas.network.families import make_blueprint
+from jointnas.training.job import TrainingJob, trial_executor
 from jointnas.training.recipe import Recipe, knob_fields
 from jointnas.units import parse_duration
 
@@ -97,14 +96,11 @@ def train_all(candidates: dict[str, Candidate], seed: int, options: argparse.Nam
     data = load_data(spec)
     clock = {"train_seconds": parse_duration(options.train_time)}
     left = [name for name in candidates if str(seed) not in done.setdefault(name, {})]
-    jobs = [
-        Job(i, {"candidate": candidates[name], "clock": clock, "seed": seed, "test": True})
-        for i, name in enumerate(left)
-    ]
+    jobs = [TrainingJob(candidates[name], clock, seed, test=True).numbered(i) for i, name in enumerate(left)]
     slot = share_slots(options.workers, options.device)
     if not jobs:
         return
-    with local_executor(spec.to_json(), slot, data.fingerprint) as executor:
+    with trial_executor(spec, slot, data.fingerprint) as executor:
         for event in executor.results(jobs):
             name = left[event.number]
             if event.kind == "done":

@@ -30,7 +30,7 @@ from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
 from jointnas.training.observation import CURVE_FRACTIONS, CurvePoint, Observation
 
-TABLES = Path(__file__).parent / "tables"
+TABLES = Path(__file__).parents[1] / "tables"
 TABLE = TABLES / "cifar10.csv"
 SPLIT = 7000  # the seed that draws the images: of no search and no test
 UNBOUNDED = "none"

@@ -1,6 +1,6 @@
 """Candidates by the hundred thousand: how long pools and their exact costs take, and how much memory.
 
-    python benchmarks/pools.py --spaces fbnet resnet9 joint --to benchmarks/results/pools.json
+    python -m benchmarks.search.pools --spaces fbnet resnet9 joint --to benchmarks/results/pools.json
 
 For each space, each in a process of its own that has computed nothing before: a pool of 100,000 under a bound that half of the
 space meets; 20,000 under one that one point in ten thousand meets; the refusal of one that nothing meets; the costs of
@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import machine, write
 
+from benchmarks.measure import machine, write
 from jointnas.errors import ConstraintError
 from jointnas.network.cost import blueprint_cost
 from jointnas.space.constraint import Constraint

@@ -1,6 +1,6 @@
 """MADS scaling of a light network: how few MACs reach an accuracy, by MADS from two networks, by random search and by Optuna.
 
-    python benchmarks/scaling.py --data cifar10-images.zip --accuracy 0.4 --train-time 60s --workers 2 --out runs/scaling \
+    python -m benchmarks.costs.scaling --data cifar10-images.zip --accuracy 0.4 --train-time 60s --workers 2 --out runs/scaling \
         --to benchmarks/results/scaling.json
 
 The NOMAD team's first formulation (HAET 2021): least MACs over depth, width and resolution multipliers at an accuracy, one recipe.
@@ -18,13 +18,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from measure import machine, write
-
+from benchmarks.measure import machine, write
 from jointnas.campaign.baselines import candidate as baseline
-from jointnas.campaign.campaign import local_executor
-from jointnas.campaign.direct import RealSearch
-from jointnas.campaign.runner import Status, Trainings
-from jointnas.campaign.store import DATABASE, Run
+from jointnas.campaign.direct import DirectSearch
+from jointnas.campaign.events import Event, TrialEnded
+from jointnas.campaign.folders import open_run
+from jointnas.campaign.runner import Runner
+from jointnas.campaign.spec import DirectSpec, make_spec
+from jointnas.campaign.store import Context, Run
 from jointnas.data.dataset import load_data
 from jointnas.data.spec import DataSpec
 from jointnas.execution import Executor, share_slots
@@ -32,17 +33,16 @@ from jointnas.search.search import Search
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
 from jointnas.space.transfer import nearest_candidate
-from jointnas.training.clock import clock_from_json
-from jointnas.units import parse_duration
+from jointnas.training.job import trial_executor
 
 FAMILIES = {"mads from senet18": ("senet", "senet18"), "mads from resnet18": ("resnet", "resnet18")}
 Setting = argparse.Namespace
 
 
-def show(status: Status, ended: Any) -> None:
+def show(event: Event) -> None:
     """Print each training as it ends."""
-    if ended is not None:
-        print(f"  trial {ended.number}: {ended.observation.accuracy}", flush=True)
+    if isinstance(event, TrialEnded):
+        print(f"  trial {event.trial.number}: {event.trial.accuracy}", flush=True)
 
 
 def by_mads(space: Space, options: Setting, run: Run, executor: Executor, name: str) -> None:
@@ -56,32 +56,28 @@ def by_mads(space: Space, options: Setting, run: Run, executor: Executor, name: 
         objective="min macs",
         start=[nearest_candidate(space, baseline(start))[0]],
     )
-    clock = clock_from_json({"train_seconds": parse_duration(options.train_time)})
-    RealSearch(
-        search, run, executor, clock, "mads", options.trainings, options.batch, 1, 1, options.seed, show
-    ).conduct()
+    spec = run.spec
+    assert isinstance(spec, DirectSpec)
+    DirectSearch(search, Runner(run, executor, spec.clock, spec.seed, show), spec, show).train()
 
 
 class Batches:
     """Trains batches of candidates into a run, taking up what it holds."""
 
     def __init__(self, space: Space, options: Setting, run: Run, executor: Executor) -> None:
-        clock = clock_from_json({"train_seconds": parse_duration(options.train_time)})
         self.space = space
-        self.trainings = Trainings(run, executor, clock, options.seed, show, Status(None, planned=options.trainings))
-        self.known = {space.identity(t.candidate): t for t in run.trials()}
+        self.runner = Runner(run, executor, run.spec.clock, options.seed, show)
+        self.trials = {t.identity: t for t in run.trials()}
 
     def __call__(self, candidates: Sequence[Candidate]) -> list[float]:
         """Return the accuracies of candidates, 0 for a failure."""
         identities = [self.space.identity(c) for c in candidates]
         for candidate, identity in zip(candidates, identities, strict=True):
-            if identity not in self.known:
-                (self.known[identity],) = self.trainings.add(1, [candidate], [identity])
-        ended = {t.number: t for t in self.trainings.train([self.known[i] for i in dict.fromkeys(identities)])}
-        for identity in identities:
-            self.known[identity] = ended[self.known[identity].number]
-        found = [self.known[i].observation for i in identities]
-        return [o.accuracy or 0.0 if o else 0.0 for o in found]
+            if identity not in self.trials:
+                (self.trials[identity],) = self.runner.add(1, [candidate], [identity])
+        ended = self.runner.train([self.trials[i] for i in dict.fromkeys(identities)])
+        self.trials.update({t.identity: t for t in ended})
+        return [self.trials[i].accuracy or 0.0 for i in identities]
 
 
 def by_random(space: Space, options: Setting, run: Run, executor: Executor, name: str) -> None:
@@ -130,14 +126,26 @@ ARMS: dict[str, Callable[[Space, Setting, Run, Executor, str], None]] = {
 }
 
 
-def opened(path: Path, asked: dict[str, Any]) -> Run:
-    """Return an arm's run, a new one or the one of the same setting."""
-    if not (path / DATABASE).is_file():
-        return Run.create(path, asked)
-    run = Run.open(path, write=True)
-    if any(run.specification.get(key) != value for key, value in asked.items()):
-        raise SystemExit(f"{path} is of another setting: choose another --out")
-    return run
+def arm_spec(name: str, space: Space, data: DataSpec, options: Setting) -> DirectSpec:
+    """Return what an arm's run is asked to do; an arm that is not ours keeps to it in everything but the engine."""
+    spec = make_spec(
+        {
+            "data": data,
+            "space": space.fix({"network": FAMILIES[name][0]}) if name in FAMILIES else space,
+            "constraints": [f"accuracy>={options.accuracy}"],
+            "objective": "min macs",
+            "train_time": options.train_time,
+            "rounds": -(-options.trainings // options.batch),
+            "batch": options.batch,
+            "workers": options.workers,
+            "engine": "mads",
+            "top": 1,
+            "seed": options.seed,
+        },
+        "direct",
+    )
+    assert isinstance(spec, DirectSpec)
+    return spec
 
 
 def summary(run: Run, space: Space, accuracy: float, trainings: int) -> dict[str, Any]:
@@ -182,9 +190,10 @@ def main() -> None:
     for name in options.arms:
         print(name, flush=True)
         path = options.out / name.replace(" ", "-")
+        context = Context.of(space, data, slot)
         with (
-            opened(path, {"arm": name, **asked}) as run,
-            local_executor(spec.to_json(), slot, data.fingerprint) as executor,
+            open_run(path, arm_spec(name, space, spec, options), context, resume=path.exists()) as run,
+            trial_executor(spec, slot, data.fingerprint) as executor,
         ):
             ARMS[name](space, options, run, executor, name)
             found["arms"][name] = summary(run, space, options.accuracy, options.trainings)

@@ -1,6 +1,6 @@
 """What one round costs when many trials are known, and how fast candidates are scored.
 
-    python benchmarks/scale.py --to benchmarks/results/scale.json --picture docs/scale.png
+    python -m benchmarks.search.scale --to benchmarks/results/scale.json --picture docs/scale.png
 
 A search of `resnet9` with a pool of a million candidates is told so many made-up accuracies, then fits its predictor and asks for the next
 batch of eight. Each count of trials in a fresh process, one after the other, all cores free; the memory is that of the whole process.
@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import machine, write
-from rankers import Examples
-from tables import Table
 
+from benchmarks.measure import machine, write
+from benchmarks.search.rankers import Examples
+from benchmarks.tables.table import Table
 from jointnas.campaign.registry import DEFAULT_PRIOR
 from jointnas.predictor.contract import Predictor
 from jointnas.search.search import Search
@@ -37,7 +37,7 @@ from jointnas.space.space import Space
 TRIALS = (10, 100, 1000, 10_000)
 BATCH = 8
 CONSTRAINT = "macs<40M"
-PRIOR = Path(__file__).parent.parent / "predictors" / DEFAULT_PRIOR
+PRIOR = Path(__file__).parents[2] / "predictors" / DEFAULT_PRIOR
 COMMAND = (sys.executable, "-c", "from jointnas.cli import main; main()", "search", "--from", DEFAULT_PRIOR)
 QUESTIONS = {
     "answer_seconds": ("--constraint", "macs<500K"),

@@ -1,6 +1,6 @@
 """What the early stop saves and what it loses, on the learning curves of the table of real trainings.
 
-    python benchmarks/early_stop.py --to benchmarks/results/early_stop.json
+    python -m benchmarks.training.early_stop --to benchmarks/results/early_stop.json
 
 Each split draws so many trainings, lets the rule choose the part of the budget that ranks them as their ends do, and trains all others for
 that part alone. Saved is the share of the others' budget. Lost is what the best of a hundred of them by their early accuracy has less at
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import machine, write
 from scipy.stats import kendalltau
-from tables import TABLE, Table
 
+from benchmarks.measure import machine, write
+from benchmarks.tables.table import TABLE, Table
 from jointnas.campaign.early_stop import accuracy_at, stop_fraction
 from jointnas.training.observation import CURVE_FRACTIONS, Observation
 

@@ -16,9 +16,9 @@ from unittest.mock import patch
 import numpy as np
 from scipy.stats import norm
 from sklearn.ensemble import RandomForestRegressor
-from task import Array, Rows, Task
 
 import jointnas
+from benchmarks.search.task import Array, Rows, Task
 from jointnas.campaign.direct import optimise
 from jointnas.campaign.registry import DEFAULT_PRIOR
 from jointnas.predictor.contract import Predictor
@@ -31,7 +31,7 @@ from jointnas.space.space import Space
 
 FIRST = 8  # random rows, before the forest is asked
 POPULATION, ENTRANTS = 24, 6  # of regularised evolution
-PRIOR = Path(__file__).parent.parent / "predictors" / DEFAULT_PRIOR
+PRIOR = Path(__file__).parents[2] / "predictors" / DEFAULT_PRIOR
 
 
 def ours(task: Task, seed: int, prior: bool = True) -> None:

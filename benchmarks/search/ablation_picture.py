@@ -1,6 +1,6 @@
 """Draw what `ten_minutes.py --without-each` found: how much test accuracy each part of a recipe is worth.
 
-python benchmarks/ablation_picture.py benchmarks/results/ablation.json --to docs/ablation.png
+python -m benchmarks.search.ablation_picture benchmarks/results/ablation.json --to docs/ablation.png
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What makes a training step faster on this device, and how trainings share it.
 
-    python benchmarks/devices.py --data cifar10-images.zip --to benchmarks/results/devices.json
+    python -m benchmarks.costs.devices --data cifar10-images.zip --to benchmarks/results/devices.json
 
 step     forward, backward and SGD of a ResNet-9 on images that lie ready: in plain and in channels-last memory, under bfloat16
          autocast, and compiled (on a GPU also with CUDA graphs, which "reduce-overhead" stands for); seconds to compile apart
@@ -21,16 +21,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from measure import machine, ratio, take_turns, write
 from torch import nn
 
-from jointnas.campaign.campaign import local_executor
+from benchmarks.measure import machine, ratio, take_turns, write
 from jointnas.cores import available_cores
 from jointnas.data.dataset import Data, load_data
 from jointnas.data.spec import DataSpec
-from jointnas.execution import Job, Slot
+from jointnas.execution import Slot
 from jointnas.network.families import make_blueprint
 from jointnas.network.module import build
+from jointnas.training.job import TrainingJob, trial_executor
 
 BATCH = 128
 STEPS = 10
@@ -107,10 +107,8 @@ def together(data: Data, spec: DataSpec, width: int, slot: Slot, train_steps: in
     recipe = {"batch_size": BATCH, "learning_rate": 0.2}
     candidate = {"architecture": {"network": "resnet9", "width": width}, "recipe": recipe}
     count = max(TRAININGS, slot.workers)
-    jobs = [
-        Job(i, {"candidate": candidate, "clock": {"train_steps": train_steps}, "seed": i}) for i in range(2 * count)
-    ]
-    with local_executor(spec.to_json(), slot, data.fingerprint) as executor:
+    jobs = [TrainingJob(candidate, {"train_steps": train_steps}, seed=i).numbered(i) for i in range(2 * count)]
+    with trial_executor(spec, slot, data.fingerprint) as executor:
         for _ in executor.results(jobs[: slot.workers]):
             pass  # every worker is up and warm
         start = time.perf_counter()

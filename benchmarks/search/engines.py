@@ -1,6 +1,6 @@
 """Stage-two engines side by side on one predictor: what each finds after equal evaluations and after equal seconds.
 
-    python benchmarks/engines.py --seeds 20 --to benchmarks/results/engines.json
+    python -m benchmarks.search.engines --seeds 20 --to benchmarks/results/engines.json
 
 The predictor is fitted to real trainings: 48 candidates of the space `resnet9` on the digits, a fixed number of steps each, so that
 anyone gets the same. Two problems are searched on it. `small` holds all knobs but eight in the middle of their ranges: its true
@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import machine, write
 from numpy.typing import NDArray
 
 import jointnas
+from benchmarks.measure import machine, write
 from jointnas.predictor.contract import Predictor
 from jointnas.search.engines import ENGINES, Evaluation, Problem
 from jointnas.search.engines.problem import BATCH

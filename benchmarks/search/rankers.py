@@ -23,9 +23,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from sklearn.model_selection import cross_val_predict
-from tables import Table
 from torch import nn
 
+from benchmarks.tables.table import Table
 from jointnas.campaign.early_stop import accuracy_at
 from jointnas.predictor.contract import Predictor
 from jointnas.predictor.features import Featurizer

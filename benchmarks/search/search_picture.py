@@ -1,6 +1,6 @@
-"""Draw what `benchmarks/search.py` found: the best accuracy after each training, medians and quartiles over the seeds.
+"""Draw what `benchmarks/search/search.py` found: the best accuracy after each training, medians and quartiles over the seeds.
 
-python benchmarks/search_picture.py benchmarks/results/search.json benchmarks/results/search_unbounded.json --to docs/search.png
+python -m benchmarks.search.search_picture benchmarks/results/search.json benchmarks/results/search_unbounded.json --to docs/search.png
 """
 
 from __future__ import annotations

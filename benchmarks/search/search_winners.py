@@ -1,6 +1,6 @@
-"""What a surrogate's winners reach when they are trained for real: whether `benchmarks/search.py` tells anything of trainings.
+"""What a surrogate's winners reach when they are trained for real: whether `benchmarks/search/search.py` tells anything of trainings.
 
-    python benchmarks/search_winners.py benchmarks/results/search.json --data cifar10-images.zip --workers 2
+    python -m benchmarks.search.search_winners benchmarks/results/search.json --data cifar10-images.zip --workers 2
 
 The candidates that looked best to each optimiser at its end, of the first `--seeds` seeds, trained as the table's rows were and with seeds
 that no row had; one that fails counts as 0. May be stopped at any time: the same command trains what has no result yet.
@@ -15,8 +15,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from table import train
-from tables import TABLE, TABLES, Row, Table
+from benchmarks.tables.make import train
+from benchmarks.tables.table import TABLE, TABLES, Row, Table
 
 FIRST_SEED = 1_000_000  # above those of the table's rows
 WINNERS = TABLES / "winners.csv"

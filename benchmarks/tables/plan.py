@@ -20,11 +20,11 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from tables import UNBOUNDED, Row, Table
 
+from benchmarks.tables.table import UNBOUNDED, Row, Table
 from jointnas.campaign.registry import find_predictor
 from jointnas.errors import ConstraintError
-from jointnas.predictor.gp_predictor import SMALLEST_FIT, Predictor
+from jointnas.predictor.contract import MIN_FIT_EXAMPLES, Predictor
 from jointnas.space.constraint import parse_all
 from jointnas.space.knob_space import Candidate
 from jointnas.space.knobs import Codes
@@ -119,7 +119,7 @@ class Drawing:
             rows = [row for row in self._table.rows if (row.space, row.budget_seconds) == (name, budget)]
             examples = [(row.candidate, row.observation) for row in rows if row.observation]
             predictors[budget] = predictor = Predictor(self._space(name), self._seed, prior=prior)
-            if sum(observation.accuracy is not None for _, observation in examples) >= SMALLEST_FIT:
+            if sum(observation.accuracy is not None for _, observation in examples) >= MIN_FIT_EXAMPLES:
                 prior = predictor.fit(*zip(*examples, strict=True))
         return predictors
 

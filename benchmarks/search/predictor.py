@@ -1,6 +1,6 @@
 """How well predictors rank candidates they have not seen, by how many trainings they were fitted to, on the table of real trainings.
 
-    python benchmarks/predictor.py --splits 20 --workers 2 --to benchmarks/results/predictor.json
+    python -m benchmarks.search.predictor --splits 20 --workers 2 --to benchmarks/results/predictor.json
 
 Ours starts from the predictor of an earlier campaign on other data (`--prior`, the digits), and is also shown without it; a random
 forest that reads what that predictor says, for the steps of its own budget, is among the peers. Each split draws the candidates to
@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import machine, write
-from rankers import Arm, Array, Examples, all_arms
 from scipy.stats import kendalltau, spearmanr, t
-from tables import TABLE, Table
 
+from benchmarks.measure import machine, write
+from benchmarks.search.rankers import Arm, Array, Examples, all_arms
+from benchmarks.tables.table import TABLE, Table
 from jointnas.campaign.registry import DEFAULT_PRIOR
 from jointnas.predictor.contract import Predictor
 
@@ -111,7 +111,7 @@ def main() -> None:
     """Fit every predictor to every split."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=Path, default=TABLE)
-    parser.add_argument("--prior", type=Path, default=Path(__file__).parent.parent / "predictors" / DEFAULT_PRIOR)
+    parser.add_argument("--prior", type=Path, default=Path(__file__).parents[2] / "predictors" / DEFAULT_PRIOR)
     parser.add_argument("--splits", type=int, default=20)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--arms", nargs="+")

@@ -1,7 +1,7 @@
 """Draw an ended campaign: what was trained in each round, what the winners reached, how the trainings learned, and how far
 predictions were from what trainings gave.
 
-python benchmarks/campaign_picture.py runs/cifar --to docs/campaign.png
+python -m benchmarks.search.campaign_picture runs/cifar --to docs/campaign.png
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from statistics import fmean
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from jointnas.campaign.calibration import Prediction, predictions
-from jointnas.campaign.candidate_file import WINNER_FILE
-from jointnas.campaign.store import CONFIRMING, Run, Trial
+from jointnas.campaign.calibration import Prediction, predictions_of
+from jointnas.campaign.spec import SearchSpec
+from jointnas.campaign.store import Run, Trial
+from jointnas.campaign.winner_file import WINNER_FILE
 from jointnas.network.cost import blueprint_cost, scoring_cost
 from jointnas.network.families import make_blueprint
 from jointnas.space.knob_space import Candidate
@@ -65,22 +66,22 @@ def draw_winners(axes: Axes, folder: Path) -> None:
 def draw_curves(axes: Axes, trials: list[Trial], rounds: int) -> None:
     """Draw the learning curves, the final accuracy as their last point."""
     for trial in trials:
-        if trial.round != CONFIRMING and trial.observation and trial.observation.accuracy is not None:
+        if trial.kind != "confirmation" and trial.observation and trial.observation.accuracy is not None:
             points = [(p.fraction, p.accuracy) for p in trial.observation.curve] + [(1.0, trial.observation.accuracy)]
             colour = COLOURS((trial.round - 1) / max(1, rounds - 1) * 0.85)
             axes.plot(*zip(*points, strict=True), color=colour, lw=1.2, marker=".", ms=4)
     axes.set(xlabel="fraction of the training budget", ylabel="validation accuracy", title="learning curves")
 
 
-def draw_predictions(axes: Axes, found: dict[str, list[Prediction]]) -> None:
+def draw_predictions(axes: Axes, predictions: dict[str, list[Prediction]]) -> None:
     """Draw validation accuracies over those that were predicted before."""
-    for (name, rows), (colour, mark) in zip(found.items(), (("steelblue", "o"), ("crimson", "*")), strict=False):
+    for (name, rows), (colour, mark) in zip(predictions.items(), (("steelblue", "o"), ("crimson", "*")), strict=False):
         mean, std, trained = zip(*rows, strict=True)
         label = name.replace("_", " ")
         axes.errorbar(mean, trained, xerr=std, fmt=mark, color=colour, ms=7, alpha=0.8, elinewidth=1, label=label)
-    middle = fmean(one.mean for rows in found.values() for one in rows)
+    middle = fmean(one.mean for rows in predictions.values() for one in rows)
     axes.axline((middle, middle), slope=1, color="grey", lw=1)
-    axes.set(xlabel="predicted before (± sd)", ylabel="validation accuracy", title="predictions and what came of them")
+    axes.set(xlabel="predicted before (± sd)", ylabel="validation accuracy", title="predicted against observed")
     axes.legend(frameon=True)
 
 
@@ -91,19 +92,21 @@ def main() -> None:
     parser.add_argument("--to", type=Path, required=True)
     options = parser.parse_args()
     with Run.open(options.run) as run:
-        specification, trials = run.specification, run.trials()
-        found = predictions(specification, trials, run.retrained())
+        spec, context, trials = run.spec, run.context, run.trials()
+        predictions = predictions_of(spec, context, trials, run.retrained())
+    assert isinstance(spec, SearchSpec)
+    assert spec.data is not None
     rounds = max(t.round for t in trials)
     plt.style.use("seaborn-v0_8-whitegrid")
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.2), sharey=True, layout="constrained")
-    draw_trials(left, trials, tuple(specification["input_shape"]), len(specification["classes"]), rounds)
+    draw_trials(left, trials, context.input_shape or (), len(context.classes or ()), rounds)
     draw_winners(left, options.run)
     draw_curves(middle, trials, rounds)
-    if found:
-        draw_predictions(right, found)
+    if predictions:
+        draw_predictions(right, predictions)
     left.legend(frameon=True)
-    constraints = ", ".join(specification["constraints"])
-    figure.suptitle(f"{Path(specification['data']['source']).stem}: {len(trials)} trainings under {constraints}")
+    constraints = ", ".join(spec.constraints)
+    figure.suptitle(f"{Path(spec.data.source).stem}: {len(trials)} trainings under {constraints}")
     options.to.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.to, dpi=130)
 

@@ -1,6 +1,6 @@
 """Images per second of the training loop with each augmentation, side by side with other ways to feed the same loop.
 
-    python benchmarks/throughput.py --data cifar10-images.zip --to benchmarks/results/throughput.json
+    python -m benchmarks.training.throughput --data cifar10-images.zip --to benchmarks/results/throughput.json
 
 plain    the loop on images that were normalised once and are not augmented at all
 ours     the trainer's own batches: crop, flip and cutout, and with each policy on top
@@ -31,12 +31,12 @@ import numpy as np
 import torch
 from kornia.augmentation import Normalize, RandomCrop, RandomErasing, RandomHorizontalFlip
 from kornia.augmentation.auto import AutoAugment
-from measure import machine, ratio, take_turns, write
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from benchmarks.measure import machine, ratio, take_turns, write
 from jointnas.data.dataset import Data, load_data
 from jointnas.data.spec import DataSpec
 from jointnas.network.cost import blueprint_cost

@@ -1,9 +1,9 @@
 """Makes a table of real trainings on one data set, resumable: each candidate trained for as many steps as its budget holds.
 
-    python benchmarks/table.py --data tiny-food.zip --image-size 32 --train-images 3500 --val-images 1500 \\
+    python -m benchmarks.tables.make --data tiny-food.zip --image-size 32 --train-images 3500 --val-images 1500 \\
         --table benchmarks/tables/tiny-food.csv --candidates 400 --workers 2
 
-Which candidates stands in `table_plan.py`, what a row holds in `tables.py`. Before a training its steps are timed on a network that is
+Which candidates stands in `plan.py`, what a row holds in `table.py`. Before a training its steps are timed on a network that is
 thrown away, in seconds of the processor and on one thread, so that what else runs does not count; then it gets the steps that the budget
 holds, as under a wall clock on a quiet machine: a slow network gets fewer, and fails where not one fits. From there on steps alone
 count, so the learning curve is read on all validation images.
@@ -26,10 +26,10 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from measure import machine
-from table_plan import BOUNDS, BUDGETS, PREDICTED, RANDOM, SPACES, extended
-from tables import SPLIT, TABLE, Row, Table
 
+from benchmarks.measure import machine
+from benchmarks.tables.plan import BOUNDS, BUDGETS, PREDICTED, RANDOM, SPACES, extended
+from benchmarks.tables.table import SPLIT, TABLE, Row, Table
 from jointnas.data.dataset import load_data
 from jointnas.data.spec import DataSpec
 from jointnas.errors import BlueprintError, BudgetError, SpaceError
@@ -83,7 +83,9 @@ def prepare(shape: tuple[int, ...], classes: int, trials: Callable[[], Handler])
     def handle(payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
         budget = payload["budget_seconds"]
         step = step_seconds(payload["candidate"], shape, classes, budget)
-        result = train({**payload, "clock": {"train_steps": int(budget / step)}}, progress)
+        job = {**payload, "clock": {"train_steps": int(budget / step)}}
+        del job["budget_seconds"]
+        result = train(job, progress)
         return {**result, "quiet_step_seconds": step}
 
     return handle

@@ -1,6 +1,6 @@
 """Fit a predictor to a table of real trainings, to be shipped in predictors/.
 
-python benchmarks/ship.py --table benchmarks/tables/digits.csv --data digits --to predictors/resnet9-digits
+python -m benchmarks.search.ship --table benchmarks/tables/digits.csv --data digits --to predictors/resnet9-digits
 """
 
 from __future__ import annotations
@@ -8,8 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tables import Table
-
+from benchmarks.tables.table import Table
 from jointnas.data.dataset import load_data
 from jointnas.predictor.contract import Predictor
 
@@ -32,7 +31,7 @@ def main() -> None:
         "classes": list(data.classes),
         "clock": {"train_seconds": table.budget_seconds},
         "slot": {"device": "cpu", "threads": 1, "workers": 2},  # two side by side, on a core each
-        "command": f"python benchmarks/ship.py --table {options.table} --data {options.data} --to {options.to}",
+        "command": f"python -m benchmarks.search.ship --table {options.table} --data {options.data} --to {options.to}",
     }
     predictor.save(options.to)
     print(f"{len(predictor.candidates)} trials, rank correlation {predictor.rank_correlation:.3f}")

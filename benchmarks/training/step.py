@@ -1,8 +1,8 @@
 """A training step of the recipe `resnet9-1m`: CELU and Muon as they are here, beside PyTorch's CELU and Muon one weight at a time.
 
-    python benchmarks/step.py --data cifar10-images.zip --to benchmarks/results/step.json
+    python -m benchmarks.training.step --data cifar10-images.zip --to benchmarks/results/step.json
 
-celu     forward and backward pass of (128, 32, 28, 28) values in bfloat16: `jointnas.network.module.CELU` and `torch.nn.CELU`
+celu     forward and backward pass of (128, 32, 28, 28) values in bfloat16: `jointnas.network.layers.CELU` and `torch.nn.CELU`
 muon     an update of the network's weights: `jointnas.training.optimizers.Muon` and the published iteration on each matrix
 step     whole training steps: ours, with either of the two replaced, and with both
 
@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import machine, ratio, take_turns, write
 from torch import Tensor, nn, optim
 
+from benchmarks.measure import machine, ratio, take_turns, write
 from jointnas.campaign.candidate_file import find_candidate
 from jointnas.data.dataset import Data, load_data
 from jointnas.data.spec import DataSpec
 from jointnas.network.families import make_blueprint
-from jointnas.network.module import CELU
+from jointnas.network.layers import CELU
 from jointnas.training.clock import StepClock
 from jointnas.training.optimizers import NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS, Muon, set_learning_rate
 from jointnas.training.recipe import Recipe

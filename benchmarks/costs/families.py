@@ -1,6 +1,6 @@
 """Which network families are worth a place in one space: their candidates under the same bounds, budget and recipe.
 
-    python benchmarks/families.py --data cifar10-images.zip --train-time 30s --workers 2 --to benchmarks/results/families.json
+    python -m benchmarks.costs.families --data cifar10-images.zip --train-time 30s --workers 2 --to benchmarks/results/families.json
 
 For each bound on MACs, each family's space gives the first candidates of its pool between a half of the bound and the bound. All
 are trained once by the same recipe, on the same 5,000 images, and scored on the same 1,000 validation images: best, median, and
@@ -14,15 +14,14 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from measure import machine, write
-
-from jointnas.campaign.campaign import local_executor
+from benchmarks.measure import machine, write
 from jointnas.data.dataset import load_data
 from jointnas.data.spec import DataSpec
-from jointnas.execution import Job, share_slots
+from jointnas.execution import share_slots
 from jointnas.space.constraint import Constraint
 from jointnas.space.sampling import draw_pool
 from jointnas.space.space import Space
+from jointnas.training.job import TrainingJob, trial_executor
 from jointnas.units import format_count, parse_count, parse_duration
 
 RECIPE = {
@@ -69,10 +68,10 @@ def main() -> None:
     }
     where = [(arm, candidate) for arm in arms for candidate in asked[arm]]
     clock = {"train_seconds": parse_duration(options.train_time)}
-    jobs = [Job(i, {"candidate": c, "clock": clock, "seed": i}) for i, (_, c) in enumerate(where)]
+    jobs = [TrainingJob(c, clock, seed=i).numbered(i) for i, (_, c) in enumerate(where)]
     slot = share_slots(options.workers, options.device)
     trained: dict[tuple[str, str], list[dict[str, Any]]] = {arm: [] for arm in arms}
-    with local_executor(spec.to_json(), slot, data.fingerprint) as executor:
+    with trial_executor(spec, slot, data.fingerprint) as executor:
         for event in executor.results(jobs):
             if event.kind == "done":
                 trained[where[event.number][0]].append(event.result["observation"])

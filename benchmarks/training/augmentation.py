@@ -1,6 +1,6 @@
 """Augmentation policies alone: images per core-second of ours, of torchvision image by image, and of kornia.
 
-    python benchmarks/augmentation.py --data cifar10-images.zip --to benchmarks/results/augmentation.json
+    python -m benchmarks.training.augmentation --data cifar10-images.zip --to benchmarks/results/augmentation.json
 
 Every arm runs on one thread and changes the same uint8 images of 32×32; the arms take turns, and ratios are taken within a
 round. torchvision is called on one image at a time, as a `DataLoader` does it, on tensors and on PIL images (the faster one
@@ -21,11 +21,11 @@ import torch
 from kornia.augmentation.auto import AutoAugment as KorniaAutoAugment
 from kornia.augmentation.auto import RandAugment as KorniaRandAugment
 from kornia.augmentation.auto import TrivialAugment as KorniaTrivialAugment
-from measure import machine, ratio, take_turns, write
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
+from benchmarks.measure import machine, ratio, take_turns, write
 from jointnas.data.dataset import load_data
 from jointnas.data.spec import DataSpec
 from jointnas.training.augmentation import make_policy

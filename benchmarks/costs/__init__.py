@@ -1,0 +1,1 @@
+"""What counting costs takes, and how well measured costs are forecast."""

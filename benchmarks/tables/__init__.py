@@ -1,0 +1,1 @@
+"""Tables of real trainings: what makes them and what reads them."""
