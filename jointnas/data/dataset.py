@@ -73,11 +73,11 @@ def load_data(spec: DataSpec, cache: Path | None = None, fingerprint: str | None
     for name in ("train_images", "val_images", "image_size"):
         value = getattr(spec, name)
         if value is not None and value < 1:
-            raise DataError(f"--{name.replace('_', '-')} must be 1 or more, got {value}")
+            raise DataError(f"--{name.replace('_', '-')} is 1 or more, got {value}: raise it")
     pack = open_pack(spec.source, spec.image_size, cache)
     if len(pack.classes) < 2:
         raise DataError(
-            f"a data set needs two or more classes, got {len(pack.classes)} in {spec.source!r}: add images of another"
+            f"a data set needs two classes or more, got {len(pack.classes)} in {spec.source!r}: add images of another"
         )
     notes: list[str] = []
     rest = _range(pack, "train")

@@ -46,7 +46,7 @@ class ImageTree(Source):
             )
         if len(trained) < 2:
             raise DataError(
-                f"a data set needs two or more classes, got {', '.join(sorted(trained)) or 'none'} in {str(self.path)!r}: "
+                f"a data set needs two classes or more, got {', '.join(sorted(trained)) or 'none'} in {str(self.path)!r}: "
                 "put the images of each class into a folder of its own"
             )
         for split, rows in files.items():

@@ -1,4 +1,4 @@
-"""Hard bounds on what a candidate may cost, such as `macs<40M` or `size<=4MB`."""
+"""Hard bounds on the costs of a candidate, such as `macs<40M` or `size<=4MB`."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ MEASURED = (
     "train_memory",
     "energy",
 )
-"""What is measured on a device: seconds an image and a batch of 64 (median, 95th percentile), training images a second, peak
-bytes of a training step, joules an image where the device reports its power."""
+"""Metrics measured on a device: seconds for one image and for a batch of 64 (median, 95th percentile), training images a second,
+peak bytes of a training step, joules an image where the device reports its power."""
 
 
 TRAINING_METRICS = ("images_per_second", "train_memory")
-"""Those of them that depend on the recipe; the others are of inference."""
+"""Measured metrics that depend on the recipe; the others are of inference."""
 
 
 class Unit(NamedTuple):
-    """How a metric's values are read, written and shown in an example."""
+    """How values of a metric are parsed and formatted, and an example."""
 
     parse: Callable[[str], float]
     format: Callable[[float], str]
@@ -75,23 +75,23 @@ class Constraint:
 
     @classmethod
     def parse(cls, text: str, metrics: Iterable[str] = METRICS) -> Constraint:
-        """Return the constraint that `text` says, its metric one of `metrics`. Raises `ConstraintError`."""
-        known = tuple(metrics)
+        """Return the constraint in `text`, whose metric is one of `metrics`. Raises `ConstraintError`."""
+        allowed = tuple(metrics)
         match = _TEXT.fullmatch(text)
         if match is None:
             word = re.match(r"\s*([A-Za-z_]\w*)", text)
             name = word.group(1) if word else "macs"
             raise ConstraintError(
-                f"a constraint is metric, comparison and bound, got {text!r}: "
-                f"quote it for the shell, as in '{name}<{unit_of(name).example}'"
+                f"cannot read the constraint {text!r}: write metric, comparison and bound, "
+                f"quoted for the shell, as in '{name}<{unit_of(name).example}'"
             )
         metric, comparison, bound = match.groups()
-        if metric not in known:
-            raise ConstraintError(f"no metric is called {metric!r} in {text!r}: {suggest(metric, known)}")
+        if metric not in allowed:
+            raise ConstraintError(f"no metric is called {metric!r} in {text!r}: {suggest(metric, allowed)}")
         try:
             value = unit_of(metric).parse(bound)
         except UnitError as error:
-            raise ConstraintError(f"the bound of {text!r} cannot be read: {error}") from error
+            raise ConstraintError(f"cannot read the bound of {text!r}: {error}") from error
         return cls(metric, comparison, value)
 
     @property
@@ -102,7 +102,7 @@ class Constraint:
     def violation(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return how far (n,) values of the metric lie beyond the bound, as a share of it; 0 where it holds.
 
-        A value at a bound that excludes it is a violation of the smallest positive size; NaN is an infinite one.
+        A value at a strict bound has the smallest positive violation; NaN has an infinite one.
         """
         x = np.asarray(values, dtype=np.float64)
         beyond = (x - self.bound if self.is_upper else self.bound - x) / max(abs(self.bound), 1e-12)
@@ -112,22 +112,22 @@ class Constraint:
 
     def __str__(self) -> str:
         short = format_metric(self.metric, self.bound)
-        read = unit_of(self.metric).parse(short)
-        return f"{self.metric}{self.comparison}{short if read == self.bound else f'{self.bound:.17g}'}"
+        exact = unit_of(self.metric).parse(short) == self.bound
+        return f"{self.metric}{self.comparison}{short if exact else f'{self.bound:.17g}'}"
 
 
 def format_metric(metric: str, value: float) -> str:
-    """Return a metric's value for reading, in its unit."""
+    """Return a metric's value with its unit."""
     return unit_of(metric).format(value)
 
 
 def parse_all(constraints: Sequence[str | Constraint], metrics: Iterable[str]) -> tuple[Constraint, ...]:
-    """Return constraints from text or as they are, all on known metrics. Raises `ConstraintError`."""
-    known = tuple(metrics)
-    parsed = tuple(Constraint.parse(c, known) if isinstance(c, str) else c for c in constraints)
+    """Return constraints, parsed where they are text, all on some of `metrics`. Raises `ConstraintError`."""
+    allowed = tuple(metrics)
+    parsed = tuple(Constraint.parse(c, allowed) if isinstance(c, str) else c for c in constraints)
     for constraint in parsed:
-        if constraint.metric not in known:
-            raise ConstraintError(f"no metric is called {constraint.metric!r}: {suggest(constraint.metric, known)}")
+        if constraint.metric not in allowed:
+            raise ConstraintError(f"no metric is called {constraint.metric!r}: {suggest(constraint.metric, allowed)}")
     return parsed
 
 
@@ -137,14 +137,14 @@ def read_sweep(text: str) -> list[str]:
     match = _TEXT.fullmatch(first)
     if match is None or not all(other.strip() for other in others):
         raise ConstraintError(
-            f"a sweep is metric, comparison and bounds, got {text!r}: write it like 'macs<5M,10M,20M'"
+            f"cannot read the sweep {text!r}: write metric, comparison and bounds, as in 'macs<5M,10M,20M'"
         )
     metric, comparison, bound = match.groups()
     return [f"{metric}{comparison}{each.strip()}" for each in (bound, *others)]
 
 
 def violations(constraints: Sequence[Constraint], costs: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Return (n, c) violations of c constraints by n candidates with these (n,) costs; all zero means feasible."""
+    """Return (n, c) violations of c constraints by n candidates with these (n,) costs; a feasible candidate has only zeros."""
     if not constraints:
         n = len(next(iter(costs.values()))) if costs else 0
         return np.zeros((n, 0))

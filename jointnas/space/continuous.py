@@ -54,7 +54,7 @@ class Continuous(Knob):
         return f"lies in [{self.low:g}, {self.high:g}]"
 
     def nearest(self, value: object) -> float:
-        """Return the number, or the bound that it lies beyond."""
+        """Return the number, or the nearest bound of one outside the range."""
         return self.code(float(self.nearest_codes(np.array([value]))[0]) if is_number(value) else value)
 
     def nearest_codes(self, numbers: Codes) -> Codes:
@@ -62,23 +62,23 @@ class Continuous(Knob):
         return np.clip(numbers, self.low, self.high)
 
     def _number(self, u: Codes) -> Codes:
-        """Return low + u·(high − low), in the logarithm where asked."""
+        """Return low + u·(high − low), of the logarithms in a logarithmic range."""
         low, high = self._ends
         x = low + u * (high - low)
         return np.clip(np.exp(x) if self.log else x, self.low, self.high)
 
     def _position(self, numbers: Codes) -> Codes:
-        """Return where (n,) numbers lie between the bounds, in [0, 1]; the inverse of `_number`."""
+        """Return the positions of (n,) numbers between the bounds, in [0, 1]; the inverse of `_number`."""
         low, high = self._ends
         x = np.log(numbers) if self.log else numbers
         return np.asarray((x - low) / (high - low))
 
     def from_unit(self, u: Codes) -> Codes:
-        """Return the numbers at these shares of the range."""
+        """Return the numbers at these positions in the range."""
         return self._number(u)
 
     def to_unit(self, codes: Codes) -> Codes:
-        """Return (n,) points of [0, 1] that `from_unit` brings back to the codes."""
+        """Return (n,) points of [0, 1] that `from_unit` maps to the codes."""
         return self._position(codes)
 
     def encode(self, codes: Codes) -> Codes:
@@ -93,11 +93,10 @@ class Continuous(Knob):
         """Return the numbers a tenth of the range below and above, clipped to it."""
         u = float(self._position(np.array([code]))[0])
         steps = (max(0.0, u - NEIGHBOUR_STEP), min(1.0, u + NEIGHBOUR_STEP))
-        found = self._number(np.array([s for s in steps if abs(s - u) > SMALLEST_STEP]))
-        return [float(c) for c in found]
+        return [float(c) for c in self._number(np.array([s for s in steps if abs(s - u) > SMALLEST_STEP]))]
 
     def mutate(self, codes: Codes, rng: np.random.Generator) -> Codes:
-        """Return a Gaussian step reflected at the bounds, or a fresh draw."""
+        """Return a number a Gaussian step away, reflected at the bounds, or a new sample."""
         u = self._position(codes)
         step = np.abs(u + rng.normal(0, MUTATION_SCALE, len(u)))
         step = np.where(step > 1, 2 - step, step).clip(0, 1)
@@ -110,13 +109,13 @@ class Continuous(Knob):
 
 @dataclass(frozen=True)
 class Switchable(Continuous):
-    """A real number between two bounds, or one value outside them that stands for "off", as 0 does in a logarithmic range."""
+    """A real number between two bounds, or one value outside them that means "off", such as 0 beside a logarithmic range."""
 
     off: float
 
     @property
     def columns(self) -> int:
-        """Two: where the number lies, and whether it is on."""
+        """Two: the position of the number, and whether it is on."""
         return 2
 
     @property
@@ -143,12 +142,12 @@ class Switchable(Continuous):
         return np.where(np.abs(numbers - self.off) < np.abs(numbers - inside), self.off, inside)
 
     def from_unit(self, u: Codes) -> Codes:
-        """Return "off" for the first `OFF_SHARE` of the interval, and the range for the rest."""
+        """Return "off" for points below `OFF_SHARE`, and numbers of the range for the others."""
         inside = np.maximum(0, u - OFF_SHARE) / (1 - OFF_SHARE)
         return np.where(u < OFF_SHARE, self.off, self._number(inside))
 
     def to_unit(self, codes: Codes) -> Codes:
-        """Return (n,) points of [0, 1] that `from_unit` brings back to the codes."""
+        """Return (n,) points of [0, 1] that `from_unit` maps to the codes."""
         inside = self._position(self._or_low(codes))
         return np.where(codes == self.off, OFF_SHARE / 2, OFF_SHARE + (1 - OFF_SHARE) * inside)
 
@@ -158,7 +157,7 @@ class Switchable(Continuous):
         return np.column_stack([np.where(on, self._position(self._or_low(codes)), 0.5), on])
 
     def decode(self, features: Codes) -> Codes:
-        """Return the numbers, and "off" where the second column is nearer to 0 than to 1."""
+        """Return the numbers, or "off" where the second column is below one half."""
         return np.where(features[:, 1] < 0.5, self.off, super().decode(features))
 
     def neighbours(self, code: float) -> list[float]:
@@ -169,7 +168,7 @@ class Switchable(Continuous):
         return [*super().neighbours(code), *([self.off] if at_low else [])]
 
     def mutate(self, codes: Codes, rng: np.random.Generator) -> Codes:
-        """Return "off" in `OFF_SHARE` of the cases, else a changed number; what was off starts from the lower bound."""
+        """Return "off" with probability `OFF_SHARE`, else a mutated number; a knob that was off starts at the lower bound."""
         moved = super().mutate(self._or_low(codes), rng)
         return np.where((codes != self.off) & (rng.random(len(codes)) < OFF_SHARE), self.off, moved)
 

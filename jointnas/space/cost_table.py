@@ -1,12 +1,13 @@
-"""Whole batches of architectures: their costs and digests, computed once for each distinct part of a network.
+"""Costs and digests of whole batches of architectures, computed once for each distinct part of a network.
 
-A family is a row of parts (see `families.family`), and each part reads few knobs: among a hundred thousand networks there are
-some thousand different parts. Costs add up over them, except the peak of the values alive, which is the largest of theirs.
+A family is a sequence of parts (see `families.family`), and each part depends on few knobs: a hundred thousand networks have
+some thousand different parts. Costs add up over the parts, except the peak of the live values, which is their maximum.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -22,14 +23,14 @@ from jointnas.space.knobs import Codes, Knob
 
 Index = NDArray[np.int64]
 LARGEST_KEY = 2**62
-FEW = 16  # rows that are looked up one by one
-KEPT = 20_000  # networks, at most, whose parts are remembered
+FEW = 16  # rows up to which each is looked up by itself
+KEPT = 20_000  # networks of the latest batch whose parts are cached, at most
 
 Key = tuple[float | None, ...]
-"""What a part's blueprint is made of: the index of its input's shape, and codes of knobs, None where inactive."""
+"""The key of a part's blueprint: the index of its input shape, and codes of knobs, None where inactive."""
 
 Sums = Callable[[Blueprint], Sequence[float]]
-"""Numbers of a part of a network that add up over its parts."""
+"""A function that returns numbers of a part of a network which add up over its parts."""
 
 
 class Architectures:
@@ -48,14 +49,14 @@ class Architectures:
         return table
 
     def digests(self, codes: Codes) -> list[str]:
-        """Return each network's digest, as `Blueprint.digest` has it."""
-        found = np.empty(len(codes), dtype=object)
+        """Return each network's digest, equal to `Blueprint.digest`."""
+        digests = np.empty(len(codes), dtype=object)
         for family, where in self._by_network(codes):
-            found[where] = family.digests(codes[where])
-        return list(found)
+            digests[where] = family.digests(codes[where])
+        return list(digests)
 
     def sums(self, codes: Codes, of: Sums) -> NDArray[np.float64]:
-        """Return (n, k) sums over the parts of each network of the k numbers that `of` gives for a part."""
+        """Return (n, k) sums over the parts of each network of the k numbers that `of` returns for a part."""
         parts = [(family.sums(codes[where], of), where) for family, where in self._by_network(codes)]
         table = np.zeros((len(codes), parts[0][0].shape[1] if parts else 0))
         for values, where in parts:
@@ -69,75 +70,75 @@ class Architectures:
 
     def _by_network(self, codes: Codes) -> list[tuple[_Parts, Index]]:
         knob = self.knobs[self._network]
-        found = []
+        rows_of = []
         for code in np.unique(codes[:, self._network]).tolist():
             name = str(knob.value(code))
             if name not in self._families:
                 families.check_input(self.input_shape, self.classes)
                 self._families[name] = _Parts(families.find_family(name), self.knobs, self.input_shape, self.classes)
-            found.append((self._families[name], np.flatnonzero(codes[:, self._network] == code)))
-        return found
+            rows_of.append((self._families[name], np.flatnonzero(codes[:, self._network] == code)))
+        return rows_of
 
 
 class _Parts:
-    """The parts of one family, with what was computed of them."""
+    """The parts of one family, with their computed blueprints."""
 
     def __init__(self, family: Family, knobs: tuple[Knob, ...], input_shape: Shape, classes: int) -> None:
         self.input_shape = input_shape
         shapes = _Shapes(input_shape)
-        self.parts = [_Made(part, family, knobs, classes, shapes) for part in family.parts]
-        self._latest: tuple[bytes | None, list[tuple[_Made, Index]]] = None, []
+        self.parts = [_PartTable(part, family, knobs, classes, shapes) for part in family.parts]
+        self._latest: tuple[bytes | None, list[tuple[_PartTable, Index]]] = None, []
 
-    def _walk(self, codes: Codes) -> list[tuple[_Made, Index]]:
-        """Return for each part which of its blueprints each of n networks has, as (n,) indices.
+    def _lookup(self, codes: Codes) -> list[tuple[_PartTable, Index]]:
+        """Return for each part the (n,) indices of the blueprints that n networks have.
 
-        The latest is kept, as costs, digests and sums of the same networks are asked one after another.
+        The latest result is cached, as costs, digests and sums of the same networks are usually computed one after another.
         """
         key = codes.tobytes() if len(codes) <= KEPT else None
         if key is not None and key == self._latest[0]:
             return self._latest[1]
         entering = np.zeros(len(codes), dtype=np.int64)
-        found = []
+        indices = []
         for part in self.parts:
-            which = part.find(codes, entering)
-            found.append((part, which))
+            which = part.indices(codes, entering)
+            indices.append((part, which))
             entering = part.leaving.array[which]
         if key is not None:
-            self._latest = key, found
-        return found
+            self._latest = key, indices
+        return indices
 
     def costs(self, codes: Codes) -> NDArray[np.float64]:
         total, peak = np.zeros((len(codes), 4)), np.zeros(len(codes))
-        for part, which in self._walk(codes):
+        for part, which in self._lookup(codes):
             values = part.costs.array[which]
             total += values[:, :4]
             peak = np.maximum(peak, values[:, 4])
         return np.column_stack([total, total[:, 3] + peak])
 
     def digests(self, codes: Codes) -> list[str]:
-        walked = self._walk(codes)
-        first, inverse = distinct([(which, len(part.traces)) for part, which in walked])
-        traces = [part.traces.array[which[first]].tolist() for part, which in walked]
+        looked_up = self._lookup(codes)
+        first, inverse = distinct([(which, len(part.traces)) for part, which in looked_up])
+        traces = [part.traces.array[which[first]].tolist() for part, which in looked_up]
         digests = [joined_digest(self.input_shape, row) for row in zip(*traces, strict=True)]
         return [digests[i] for i in inverse.tolist()]
 
     def sums(self, codes: Codes, of: Sums) -> NDArray[np.float64]:
-        tables = [(part.sums(of), which) for part, which in self._walk(codes)]
+        tables = [(part.sums(of), which) for part, which in self._lookup(codes)]
         return sum((table[which] for table, which in tables[1:]), start=tables[0][0][tables[0][1]])
 
 
 class _Shapes:
-    """The shapes that the parts of a family have met, each with an index."""
+    """The input shapes of the parts of a family, each with an index."""
 
     def __init__(self, first: Shape) -> None:
-        self.known = [first]
+        self.shapes = [first]
         self._indices = {first: 0}
 
     def index(self, shape: Shape) -> int:
-        found = self._indices.setdefault(shape, len(self.known))
-        if found == len(self.known):
-            self.known.append(shape)
-        return found
+        index = self._indices.setdefault(shape, len(self.shapes))
+        if index == len(self.shapes):
+            self.shapes.append(shape)
+        return index
 
 
 class _Column:
@@ -161,32 +162,31 @@ class _Column:
         return self._array
 
 
-class _Made:
-    """What was computed of one part's blueprints: in parallel columns, their costs, traces and output shapes.
+class _PartTable:
+    """The distinct blueprints of one part: their costs, traces and output shapes, in parallel columns.
 
-    The blueprints themselves are not kept: a family of a single part would fill the memory with them.
+    The blueprints themselves are not kept: those of a family of one part would fill the memory.
     """
 
     def __init__(self, part: Part, family: Family, knobs: tuple[Knob, ...], classes: int, shapes: _Shapes) -> None:
         self.part, self.family, self.classes, self.shapes = part, family, classes, shapes
-        wanted = set(part.knobs.values())
-        self.columns = [i for i, knob in enumerate(knobs) if knob.name in wanted]
+        names = set(part.knobs.values())
+        self.columns = [i for i, knob in enumerate(knobs) if knob.name in names]
         self.knobs = [knobs[i] for i in self.columns]
-        self.known: dict[Key, int] = {}
-        self.keys: list[Key] = []
-        self.costs = _Column(np.float64)  # macs, params, activations, size, peak of the values alive
+        self.keys: dict[Key, int] = {}
+        self.costs = _Column(np.float64)  # macs, params, activations, size, peak of the live values
         self.traces = _Column(object)
         self.leaving = _Column(np.int64)  # index of the output's shape
         self._sums: dict[Sums, _Column] = {}
 
-    def find(self, codes: Codes, entering: Index) -> Index:
+    def indices(self, codes: Codes, entering: Index) -> Index:
         """Return (n,) indices of the blueprints for (n, knobs) codes and (n,) indices of input shapes."""
         if len(codes) <= FEW:
             rows = np.column_stack([entering, codes[:, self.columns]])
             return np.array([self._index(row) for row in rows.tolist()], dtype=np.int64)
         first, inverse = distinct(
             [
-                (entering, len(self.shapes.known)),
+                (entering, len(self.shapes.shapes)),
                 *(_numbered(knob, codes[:, i]) for i, knob in zip(self.columns, self.knobs, strict=True)),
             ]
         )
@@ -195,33 +195,31 @@ class _Made:
 
     def _index(self, row: list[float]) -> int:
         key = tuple(None if value != value else value for value in row)
-        if key not in self.known:
-            made = self._make(key)
-            shape = made.output_shape
-            found = blueprint_cost(made)
-            self.leaving.extend([self.shapes.index(shape)])
-            self.traces.extend([made.trace()])
-            self.keys.append(key)
-            self.costs.extend([(*(found[m] for m in METRICS[:4]), found["memory"] - found["size"])])
-            self.known[key] = len(self.keys) - 1
-        return self.known[key]
+        if key not in self.keys:
+            blueprint = self._blueprint(key)
+            cost = blueprint_cost(blueprint)
+            self.leaving.extend([self.shapes.index(blueprint.output_shape)])
+            self.traces.extend([blueprint.trace()])
+            self.costs.extend([(*(cost[m] for m in METRICS[:4]), cost["memory"] - cost["size"])])
+            self.keys[key] = len(self.keys)
+        return self.keys[key]
 
-    def _make(self, key: Key) -> Blueprint:
-        place, *codes = key
-        shape = self.shapes.known[int(place or 0)]
+    def _blueprint(self, key: Key) -> Blueprint:
+        shape_index, *codes = key
+        shape = self.shapes.shapes[int(shape_index or 0)]
         given = {knob.name: knob.value(code) for knob, code in zip(self.knobs, codes, strict=True) if code is not None}
         values = self.family.part_values(self.part.knobs.values(), given)
         return self.part.blueprint(shape, self.classes, values)
 
     def sums(self, of: Sums) -> NDArray[np.float64]:
-        """Return the (m, k) numbers of the m blueprints met so far."""
-        known = self._sums.setdefault(of, _Column(np.float64))
-        known.extend([of(self._make(key)) for key in self.keys[len(known) :]])
-        return known.array
+        """Return the (m, k) numbers of the m blueprints in this table."""
+        sums = self._sums.setdefault(of, _Column(np.float64))
+        sums.extend([of(self._blueprint(key)) for key in islice(self.keys, len(sums), None)])
+        return sums.array
 
 
 def _numbered(knob: Knob, codes: Codes) -> tuple[Index, int]:
-    """Return (n,) whole numbers that stand for a knob's codes, and a bound that they stay below."""
+    """Return (n,) whole numbers for a knob's codes, and their exclusive upper bound."""
     if isinstance(knob, Continuous):
         values, index = np.unique(codes, return_inverse=True)
         return index, len(values)
@@ -229,9 +227,9 @@ def _numbered(knob: Knob, codes: Codes) -> tuple[Index, int]:
 
 
 def distinct(columns: Sequence[tuple[Index, int]]) -> tuple[Index, Index]:
-    """Return the first index of each distinct row, and for each row which distinct one it is.
+    """Return the first index of each distinct row, and for each row the index of its distinct row.
 
-    columns: (n,) whole numbers from 0 with the bound that they stay below. As `np.unique(axis=0)`, many times faster.
+    columns: (n,) whole numbers from 0 and their exclusive upper bound. Equivalent to `np.unique(axis=0)`, many times faster.
     """
     key, size = np.zeros_like(columns[0][0]), 1
     for column, bound in columns:

@@ -1,7 +1,7 @@
-"""Knobs in two groups, some of them conditional, and everything that can be done with candidates that are nothing but their knobs.
+"""Knobs in two groups, some of them conditional: sampling, mutation, neighbours, validation and encoding of candidates.
 
 A candidate is `{"architecture": {…}, "recipe": {…}}` with inactive knobs absent. Inside, a batch of n candidates is one
-(n, knobs) float array of codes (see `knobs`), architecture first; dictionaries stand only at the border.
+(n, knobs) float array of codes (see `knobs`), architecture first.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Candidate(TypedDict):
 
 @dataclass(frozen=True)
 class KnobSpace:
-    """Knobs by name, those of the architecture first. What they mean is for `Space` to say."""
+    """Knobs by name, those of the architecture first. Their meaning is defined in `Space`."""
 
     name: str
     description: str
@@ -57,22 +57,22 @@ class KnobSpace:
 
     @property
     def free_knobs(self) -> int:
-        """How many knobs the search may change."""
+        """The number of knobs that the search may change."""
         return int(self._free.sum())
 
     @cached_property
     def _conditions(self) -> tuple[tuple[tuple[int, Codes], ...], ...]:
-        """For each knob: the knobs that switch it on, with the codes that do."""
+        """For each knob: the knobs that activate it, and their codes that do."""
         return tuple(tuple((self._index(o), self._codes_of(o, vs)) for o, vs in knob.when) for knob in self.knobs)
 
     def _codes_of(self, name: str, values: tuple[Value, ...]) -> Codes:
-        """Return the codes of those values that a knob can take; one that was fixed since may take none of them."""
+        """Return the codes of those values that a knob has; a knob that was fixed later may have none of them."""
         knob = self.knobs[self._index(name)]
         return np.array([knob.code(v) for v in values if not isinstance(knob, Fixed) or knob.holds(v)])
 
     @cached_property
     def _order(self) -> tuple[int, ...]:
-        """Knob indices, each after the knobs that switch it on. Raises `SpaceError` for a circle."""
+        """Knob indices, each after the knobs that activate it. Raises `SpaceError` for circular conditions."""
         order: list[int] = []
         while len(order) < len(self.knobs):
             ready = [
@@ -80,9 +80,7 @@ class KnobSpace:
             ]
             if not ready:
                 circle = [k.name for i, k in enumerate(self.knobs) if i not in order]
-                raise SpaceError(
-                    f"conditions lead from knob to knob without a circle, got one among {', '.join(circle)}"
-                )
+                raise SpaceError(f"the conditions of {', '.join(circle)} depend on each other in a circle: remove one")
             order.extend(ready)
         return tuple(order)
 
@@ -91,22 +89,22 @@ class KnobSpace:
             raise SpaceError(f"the space {self.name!r} has no knob {name!r}: {suggest(name, self._names)}")
         return self._names.index(name)
 
-    def _switched_on(self, codes: Codes, i: int) -> Codes:
-        """Return (1, knobs) codes in which the knobs that switch knob i on, and theirs, stand at a value that does."""
+    def _activated(self, codes: Codes, i: int) -> Codes:
+        """Return (1, knobs) codes in which the knobs that knob i depends on have values that activate it."""
         for parent, wanted in self._conditions[i]:
-            if len(wanted):  # else a fixed knob keeps it off
-                codes = self._switched_on(codes, parent)
+            if len(wanted):  # else a fixed knob keeps it inactive
+                codes = self._activated(codes, parent)
                 codes[0, parent] = wanted[0]
         return codes
 
-    # ---------------------------------------------------------------------------------------------- drawing and moving
+    # ---------------------------------------------------------------------------------------------- sampling and mutation
 
     def sample(self, n: int, seed: int = 0) -> list[Candidate]:
         """Return n candidates from a scrambled Sobol sequence. The same seed gives the same candidates."""
         return self.to_candidates(next(self.stream(seed, chunk=max(1, n)))[:n])
 
     def stream(self, seed: int, chunk: int = 8192) -> Iterator[Codes]:
-        """Yield (chunk, knobs) arrays of codes, one unending scrambled Sobol sequence (chunk rounded up to a power of 2)."""
+        """Yield (chunk, knobs) arrays of codes from one scrambled Sobol sequence without end (chunk rounded up to a power of 2)."""
         free = np.flatnonzero(self._free)
         size = 1 << (chunk - 1).bit_length()
         sobol = qmc.Sobol(max(1, len(free)), scramble=True, seed=np.random.default_rng(seed))
@@ -119,7 +117,7 @@ class KnobSpace:
         return np.stack([knob.from_unit(u[:, i]) for i, knob in enumerate(self.knobs)], axis=1)
 
     def _settle(self, codes: Codes, fill: Codes) -> Codes:
-        """Return codes whose conditions hold: knobs switched off become NaN, knobs switched on take their `fill`."""
+        """Return codes that meet all conditions: inactive knobs become NaN, newly active ones take their `fill`."""
         out = np.empty_like(codes)
         for i in self._order:
             active = np.ones(len(codes), dtype=bool)
@@ -129,11 +127,11 @@ class KnobSpace:
         return out
 
     def settled(self, codes: Codes) -> Codes:
-        """Return (n, knobs) codes whose conditions hold: knobs that are switched on stand in the middle of their ranges."""
+        """Return (n, knobs) codes that meet all conditions: newly active knobs take the middle of their ranges."""
         return self._settle(codes, np.broadcast_to(self._defaults, codes.shape))
 
     def mutate_codes(self, codes: Codes, rng: np.random.Generator) -> Codes:
-        """Return (n, knobs) codes in which each active knob changed with probability 1/(active knobs), one at least."""
+        """Return (n, knobs) codes in which each active knob is mutated with probability 1/(active knobs), at least one."""
         movable = ~np.isnan(codes) & self._free
         chosen = movable & (rng.random(codes.shape) < 1 / np.maximum(1, movable.sum(axis=1, keepdims=True)))
         lottery = np.where(movable, rng.random(codes.shape), -1.0)
@@ -147,12 +145,12 @@ class KnobSpace:
         return self._settle(out, self._from_unit(rng.random(codes.shape)))
 
     def cross_codes(self, a: Codes, b: Codes, rng: np.random.Generator) -> Codes:
-        """Return (n, knobs) children that take each knob from parent a or b with equal chance (uniform crossover)."""
+        """Return (n, knobs) children of parents a and b by uniform crossover."""
         mixed = np.where(rng.random(a.shape) < 0.5, a, b)
         return self._settle(mixed, np.where(np.isnan(a), np.where(np.isnan(b), self._defaults, b), a))
 
     def neighbour_codes(self, code: Codes) -> Codes:
-        """Return the (m, knobs) codes one step from one (knobs,) candidate, apart from knobs switched on or off."""
+        """Return the (m, knobs) codes one step from one (knobs,) candidate, apart from knobs that it activates or deactivates."""
         return self._moved(code, lambda knob, value: knob.neighbours(value))
 
     def line_codes(self, code: Codes) -> Codes:
@@ -174,17 +172,17 @@ class KnobSpace:
         return self.settled(np.array(rows).reshape(-1, len(self.knobs)))
 
     def mutate(self, candidate: Candidate, rng: np.random.Generator) -> Candidate:
-        """Return a changed candidate. Raises `CandidateError`."""
+        """Return a mutated candidate. Raises `CandidateError`."""
         return self.to_candidates(self.mutate_codes(self.to_codes([candidate]), rng))[0]
 
     def neighbours(self, candidate: Candidate) -> list[Candidate]:
-        """Return every candidate one step away in one knob, apart from the knobs that it switches on or off."""
+        """Return every candidate one step away in one knob, apart from the knobs that it activates or deactivates."""
         return self.to_candidates(self.neighbour_codes(self.to_codes([candidate])[0]))
 
-    # --------------------------------------------------------------------------------------------------- the border
+    # --------------------------------------------------------------------------------------------------- dictionaries
 
     def to_candidates(self, codes: Codes) -> list[Candidate]:
-        """Return the candidates behind (n, knobs) codes."""
+        """Return the candidates of (n, knobs) codes."""
         return [{"architecture": self._values(row, 0), "recipe": self._values(row, 1)} for row in codes]
 
     def _values(self, row: Codes, group: int) -> dict[str, Value]:
@@ -211,10 +209,10 @@ class KnobSpace:
             knob = self.knobs[wrong[0, 1]]
             if np.isnan(codes[tuple(wrong[0])]):
                 raise CandidateError(
-                    f"a candidate of {self.name!r} has every active knob, got none for {knob.name}: add it"
+                    f"a candidate lacks the active knob {knob.name} of the space {self.name!r}: add it"
                 )
             when = " and ".join(f"{other} is one of {list(values)}" for other, values in knob.when)
-            raise CandidateError(f"the knob {knob.name} is there only when {when}, got it otherwise: drop it")
+            raise CandidateError(f"the knob {knob.name} is active only when {when}: remove it")
         return codes
 
     def _check_groups(self, candidate: Mapping[str, Any]) -> None:
@@ -251,7 +249,7 @@ class KnobSpace:
     def encode_codes(self, codes: Codes) -> tuple[Codes, Codes]:
         """Return the features of (n, knobs) codes by group: one-hot categories, numbers min–max in [0, 1].
 
-        A conditional knob brings one more column, 1 where it is active; where it is not, its features are neutral
+        A conditional knob has one more column, 1 where it is active; where it is not, its features are neutral
         (0.5 for numbers, 1/k for k categories).
         """
         parts = self.knob_features(codes)
@@ -259,7 +257,7 @@ class KnobSpace:
         return np.concatenate(first, axis=1), np.concatenate([first[0], *parts[self.n_architecture :]], axis=1)
 
     def knob_features(self, codes: Codes) -> list[Codes]:
-        """Return the features of (n, knobs) codes by knob, as `encode_codes` joins them."""
+        """Return the features of (n, knobs) codes by knob, which `encode_codes` joins."""
         parts: list[Codes] = []
         for knob, column in zip(self.knobs, codes.T, strict=True):
             active = ~np.isnan(column)
@@ -273,7 +271,7 @@ class KnobSpace:
 
 
 def check_candidate(candidate: object) -> None:
-    """Raise `CandidateError` unless a candidate has its two groups of knobs."""
+    """Raise `CandidateError` unless a candidate has the two groups of knobs."""
     right = isinstance(candidate, Mapping) and set(candidate) == set(GROUPS)
     if not isinstance(candidate, Mapping) or not right or not all(isinstance(candidate[g], Mapping) for g in GROUPS):
-        raise CandidateError(f"a candidate is {{architecture: {{…}}, recipe: {{…}}}}, got {candidate!r}: write both")
+        raise CandidateError(f"a candidate must be {{architecture: {{…}}, recipe: {{…}}}}, got {candidate!r}")

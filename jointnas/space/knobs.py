@@ -1,4 +1,4 @@
-"""One knob of a search space: its values, how they are sampled, encoded, changed and written down.
+"""Knobs of a search space: the contract, and knobs with countable values. Ranges of real numbers are in `continuous`.
 
 Inside a space a value is a float *code*, so that a whole batch of candidates is one array: the index of the value for
 ordered, categorical and fixed knobs, the number itself for continuous ones; NaN where the knob is inactive.
@@ -26,7 +26,7 @@ MUTATION_SCALE = 0.15  # standard deviation of a small mutation, as a share of t
 
 @dataclass(frozen=True)
 class Knob(ABC):
-    """The contract: how one knob reads and writes codes. `when` lists the values of other knobs that switch it on."""
+    """The contract of a knob: values, codes, sampling, encoding and mutation. `when` lists values of other knobs that activate it."""
 
     name: str
     when: Condition
@@ -34,19 +34,19 @@ class Knob(ABC):
     @property
     @abstractmethod
     def columns(self) -> int:
-        """How many columns its encoding has, without the activity flag."""
+        """The number of columns of its encoding, without the activity flag."""
 
     @abstractmethod
     def value(self, code: float) -> Value:
-        """Return the value behind a code."""
+        """Return the value of a code."""
 
     @abstractmethod
     def code(self, value: object) -> float:
-        """Return the code of a value. Raises `CandidateError` when the knob cannot take it."""
+        """Return the code of a value. Raises `CandidateError` when the knob does not have it."""
 
     @abstractmethod
     def from_unit(self, u: Codes) -> Codes:
-        """Return codes for points of [0, 1), equal shares of the interval meaning equal shares of the range."""
+        """Return codes for (n,) points of [0, 1): uniform points give uniform samples of the knob."""
 
     @abstractmethod
     def encode(self, codes: Codes) -> Codes:
@@ -62,14 +62,14 @@ class Knob(ABC):
 
     @abstractmethod
     def mutate(self, codes: Codes, rng: np.random.Generator) -> Codes:
-        """Return changed codes: a small step or a fresh draw, half of the time each; every code differs where it can."""
+        """Return mutated codes: a small step or a new sample, with equal probability; every code differs where it can."""
 
     @abstractmethod
     def to_toml(self) -> Any:
-        """Return what a space file says for this knob, `when` left out."""
+        """Return the knob's entry in a space file, without `when`."""
 
     def nearest(self, value: object) -> float:
-        """Return the code of the value nearest to any. Raises `CandidateError` where nothing is near."""
+        """Return the code of the nearest value. Raises `CandidateError` where no value is similar."""
         return self.code(value)
 
     @property
@@ -79,13 +79,13 @@ class Knob(ABC):
 
     @property
     def default(self) -> float:
-        """The code in the middle of the range, which a knob takes when a neighbour switches it on."""
+        """The code in the middle of the range, which a knob takes when another knob activates it."""
         return float(self.from_unit(np.array([0.5]))[0])
 
 
 @dataclass(frozen=True)
 class Ordered(Knob):
-    """Values in an order: listed ones at equal distances, or the numbers of a grid at their (logarithmic) distances."""
+    """Ordered values: listed ones at equal distances, or the numbers of a grid at their (logarithmic) distances."""
 
     values: tuple[Value, ...]
     grid: tuple[float, float, float, bool] | None = None  # low, high, step, log
@@ -97,7 +97,7 @@ class Ordered(Knob):
 
     @cached_property
     def positions(self) -> Codes:
-        """Where each value lies in [0, 1]."""
+        """The position of each value in [0, 1]."""
         if len(self.values) == 1:
             return np.zeros(1)
         x = np.arange(len(self.values), dtype=np.float64)
@@ -109,7 +109,7 @@ class Ordered(Knob):
 
     @cached_property
     def _edges(self) -> Codes:
-        """The inner borders of the values' shares of [0, 1); a value's share is the width of its surroundings."""
+        """The inner edges of the values' intervals of [0, 1); a value's interval reaches half-way to its neighbours."""
         gaps = np.diff(self.positions)
         widths = (np.concatenate([gaps[:1], gaps]) + np.concatenate([gaps, gaps[-1:]])) / 2
         edges: Codes = np.cumsum(widths)[:-1] / widths.sum()
@@ -138,12 +138,12 @@ class Ordered(Knob):
 
     def nearest(self, value: object) -> float:
         """Return the index of the number nearest to a number, else that of the value itself."""
-        if is_number(value) and all(is_number(known) for known in self.values):
+        if is_number(value) and all(is_number(v) for v in self.values):
             return float(np.abs(np.array(self.values, dtype=np.float64) - value).argmin())
         return self.code(value)
 
     def from_unit(self, u: Codes) -> Codes:
-        """Return the index whose share holds u."""
+        """Return the index of the interval that contains u."""
         if len(self.values) == 1:
             return np.zeros(len(u))
         return np.searchsorted(self._edges, u, side="right").astype(np.float64)
@@ -165,7 +165,7 @@ class Ordered(Knob):
         return [float(i) for i in (int(code) - 1, int(code) + 1) if 0 <= i < len(self.values)]
 
     def mutate(self, codes: Codes, rng: np.random.Generator) -> Codes:
-        """Return an index a Gaussian step away (one at least), or a fresh draw of another."""
+        """Return an index a Gaussian step away (at least one), or a new sample of another."""
         n, count = len(codes), len(self.values)
         if count == 1:
             return codes.copy()
@@ -185,13 +185,13 @@ class Ordered(Knob):
 
 @dataclass(frozen=True)
 class Choice(Knob):
-    """Categories without an order, one-hot encoded."""
+    """Unordered categories, one-hot encoded."""
 
     choices: tuple[Value, ...]
 
     @property
     def columns(self) -> int:
-        """One a category."""
+        """One for each category."""
         return len(self.choices)
 
     @property
@@ -211,7 +211,7 @@ class Choice(Knob):
         return float(index)
 
     def from_unit(self, u: Codes) -> Codes:
-        """Return the index whose equal share holds u."""
+        """Return the index of the interval, one of equal length for each category, that contains u."""
         return np.minimum(np.floor(u * len(self.choices)), len(self.choices) - 1)
 
     def encode(self, codes: Codes) -> Codes:
@@ -239,7 +239,7 @@ class Choice(Knob):
 
 @dataclass(frozen=True)
 class Fixed(Knob):
-    """One value that the search never changes; it takes no column."""
+    """One value that the search never changes; its encoding has no column."""
 
     only: Value
 
@@ -292,7 +292,7 @@ class Fixed(Knob):
         return codes.copy()
 
     def to_toml(self) -> Any:
-        """Return the value, in a table like the others, so that knobs keep their order."""
+        """Return the value in a table, so that the knobs keep their order in the file."""
         return {"value": self.only}
 
 
@@ -301,16 +301,16 @@ def _another(codes: Codes, count: int, rng: np.random.Generator) -> Codes:
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Return whether this is a number, which truth values are not."""
+    """Return whether this is a number; booleans are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def index_of(value: object, values: Sequence[Value]) -> int | None:
-    """Return where `value` stands: truth values, words and numbers are never mixed; numbers match to 1e-9."""
-    for i, known in enumerate(values):
-        if isinstance(value, bool) or isinstance(known, bool) or isinstance(value, str) or isinstance(known, str):
-            if type(value) is type(known) and value == known:
+    """Return the index of `value`, None if absent. Booleans, strings and numbers never match each other; numbers match to 1e-9."""
+    for i, other in enumerate(values):
+        if isinstance(value, bool) or isinstance(other, bool) or isinstance(value, str) or isinstance(other, str):
+            if type(value) is type(other) and value == other:
                 return i
-        elif isinstance(value, int | float) and abs(value - known) <= 1e-9 * abs(known):
+        elif isinstance(value, int | float) and abs(value - other) <= 1e-9 * abs(other):
             return i
     return None

@@ -1,4 +1,4 @@
-"""Pools of candidates that meet the constraints, and what a space can reach when none does."""
+"""Pools of candidates that meet the constraints, and the extreme costs that a space reaches."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from jointnas.space.knobs import Codes
 from jointnas.space.space import Space
 
 LARGEST_CHUNK = 16_384
-DRAWS = 16_384  # points drawn before the constraints are taken to be rarely met
-RAREST = 1 / 20  # share of the draws that must meet the constraints for drawing on to be the cheapest way
-SCOUTS = 512  # points that are looked at first, and from which descents towards an unmet bound start
-WALKERS = 512  # points that are repaired at once
-WALK_STEPS = 128  # changes that each of them tries at most
-IDLE_CHANGES = 20  # in a row that bring none of them closer
-IDLE_ROUNDS = 3
+SAMPLES = 16_384  # after which constraints count as rarely met
+RAREST = 1 / 20  # share of feasible samples below which repair is cheaper than further sampling
+FIRST_SAMPLES = 512  # sampled first; descents towards a bound start from them
+REPAIRED = 512  # samples that are repaired at once
+REPAIR_STEPS = 128  # mutations tried for each, at most
+IDLE_STEPS = 20  # steps in a row without improvement that end a repair
+IDLE_ROUNDS = 3  # rounds in a row without a new candidate that end the filling of a pool
 
 
 def feasible(space: Space, constraints: Sequence[Constraint], codes: Codes) -> NDArray[np.bool_]:
-    """Return (n,) truth values: which of (n, knobs) codes meet every constraint."""
+    """Return an (n,) mask of the (n, knobs) codes that meet every constraint."""
     return np.asarray(excess(space, constraints, codes) == 0)
 
 
@@ -38,73 +38,74 @@ def excess(space: Space, constraints: Sequence[Constraint], codes: Codes) -> NDA
 def draw_pool(space: Space, n: int, constraints: Sequence[Constraint] = (), seed: int = 0) -> Codes:
     """Return codes of at most n different candidates that meet every constraint.
 
-    Constraint-satisfying QMC sampling (FBNetV3, algorithm 1, line 1): a Sobol sequence, of which the feasible points are
-    kept. Where they are rare, points of the sequence are repaired instead, and what was found is spread by mutation; fewer
-    than n come back only when that finds no more.
-    Raises `ConstraintError` with the nearest value the space reaches when nothing meets the constraints.
+    Constraint-satisfying QMC sampling (FBNetV3, algorithm 1, line 1): the feasible points of a Sobol sequence. Where they are
+    rare, infeasible points are repaired, and the pool is filled with mutations of feasible ones; it is smaller than n only when
+    these give no new candidates. Raises `ConstraintError` with the nearest value the space reaches when no candidate is feasible.
     """
-    scouts: Codes = next(space.stream(seed, chunk=SCOUTS))
-    if not space.is_abstract and not feasible(space, constraints, scouts).any():
-        _check_reachable(space, constraints, scouts)  # at once: a network's costs lead a descent where they may lead
+    samples: Codes = next(space.stream(seed, chunk=FIRST_SAMPLES))
+    if not space.is_abstract and not feasible(space, constraints, samples).any():
+        _check_reachable(
+            space, constraints, samples
+        )  # before any search: a descent on the costs of networks is reliable
     seen: set[str] = set()
-    found: list[Codes] = []
-    drawn = 0
+    pool: list[Codes] = []
+    sampled = 0
     for codes in space.stream(seed, chunk=min(LARGEST_CHUNK, max(1024, n))):
-        drawn += len(codes)
+        sampled += len(codes)
         met = codes[feasible(space, constraints, codes)]
-        found.append(_new(space, met[: n - len(seen)], seen))
-        exhausted = len(met) > 0 and len(found[-1]) == 0
-        if len(seen) >= n or exhausted or (drawn >= DRAWS and len(seen) < RAREST * drawn):
+        pool.append(_new(space, met[: n - len(seen)], seen))
+        exhausted = len(met) > 0 and len(pool[-1]) == 0
+        if len(seen) >= n or exhausted or (sampled >= SAMPLES and len(seen) < RAREST * sampled):
             break
     if len(seen) < n:
         rng = np.random.default_rng([seed, 1])
         met = np.concatenate(
-            [_descended(space, constraints, scouts), repaired(space, constraints, codes[:WALKERS], rng)]
+            [_descended(space, constraints, samples), repaired(space, constraints, codes[:REPAIRED], rng)]
         )
-        found.append(_new(space, met, seen))
+        pool.append(_new(space, met, seen))
         if not seen:
-            _check_reachable(space, constraints, scouts)
+            _check_reachable(space, constraints, samples)
             raise ConstraintError(
-                f"each of {', '.join(map(str, constraints))} can be met in the space {space.name!r}, but no candidate was found "
-                "that meets all: loosen one"
+                f"each of {', '.join(map(str, constraints))} can be met in the space {space.name!r}, but no sampled candidate meets "
+                "all of them: loosen one"
             )
-        _spread(space, constraints, n, found, seen, rng)
-    return np.concatenate(found)[:n]
+        _fill(space, constraints, n, pool, seen, rng)
+    return np.concatenate(pool)[:n]
 
 
 def repaired(space: Space, constraints: Sequence[Constraint], codes: Codes, rng: np.random.Generator) -> Codes:
-    """Return those of (n, knobs) codes that small changes, each kept where it violates the constraints less, bring to meet them all."""
+    """Return those of (n, knobs) codes that become feasible by mutations, each accepted where it lowers the violation."""
     current, before = codes.copy(), excess(space, constraints, codes)
     idle = 0
-    for _ in range(WALK_STEPS):
-        open_rows = np.flatnonzero(before > 0)
-        if not len(open_rows) or idle > IDLE_CHANGES:
+    for _ in range(REPAIR_STEPS):
+        infeasible = np.flatnonzero(before > 0)
+        if not len(infeasible) or idle > IDLE_STEPS:
             break
-        moved = space.mutate_codes(current[open_rows], rng)
+        moved = space.mutate_codes(current[infeasible], rng)
         after = excess(space, constraints, moved)
-        better = after < before[open_rows]
+        better = after < before[infeasible]
         idle = 0 if better.any() else idle + 1
-        current[open_rows[better]], before[open_rows[better]] = moved[better], after[better]
+        current[infeasible[better]], before[infeasible[better]] = moved[better], after[better]
     met: Codes = current[before == 0]
     return met
 
 
-def _spread(
+def _fill(
     space: Space,
     constraints: Sequence[Constraint],
     n: int,
-    found: list[Codes],
+    pool: list[Codes],
     seen: set[str],
     rng: np.random.Generator,
 ) -> None:
-    """Add feasible mutations of what was found until there are n or no more come."""
+    """Add feasible mutations of the pool until it has n candidates or no new ones come."""
     idle = 0
     while len(seen) < n and idle < IDLE_ROUNDS:
-        known = np.concatenate(found)
-        parents = known[rng.integers(0, len(known), min(LARGEST_CHUNK, max(256, n // 4)))]
+        candidates = np.concatenate(pool)
+        parents = candidates[rng.integers(0, len(candidates), min(LARGEST_CHUNK, max(256, n // 4)))]
         children = space.mutate_codes(parents, rng)
-        found.append(_new(space, children[feasible(space, constraints, children)], seen))
-        idle = 0 if len(found[-1]) else idle + 1
+        pool.append(_new(space, children[feasible(space, constraints, children)], seen))
+        idle = 0 if len(pool[-1]) else idle + 1
 
 
 def _new(space: Space, codes: Codes, seen: set[str]) -> Codes:
@@ -118,13 +119,13 @@ def _new(space: Space, codes: Codes, seen: set[str]) -> Codes:
 
 
 def _descended(space: Space, constraints: Sequence[Constraint], start: Codes) -> Codes:
-    """Return the one candidate that steepest descent on the sum of violations leads to, or none where it misses."""
+    """Return the candidate at the end of a descent on the sum of violations, or none where that is infeasible."""
     best, beyond = _descent(space, start, lambda codes: excess(space, constraints, codes))
     return best[None, :] if beyond == 0 else start[:0]
 
 
 def _check_reachable(space: Space, constraints: Sequence[Constraint], start: Codes) -> None:
-    """Raise `ConstraintError` with the nearest value for a constraint that nothing in the space meets."""
+    """Raise `ConstraintError` with the nearest value for a constraint that no candidate meets."""
     for constraint in constraints:
         value = extreme(space, constraint.metric, start, largest=not constraint.is_upper)
         if constraint.violation(np.array([value]))[0] > 0:
@@ -139,8 +140,8 @@ def _check_reachable(space: Space, constraints: Sequence[Constraint], start: Cod
 def extreme(space: Space, metric: str, start: Codes, largest: bool = False) -> float:
     """Return the smallest value of an exact cost, or the largest, that descents from (n, knobs) codes reach.
 
-    Each network in `start` has a descent of its own: a step from one network to another meets its knobs in the middle of
-    their ranges, where the better extreme does not show.
+    Each network in `start` has a descent of its own: a step to another network would set its knobs to the middle of their
+    ranges, which hides the better extreme.
     """
     sign = -1.0 if largest else 1.0
 
@@ -162,8 +163,8 @@ def _by_network(space: Space, codes: Codes) -> list[Codes]:
 def _descent(space: Space, start: Codes, target: Callable[[Codes], NDArray[np.float64]]) -> tuple[Codes, float]:
     """Return the (knobs,) code from which no change of one knob, to any of its values, lowers the target; and its target.
 
-    start: (n, knobs) codes, the best of which comes first. target: (n,) numbers for (n, knobs) codes, none of them NaN.
-    Where every knob pulls a cost one way whatever the others are, as with all costs of a network, that is the extreme.
+    start: (n, knobs) codes, the descent begins at the best. target: (n,) numbers for (n, knobs) codes, none of them NaN.
+    Where a cost is monotone in every knob, as all costs of a network are, the result is the global extreme.
     """
     codes = start
     best: Codes = codes[0]

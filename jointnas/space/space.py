@@ -1,6 +1,6 @@
-"""The search space: knobs read from TOML, bound to images, and what its candidates stand for: networks, recipes, costs, identities.
+"""The search space: knobs from TOML, bound to an input shape; networks, recipes, costs and identities of its candidates.
 
-What can be done with knobs alone (`KnobSpace`) stands in `knob_space`.
+Operations on the knobs alone are in `knob_space`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CostFunction = Callable[[Candidate], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Space(KnobSpace):
-    """A search space, bound to an input shape (C, H, W) and class count once it has to cost, pool or predict.
+    """A search space; costs, pools and predictions need one that is bound to an input shape (C, H, W) and class count.
 
     Without a `network` knob it is abstract: any knob names, costs from a function of the candidate.
     """
@@ -51,7 +51,7 @@ class Space(KnobSpace):
         check_definition(Definition(self.name, self.description, *self._by_group))
         _ = self._order
 
-    # ------------------------------------------------------------------------------------------------ making one
+    # ------------------------------------------------------------------------------------------------ construction
 
     @classmethod
     def load(cls, name: str | Path, input_shape: Sequence[int] | None = None, classes: int | None = None) -> Space:
@@ -66,7 +66,7 @@ class Space(KnobSpace):
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise SpaceError(f"a space is a readable TOML file, got {str(path)!r} ({error}): check the path") from error
+            raise SpaceError(f"cannot read the space file {str(path)!r} ({error}): check the path") from error
         return cls.from_toml(text, input_shape, classes, name=path.stem)
 
     @classmethod
@@ -84,31 +84,33 @@ class Space(KnobSpace):
         return space if input_shape is None and classes is None else space.bind(input_shape, classes)
 
     def to_toml(self) -> str:
-        """Return the space as TOML; `from_toml` gives an equal one back."""
+        """Return the space as TOML; `from_toml` returns an equal one."""
         return write_definition(Definition(self.name, self.description, *self._by_group))
 
     def bind(self, input_shape: Sequence[int] | None, classes: int | None) -> Space:
         """Return the space for images of this shape (C, H, W) and this many classes. Raises `SpaceError`."""
         if input_shape is None or classes is None:
-            raise SpaceError("a space is bound to an input shape and a class count, got one of them: give both")
+            raise SpaceError("a space needs both an input shape and a class count, got one of them: give both")
         bound = replace(self, input_shape=tuple(int(d) for d in input_shape), classes=int(classes))
         if not self.is_abstract:
             bound._check_networks()
         return bound
 
     def with_cost(self, function: CostFunction | None, example: Candidate | None = None) -> Space:
-        """Return the space with costs from `function(candidate) -> {metric: number}`; None leaves it as it is.
+        """Return the space with costs from `function(candidate) -> {metric: number}`; None changes nothing.
 
-        example: a candidate that the function is called with for the names of its metrics; by default the middle of the space.
+        example: the candidate whose costs give the names of the metrics; by default the middle of the space.
         """
         if function is None:
             return self
         if not self.is_abstract:
-            raise SpaceError(f"only an abstract space takes a cost function, got one for {self.name!r}: drop it")
+            raise SpaceError(
+                f"only an abstract space takes a cost function, but {self.name!r} has a network: remove the function"
+            )
         return replace(self, cost_function=function, cost_example=example, _costs={})
 
     def fix(self, values: Mapping[str, Value]) -> Space:
-        """Return the space with knobs held at one value each. Raises `SpaceError` or `CandidateError`."""
+        """Return the space with some knobs fixed. Raises `SpaceError` or `CandidateError`."""
         knobs = list(self.knobs)
         for name, value in values.items():
             index = self._index(name)
@@ -139,16 +141,16 @@ class Space(KnobSpace):
         space = replace(self, knobs=(*fixed, *self._by_group[1]), n_architecture=len(fixed), _costs={})
         return space.bind(self.input_shape, self.classes) if self.input_shape else space
 
-    # ------------------------------------------------------------------------------------------------- its structure
+    # ------------------------------------------------------------------------------------------------- structure
 
     @property
     def is_abstract(self) -> bool:
-        """Whether candidates are nothing but their knobs: no network, no recipe."""
+        """Whether the space has no networks and recipes, only knobs."""
         return "network" not in self._names[: self.n_architecture]
 
     @property
     def is_bound(self) -> bool:
-        """Whether the input shape and class count are known (or not needed)."""
+        """Whether the input shape and class count are set (or not needed)."""
         return self.is_abstract or self.input_shape is not None
 
     @cached_property
@@ -162,27 +164,27 @@ class Space(KnobSpace):
         return tuple(self.cost_function(self.cost_example or self.to_candidates(middle)[0]))
 
     def _check_networks(self) -> None:
-        """Build the blueprint at every value of every architecture knob, the others in the middle, knobs switched on for it."""
+        """Raise `SpaceError` unless each value of each architecture knob, the others in the middle, gives a network."""
         for i, knob in enumerate(self._by_group[0]):
             for value in knob.extremes:
-                codes = self._switched_on(np.full((1, len(self.knobs)), np.nan), i)
+                codes = self._activated(np.full((1, len(self.knobs)), np.nan), i)
                 codes[0, i] = knob.code(value)
                 try:
                     self.architectures.blueprint(self.settled(codes)[0, : self.n_architecture])
                 except BlueprintError as error:
                     raise SpaceError(
-                        f"every network of a space exists, got {knob.name} = {value!r}: {error}"
+                        f"the space {self.name!r} has no valid network with {knob.name} = {value!r}: {error}"
                     ) from error
 
-    # ------------------------------------------------------------------------------------- what a candidate stands for
+    # ------------------------------------------------------------------------------------- networks, costs, identities
 
     @cached_property
     def architectures(self) -> Architectures:
         """The networks of this space. Raises `SpaceError` when it is abstract or not bound."""
         if self.is_abstract:
-            raise SpaceError(f"the space {self.name!r} has no network: its candidates have no blueprint")
+            raise SpaceError(f"the space {self.name!r} is abstract: its candidates have no network")
         if self.input_shape is None or self.classes is None:
-            raise SpaceError(f"the space {self.name!r} is bound before it costs, got no input shape: use Space.bind")
+            raise SpaceError(f"the space {self.name!r} has no input shape yet: call Space.bind first")
         return Architectures(self._by_group[0], self.input_shape, self.classes)
 
     def blueprint(self, candidate: Mapping[str, Any]) -> Blueprint:
@@ -194,9 +196,9 @@ class Space(KnobSpace):
         return Recipe.from_knobs(candidate["recipe"])
 
     def costs(self, codes: Codes) -> dict[str, NDArray[np.float64]]:
-        """Return each metric's exact (n,) values for (n, knobs) codes, of all views that are scored.
+        """Return each metric's exact (n,) values for (n, knobs) codes, of all scored views.
 
-        Equal architectures are computed once.
+        Costs of equal architectures are computed once.
         """
         if not self.is_abstract:
             table = self.architectures.costs(codes[:, : self.n_architecture])
@@ -207,25 +209,25 @@ class Space(KnobSpace):
         return {metric: table[:, j] for j, metric in enumerate(self.metrics)}
 
     def views(self, codes: Codes) -> NDArray[np.int64]:
-        """Return how many views of an image each of (n, knobs) codes scores."""
+        """Return the (n,) numbers of views of an image that (n, knobs) codes score."""
         return views(self.recipe_columns(codes, ("test_flip",)), len(codes))
 
     def _cost(self, row: Codes) -> tuple[float, ...]:
-        """Return what the user's function says of a candidate of an abstract space; it is asked once."""
+        """Return the user's costs of a candidate of an abstract space; the function is called once for each candidate."""
         assert self.cost_function is not None
         key = row.tobytes()
         if key not in self._costs:
-            found = self.cost_function(self.to_candidates(row[None, :])[0])
-            self._costs[key] = tuple(float(found[m]) for m in self.metrics)
+            costs = self.cost_function(self.to_candidates(row[None, :])[0])
+            self._costs[key] = tuple(float(costs[m]) for m in self.metrics)
         return self._costs[key]
 
     def cost(self, candidate: Mapping[str, Any]) -> dict[str, float]:
-        """Return what the candidate costs: macs, params, activations, size and memory in bytes. Raises `SpaceError`."""
-        found = self.costs(self.to_codes([candidate]))
-        return {m: int(v[0]) if float(v[0]).is_integer() else float(v[0]) for m, v in found.items()}
+        """Return the candidate's costs: macs, params, activations, size and memory in bytes. Raises `SpaceError`."""
+        costs = self.costs(self.to_codes([candidate]))
+        return {m: int(v[0]) if float(v[0]).is_integer() else float(v[0]) for m, v in costs.items()}
 
     def identities(self, codes: Codes) -> list[str]:
-        """Return a hash for each of (n, knobs) codes that equal networks trained by equal recipes share."""
+        """Return a hash for each of (n, knobs) codes; equal networks trained by equal recipes share it."""
         if self.is_abstract:
             return [_hash(json.dumps(list(c.values()), sort_keys=True).encode()) for c in self.to_candidates(codes)]
         _, height, width = self.input_shape or (0, 0, 0)
@@ -234,16 +236,16 @@ class Space(KnobSpace):
         return [_hash(digest.encode() + row.tobytes()) for digest, row in zip(digests, recipes, strict=True)]
 
     def distinct(self, codes: Codes) -> tuple[list[int], list[str]]:
-        """Return the rows of (n, knobs) codes whose identity no row before them has, in order, and these identities."""
+        """Return the first row of each identity among (n, knobs) codes, in order, and these identities."""
         first: dict[str, int] = {}
         for row, identity in enumerate(self.identities(codes)):
             first.setdefault(identity, row)
         return list(first.values()), list(first)
 
     def recipe_columns(self, codes: Codes, names: Container[str] | None = None) -> dict[str, NDArray[Any]]:
-        """Return the (n,) values of each recipe knob, its default where it is inactive; of these names alone where given."""
+        """Return the (n,) values of each recipe knob, its default where it is inactive; only those in `names` where given."""
         columns = {}
-        places = np.where(np.isnan(codes), -1, codes)
+        indices = np.where(np.isnan(codes), -1, codes)
         for i, (knob, values) in enumerate(
             zip(self._by_group[1], self._recipe_values, strict=True), self.n_architecture
         ):
@@ -252,18 +254,18 @@ class Space(KnobSpace):
             if isinstance(knob, Continuous):
                 columns[knob.name] = np.where(np.isnan(codes[:, i]), values[-1], codes[:, i])
             else:
-                columns[knob.name] = values[places[:, i].astype(np.int64)]
+                columns[knob.name] = values[indices[:, i].astype(np.int64)]
         return columns
 
     @cached_property
     def _recipe_values(self) -> list[NDArray[Any]]:
-        """For each recipe knob: the values that its codes stand for, and at the end its default."""
-        found = []
+        """For each recipe knob: the values of its codes, and at the end its default."""
+        tables = []
         for knob in self._by_group[1]:
             default = default_of(knob.name)
             kind = object if isinstance(default, bool | str) else np.float64
-            found.append(np.array([*knob.extremes, default], dtype=kind))
-        return found
+            tables.append(np.array([*knob.extremes, default], dtype=kind))
+        return tables
 
     def identity(self, candidate: Mapping[str, Any]) -> str:
         """Return the candidate's hash; candidates with equal blueprint and effective recipe share it."""
@@ -275,5 +277,5 @@ def _hash(data: bytes) -> str:
 
 
 def built_in_spaces() -> list[str]:
-    """Return the names of the spaces that travel with the package."""
+    """Return the names of the built-in spaces."""
     return sorted(path.stem for path in resource_folder("spaces").glob("*.toml"))

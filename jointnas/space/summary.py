@@ -1,4 +1,4 @@
-"""What a search space holds: how many candidates, each knob in words, and how far each exact cost reaches."""
+"""The summary of a search space: the number of candidates, each knob in words, and the range of each exact cost."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from jointnas.space.sampling import extreme
 from jointnas.space.space import Space
 from jointnas.space.toml import GROUPS
 
-WRITTEN_OUT = 1_000_000_000  # larger counts are written with three digits and an exponent
+LARGEST_EXACT = 1_000_000_000  # larger counts are written with three digits and an exponent
 
 
 @dataclass(frozen=True)
 class Range:
-    """How far a cost reaches in a space: its ends, and the median of a sample; counts, or bytes."""
+    """The range of a cost in a space, and its median in a sample; counts, or bytes."""
 
     smallest: float
     median: float
@@ -31,14 +31,14 @@ class Range:
 
 
 @dataclass(frozen=True)
-class Survey:
-    """What a space holds.
+class Summary:
+    """The content of a space.
 
-    candidates: how many combinations the countable knobs have; where a knob is inactive, its values are no combinations.
-    continuous: how many knobs are continuous; where there is one, the space is infinite.
+    candidates: the number of combinations of the countable knobs; values of an inactive knob do not count.
+    continuous: the number of continuous knobs; a space with one is infinite.
     knobs: for each group, each knob's range in words.
-    costs: for each metric that is known before training, its range.
-    example: the candidate with every knob in the middle of its range, and what it costs.
+    costs: the range of each exact metric.
+    example: the candidate with every knob in the middle of its range, and its costs.
     """
 
     candidates: int
@@ -51,18 +51,18 @@ class Survey:
     @property
     def size(self) -> str:
         """The number of candidates in words."""
-        number = f"{self.candidates:,}" if self.candidates < WRITTEN_OUT else f"{Decimal(self.candidates):.2e}"
+        number = f"{self.candidates:,}" if self.candidates < LARGEST_EXACT else f"{Decimal(self.candidates):.2e}"
         if not self.continuous:
             return f"{number} candidates"
         return f"infinitely many candidates: {number} without the continuous knobs ({self.continuous})"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the survey as JSON types."""
+        """Return the summary as JSON types."""
         return asdict(self)
 
 
-def summarise(space: Space, seed: int = 0, n: int = 4096) -> Survey:
-    """Return what a space holds; the medians are those of n Sobol points. Raises `SpaceError` unless it is bound."""
+def summarise(space: Space, seed: int = 0, n: int = 4096) -> Summary:
+    """Return the summary of a bound space, with medians of n Sobol points. Raises `SpaceError` unless it is bound."""
     sample = next(space.stream(seed, chunk=n))[:n]
     costs = {
         metric: Range(
@@ -74,7 +74,7 @@ def summarise(space: Space, seed: int = 0, n: int = 4096) -> Survey:
     }
     middle = space.fix({knob.name: knob.value(knob.default) for knob in space.knobs}).sample(1)[0]
     groups = (space.knobs[: space.n_architecture], space.knobs[space.n_architecture :])
-    return Survey(
+    return Summary(
         count(space.knobs),
         sum(isinstance(knob, Continuous) for knob in space.knobs),
         {group: {knob.name: in_words(knob) for knob in knobs} for group, knobs in zip(GROUPS, groups, strict=True)},
@@ -92,10 +92,10 @@ def _plain(number: float) -> float:
 
 
 def count(knobs: Sequence[Knob]) -> int:
-    """Return how many candidates these knobs make, a continuous knob standing for one value.
+    """Return the number of candidates of these knobs, in which a continuous knob counts as one value.
 
-    Knobs that no condition links multiply. Among linked ones, one without a condition is decided first: what its values leave
-    active is counted by itself. A condition on a knob that is not among them holds.
+    The counts of groups that no condition links multiply. In a group, the count sums over the values of a knob without a
+    condition, each with the knobs that it leaves possible. A condition on a knob that is not among them holds.
     """
     return prod(_linked_count(group) for group in _linked(knobs))
 
@@ -103,37 +103,37 @@ def count(knobs: Sequence[Knob]) -> int:
 def _linked_count(knobs: Sequence[Knob]) -> int:
     names = {knob.name for knob in knobs}
     first = next(knob for knob in knobs if not any(other in names for other, _ in knob.when))
-    if isinstance(first, Continuous):  # nothing can rest on it
+    if isinstance(first, Continuous):  # no condition can depend on it
         return 1
     rest = [knob for knob in knobs if knob is not first]
-    outcomes = Counter(tuple(_left_by(first, value, rest)) for value in first.extremes)
-    return sum(times * count([knob for knob in rest if knob.name in left]) for left, times in outcomes.items())
+    outcomes = Counter(tuple(_possible_with(first, value, rest)) for value in first.extremes)
+    return sum(times * count([knob for knob in rest if knob.name in possible]) for possible, times in outcomes.items())
 
 
-def _left_by(decided: Knob, value: Value, knobs: Sequence[Knob]) -> list[str]:
-    """Return the names of the knobs that a value of another leaves possible, those that rest on dropped ones being dropped."""
-    names = {decided.name, *(knob.name for knob in knobs)}
-    left = [
+def _possible_with(first: Knob, value: Value, knobs: Sequence[Knob]) -> list[str]:
+    """Return the names of the knobs that can be active with a value of another knob."""
+    names = {first.name, *(knob.name for knob in knobs)}
+    possible = [
         knob
         for knob in knobs
-        if all(other != decided.name or index_of(value, wanted) is not None for other, wanted in knob.when)
+        if all(other != first.name or index_of(value, wanted) is not None for other, wanted in knob.when)
     ]
     while True:
-        gone = names - {decided.name, *(knob.name for knob in left)}
-        kept = [knob for knob in left if not any(other in gone for other, _ in knob.when)]
-        if len(kept) == len(left):
-            return [knob.name for knob in left]
-        left = kept
+        impossible = names - {first.name, *(knob.name for knob in possible)}
+        kept = [knob for knob in possible if not any(other in impossible for other, _ in knob.when)]
+        if len(kept) == len(possible):
+            return [knob.name for knob in possible]
+        possible = kept
 
 
 def _linked(knobs: Iterable[Knob]) -> list[list[Knob]]:
-    """Return the knobs in groups that no condition links to one another."""
+    """Return the knobs in groups that no condition links."""
     groups: list[list[Knob]] = []
     for knob in knobs:
         others = {other for other, _ in knob.when}
-        touched = [group for group in groups if any(k.name in others or knob.name in dict(k.when) for k in group)]
-        groups = [group for group in groups if group not in touched]
-        groups.append([knob, *(k for group in touched for k in group)])
+        linked = [group for group in groups if any(k.name in others or knob.name in dict(k.when) for k in group)]
+        groups = [group for group in groups if group not in linked]
+        groups.append([knob, *(k for group in linked for k in group)])
     return groups
 
 
@@ -141,7 +141,7 @@ def _linked(knobs: Iterable[Knob]) -> list[list[Knob]]:
 
 
 def in_words(knob: Knob) -> str:
-    """Return a knob's range as a person would say it."""
+    """Return a knob's range in words."""
     conditions = " and ".join(f"{other} is {_listed(wanted)}" for other, wanted in knob.when)
     return _range_in_words(knob) + (f", when {conditions}" if conditions else "")
 

@@ -216,9 +216,9 @@ def test_many_small_classes_leave_an_image_of_each_for_the_test(tmp_path: Path, 
         ({"val_images": 2000}, r"left for validation, 2000 were requested"),
         ({"val_images": 1438}, r"only 0 images are left for training"),
         ({"train_images": 5}, r"each of 10 classes, 5 were requested"),
-        ({"train_images": 0}, r"--train-images must be 1 or more, got 0"),
-        ({"val_images": -1}, r"--val-images must be 1 or more, got -1"),
-        ({"image_size": 0}, r"--image-size must be 1 or more, got 0"),
+        ({"train_images": 0}, r"--train-images is 1 or more, got 0"),
+        ({"val_images": -1}, r"--val-images is 1 or more, got -1"),
+        ({"image_size": 0}, r"--image-size is 1 or more, got 0"),
     ],
 )
 def test_numbers_of_images_that_cannot_be_are_refused(spec: dict[str, int], message: str) -> None:
@@ -348,7 +348,7 @@ def test_images_need_not_be_square(tmp_path: Path, cache: Path) -> None:
 
 
 def test_one_class_is_refused(tmp_path: Path, cache: Path) -> None:
-    with pytest.raises(DataError, match=r"two or more classes, got cat"):
+    with pytest.raises(DataError, match=r"two classes or more, got cat"):
         load(write_tree(tmp_path / "pets", classes=("cat",)), cache)
 
 
@@ -446,7 +446,7 @@ TURNS = np.arange(20) % 2
         ({"images": ZEROS[0], "labels": TURNS[:3]}, r"images must have the shape .* got \(3, 3\)"),
         ({"images": ZEROS[..., None, None], "labels": TURNS}, r"images must have the shape"),
         ({"pictures": ZEROS, "labels": TURNS}, r"a\.npz needs the arrays .* got labels, pictures"),
-        ({"images": ZEROS, "labels": TURNS * 0}, r"two or more classes, got 1"),
+        ({"images": ZEROS, "labels": TURNS * 0}, r"two classes or more, got 1"),
         (
             {"images": ZEROS, "labels": TURNS, "test_images": ZEROS[:, :2], "test_labels": TURNS},
             r"images of different shapes",

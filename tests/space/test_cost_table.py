@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jointnas.measurement.features import blueprint_features
+from jointnas.network.blueprint import Blueprint
 from jointnas.network.cost import METRICS, blueprint_cost
 from jointnas.space.cost_table import distinct
 from jointnas.space.space import Space, built_in_spaces
@@ -38,7 +39,7 @@ def test_numbers_that_add_up_over_parts_are_those_of_the_whole(name: str) -> Non
     np.testing.assert_allclose(space.architectures.sums(codes, blueprint_features), whole, rtol=1e-12)
 
 
-def test_what_was_computed_before_changes_nothing() -> None:
+def test_earlier_batches_do_not_change_the_costs() -> None:
     space = load("fbnet")
     codes = next(space.stream(0, chunk=256))[:, : space.n_architecture]
     fresh = [load("fbnet").architectures.costs(codes[i : i + 32]) for i in range(0, 256, 32)]
@@ -46,7 +47,7 @@ def test_what_was_computed_before_changes_nothing() -> None:
     np.testing.assert_array_equal(space.architectures.costs(codes), np.concatenate(fresh))
 
 
-def test_what_was_asked_last_is_not_the_answer_for_other_networks() -> None:
+def test_the_cached_batch_is_not_returned_for_other_networks() -> None:
     space = load("fbnet")
     codes = next(space.stream(0, chunk=16))[:, : space.n_architecture]
     tables = space.architectures
@@ -60,13 +61,21 @@ def test_what_was_asked_last_is_not_the_answer_for_other_networks() -> None:
             np.testing.assert_allclose(found, blueprint_features(network), rtol=1e-12)
 
 
-def test_few_parts_stand_behind_many_networks() -> None:
+def test_equal_parts_of_many_networks_are_computed_once() -> None:
     space = load("fbnet")
     codes = next(space.stream(0, chunk=4096))[:, : space.n_architecture]
-    space.architectures.costs(codes)
-    parts = space.architectures._families["fbnet"].parts
+    computed = 0
+
+    def count(part: Blueprint) -> list[float]:
+        nonlocal computed
+        computed += 1
+        return [1]
+
+    parts = space.architectures.sums(codes, count)[:, 0]
     assert len(np.unique(codes, axis=0)) == 4096
-    assert sum(len(part.costs) for part in parts) < 4096 * len(parts) / 2
+    assert computed < parts.sum() / 2
+    space.architectures.sums(codes[::-1], count)
+    assert computed < parts.sum() / 2
 
 
 @pytest.mark.parametrize("bounds", [(3, 4, 5), (2**40, 2**40, 2**40)])

@@ -1,4 +1,4 @@
-"""What a survey says of a space, against counting and costing everything in it."""
+"""Summaries of spaces, against counting and costing every candidate."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_inactive_knobs_do_not_count(knobs: str, expected: int) -> None:
 
 @st.composite
 def conditional_knobs(draw: st.DrawFn) -> str:
-    """Draw up to six knobs of up to three values in any order, each resting on up to two of those before it."""
+    """Draw up to six knobs of up to three values in any order, each with conditions on up to two of those before it."""
     lines = []
     for i in range(draw(st.integers(1, 6))):
         parents = draw(st.lists(st.integers(0, i - 1), max_size=2, unique=True)) if i else []
@@ -81,7 +81,7 @@ def conditional_knobs(draw: st.DrawFn) -> str:
 
 @settings(max_examples=60, deadline=None)
 @given(conditional_knobs())
-def test_the_count_is_what_listing_everything_finds(knobs: str) -> None:
+def test_the_count_equals_an_exhaustive_list(knobs: str) -> None:
     space = space_of(knobs)
     assert count(space.knobs) == len(everything(space))
 
@@ -96,7 +96,7 @@ def test_a_space_too_large_to_list_is_counted_exactly() -> None:
     assert count(space.knobs) == (1 + 3 * 10) ** 30 + 1
 
 
-def test_continuous_knobs_make_a_space_infinite_and_are_told_beside_the_count_of_the_others() -> None:
+def test_continuous_knobs_make_a_space_infinite_and_are_counted_apart_from_the_others() -> None:
     found = summarise(
         space_of("a = {low = 1, high = 4}", "rate = {low = 0.1, high = 1.0}\ndecay = {low = 0.0, high = 1.0}")
     )
@@ -134,7 +134,7 @@ def test_extremes_are_those_of_costing_every_candidate(name: str) -> None:
         assert (found.costs[metric].smallest, found.costs[metric].largest) == (min(values), max(values))
 
 
-def test_the_smallest_cost_of_a_network_that_is_dear_in_the_middle_is_found() -> None:
+def test_the_smallest_cost_of_a_network_that_is_expensive_in_the_middle() -> None:
     senet = "when = {network = 'senet'}"
     space = space_of(
         "network = {choices = ['resnet9', 'senet']}\nwhitening = {choices = [false, true], when = {network = 'resnet9'}}\n"
@@ -165,18 +165,18 @@ def test_an_abstract_space_without_a_cost_has_only_a_size() -> None:
     assert (found.candidates, found.costs, found.example_costs) == (4, {}, {})
 
 
-def test_a_space_with_a_network_is_bound_before_it_is_surveyed() -> None:
-    with pytest.raises(SpaceError, match=r"use Space\.bind"):
+def test_a_space_with_a_network_must_be_bound_for_a_summary() -> None:
+    with pytest.raises(SpaceError, match=r"call Space\.bind"):
         summarise(space_of(SMALL["resnet9"]))
 
 
-def test_the_same_seed_gives_the_same_survey() -> None:
+def test_the_same_seed_gives_the_same_summary() -> None:
     space = Space.load("resnet9", **CIFAR)
     assert summarise(space, seed=3, n=64) == summarise(space, seed=3, n=64)
     assert summarise(space, seed=3, n=64) != summarise(space, seed=4, n=64)
 
 
-def test_a_survey_is_data() -> None:
+def test_a_summary_is_json() -> None:
     space = Space.load("resnet9", **CIFAR)
     found = summarise(space, n=64)
     data = json.loads(json.dumps(found.to_json()))
@@ -192,7 +192,7 @@ def test_a_survey_is_data() -> None:
 # ------------------------------------------------------------------------------------------------------------ example
 
 
-def test_the_example_stands_in_the_middle_of_every_range() -> None:
+def test_the_example_lies_in_the_middle_of_every_range() -> None:
     space = space_of(
         "a = {low = 0, high = 10}\nb = {low = 1.0, high = 100.0, log = true}\nc = {values = ['s', 'm', 'l']}\nd = 7",
         "e = {low = 0, high = 4, when = {c = 'm'}}\nf = {low = 0, high = 4, when = {c = 'l'}}",
@@ -240,7 +240,7 @@ def test_the_example_is_a_candidate_and_its_costs_are_its_own() -> None:
         ),
     ],
 )
-def test_a_range_is_told_in_words(spec: Any, kind: type[Knob], words: str) -> None:
+def test_a_range_in_words(spec: Any, kind: type[Knob], words: str) -> None:
     knob = parse_knob("k", spec)
     assert isinstance(knob, kind)
     assert in_words(knob) == words
