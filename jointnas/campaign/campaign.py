@@ -65,7 +65,7 @@ def run(
     emit = broadcast(callbacks)
     setup = prepare(spec, emit)
     with ExitStack() as stack:
-        store = stack.enter_context(open_run(out, spec, setup.context, resume))
+        store = stack.enter_context(open_run(out, spec, setup.context, resume, setup.search.space.name))
         emit(RunOpened(store.path, spec, setup.context, store.trials()))
         if spec.kind == "autotrain" and store.queries():  # it ended before, and nothing about it may change
             return Campaign(store.path)

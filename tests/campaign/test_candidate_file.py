@@ -107,7 +107,7 @@ def test_a_candidate_file_that_is_not_there_or_not_a_table_is_refused(tmp_path):
     with pytest.raises(ExportError, match="check the path"):
         CandidateFile.read(tmp_path)
     (tmp_path / "list.json").write_text("[1, 2]")
-    with pytest.raises(ExportError, match="is a table, got list"):
+    with pytest.raises(ExportError, match="must hold a table, got a list"):
         CandidateFile.read(tmp_path / "list.json")
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ExportError, match="valid TOML or JSON"):
@@ -118,7 +118,7 @@ def test_a_candidate_file_that_is_not_there_or_not_a_table_is_refused(tmp_path):
 
 
 def test_an_export_of_an_unknown_format_or_to_an_unwritable_place_is_refused(tmp_path):
-    with pytest.raises(ExportError, match="toml or json, got 'yaml'"):
+    with pytest.raises(ExportError, match="no export format is called 'yaml': choose toml or json"):
         FILE.write(tmp_path / "winner.yaml", "yaml")
     (tmp_path / "file").write_text("")
     with pytest.raises(ExportError, match="writable"):
@@ -366,7 +366,7 @@ def test_a_winner_without_a_member_is_refused(tmp_path):
 def test_a_winner_of_another_format_is_refused(tmp_path):
     write_winner(tmp_path, make_member(tmp_path, 0))
     edit_winner(tmp_path, lambda data: data.update(format=2))
-    with pytest.raises(ExportError, match="format 1, got 2"):
+    with pytest.raises(ExportError, match="has format 2, but this version reads 1"):
         load(tmp_path)
 
 

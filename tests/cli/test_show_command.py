@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jointnas.cli import main
-from jointnas.cli.export import _block_rows, _layer_rows
+from jointnas.cli.show import _block_rows, _layer_rows
 from jointnas.network.blueprint import Block, BlockBuilder, Blueprint
 from jointnas.network.cost import blueprint_cost
 from jointnas.network.families import make_blueprint

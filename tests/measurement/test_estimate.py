@@ -156,7 +156,7 @@ def test_measurements_that_failed_are_left_out() -> None:
 
 @pytest.mark.parametrize("values", [[1.0, np.nan, np.nan], [1.0, 2.0, 0.0], [1.0, 2.0, -1.0]])
 def test_too_few_figures_or_one_that_is_not_positive_are_refused(values: list[float]) -> None:
-    with pytest.raises(PredictorError, match="2 positive figures or more"):
+    with pytest.raises(PredictorError, match="at least 2 positive measurements"):
         Estimator.fit(np.ones((3, 1)), np.array(values), seed=0)
 
 

@@ -81,7 +81,7 @@ def ranges(draw: st.DrawFn) -> dict[str, Any]:
     if draw(st.booleans()):
         spec["step"] = draw(st.integers(1, 40)) if scale == 1 else draw(st.integers(1, 40)) / scale
     elif scale > 1 and low < high and draw(st.booleans()):
-        spec["off"] = draw(st.sampled_from([low - 1.0, high + 1.0]))
+        spec["off"] = draw(st.sampled_from([spec["low"] - 1.0, spec["high"] + 1.0]))
     return {**spec, "log": True} if log else spec
 
 
