@@ -67,6 +67,8 @@ def run(
     with ExitStack() as stack:
         store = stack.enter_context(open_run(out, spec, setup.context, resume, setup.search.space.name))
         emit(RunOpened(store.path, spec, setup.context, store.trials()))
+        if setup.search.predictor.prior is not None:
+            emit(Notice(_warm_start(setup.search.predictor.prior)))
         if spec.kind == "autotrain" and store.queries():  # it ended before, and nothing about it may change
             return Campaign(store.path)
         executor = executor or stack.enter_context(make_executor(setup))
@@ -143,8 +145,6 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
         emit(Notice(f"{metric} is forecast with a median error of {error:.1%}; winners are measured"))
     for text in search.warnings:
         emit(Notice(text))
-    if prior is not None:
-        emit(Notice(_warm_start(prior)))
     return Setup(spec, Context.of(space, data, slot, prior.digest if prior else None), data, search, meter)
 
 

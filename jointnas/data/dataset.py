@@ -73,7 +73,7 @@ def load_data(spec: DataSpec, cache: Path | None = None, fingerprint: str | None
     for name in ("train_images", "val_images", "image_size"):
         value = getattr(spec, name)
         if value is not None and value < 1:
-            raise DataError(f"--{name.replace('_', '-')} is 1 or more, got {value}: raise it")
+            raise DataError(f"--{name.replace('_', '-')} must be 1 or more, got {value}: raise it")
     pack = open_pack(spec.source, spec.image_size, cache)
     if len(pack.classes) < 2:
         raise DataError(

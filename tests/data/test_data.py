@@ -216,9 +216,9 @@ def test_many_small_classes_leave_an_image_of_each_for_the_test(tmp_path: Path, 
         ({"val_images": 2000}, r"left for validation, 2000 were requested"),
         ({"val_images": 1438}, r"only 0 images are left for training"),
         ({"train_images": 5}, r"each of 10 classes, 5 were requested"),
-        ({"train_images": 0}, r"--train-images is 1 or more, got 0"),
-        ({"val_images": -1}, r"--val-images is 1 or more, got -1"),
-        ({"image_size": 0}, r"--image-size is 1 or more, got 0"),
+        ({"train_images": 0}, r"--train-images must be 1 or more, got 0"),
+        ({"val_images": -1}, r"--val-images must be 1 or more, got -1"),
+        ({"image_size": 0}, r"--image-size must be 1 or more, got 0"),
     ],
 )
 def test_numbers_of_images_that_cannot_be_are_refused(spec: dict[str, int], message: str) -> None:
