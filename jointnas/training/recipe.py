@@ -66,7 +66,10 @@ class Recipe:
 
     # ---- the step
     optimizer: str = _choice(
-        "sgd", tuple(EXPECTED_LEARNING_RATE), "SGD has Nesterov momentum; Muon orthogonalises its updates (Jordan et al. 2024)", speed=EACH_VALUE
+        "sgd",
+        tuple(EXPECTED_LEARNING_RATE),
+        "sgd uses Nesterov momentum, muon orthogonalised updates (Jordan et al. 2024)",
+        speed=EACH_VALUE,
     )
     learning_rate: float = _number(
         0.1,
@@ -92,7 +95,7 @@ class Recipe:
     gradient: str = _choice(
         "plain",
         GRADIENTS,
-        "plain, sharpness-aware minimization (sam), or two-task meta-learning (mltp)",
+        "plain, sharpness-aware minimisation (sam), or two-task meta-learning (mltp)",
         speed=EACH_VALUE,
     )
     sam_rho: float = _number(
@@ -110,22 +113,31 @@ class Recipe:
         speed=NEVER,
     )
     gradient_centralisation: bool = _choice(
-        False, (False, True), "subtract the mean of each filter's gradient (Yong et al. 2020)", speed=EACH_VALUE
+        False, (False, True), "subtract its mean from each filter's gradient (Yong et al. 2020)", speed=EACH_VALUE
     )
     ema: float = _number(
-        0.0, 0, 0.9999, "decay per step of the weights' moving average, which is scored instead of the last weights; 0 is off", speed=SWITCH
+        0.0,
+        0,
+        0.9999,
+        "decay per step of the weights' moving average, which is scored instead of the last weights; 0 is off",
+        speed=SWITCH,
     )
     lookahead: int = _number(
         0, 0, 1000, "steps between two updates of the slow weights (Zhang et al. 2019); 0 is off", speed=EACH_VALUE
     )
     lookahead_rate: float = _number(
-        0.5, 0.01, 1, "step size of lookahead's slow weights, as a share of the way to the fast ones", lambda r: r.lookahead > 0, speed=NEVER
+        0.5,
+        0.01,
+        1,
+        "step size of lookahead's slow weights, as a share of the way to the fast ones",
+        lambda r: r.lookahead > 0,
+        speed=NEVER,
     )
     # ---- the schedule
-    schedule: str = _choice(
-        "linear", SCHEDULES, "shape of the learning rate's decay over the budget", speed=NEVER
+    schedule: str = _choice("linear", SCHEDULES, "shape of the learning rate's decay over the budget", speed=NEVER)
+    warmup: float = _number(
+        0.1, 0, 0.9, "share of the budget in which the learning rate rises to its peak", speed=NEVER
     )
-    warmup: float = _number(0.1, 0, 0.9, "share of the budget over which the learning rate rises to its peak", speed=NEVER)
     cycles: int = _number(2, 1, 20, "number of SGDR cycles in the budget", lambda r: r.schedule == "sgdr", speed=NEVER)
     cycle_growth: float = _number(
         2.0,
@@ -156,14 +168,15 @@ class Recipe:
         "drop probability of the last residual branch, per image; it grows linearly with depth (Huang et al. 2016)",
         speed=SWITCH,
     )
-    mixup: float = _number(
-        0.0, 0, 10, "α of mixup's Beta(α, α) (Zhang et al. 2018); 0 is off", speed=SWITCH
-    )
-    cutmix: float = _number(
-        0.0, 0, 10, "α of cutmix's Beta(α, α) (Yun et al. 2019); 0 is off", speed=SWITCH
-    )
+    mixup: float = _number(0.0, 0, 10, "α of mixup's Beta(α, α) (Zhang et al. 2018); 0 is off", speed=SWITCH)
+    cutmix: float = _number(0.0, 0, 10, "α of cutmix's Beta(α, α) (Yun et al. 2019); 0 is off", speed=SWITCH)
     mix_probability: float = _number(
-        0.5, 0, 1, "share of the images that mixup or cutmix changes", lambda r: (r.mixup > 0) | (r.cutmix > 0), speed=NEVER
+        0.5,
+        0,
+        1,
+        "share of the images that mixup or cutmix changes",
+        lambda r: (r.mixup > 0) | (r.cutmix > 0),
+        speed=NEVER,
     )
     # ---- augmentation
     crop: float = _number(
@@ -176,14 +189,21 @@ class Recipe:
         speed=EACH_VALUE,
     )
     cutout: float = _number(
-        0.0, 0, 1, "side of the erased square, relative to the image's side; it may cross the border", speed=SWITCH
+        0.0, 0, 1, "side of the erased square, relative to the image's; it may cross the border; 0 is off", speed=SWITCH
     )
     policy: str = _choice("none", POLICIES, "published augmentation policy, sampled per image", speed=EACH_VALUE)
-    policy_operations: int = _number(2, 1, 5, "RandAugment's N, operations per image", lambda r: r.policy == "randaugment", speed=EACH_VALUE)
-    policy_magnitude: int = _number(9, 0, 30, "RandAugment's M, magnitude of its operations", lambda r: r.policy == "randaugment", speed=NEVER)
+    policy_operations: int = _number(
+        2, 1, 5, "RandAugment's N, operations per image", lambda r: r.policy == "randaugment", speed=EACH_VALUE
+    )
+    policy_magnitude: int = _number(
+        9, 0, 30, "RandAugment's M, magnitude of its operations", lambda r: r.policy == "randaugment", speed=NEVER
+    )
     # ---- the network in training and scoring
     initialisation: str = _choice(
-        "he", INITIALISATIONS, "of convolutions: He et al. 2015, or Dirac filters, which pass their input channel through", speed=NEVER
+        "he",
+        INITIALISATIONS,
+        "weights of convolutions: He et al. 2015, or Dirac filters, which pass their input channel through",
+        speed=NEVER,
     )
     ghost_batch: int = _number(
         0,
@@ -201,7 +221,10 @@ class Recipe:
         speed=NEVER,
     )
     test_flip: bool = _choice(
-        False, (False, True), "average the predictions for an image and its mirror image, at twice the MACs and time", speed=NEVER
+        False,
+        (False, True),
+        "average the predictions for an image and its mirror image, at twice the MACs and time",
+        speed=NEVER,
     )
 
     def __post_init__(self) -> None:
