@@ -1,1 +1,1 @@
-"""Training one network by one recipe under a clock."""
+"""Training of one network with one recipe under a clock."""

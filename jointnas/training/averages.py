@@ -1,4 +1,4 @@
-"""Weights beside the trained ones: a moving average, lookahead's slow weights, batch norm's statistics taken again."""
+"""Averages of a network's weights: a moving average, lookahead's slow weights, and batch norm's re-estimated statistics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jointnas.network.module import Network
 
 
 class MovingAverage:
-    """An exponential moving average of parameters and running statistics; it forgets faster in its first steps."""
+    """An exponential moving average of parameters and running statistics, with a smaller decay in the first steps."""
 
     def __init__(self, network: Network, decay: float) -> None:
         self.network, self.decay = copy.deepcopy(network), decay
@@ -22,13 +22,13 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move towards the network's present weights."""
+        """Move towards the network's current weights. step: the number of steps taken, from 1."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.target, self.source, 1 - decay)
 
 
 class Lookahead:
-    """Slow weights that follow the trained ones every `every` steps by `rate`, and take their place (Zhang et al. 2019)."""
+    """Lookahead (Zhang et al. 2019): every `every` steps, slow weights move by `rate` to the trained ones and replace them."""
 
     def __init__(self, network: nn.Module, every: int, rate: float) -> None:
         self.every, self.rate = every, rate
@@ -36,30 +36,30 @@ class Lookahead:
         self.slow = [p.detach().clone() for p in self.fast]
 
     def update(self, step: int) -> None:
-        """Follow after every `every`-th step."""
+        """Synchronise after every `every`-th step."""
         if step % self.every == 0:
-            self.follow()
+            self.synchronise()
 
-    def follow(self) -> None:
-        """Go `rate` of the way to the trained weights, and set those back to where this leads."""
-        self.lead()
+    def synchronise(self) -> None:
+        """Move the slow weights `rate` of the way to the trained ones, and reset the trained ones to them."""
+        self.interpolate()
         torch._foreach_copy_(self.slow, self.fast)
 
     @torch.no_grad()
-    def lead(self) -> None:
-        """Set the trained weights back to where following would lead, and leave the slow ones."""
+    def interpolate(self) -> None:
+        """Set the trained weights to what `synchronise` would give, without moving the slow ones."""
         torch._foreach_copy_(self.fast, torch._foreach_lerp(self.slow, self.fast, self.rate))
 
 
 @torch.no_grad()
-def retake_norms(network: nn.Module, batches: Sequence[Tensor]) -> None:
-    """Set batch norm's running statistics to their means over `batches`, (n, C, H, W) each, at the present weights."""
+def reestimate_norms(network: nn.Module, batches: Sequence[Tensor]) -> None:
+    """Set batch norm's running statistics to their means over batches (n, C, H, W) at the current weights."""
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     network.eval()
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # a plain mean over what it sees
+        norm.momentum = None  # a cumulative mean over the batches
         norm.train()
     for images in batches:
         network(images)

@@ -1,4 +1,4 @@
-"""Training batches: images stay decoded on the device, and each one is augmented by draws of its own."""
+"""Training batches: decoded images stay on the device, and each one is augmented by its own random draws."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from jointnas.training.mixing import Mixing
 from jointnas.training.recipe import Recipe
 
 CHUNK_PIXELS = 512 * 32 * 32
-"""Images are read and go through the policy in chunks of several small batches, so that calls are few."""
+"""Small batches are read and augmented together in chunks of about this many pixels, which needs fewer calls."""
 
 
 class Normalise:
-    """uint8 (n, H, W, C) images to float (n, C, H, W), in channels-last memory, mean 0 and deviation 1 by channel."""
+    """Turns uint8 (n, H, W, C) images into float (n, C, H, W), channels last, with mean 0 and deviation 1 per channel."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
         deviation = torch.tensor(std, device=device)
@@ -32,9 +32,9 @@ class Normalise:
 
 
 class Batches:
-    """An unending sequence of augmented training batches: shuffled passes, a last part smaller than a batch left out.
+    """An endless sequence of augmented training batches: shuffled epochs without their last, smaller batch.
 
-    All draws come from `generator` (on the CPU), so that the sequence is the same on every device.
+    All draws come from `generator` on the CPU, so that the sequence is the same on every device.
     Raises `RecipeError` when a batch is larger than the training set.
     """
 
@@ -50,7 +50,7 @@ class Batches:
         n, self.height, self.width, channels = split.images.shape
         if recipe.batch_size > n:
             raise RecipeError(
-                f"a batch is at most the {n} training images, got batch_size = {recipe.batch_size}: lower it"
+                f"batch_size = {recipe.batch_size} is larger than the training set of {n} images: lower the batch size"
             )
         self.recipe, self.normalise, self.generator, self.device = recipe, normalise, generator, device
         self.n, self.batch_size = n, int(recipe.batch_size)
@@ -62,25 +62,25 @@ class Batches:
         self.policy = make_policy(recipe.policy, operations=recipe.policy_operations, magnitude=recipe.policy_magnitude)
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
         self.mixing = Mixing(recipe, classes, rng) if recipe.mixup or recipe.cutmix else None
-        self.mirrored = self._draw(n, 2).bool()  # each image's side in the present pass, when they alternate
+        self.mirrored = self._draw(n, 2).bool()  # in this epoch, of an alternating flip
         self.tasks = _two_tasks(split.labels) if recipe.gradient == "mltp" else None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images (b, C, H, W), normalised, with labels (b,), or class probabilities (b, classes) where they mix."""
+        """Yield normalised images (b, C, H, W) with labels (b,), or with class probabilities (b, classes) under mixing."""
         chunk = self.batch_size * max(1, CHUNK_PIXELS // (self.height * self.width * self.batch_size))
         while True:
-            for rows in torch.split(self._pass(), chunk):
-                pixels, labels = self.pixels_of(rows), self.labels[rows]
-                for part in range(0, len(rows), self.batch_size):
-                    here = slice(part, part + self.batch_size)
-                    yield self.finished(pixels[here], labels[here])
+            for rows in torch.split(self._epoch(), chunk):
+                pixels, labels = self.transformed(rows), self.labels[rows]
+                for start in range(0, len(rows), self.batch_size):
+                    batch = slice(start, start + self.batch_size)
+                    yield self.finished(pixels[batch], labels[batch])
 
     def augmented(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the images at these rows and their labels as a batch of their own."""
-        return self.finished(self.pixels_of(rows), self.labels[rows])
+        """Return the images at these rows and their targets as one batch."""
+        return self.finished(self.transformed(rows), self.labels[rows])
 
     def finished(self, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return normalised images from (b, H, W, C) uint8, cut out and mixed within their task, with their targets."""
+        """Return images (b, H, W, C) uint8 normalised, cut out and mixed within their task, with their targets."""
         images = self.normalise_and_cut(pixels)
         if self.mixing is None:
             return images, labels
@@ -90,8 +90,8 @@ class Batches:
         halves = [self.mixing(images[task], labels[task]) for task in (slice(first), slice(first, None))]
         return torch.cat([half[0] for half in halves]), torch.cat([half[1] for half in halves])
 
-    def _pass(self) -> Tensor:
-        """Return the order of one pass, a whole number of batches; with two tasks, half of each batch is of each."""
+    def _epoch(self) -> Tensor:
+        """Return the rows of one epoch, a whole number of batches; with two tasks, each has half of every batch."""
         self.mirrored = ~self.mirrored
         size = self.batch_size
         if self.tasks is None:
@@ -105,15 +105,15 @@ class Batches:
         ]
         return torch.cat(parts, dim=1).flatten().to(self.device)
 
-    def pixels_of(self, rows: Tensor) -> Tensor:
-        """Return (b, H, W, C) uint8: each image cropped, mirrored, and changed by the policy."""
+    def transformed(self, rows: Tensor) -> Tensor:
+        """Return (b, H, W, C) uint8: each image cropped, flipped and changed by the policy."""
         pixels = self.gather(rows)
         return self.policy(pixels, self.generator) if self.policy else pixels
 
     def gather(self, rows: Tensor) -> Tensor:
-        """Return (b, H, W, C) uint8: each image's own crop of its padded self, mirrored or not, read in one pass.
+        """Return (b, H, W, C) uint8: a random crop and flip of each image, read in one gather.
 
-        The padding is a reflection, so it is never stored: a place beyond the border is the place as far inside it.
+        The reflection padding is never stored: a position beyond the border maps to the position as far inside it.
         """
         b = len(rows)
         top = self._draw(b, 2 * self.pad_y + 1)
@@ -124,37 +124,37 @@ class Batches:
             xs = torch.where(mirrored[:, None], self.width - 1 - xs, xs)
         ys = _reflected(self.ys + top[:, None] - self.pad_y, self.height)  # (b, H)
         xs = _reflected(xs + left[:, None] - self.pad_x, self.width)  # (b, W)
-        line = rows[:, None] * self.height + ys
-        index = line[:, :, None] * self.width + xs[:, None, :]  # (b, H, W)
+        lines = rows[:, None] * self.height + ys
+        index = lines[:, :, None] * self.width + xs[:, None, :]  # (b, H, W)
         return self.pixels.index_select(0, index.view(-1)).view(b, self.height, self.width, -1)
 
     def normalise_and_cut(self, images: Tensor) -> Tensor:
-        """Return normalised images with a square at the mean colour, centred anywhere (DeVries & Taylor 2017)."""
+        """Return normalised images, each with one square at the mean colour, centred anywhere (DeVries & Taylor 2017)."""
         x = self.normalise(images)
         size = self.recipe.cutout_pixels(self.height, self.width)
         if size:
-            inside_y = self._near(self.ys, self._draw(len(x), self.height), size)
-            inside_x = self._near(self.xs, self._draw(len(x), self.width), size)
+            inside_y = _interval(self.ys, self._draw(len(x), self.height), size)
+            inside_x = _interval(self.xs, self._draw(len(x), self.width), size)
             x.masked_fill_((inside_y[:, :, None] & inside_x[:, None, :])[:, None], 0.0)
         return x
-
-    @staticmethod
-    def _near(line: Tensor, centre: Tensor, size: int) -> Tensor:
-        """Return (b, len(line)) truth values: the `size` places around each centre, those past the border lost."""
-        offset = line - (centre[:, None] - size // 2)
-        return (offset >= 0) & (offset < size)
 
     def _draw(self, count: int, high: int) -> Tensor:
         return torch.randint(high, (count,), generator=self.generator).to(self.device, non_blocking=True)
 
 
-def _reflected(places: Tensor, side: int) -> Tensor:
-    """Return places in [0, side) for places at most side − 1 beyond it, mirrored at the outermost pixels."""
+def _interval(positions: Tensor, centre: Tensor, size: int) -> Tensor:
+    """Return (b, n) booleans: whether each of n positions lies in the interval of `size` around each of b centres."""
+    offset = positions - (centre[:, None] - size // 2)
+    return (offset >= 0) & (offset < size)
+
+
+def _reflected(positions: Tensor, side: int) -> Tensor:
+    """Return positions in [0, side), reflected at the outermost pixels, for positions at most side − 1 outside."""
     last = side - 1
-    return last - (last - places.abs()).abs()
+    return last - (last - positions.abs()).abs()
 
 
 def _two_tasks(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows of two tasks, the images of each class going to one and the other in turn; the first may have one more."""
+    """Return the rows of two tasks with half of each class each; the first task may have one image more."""
     order = labels.argsort(stable=True)
     return order[0::2], order[1::2]

@@ -1,8 +1,7 @@
-"""How a step gets its gradient: at the weights, at the worst weights nearby (SAM), or across two tasks (MLTP).
+"""Gradient rules of a training step: plain, sharpness-aware (SAM) and two-task (MLTP).
 
-Each rule is called with the loss of a part of the batch, the batch's size and the step; it leaves the gradient in `p.grad`
-and returns the loss. Weights that a rule moves for a second pass are put back exactly, and batch norm's running statistics
-follow the first pass alone.
+A rule leaves the gradient in `p.grad` and returns the loss. It restores weights that it moves for a second pass exactly, and
+batch norm's running statistics are updated in the first pass alone.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from torch import Tensor, nn
 from jointnas.training.recipe import Recipe
 
 Loss = Callable[[slice], Tensor]
-"""The mean loss of a slice of the batch at the network's present weights."""
+"""The mean loss of a slice of the batch at the current weights."""
 
 
 class GradientRule:
-    """The plain gradient, and what the other rules share."""
+    """The plain gradient, and the base of the other rules."""
 
     def __init__(self, network: nn.Module, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -30,20 +29,20 @@ class GradientRule:
     def __call__(self, loss: Loss, batch_size: int, step: int, rate: float) -> Tensor:
         """Leave the gradient of the batch's loss in the parameters; return the loss.
 
-        step: how many were taken before. rate: the present learning rate in SGD's terms.
+        step: the number of steps before this one. rate: the current learning rate on SGD's scale.
         """
         return self.backward(loss, slice(batch_size))
 
     def backward(self, loss: Loss, part: slice) -> Tensor:
-        """Add the gradient of a part's loss to what the parameters hold."""
+        """Add the gradient of a part's loss to the parameters' gradients and return the loss."""
         value = loss(part)
         value.backward()  # type: ignore[no-untyped-call]
         return value.detach()
 
     @contextmanager
     def moved(self, directions: list[Tensor], scale: Tensor) -> Iterator[None]:
-        """Add `scale · directions` to the parameters for a second pass, then put them back."""
-        before = [p.detach().clone() for p in self.parameters]
+        """Add `scale · directions` to the parameters for a second pass, then restore them."""
+        original = [p.detach().clone() for p in self.parameters]
         momenta = [norm.momentum for norm in self.norms]
         for norm in self.norms:
             norm.momentum = 0.0
@@ -53,23 +52,23 @@ class GradientRule:
             yield
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(self.parameters, before)
+                torch._foreach_copy_(self.parameters, original)
             for norm, momentum in zip(self.norms, momenta, strict=True):
                 norm.momentum = momentum
 
     def gradients(self) -> list[Tensor]:
-        """Return the parameters' gradients, zeros for one that the loss does not reach."""
+        """Return the parameters' gradients, zeros for a parameter that the loss does not depend on."""
         return [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
 
 
 class SharpnessAware(GradientRule):
-    """SAM (Foret et al. 2021): the gradient at w + ρ·g/‖g‖₂, g the batch's gradient at w and its norm a global one.
+    """SAM (Foret et al. 2021): the gradient at w + ρ·g/‖g‖₂, where g is the batch's gradient at w, its norm over all weights.
 
-    With `sam_every` = k only every k-th step makes the second pass.
+    With `sam_every` = k, only every k-th step takes the second pass; the others are plain.
     """
 
     def __call__(self, loss: Loss, batch_size: int, step: int, rate: float) -> Tensor:
-        """Leave the gradient at the moved weights."""
+        """Leave the gradient at the perturbed weights; return the loss at the unperturbed ones."""
         value = self.backward(loss, slice(batch_size))
         if step % self.recipe.sam_every == 0:
             gradients = self.gradients()
@@ -82,25 +81,24 @@ class SharpnessAware(GradientRule):
 
 
 class TwoTasks(GradientRule):
-    """MLTP as defined here: the weights learn to make a step for one task that also helps another.
+    """MLTP: two-task meta-learning, which rewards steps for one task that also help the other.
 
-    The training images are two tasks, half of each class in each, and every batch is one half task A, one half task B. With
-    g_A the gradient of A's loss at w, the step follows (g_A(w) + g_B(w − α·g_A(w))) / 2, where α is `mltp_rate` times the
-    present learning rate; the tasks change roles with every step. To first order the direction is g_A + g_B − α H_B g_A:
-    together, the two roles descend L_A + L_B − α ⟨g_A, g_B⟩, which rewards a step for one task that also helps the other
-    (MLDG, Li et al. 2018). The winners of HAET 2021 name a two-task "meta-learning based training procedure" and split the
-    images this way, but publish no rule: this one is ours. Each pass sees half a batch, so a step costs about as much as a
-    plain one.
+    Each task has half of the training images of each class; the first half of a batch is of task A, the second of task B. With
+    g_A the gradient of A's loss, the step follows (g_A(w) + g_B(w − α·g_A(w))) / 2, where α is `mltp_rate` times the current
+    learning rate; the tasks swap roles in every step. To first order the direction is g_A + g_B − α H_B g_A: both roles
+    together descend L_A + L_B − α ⟨g_A, g_B⟩, as MLDG does (Li et al. 2018). The winners of HAET 2021 describe such a two-task
+    procedure without its update rule; this rule is ours. A step costs about as much as a plain one, as each pass takes half
+    a batch.
     """
 
     def __call__(self, loss: Loss, batch_size: int, step: int, rate: float) -> Tensor:
-        """Leave the mean of both tasks' gradients, the second one taken after a step for the first."""
+        """Leave the mean of both tasks' gradients, the second one taken after an inner step for the first; return the mean loss."""
         middle = batch_size - batch_size // 2
         tasks = [slice(middle), slice(middle, batch_size)]
         first, second = tasks if step % 2 == 0 else reversed(tasks)
         value = self.backward(loss, first)
-        ahead = [g.clone() for g in self.gradients()]
-        with self.moved(ahead, torch.tensor(-rate * self.recipe.mltp_rate, device=ahead[0].device)):
+        inner = [g.clone() for g in self.gradients()]
+        with self.moved(inner, torch.tensor(-rate * self.recipe.mltp_rate, device=inner[0].device)):
             value = (value + self.backward(loss, second)) / 2
         torch._foreach_mul_(self.gradients(), 0.5)
         return value
@@ -110,7 +108,7 @@ _RULES = {"plain": GradientRule, "sam": SharpnessAware, "mltp": TwoTasks}
 
 
 def make_gradient_rule(network: nn.Module, recipe: Recipe) -> GradientRule:
-    """Return the recipe's rule."""
+    """Return the recipe's gradient rule."""
     return _RULES[recipe.gradient](network, recipe)
 
 

@@ -1,4 +1,4 @@
-"""The job of a worker that trains: one candidate under one budget; for a finished winner, also test and keep it."""
+"""The job of a training worker: train one candidate under one budget; optionally test it and save its weights."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from jointnas.training.recipe import Recipe
 from jointnas.training.scoring import accuracies, predict
 from jointnas.training.trainer import CURVE_IMAGES, train_network
 
-WORKER_MODULES = ("jointnas.training.job", "torch._dynamo")  # optimizers import the latter in their first step
+WORKER_MODULES = ("jointnas.training.job", "torch._dynamo")  # optimizers import torch._dynamo in their first step
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """One training that a worker is asked for.
+    """One training.
 
-    clock: as `Clock.to_json` gives it. stop_at: fraction of the budget after which it ends. curve_images: validation images that the
-    learning curve is read on. test: score the test images too, after the clock. weights: the file to keep the weights in.
+    clock: JSON of a clock. stop_at, curve_images: see `train_network`. test: also score the test images, outside of the budget.
+    weights: the file to save the weights in.
     """
 
     candidate: Mapping[str, Any]
@@ -45,18 +45,18 @@ class TrainingJob:
     weights: str | None = None
 
     def numbered(self, number: int) -> Job:
-        """Return the executor's job with this number."""
+        """Return the job for an executor, with this number."""
         return Job(number, asdict(self))
 
     @classmethod
     def from_json(cls, payload: Mapping[str, Any]) -> TrainingJob:
-        """Return the job in an executor's payload."""
+        """Return the job of an executor's payload."""
         return cls(**payload)
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a worker returns. test_accuracy: None where the job did not ask for it, or failed."""
+    """The result of a job. test_accuracy: None without `test`, or after a failure."""
 
     observation: Observation
     test_accuracy: float | None = None
@@ -67,7 +67,7 @@ class TrainingResult:
 
     @classmethod
     def of(cls, event: Event) -> TrainingResult:
-        """Return the result that a "done" or "failed" event carries."""
+        """Return the result in a "done" or "failed" event."""
         if event.kind == "failed":
             return cls(Observation.failed(event.reason))
         return cls(Observation.from_json(event.result["observation"]), event.result["test_accuracy"])
@@ -82,16 +82,16 @@ def trial_executor(
     hang_seconds: float = HANG_SECONDS,
     libraries: tuple[str, ...] = (),
 ) -> Executor:
-    """Return workers that train candidates on the images of `spec`, which must have this fingerprint.
+    """Return an executor whose workers train candidates on the data of `spec`, which must have this fingerprint.
 
-    kind: the executor's name. libraries: modules to import before any clock starts, for networks that are taken from them.
+    kind: the executor's name. libraries: modules that networks come from, which workers import before any clock starts.
     """
     prepare = partial(prepare_trials, spec.to_json(), slot.device, fingerprint)
     return find_executor(kind)(prepare, slot, hang_seconds, (*WORKER_MODULES, *libraries))
 
 
 def prepare_trials(spec: Mapping[str, Any], device: str, fingerprint: str | None) -> Handler:
-    """Load the data and warm the libraries up, before any clock starts; return what trains a payload's candidate."""
+    """Load the data and warm up, before any clock starts; return the function that runs a job."""
     data = load_data(DataSpec(**spec), fingerprint=fingerprint)
     _warm_up(data, device)
 
@@ -120,8 +120,8 @@ def run_job(job: TrainingJob, data: Data, device: str, progress: Progress | None
     if job.test:
         split = data.test()
         normalise = Normalise(data.mean, data.std, torch.device(device))
-        tell = (lambda: progress(1.0, observation.seconds or 0.0)) if progress else (lambda: None)
-        logits = predict(model, split, normalise, torch.device(device), recipe.test_flip, tell)
+        report = (lambda: progress(1.0, observation.seconds or 0.0)) if progress else (lambda: None)
+        logits = predict(model, split, normalise, torch.device(device), recipe.test_flip, report)
         test_accuracy = accuracies(logits, split.labels)[0]
     if job.weights:
         save_weights(model, Path(job.weights))
@@ -129,7 +129,7 @@ def run_job(job: TrainingJob, data: Data, device: str, progress: Progress | None
 
 
 def _warm_up(data: Data, device: str) -> None:
-    """Take one step with a tiny network, so that imports and first calls do not count against a budget."""
+    """Train a tiny network for one step, so that no budget pays for imports and first calls."""
     network = make_blueprint({"network": "resnet9", "width": 4}, data.input_shape, len(data.classes))
     recipe = Recipe(batch_size=min(32, len(data.train)), optimizer="adamw")
     train_network(network, recipe, data, StepClock(1), device=device)

@@ -1,4 +1,4 @@
-"""Optimizers, as the recipe names them, and how a network's parameters are grouped for them."""
+"""The recipe's optimizers and their parameter groups."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from jointnas.training.recipe import EXPECTED_LEARNING_RATE, Recipe
 
 Groups = list[dict[str, Any]]
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024, "Muon": five steps bring singular values near 1
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024, "Muon"
 NEWTON_SCHULZ_STEPS = 5
 
 
 class Muon(optim.Optimizer):
-    """Momentum whose update of a matrix or filter is made orthogonal; vectors and the last layer take plain SGD steps.
+    """Muon (Jordan et al. 2024): Nesterov momentum with orthogonalised updates of matrices and filters.
 
-    Source: Jordan et al. 2024. A filter (out, in, k, k) counts as the matrix (out, in·k·k). A group with
-    `orthogonal = False` is updated by Nesterov momentum alone, at `sgd_ratio` times the learning rate.
+    A filter (out, in, k, k) counts as the matrix (out, in·k·k). A group with `orthogonal = False` takes plain SGD steps at
+    `sgd_ratio` times the learning rate.
     """
 
     def __init__(self, groups: Groups, momentum: float, sgd_ratio: float) -> None:
@@ -29,7 +29,7 @@ class Muon(optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Take one step with the parameters' present gradients."""
+        """Take one step along the parameters' gradients."""
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if not params:
@@ -41,7 +41,7 @@ class Muon(optim.Optimizer):
             torch._foreach_add_(velocities, gradients)
             updates = torch._foreach_add(gradients, velocities, alpha=self.momentum)
             torch._foreach_mul_(params, 1 - rate * group["weight_decay"])
-            torch._foreach_add_(params, _muon(updates) if group["orthogonal"] else updates, alpha=-rate)
+            torch._foreach_add_(params, _muon_updates(updates) if group["orthogonal"] else updates, alpha=-rate)
 
     def _velocity(self, p: Tensor) -> Tensor:
         state = self.state[p]
@@ -51,48 +51,51 @@ class Muon(optim.Optimizer):
         return velocity
 
 
-def _muon(updates: Sequence[Tensor]) -> list[Tensor]:
-    """Return matrices and filters made orthogonal, tall ones scaled up to the length of their columns."""
-    last = [update.movedim(1, -1) for update in updates]  # (out, k, k, in): channels-last memory as it lies
-    rows = [x.flatten(1) for x in last]
-    orthogonal = orthogonalised(rows)
-    torch._foreach_mul_(orthogonal, [max(1.0, len(x) / x.shape[1]) ** 0.5 for x in rows])
-    return [x.reshape(like.shape).movedim(-1, 1) for x, like in zip(orthogonal, last, strict=True)]
+def _muon_updates(updates: Sequence[Tensor]) -> list[Tensor]:
+    """Return orthogonalised updates of matrices and filters; a tall (m, n) matrix is scaled by √(m / n)."""
+    filters = [update.movedim(1, -1) for update in updates]  # (out, k, k, in): a view of channels-last memory
+    matrices = [x.flatten(1) for x in filters]
+    orthogonal = orthogonalise(matrices)
+    torch._foreach_mul_(orthogonal, [max(1.0, len(x) / x.shape[1]) ** 0.5 for x in matrices])
+    return [x.reshape(like.shape).movedim(-1, 1) for x, like in zip(orthogonal, filters, strict=True)]
 
 
-def orthogonalised(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """Return (m, n) matrices with their singular values brought near 1, by Newton–Schulz iteration.
+def orthogonalise(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """Return (m, n) matrices whose singular values a Newton–Schulz iteration has brought near 1.
 
-    A step multiplies X by a polynomial in its Gram matrix XXᵀ, and all of them commute. So their product is computed on Gram
-    matrices of the smaller side, in stacks of equal size, and X itself is multiplied once. In float32 the result differs from
-    that of the iteration on X by 1e-6 of its norm, and by 1e-3 where singular values are below 1e-4 of the greatest.
+    A step multiplies X by a polynomial in its Gram matrix XXᵀ, and these polynomials commute. So their product is computed on
+    Gram matrices of the smaller side, stacked by size, and X itself is multiplied once.
     """
     wide = [x.T if x.shape[0] > x.shape[1] else x for x in matrices]
     norms = torch._foreach_norm(wide)
     torch._foreach_add_(norms, 1e-7)
     wide = list(torch._foreach_div(wide, norms))
-    sides: dict[int, list[int]] = {}
+    by_size: dict[int, list[int]] = {}
     for i, x in enumerate(wide):
-        sides.setdefault(len(x), []).append(i)
-    for places in sides.values():
-        factors = _newton_schulz(torch.stack([wide[i] @ wide[i].T for i in places]))
-        for i, factor in zip(places, factors, strict=True):
+        by_size.setdefault(len(x), []).append(i)
+    for indices in by_size.values():
+        factors = _newton_schulz(torch.stack([wide[i] @ wide[i].T for i in indices]))
+        for i, factor in zip(indices, factors, strict=True):
             wide[i] = factor @ wide[i]
     return [y.T if x.shape[0] > x.shape[1] else y for x, y in zip(matrices, wide, strict=True)]
 
 
 def _newton_schulz(grams: Tensor) -> Tensor:
-    """Return (b, m, m) what five steps multiply X by, from (b, m, m) Gram matrices XXᵀ."""
-    a, b, c = NEWTON_SCHULZ
-    product = None
-    for left in reversed(range(NEWTON_SCHULZ_STEPS)):
-        polynomial = torch.baddbmm(grams, grams, grams, beta=b, alpha=c)
-        polynomial.diagonal(dim1=1, dim2=2).add_(a)
-        product = polynomial if product is None else polynomial @ product
-        if left:
-            grams = polynomial @ (polynomial @ grams)
-    assert product is not None
+    """Return the (b, m, m) product of the polynomials of all steps, from (b, m, m) Gram matrices XXᵀ."""
+    polynomial = product = _polynomial(grams)
+    for _ in range(NEWTON_SCHULZ_STEPS - 1):
+        grams = polynomial @ (polynomial @ grams)
+        polynomial = _polynomial(grams)
+        product = polynomial @ product
     return product
+
+
+def _polynomial(grams: Tensor) -> Tensor:
+    """Return a·I + b·G + c·G² of (b, m, m) Gram matrices G."""
+    a, b, c = NEWTON_SCHULZ
+    polynomial = torch.baddbmm(grams, grams, grams, beta=b, alpha=c)
+    polynomial.diagonal(dim1=1, dim2=2).add_(a)
+    return polynomial
 
 
 _MAKERS: Mapping[str, Callable[[Groups, Recipe], optim.Optimizer]] = {
@@ -113,8 +116,9 @@ _MAKERS: Mapping[str, Callable[[Groups, Recipe], optim.Optimizer]] = {
 def make_optimizer(network: nn.Module, recipe: Recipe) -> optim.Optimizer:
     """Return the recipe's optimizer over the network's parameters.
 
-    Weights of convolutions and linear layers form one group; biases and the scales and shifts of norms form another, with a
-    learning rate and a weight decay of their own. Each group's `rate` is its learning rate in units of the recipe's.
+    Weights of convolutions and linear layers form one group; biases and the scales and shifts of norms form another, with
+    another learning rate and weight decay. A group's `rate` is its learning rate as a multiple of the recipe's. Muon gives
+    biases, norms and the last layer plain SGD steps.
     """
     weights = [p for p in network.parameters() if p.ndim >= 2]
     others = [p for p in network.parameters() if p.ndim < 2]
@@ -130,6 +134,6 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> optim.Optimizer:
 
 
 def set_learning_rate(optimizer: optim.Optimizer, rate: float) -> None:
-    """Give every group its share of the learning rate."""
+    """Set the learning rate of every group to `rate` times the group's multiple."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["rate"]

@@ -1,4 +1,4 @@
-"""In which precision a device trains: bfloat16 where it computes in it natively, else float32."""
+"""The training precision of a device: bfloat16 where the hardware supports it, else float32."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 def trains_in_bfloat16(device: torch.device) -> bool:
     """Return whether forward and backward passes run under bfloat16 autocast; weights and scoring stay in float32.
 
-    A GPU of compute capability 8 or more, or a CPU with AVX-512 BF16 or AMX, for which `benchmarks/costs/devices.py` measures 1.3 to
-    2 times the speed of float32. A CPU without them emulates bfloat16 and is many times slower.
+    They do on a GPU of compute capability 8 or more and on a CPU with AVX-512 BF16 or AMX; other CPUs emulate bfloat16, which is
+    much slower than float32.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8

@@ -24,7 +24,7 @@ EXPECTED_LEARNING_RATE: Mapping[str, float] = {
     "rmsprop": 0.01,
     "muon": 0.02,
 }
-"""Where each optimizer's learning rate is expected: the NOMAD team's values (HAET 2021); ASGD, RMSprop and Muon are ours."""
+"""A typical learning rate of each optimizer: the NOMAD team's (HAET 2021); those of ASGD, RMSprop and Muon are ours."""
 
 SCHEDULES = ("linear", "cosine", "one-cycle", "piecewise", "sgdr")
 GRADIENTS = ("plain", "sam", "mltp")
@@ -38,158 +38,178 @@ POLICIES = (
     "trivialaugment",
 )
 
-When = Callable[[Any], Any]
-"""Whether a knob has any effect beside the others: of a recipe, or of many whose knobs are arrays."""
+Condition = Callable[[Any], Any]
+"""Whether a knob is active given the others: of one recipe, or of many whose knobs are arrays."""
 
 
 EACH_VALUE, SWITCH, NEVER = "each value", "switch", "never"
-"""How a knob affects the speed or memory of a training step: each value has its own, it is off at zero and costs the same at every
-other value, or not at all (scales, probabilities, schedules, and what acts before or after the steps)."""
+"""How a knob affects the speed and memory of a training step: each value differs, all values but zero cost the same, or it has
+no effect (scales, probabilities, schedules, and what acts before or after the steps)."""
 
 
-def _number(default: float, low: float, high: float, about: str, when: When | None = None, *, speed: str) -> Any:
+def _number(default: float, low: float, high: float, about: str, when: Condition | None = None, *, speed: str) -> Any:
     return field(default=default, metadata={"low": low, "high": high, "about": about, "when": when, "speed": speed})
 
 
 def _choice(
-    default: str | bool, choices: tuple[str | bool, ...], about: str, when: When | None = None, *, speed: str
+    default: str | bool, choices: tuple[str | bool, ...], about: str, when: Condition | None = None, *, speed: str
 ) -> Any:
     return field(default=default, metadata={"choices": choices, "about": about, "when": when, "speed": speed})
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained. Times are shares of the budget, lengths are shares of the image's side.
+    """How a network is trained. Times are fractions of the budget, lengths are fractions of the image's side.
 
     Raises `RecipeError` for a value outside its range.
     """
 
     # ---- the step
     optimizer: str = _choice(
-        "sgd", tuple(EXPECTED_LEARNING_RATE), "SGD with Nesterov momentum, and seven of torch's; Muon", speed=EACH_VALUE
+        "sgd",
+        tuple(EXPECTED_LEARNING_RATE),
+        "sgd uses Nesterov momentum, muon orthogonalised updates (Jordan et al. 2024)",
+        speed=EACH_VALUE,
     )
     learning_rate: float = _number(
         0.1,
         1e-5,
         10,
-        "peak rate as SGD would have it; other optimizers get it times expected[theirs] / expected[sgd]",
+        "peak learning rate on SGD's scale; other optimizers multiply it by a fixed factor",
         speed=NEVER,
     )
     momentum: float = _number(
         0.9,
         0,
         0.999,
-        "Nesterov momentum, of SGD and Muon",
+        "Nesterov momentum of SGD and Muon",
         lambda r: (r.optimizer == "sgd") | (r.optimizer == "muon"),
         speed=SWITCH,
     )
-    weight_decay: float = _number(5e-4, 0, 1, "on weights of convolutions and linear layers", speed=SWITCH)
+    weight_decay: float = _number(5e-4, 0, 1, "weight decay of convolutions and linear layers", speed=SWITCH)
     bias_learning_rate: float = _number(
-        1.0, 0.01, 100, "of biases and norms, in learning rates of the weights", speed=NEVER
+        1.0, 0.01, 100, "learning rate of biases and norms, as a multiple of the weights' learning rate", speed=NEVER
     )
-    bias_weight_decay: float = _number(0.0, 0, 1, "on biases and norms", speed=SWITCH)
-    batch_size: int = _number(128, 2, 65536, "images a step", speed=EACH_VALUE)
+    bias_weight_decay: float = _number(0.0, 0, 1, "weight decay of biases and norms", speed=SWITCH)
+    batch_size: int = _number(128, 2, 65536, "images per step", speed=EACH_VALUE)
     gradient: str = _choice(
         "plain",
         GRADIENTS,
-        "taken at the weights, at the worst weights nearby (SAM), or across two tasks (MLTP)",
+        "plain, sharpness-aware minimisation (sam), or two-task meta-learning (mltp)",
         speed=EACH_VALUE,
     )
     sam_rho: float = _number(
-        0.05, 0.001, 2, "radius of SAM's neighbourhood, global norm", lambda r: r.gradient == "sam", speed=NEVER
+        0.05, 0.001, 2, "radius of SAM's perturbation, in global L2 norm", lambda r: r.gradient == "sam", speed=NEVER
     )
     sam_every: int = _number(
-        1, 1, 100, "SAM's second pass only in every k-th step", lambda r: r.gradient == "sam", speed=EACH_VALUE
+        1, 1, 100, "SAM perturbs the weights in every k-th step only", lambda r: r.gradient == "sam", speed=EACH_VALUE
     )
     mltp_rate: float = _number(
         1.0,
         0.01,
         10,
-        "MLTP's step for one task, in current learning rates",
+        "MLTP's inner step for one task, as a multiple of the current learning rate",
         lambda r: r.gradient == "mltp",
         speed=NEVER,
     )
     gradient_centralisation: bool = _choice(
-        False, (False, True), "subtract from each filter's gradient its mean (Yong et al. 2020)", speed=EACH_VALUE
+        False, (False, True), "subtract its mean from each filter's gradient (Yong et al. 2020)", speed=EACH_VALUE
     )
     ema: float = _number(
-        0.0, 0, 0.9999, "decay a step of the averaged weights that are scored; 0 scores the last ones", speed=SWITCH
+        0.0,
+        0,
+        0.9999,
+        "decay per step of the weights' moving average, which is scored instead of the last weights; 0 is off",
+        speed=SWITCH,
     )
     lookahead: int = _number(
-        0, 0, 1000, "steps between the slow weights' steps (Zhang et al. 2019); 0 is off", speed=EACH_VALUE
+        0, 0, 1000, "steps between two updates of the slow weights (Zhang et al. 2019); 0 is off", speed=EACH_VALUE
     )
     lookahead_rate: float = _number(
-        0.5, 0.01, 1, "share of the way that the slow weights go", lambda r: r.lookahead > 0, speed=NEVER
+        0.5,
+        0.01,
+        1,
+        "step size of lookahead's slow weights, as a share of the way to the fast ones",
+        lambda r: r.lookahead > 0,
+        speed=NEVER,
     )
     # ---- the schedule
-    schedule: str = _choice(
-        "linear", SCHEDULES, "how the learning rate falls over the budget, see `schedules`", speed=NEVER
+    schedule: str = _choice("linear", SCHEDULES, "shape of the learning rate's decay over the budget", speed=NEVER)
+    warmup: float = _number(
+        0.1, 0, 0.9, "share of the budget in which the learning rate rises to its peak", speed=NEVER
     )
-    warmup: float = _number(0.1, 0, 0.9, "share of the budget in which the learning rate rises", speed=NEVER)
-    cycles: int = _number(2, 1, 20, "SGDR's cycles in the budget", lambda r: r.schedule == "sgdr", speed=NEVER)
+    cycles: int = _number(2, 1, 20, "number of SGDR cycles in the budget", lambda r: r.schedule == "sgdr", speed=NEVER)
     cycle_growth: float = _number(
         2.0,
         1,
         4,
-        "length of an SGDR cycle over the one before",
+        "length of an SGDR cycle relative to the previous one",
         lambda r: (r.cycles > 1) & (r.schedule == "sgdr"),
         speed=NEVER,
     )
     start_resolution: float = _number(
-        1.0, 0.25, 1, "side of the first training images, as a share of the network's", speed=EACH_VALUE
+        1.0, 0.25, 1, "side of the first training images, relative to the network's input", speed=EACH_VALUE
     )
     resize_until: float = _number(
         0.5,
         0.05,
         1,
-        "share of the budget after which training images are full-sized",
+        "share of the budget after which training images have full size",
         lambda r: r.start_resolution < 1,
         speed=EACH_VALUE,
     )
     # ---- regularisation
-    label_smoothing: float = _number(0.1, 0, 0.9, "α of (1−α)·onehot + α/K", speed=SWITCH)
-    dropout: float = _number(0.0, 0, 0.9, "probability before the last linear layer", speed=SWITCH)
+    label_smoothing: float = _number(0.1, 0, 0.9, "α of the targets (1 − α) · one-hot + α / classes", speed=SWITCH)
+    dropout: float = _number(0.0, 0, 0.9, "dropout probability before the last linear layer", speed=SWITCH)
     stochastic_depth: float = _number(
         0.0,
         0,
         0.9,
-        "probability that the last residual branch is left out of an image; less before (Huang et al. 2016)",
+        "drop probability of the last residual branch, per image; it grows linearly with depth (Huang et al. 2016)",
         speed=SWITCH,
     )
-    mixup: float = _number(
-        0.0, 0, 10, "α of Beta(α, α), each image's share in a blend with another; 0 is off", speed=SWITCH
-    )
-    cutmix: float = _number(
-        0.0, 0, 10, "α of Beta(α, α), each image's area beside a box of another; 0 is off", speed=SWITCH
-    )
+    mixup: float = _number(0.0, 0, 10, "α of mixup's Beta(α, α) (Zhang et al. 2018); 0 is off", speed=SWITCH)
+    cutmix: float = _number(0.0, 0, 10, "α of cutmix's Beta(α, α) (Yun et al. 2019); 0 is off", speed=SWITCH)
     mix_probability: float = _number(
-        0.5, 0, 1, "share of the images that are mixed", lambda r: (r.mixup > 0) | (r.cutmix > 0), speed=NEVER
+        0.5,
+        0,
+        1,
+        "share of the images that mixup or cutmix changes",
+        lambda r: (r.mixup > 0) | (r.cutmix > 0),
+        speed=NEVER,
     )
     # ---- augmentation
     crop: float = _number(
-        0.125, 0, 0.5, "padding before a random crop, as a share of the side (4 pixels of 32)", speed=NEVER
+        0.125, 0, 0.5, "padding before a random crop, relative to the side (0.125 is 4 of 32 pixels)", speed=NEVER
     )
     flip: str | bool = _choice(
         True,
         (False, True, "alternating"),
-        "horizontal flip with probability one half, or in every second pass",
+        "random horizontal flip; alternating mirrors each image in every second epoch",
         speed=EACH_VALUE,
     )
     cutout: float = _number(
-        0.0, 0, 1, "side of the square that is erased, as a share of the side; it may cross the border", speed=SWITCH
+        0.0, 0, 1, "side of the erased square, relative to the image's; it may cross the border; 0 is off", speed=SWITCH
     )
-    policy: str = _choice("none", POLICIES, "published augmentation policy, drawn for each image", speed=EACH_VALUE)
-    policy_operations: int = _number(2, 1, 5, "RandAugment's N", lambda r: r.policy == "randaugment", speed=EACH_VALUE)
-    policy_magnitude: int = _number(9, 0, 30, "RandAugment's M", lambda r: r.policy == "randaugment", speed=NEVER)
+    policy: str = _choice("none", POLICIES, "published augmentation policy, sampled per image", speed=EACH_VALUE)
+    policy_operations: int = _number(
+        2, 1, 5, "RandAugment's N, operations per image", lambda r: r.policy == "randaugment", speed=EACH_VALUE
+    )
+    policy_magnitude: int = _number(
+        9, 0, 30, "RandAugment's M, magnitude of its operations", lambda r: r.policy == "randaugment", speed=NEVER
+    )
     # ---- the network in training and scoring
     initialisation: str = _choice(
-        "he", INITIALISATIONS, "of convolutions: He's, or with filters that pass each input channel on", speed=NEVER
+        "he",
+        INITIALISATIONS,
+        "weights of convolutions: He et al. 2015, or Dirac filters, which pass their input channel through",
+        speed=NEVER,
     )
     ghost_batch: int = _number(
         0,
         0,
         65536,
-        "images that batch norm sees at once in training; 0 is the whole batch",
+        "images that batch norm normalises together in training; 0 is the whole batch",
         lambda r: (r.ghost_batch > 0) & (r.ghost_batch < r.batch_size),
         speed=EACH_VALUE,
     )
@@ -197,11 +217,14 @@ class Recipe:
         0,
         0,
         1_000_000,
-        "training images that batch norm's statistics are taken from again before scoring; 0 is off",
+        "training images that re-estimate batch norm's statistics before scoring; 0 is off",
         speed=NEVER,
     )
     test_flip: bool = _choice(
-        False, (False, True), "score the mean over an image and its mirror, at twice the MACs and the time", speed=NEVER
+        False,
+        (False, True),
+        "average the predictions for an image and its mirror image, at twice the MACs and time",
+        speed=NEVER,
     )
 
     def __post_init__(self) -> None:
@@ -214,13 +237,13 @@ class Recipe:
 
     @classmethod
     def from_knobs(cls, knobs: Mapping[str, Any]) -> Recipe:
-        """Return the recipe with `knobs` set and every other at its default. Raises `RecipeError`."""
+        """Return the recipe with these knobs, all others at their defaults. Raises `RecipeError`."""
         for name in knobs:
             knob(name)
         return cls(**knobs)
 
     def crop_pixels(self, side: int) -> int:
-        """Return the padding before a crop of an image with this side; a reflection needs it smaller than the side."""
+        """Return the padding before a crop, which a reflection limits to less than the side."""
         return int(_crop_pixels(self.crop, side))
 
     def cutout_pixels(self, height: int, width: int) -> int:
@@ -228,9 +251,9 @@ class Recipe:
         return int(_pixels(self.cutout, min(height, width)))
 
     def effective(self, height: int, width: int) -> dict[str, Any]:
-        """Return what changes a training on images of this size.
+        """Return the knobs as they act on images of this size: equal results mean equal trainings.
 
-        Knobs without effect beside the others stand at their defaults, shares of the side as whole pixels.
+        Inactive knobs have their defaults, fractions of the side become whole pixels.
         """
         columns = {name: np.array([getattr(self, name)], dtype=object) for name in knob_fields()}
         values = {name: column[0] for name, column in _effective(columns, height, width).items()}
@@ -238,58 +261,58 @@ class Recipe:
 
     @property
     def views(self) -> int:
-        """How many views of an image are scored."""
+        """The number of views of an image that are scored."""
         return int(views_of(self.test_flip))
 
     @property
     def optimizer_learning_rate(self) -> float:
-        """The peak learning rate that the optimizer itself is given."""
+        """The peak learning rate on the optimizer's own scale."""
         return self.learning_rate * EXPECTED_LEARNING_RATE[self.optimizer] / EXPECTED_LEARNING_RATE["sgd"]
 
 
 def views_of(test_flip: Any) -> Any:
-    """Return how many views of an image are scored: two where its mirror is one of them. A truth value, or an array of them."""
+    """Return the number of views of an image that are scored, two with its mirror image. test_flip: a bool or an array of them."""
     return 1 + test_flip
 
 
 def effective_rows(columns: Mapping[str, NDArray[Any]], n: int, height: int, width: int) -> NDArray[np.float64]:
-    """Return an (n, numbers) array whose rows are equal exactly where `Recipe.effective` is.
+    """Return an (n, k) array whose rows are equal exactly where `Recipe.effective` is equal.
 
-    columns: the (n,) values of knobs; the others are at their defaults.
+    columns: (n,) values by knob; the other knobs have their defaults.
     """
-    whole = {name: column(columns, name, n) for name in knob_fields()}
-    return np.column_stack([_numbers(name, column) for name, column in _effective(whole, height, width).items()])
+    every = {name: column(columns, name, n) for name in knob_fields()}
+    return np.column_stack([_as_numbers(name, values) for name, values in _effective(every, height, width).items()])
 
 
 def _effective(columns: Mapping[str, NDArray[Any]], height: int, width: int) -> dict[str, NDArray[Any]]:
     """Return the (n,) knobs of n recipes as they act on images of this size."""
-    together = SimpleNamespace(**columns)
-    found = {}
+    recipes = SimpleNamespace(**columns)
+    active = {}
     for name, spec in knob_fields().items():
-        when: When | None = spec.metadata["when"]
+        when: Condition | None = spec.metadata["when"]
         default: Any = spec.default
-        found[name] = columns[name] if when is None else np.where(when(together), columns[name], default)
-    crop = found.pop("crop")
-    found["crop_height"], found["crop_width"] = _crop_pixels(crop, height), _crop_pixels(crop, width)
-    found["cutout"] = _pixels(found["cutout"], min(height, width))
-    return found
+        active[name] = columns[name] if when is None else np.where(when(recipes), columns[name], default)
+    crop = active.pop("crop")
+    active["crop_height"], active["crop_width"] = _crop_pixels(crop, height), _crop_pixels(crop, width)
+    active["cutout"] = _pixels(active["cutout"], min(height, width))
+    return active
 
 
-def _pixels(share: Any, side: int) -> Any:
-    return np.rint(np.asarray(share, dtype=np.float64) * side)
+def _pixels(fraction: Any, side: int) -> Any:
+    return np.rint(np.asarray(fraction, dtype=np.float64) * side)
 
 
-def _crop_pixels(share: Any, side: int) -> Any:
-    return np.minimum(_pixels(share, side), side - 1)
+def _crop_pixels(fraction: Any, side: int) -> Any:
+    return np.minimum(_pixels(fraction, side), side - 1)
 
 
-def _numbers(name: str, column: NDArray[Any]) -> NDArray[np.float64]:
-    """Return a knob's (n,) values as numbers, choices by their place among the known ones."""
+def _as_numbers(name: str, values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return a knob's (n,) values as numbers, a choice as its index."""
     choices = knob(name).metadata.get("choices") if name in knob_fields() else None
     if choices is None:
-        return column.astype(np.float64)
-    place = {choice: float(i) for i, choice in enumerate(choices)}
-    return np.array([place[value] for value in column.tolist()])
+        return values.astype(np.float64)
+    index = {choice: float(i) for i, choice in enumerate(choices)}
+    return np.array([index[value] for value in values.tolist()])
 
 
 def knobs_by_speed(speed: str) -> tuple[str, ...]:
@@ -304,15 +327,15 @@ def knob_fields() -> Mapping[str, Field[Any]]:
 
 
 def knob(name: str) -> Field[Any]:
-    """Return one knob's field. Raises `RecipeError` that names the nearest known knob."""
-    known = knob_fields()
-    if name not in known:
-        raise RecipeError(f"a recipe has no knob {name!r}: {suggest(name, known)}")
-    return known[name]
+    """Return one knob's field. Raises `RecipeError` that suggests the nearest name."""
+    knobs = knob_fields()
+    if name not in knobs:
+        raise RecipeError(f"a recipe has no knob {name!r}: {suggest(name, knobs)}")
+    return knobs[name]
 
 
 Columns = Mapping[str, NDArray[Any]]
-"""The (n,) values of recipe knobs; the others are at their defaults."""
+"""(n,) values by recipe knob; the other knobs have their defaults."""
 
 
 def column(recipes: Columns, name: str, n: int) -> NDArray[Any]:
@@ -321,12 +344,12 @@ def column(recipes: Columns, name: str, n: int) -> NDArray[Any]:
 
 
 def views(recipes: Columns, n: int) -> NDArray[np.int64]:
-    """Return how many views of an image each of n recipes scores."""
+    """Return the (n,) numbers of views of an image that n recipes score."""
     return np.asarray(views_of(column(recipes, "test_flip", n).astype(np.int64)))
 
 
 def default_of(name: str) -> Any:
-    """Return a knob's default. Raises `RecipeError` that names the nearest known knob."""
+    """Return a knob's default. Raises `RecipeError` that suggests the nearest name."""
     return knob(name).default
 
 
@@ -341,12 +364,12 @@ def _problem(spec: Field[Any], value: Any) -> str | None:
     choices = spec.metadata.get("choices")
     if choices is not None:
         if not any(type(value) is type(c) and value == c for c in choices):
-            return f"the recipe knob {spec.name} is one of {', '.join(map(str, choices))}, got {value!r}: change it"
+            return f"the recipe knob {spec.name} must be one of {', '.join(map(str, choices))}, got {value!r}"
         return None
     low, high = spec.metadata["low"], spec.metadata["high"]
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not low <= value <= high:
-        return f"the recipe knob {spec.name} lies in [{low:g}, {high:g}], got {value!r}: change it"
+        return f"the recipe knob {spec.name} must be between {low:g} and {high:g}, got {value!r}"
     if spec.type == "int" and value != int(value):
-        return f"the recipe knob {spec.name} is a whole number, got {value!r}: change it"
+        return f"the recipe knob {spec.name} must be a whole number, got {value!r}"
     return None

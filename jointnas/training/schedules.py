@@ -1,4 +1,4 @@
-"""What changes over a training, as functions of the fraction of its budget: the learning rate and the images' size."""
+"""The learning rate and the size of the training images as functions of the fraction of the budget."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 
 from jointnas.training.recipe import Recipe
 
-ONE_CYCLE_START = 1 / 25  # of the peak, and where a one-cycle schedule ends: a 10,000th of its start
+ONE_CYCLE_START = 1 / 25  # of the peak; torch's OneCycleLR has the same defaults
 ONE_CYCLE_END = ONE_CYCLE_START / 10_000
 PIECEWISE_END = 0.1
-RESIZE_GRID = 4  # pixels: sides that pooling halves twice, and few different ones
-SMALLEST_SIDE = 16  # pixels that training images keep, so that a network's poolings fit
+RESIZE_GRID = 4  # pixels: sides that two poolings halve exactly, and few distinct sizes
+SMALLEST_SIDE = 16  # pixels: large enough for a network's poolings
 
 
 def learning_rate_factor(recipe: Recipe, fraction: float) -> float:
-    """Return the share of the peak learning rate at a fraction of the budget.
+    """Return the learning rate at a fraction of the budget, relative to its peak.
 
-    All rise linearly in the warm-up, one-cycle by a cosine from a 25th (Smith & Topin 2018, torch's OneCycleLR). Then
-    linear and cosine fall to 0, one-cycle by a cosine to 4e-6, piecewise linearly to a tenth (the ResNet-9 team, HAET 2021),
-    and sgdr falls by a cosine to 0 in each of its cycles, starting again from 1 (Loshchilov & Hutter 2017).
+    The warm-up is linear from 0; one-cycle's is a cosine from 1/25 (Smith & Topin 2018, torch's OneCycleLR). Then linear and
+    cosine decay to 0, one-cycle decays by a cosine to 4e-6, piecewise linearly to 0.1 (the ResNet-9 team, HAET 2021), and sgdr
+    restarts from 1 in each cycle and decays by a cosine to 0 (Loshchilov & Hutter 2017).
     """
     warmup = recipe.warmup
     if fraction < warmup:
@@ -38,15 +38,15 @@ def learning_rate_factor(recipe: Recipe, fraction: float) -> float:
         case "piecewise":
             return 1 - (1 - PIECEWISE_END) * fall
         case _:
-            return _cosine(1.0, 0.0, _place_in_cycle(recipe.cycles, recipe.cycle_growth, fall))
+            return _cosine(1.0, 0.0, _cycle_fraction(recipe.cycles, recipe.cycle_growth, fall))
 
 
 def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
 
-def _place_in_cycle(cycles: int, growth: float, share: float) -> float:
-    """Return how much of its cycle is over, where each cycle is `growth` times as long as the one before."""
+def _cycle_fraction(cycles: int, growth: float, share: float) -> float:
+    """Return the fraction of the current cycle, where each cycle is `growth` times as long as the previous one."""
     ends = np.array(list(accumulate(growth**i for i in range(cycles))))
     ends /= ends[-1]
     i = min(int(np.searchsorted(ends, share, side="right")), cycles - 1)
@@ -57,7 +57,7 @@ def _place_in_cycle(cycles: int, growth: float, share: float) -> float:
 def training_side(recipe: Recipe, fraction: float, side: int) -> int:
     """Return the side of the training images at a fraction of the budget.
 
-    It grows linearly, in steps of 4 pixels, from 16 on at the least; smaller images keep their size.
+    It grows linearly in steps of 4 pixels and is at least 16; smaller images keep their size.
     """
     if recipe.start_resolution >= 1 or fraction >= recipe.resize_until:
         return side

@@ -1,4 +1,4 @@
-"""What a trained network says of a split, and how often it is right."""
+"""A trained network's predictions on a split, and their accuracy and log-loss."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCORING_BATCH = 500
 
 
 def logits_of(network: nn.Module, images: Tensor, flip: bool) -> Tensor:
-    """Return (n, classes) logits of (n, C, H, W) images: with `flip`, the mean over each image and its mirror."""
+    """Return (n, classes) logits of (n, C, H, W) images; with `flip`, averaged over each image and its mirror image."""
     logits: Tensor = network(images)
     return (logits + network(images.flip(3))) / 2 if flip else logits
 
@@ -28,28 +28,28 @@ def predict(
     normalise: Normalise,
     device: torch.device,
     flip: bool = False,
-    tell: Callable[[], None] = lambda: None,
+    on_batch: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Return the (n, classes) logits of a split, on the CPU; the network is left in evaluation mode.
+    """Return the (n, classes) logits of a split, on the CPU, and leave the network in evaluation mode.
 
-    flip: see `logits_of`. tell: called after each batch, so that a long scoring shows a sign of life.
+    flip: see `logits_of`. on_batch: called after each batch, to report progress.
     """
     network.eval()
     parts = []
     for i in range(0, len(split), SCORING_BATCH):
         images = normalise(split.images[i : i + SCORING_BATCH].to(device))
         parts.append(logits_of(network, images, flip))
-        tell()
+        on_batch()
     return torch.cat(parts).cpu()
 
 
 def accuracies(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Return the share of right answers, and its mean over the classes that occur."""
-    right = (logits.argmax(1) == labels).double()
+    """Return the accuracy and the balanced accuracy (mean recall of the classes present in `labels`)."""
+    correct = (logits.argmax(1) == labels).double()
     counts = torch.bincount(labels, minlength=logits.shape[1])
-    by_class = torch.zeros(logits.shape[1], dtype=torch.float64).index_add_(0, labels, right)
+    by_class = torch.zeros(logits.shape[1], dtype=torch.float64).index_add_(0, labels, correct)
     present = counts > 0
-    return float(right.mean()), float((by_class[present] / counts[present]).mean())
+    return float(correct.mean()), float((by_class[present] / counts[present]).mean())
 
 
 def log_loss(logits: Tensor, labels: Tensor) -> float | None:

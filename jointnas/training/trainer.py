@@ -1,4 +1,4 @@
-"""The training loop: one network, one recipe, one clock; validation predictions exist when the budget ends."""
+"""The training loop: one network, one recipe, one clock; scoring is part of the budget."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jointnas.errors import BudgetError, DivergenceError
 from jointnas.execution.contention import CpuShare
 from jointnas.network.blueprint import Blueprint
 from jointnas.network.module import Network, build
-from jointnas.training.averages import Lookahead, MovingAverage, retake_norms
+from jointnas.training.averages import Lookahead, MovingAverage, reestimate_norms
 from jointnas.training.batches import Batches, Normalise
 from jointnas.training.clock import Clock
 from jointnas.training.gradients import centralise, make_gradient_rule
@@ -29,18 +29,18 @@ from jointnas.training.recipe import Recipe
 from jointnas.training.schedules import learning_rate_factor, training_side
 from jointnas.training.scoring import accuracies, log_loss, predict
 
-CURVE_IMAGES = 512  # validation images that the learning curve is read on
+CURVE_IMAGES = 512  # validation images that are scored for the learning curve
 WHITENING_PIXELS = 500 * 32 * 32
-SCORING_MARGIN = 1.15  # on the measured time of scoring, for the machine's unevenness
+SCORING_MARGIN = 1.15  # on the measured time of scoring, as it varies
 PROGRESS_SECONDS = 0.5
-BACKWARD_COST = 3.0  # of a training step, in forward passes: what the first step is expected to take
+BACKWARD_COST = 3.0  # of a training step, in forward passes, until a step is measured
 
 Progress = Callable[[float, float], None]
-"""Called about twice a second with the fraction of the budget and the seconds since its start."""
+"""Called about twice a second with the used fraction of the budget and the seconds since its start."""
 
 
 class Training(NamedTuple):
-    """What a training gives: the observation, and the network whose weights were scored."""
+    """The result of a training: the observation, and the network whose weights were scored."""
 
     observation: Observation
     model: Network
@@ -58,27 +58,27 @@ def train_network(
     curve_images: int = CURVE_IMAGES,
     progress: Progress | None = None,
 ) -> Training:
-    """Train a fresh network and score it on the validation images.
+    """Train a new network and score it on the validation images.
 
-    The same seed under a `StepClock` gives the same weights on the CPU, bit for bit, at the same number of threads.
-    stop_at: fraction of the budget after which the training ends and is scored; its schedules are those of the whole budget.
-    curve_images: validation images, at most, that the learning curve is read on; more take time from a `WallClock`.
-    Raises `BudgetError` when not one step fits or `stop_at` is no fraction, `DivergenceError` when the loss stops being
-    finite, `RecipeError` for a batch larger than the training set, `DataError` where images are too few for whitening.
+    On the CPU, a seed under a `StepClock` gives the same weights bit for bit at the same number of threads.
+    stop_at: fraction of the budget after which the network is scored; the schedules are those of the whole budget.
+    curve_images: maximum number of validation images that are scored for the learning curve, in the time of the clock.
+    Raises `BudgetError` when not one step fits or `stop_at` lies outside (0, 1], `DivergenceError` when the loss is not finite,
+    `RecipeError` for a batch larger than the training set, `DataError` for too few images to fit the whitening.
     """
     clock.start()
     if not 0 < stop_at <= 1:
-        raise BudgetError(f"stop_at is a fraction of the budget in (0, 1], got {stop_at!r}: change it")
+        raise BudgetError(f"stop_at must be a fraction of the budget in (0, 1], got {stop_at!r}")
     device = torch.device(device)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)  # for dropout and stochastic depth, which take no generator
+        torch.manual_seed(seed)  # dropout and stochastic depth use the global generator
         return Trainer(
             blueprint, recipe, data, clock, seed, device, stop_at=stop_at, curve_images=curve_images, progress=progress
         ).run()
 
 
 class Trainer:
-    """One training: what it holds, one step of it, and the whole of it."""
+    """The state of one training: `run` is the whole of it, `step` one step."""
 
     def __init__(
         self,
@@ -100,66 +100,75 @@ class Trainer:
         self.bfloat16 = trains_in_bfloat16(device)
         self.generator = torch.Generator().manual_seed(seed)
         self.normalise = Normalise(data.mean, data.std, device)
-        network = build(blueprint, self.generator, dirac=recipe.initialisation == "dirac")
-        network.regularise(recipe.dropout, recipe.stochastic_depth, recipe.ghost_batch)
-        self.network = network.to(device).to(memory_format=torch.channels_last)
-        _, height, width = data.input_shape
-        enough = max(1, WHITENING_PIXELS // (height * width))
-        self.network.fit_whitening(self.normalise(data.train.images[:enough].to(device)))
+        self.network = self._initial_network(blueprint)
         self.batches = Batches(data.train, len(data.classes), recipe, self.normalise, self.generator, device)
         self.optimizer = make_optimizer(self.network, recipe)
         self.gradient = make_gradient_rule(self.network, recipe)
         self.average = MovingAverage(self.network, recipe.ema) if recipe.ema else None
         self.lookahead = Lookahead(self.network, recipe.lookahead, recipe.lookahead_rate) if recipe.lookahead else None
         self.curve: list[CurvePoint] = []
-        self.curve_due = list(CURVE_FRACTIONS)
+        self.due_fractions = list(CURVE_FRACTIONS)
         self.steps = 0
         self.loss: Tensor | None = None
         self.step_seconds = 0.0  # of all steps together
-        self.reported = -math.inf
-        self.reading_seconds = self.looking_seconds = 0.0  # of scoring a few images, and of all that it takes
+        self.last_report = -math.inf
+        self.scoring_seconds = self.curve_seconds = (
+            0.0  # of scoring the curve's images, without and with what surrounds it
+        )
+
+    def _initial_network(self, blueprint: Blueprint) -> Network:
+        network = build(blueprint, self.generator, dirac=self.recipe.initialisation == "dirac")
+        network.regularise(self.recipe.dropout, self.recipe.stochastic_depth, self.recipe.ghost_batch)
+        network = network.to(self.device).to(memory_format=torch.channels_last)
+        _, height, width = self.data.input_shape
+        images = self.data.train.images[: max(1, WHITENING_PIXELS // (height * width))]
+        network.fit_whitening(self.normalise(images.to(self.device)))
+        return network
 
     @property
     def scored(self) -> Network:
-        """The network whose weights count: the averaged one where there is one."""
+        """The network that is scored: the moving average if the recipe has one."""
         return self.average.network if self.average else self.network
 
     def run(self) -> Training:
-        """Step until the clock says no, or early as asked, then score."""
-        self._measure_scoring()
-        self.clock.expect(BACKWARD_COST * self.reading_seconds * self.batches.batch_size / self.curve_images)
+        """Train until the budget or `stop_at` is reached, then score."""
+        self._score_curve_images()
+        self.clock.expect(BACKWARD_COST * self.scoring_seconds * self.batches.batch_size / self.curve_images)
         batches = iter(self.batches)
         while self.clock.may_step() and self.clock.fraction() < self.stop_at:
             began = time.perf_counter()
             self.step(batches)
             self.step_seconds += time.perf_counter() - began
             self.clock.stepped()
-            self._look()
+            self._update_curve()
+            self._report_progress()
         if self.steps == 0:
             raise BudgetError(
-                f"a budget holds setting up, one training step and the scoring, got {self.clock}, of which setting up took "
+                f"a budget of {self.clock} is too short for one training step and the scoring, as setup took "
                 f"{self.clock.seconds():.3g}s: raise --train-time"
             )
         self._finish()
-        logits = predict(self.scored, self.data.val, self.normalise, self.device, self.recipe.test_flip, self._tell)
+        return Training(self._observe(), self.scored.eval())
+
+    def _observe(self) -> Observation:
+        """Score the validation images and return the observation. Raises `DivergenceError`."""
+        split, recipe = self.data.val, self.recipe
+        logits = predict(self.scored, split, self.normalise, self.device, recipe.test_flip, self._report_progress)
         seconds = self.clock.seconds()
         if not bool(torch.isfinite(logits).all()):
-            raise self._diverged("the scored network's outputs", "others", f"after {self.steps} steps")
-        accuracy, balanced = accuracies(logits, self.data.val.labels)
-        return Training(
-            Observation(
-                accuracy=accuracy,
-                balanced_accuracy=balanced,
-                log_loss=log_loss(logits, self.data.val.labels),
-                fraction=self.stop_at,
-                seconds=seconds,
-                steps=self.steps,
-                step_seconds=self.step_seconds / self.steps,
-                images_per_second=self.steps * self.recipe.batch_size / seconds,
-                cpu_share=self.cpu_share.read() if self.cpu_share else None,
-                curve=tuple(self.curve),
-            ),
-            self.scored.eval(),
+            raise self._diverged(f"the network's outputs are not finite after step {self.steps}")
+        accuracy, balanced_accuracy = accuracies(logits, split.labels)
+        return Observation(
+            accuracy=accuracy,
+            balanced_accuracy=balanced_accuracy,
+            log_loss=log_loss(logits, split.labels),
+            fraction=self.stop_at,
+            seconds=seconds,
+            steps=self.steps,
+            step_seconds=self.step_seconds / self.steps,
+            images_per_second=self.steps * recipe.batch_size / seconds,
+            cpu_share=self.cpu_share.read() if self.cpu_share else None,
+            curve=tuple(self.curve),
         )
 
     def step(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
@@ -192,80 +201,75 @@ class Trainer:
             self.average.update(self.steps)
 
     def _check_loss(self) -> None:
-        """Raise `DivergenceError` when the last step's loss is not finite.
-
-        Asked one step late, so that a GPU has a step in its queue while it is asked.
-        """
+        """Raise `DivergenceError` if the previous step's loss is not finite; reading it one step late does not stall a GPU."""
         if self.loss is not None and not math.isfinite(value := self.loss.item()):
-            raise self._diverged("the loss", str(value), f"at step {self.steps}")
+            raise self._diverged(f"the loss is {value} at step {self.steps}")
 
-    def _diverged(self, what: str, received: str, where: str) -> DivergenceError:
+    def _diverged(self, symptom: str) -> DivergenceError:
         recipe = self.recipe
         return DivergenceError(
-            f"{what} stays finite, got {received} {where} with {recipe.optimizer}, learning_rate = {recipe.learning_rate:.4g}, "
-            f"weight_decay = {recipe.weight_decay:.4g} and gradient = {recipe.gradient}: lower the learning rate"
+            f"the training diverged: {symptom} with optimizer = {recipe.optimizer}, learning_rate = {recipe.learning_rate:.4g}, "
+            f"weight_decay = {recipe.weight_decay:.4g} and gradient = {recipe.gradient}; lower the learning rate"
         )
 
     def _finish(self) -> None:
-        """Bring the network to its own size, and the weights that are scored to their final state."""
+        """Set the input to its full size and the scored weights to their final state."""
         self.network.resize.training_size = None
         if self.lookahead:
-            self.lookahead.follow()
+            self.lookahead.synchronise()
         if self.recipe.norm_images:
             rows = torch.randperm(len(self.data.train), generator=self.generator)[: self.recipe.norm_images]
-            self._retake_norms(self.data.train.images[rows])
+            self._reestimate_norms(self.data.train.images[rows])
 
-    def _retake_norms(self, images: Tensor) -> None:
+    def _reestimate_norms(self, images: Tensor) -> None:
         parts = torch.split(images, self.recipe.batch_size)
-        retake_norms(self.scored, [self.normalise(part.to(self.device)) for part in parts])
+        reestimate_norms(self.scored, [self.normalise(part.to(self.device)) for part in parts])
 
     @contextmanager
-    def _as_at_the_end(self) -> Iterator[None]:
-        """Hold the weights and statistics that would be scored if the training ended now, then put them back.
+    def _final_weights(self) -> Iterator[None]:
+        """Set the weights and statistics that would be scored if the training ended now, then restore the current ones.
 
-        So a point of the curve says what a training that is stopped there would reach. No random number is drawn.
+        So a point of the curve is what a training stopped there would reach. No random number is drawn.
         """
-        leads = self.lookahead if self.scored is self.network else None
-        if not (leads or self.recipe.norm_images):
+        lookahead = self.lookahead if self.scored is self.network else None
+        if not (lookahead or self.recipe.norm_images):
             yield
             return
-        kept = copy.deepcopy(self.scored.state_dict())
-        if leads:
-            leads.lead()
+        current = copy.deepcopy(self.scored.state_dict())
+        if lookahead:
+            lookahead.interpolate()
         if self.recipe.norm_images:
-            self._retake_norms(self.data.train.images[: min(self.recipe.norm_images, self.curve_images)])
+            self._reestimate_norms(self.data.train.images[: min(self.recipe.norm_images, self.curve_images)])
         yield
-        self.scored.load_state_dict(kept)
+        self.scored.load_state_dict(current)
 
-    def _look(self) -> None:
-        """Read the learning curve where it is due, and tell the progress."""
+    def _update_curve(self) -> None:
+        """Add a point to the learning curve if one is due and its time fits."""
         fraction, seconds = self.clock.fraction(), self.clock.seconds()
-        passed = [due for due in self.curve_due if fraction >= due]
-        if passed:  # several at once where one step is long
-            del self.curve_due[: len(passed)]
-            if self.clock.has_room(self.looking_seconds):
-                logits, labels = self._measure_scoring()
-                reading = accuracies(logits, labels)[0], log_loss(logits, labels)
-                self.curve.append(CurvePoint(fraction, seconds, self.steps, *reading))
-        self._tell()
+        passed = [due for due in self.due_fractions if fraction >= due]
+        del self.due_fractions[: len(passed)]  # a long step may pass several
+        if passed and self.clock.has_room(self.curve_seconds):
+            logits, labels = self._score_curve_images()
+            accuracy, _ = accuracies(logits, labels)
+            self.curve.append(CurvePoint(fraction, seconds, self.steps, accuracy, log_loss(logits, labels)))
 
-    def _tell(self) -> None:
-        """Tell the progress, twice a second at most."""
+    def _report_progress(self) -> None:
+        """Report the progress, at most twice a second."""
         seconds = self.clock.seconds()
-        if self.progress and seconds - self.reported >= PROGRESS_SECONDS:
-            self.reported = seconds
+        if self.progress and seconds - self.last_report >= PROGRESS_SECONDS:
+            self.last_report = seconds
             self.progress(self.clock.fraction(), seconds)
 
-    def _measure_scoring(self) -> tuple[Tensor, Tensor]:
-        """Score the curve's images, reserve the time that the end will take, and return logits (n, classes) and labels (n,)."""
+    def _score_curve_images(self) -> tuple[Tensor, Tensor]:
+        """Return logits (n, classes) and labels (n,) of the curve's images, and reserve time for scoring at the end."""
         part = Split(self.data.val.images[: self.curve_images], self.data.val.labels[: self.curve_images])
         began = time.perf_counter()
-        with self._as_at_the_end():
+        with self._final_weights():
             start = time.perf_counter()
             logits = predict(self.scored, part, self.normalise, self.device, self.recipe.test_flip)
-            self.reading_seconds = time.perf_counter() - start
+            self.scoring_seconds = time.perf_counter() - start
         self.network.train()
-        self.looking_seconds = time.perf_counter() - began
-        retaken = min(self.recipe.norm_images, len(self.data.train)) / self.recipe.views
-        self.clock.reserve(SCORING_MARGIN * self.reading_seconds * (len(self.data.val) + retaken) / len(part))
+        self.curve_seconds = time.perf_counter() - began
+        norm_images = min(self.recipe.norm_images, len(self.data.train)) / self.recipe.views
+        self.clock.reserve(SCORING_MARGIN * self.scoring_seconds * (len(self.data.val) + norm_images) / len(part))
         return logits, part.labels

@@ -1,11 +1,10 @@
-"""Training by a function of the user's (`--train-fn module:function`), in the same workers as the built-in trainer."""
+"""Training by a user's function (`--train-fn module:function`), in workers like the built-in trainer's."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from jointnas.execution import find_executor
@@ -17,7 +16,7 @@ from jointnas.training.clock import clock_from_json
 from jointnas.training.job import TrainingJob, TrainingResult
 from jointnas.training.observation import Observation
 
-PATIENCE = 2.0  # budgets that a function may take without returning, beside PATIENCE_SECONDS
+PATIENCE = 2.0  # a function may run for so many budgets plus PATIENCE_SECONDS before its worker is replaced
 PATIENCE_SECONDS = 600.0
 
 
@@ -25,13 +24,13 @@ PATIENCE_SECONDS = 600.0
 class UserFunction:
     """`function(candidate, seed=…, clock=…)` returns an accuracy (larger is better), an `Observation`, or None for a failure.
 
-    clock: a started `jointnas.training.clock.Clock` of the run's budget, which the function may ask; nothing stops it there.
+    clock: a started `jointnas.training.clock.Clock` with the run's budget; the function itself stops when it is over.
     """
 
     name: str
 
     def prepare(self) -> Handler:
-        """Import the function; return what calls it for a job's payload."""
+        """Import the function; return the function that runs a job with it."""
         function = load_function(self.name)
 
         def handle(payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -44,14 +43,10 @@ class UserFunction:
 
 
 def function_executor(function: UserFunction, slot: Slot, clock: Mapping[str, float], kind: str = "local") -> Executor:
-    """Return workers that train by the user's function; a budget of steps sets no limit on the time without a result."""
+    """Return an executor whose workers call the user's function; under a budget of steps they may take any time."""
     seconds = clock.get("train_seconds")
     patience = math.inf if seconds is None else PATIENCE * seconds + PATIENCE_SECONDS
-    return find_executor(kind)(partial(_prepare, function), slot, patience)
-
-
-def _prepare(function: UserFunction) -> Handler:
-    return function.prepare()
+    return find_executor(kind)(function.prepare, slot, patience)
 
 
 def _observation(result: Any) -> Observation:

@@ -190,7 +190,7 @@ def test_nothing_is_wrong_with_a_built_in_space(name: str) -> None:
             "depth1 = 3",
         ),
         (f"{HEAD}[recipe]\nflip = true\ncycles = 2\nmomentun = 0.9\n", 8, "did you mean 'momentum'"),
-        (f"{HEAD}[recipe]\nwarmup = {{ values = [0.1, 1.5] }}\nflip = true\n", 6, "warmup lies in"),
+        (f"{HEAD}[recipe]\nwarmup = {{ values = [0.1, 1.5] }}\nflip = true\n", 6, "warmup must be between"),
         (f"{HEAD}flip = true\n[recipe]\nflip = true\n", 5, "'flip' is in [architecture] and in [recipe]"),
         (
             "format = 1\n[architecture]\na = {values = [1], when = {b = 1}}\nb = {values = [1], when = {a = 1}}\n",

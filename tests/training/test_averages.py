@@ -1,4 +1,4 @@
-"""Weights beside the trained ones: the moving average in closed form, lookahead's slow twin, batch norm's fresh statistics."""
+"""Averages: the moving average in closed form, lookahead against a slow twin, batch norm's re-estimated statistics."""
 
 import copy
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from jointnas.network.families import make_blueprint
 from jointnas.network.module import Network, build
-from jointnas.training.averages import Lookahead, MovingAverage, retake_norms
+from jointnas.training.averages import Lookahead, MovingAverage, reestimate_norms
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -22,7 +22,7 @@ def a_network(name: str = "resnet9", **knobs: Any) -> Network:
 
 
 def some_images(sizes: tuple[int, ...]) -> list[Tensor]:
-    """Return batches of these sizes, each of a mean and a deviation of its own."""
+    """Return batches of these sizes, each with a different mean and deviation."""
     generator = seeded(1)
     return [(i + 1) * torch.randn(n, 1, 8, 8, generator=generator) + i for i, n in enumerate(sizes)]
 
@@ -79,19 +79,19 @@ def test_lookahead_is_its_slow_twin_over_several_cycles(every: int, rate: float)
         if step % every == 0:
             slow = [s + rate * (f - s) for s, f in zip(slow, fast, strict=True)]
             fast = [s.clone() for s in slow]
-        for found, expected in zip(network.parameters(), fast, strict=True):
-            torch.testing.assert_close(found.detach(), expected, rtol=1e-12, atol=1e-12)
+        for actual, expected in zip(network.parameters(), fast, strict=True):
+            torch.testing.assert_close(actual.detach(), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_following_twice_is_following_once() -> None:
+def test_synchronising_twice_is_synchronising_once() -> None:
     network = a_network()
     ahead = Lookahead(network, 5, 0.5)
     start = [p.detach().clone() for p in network.parameters()]
     with torch.no_grad():
         for p in network.parameters():
             p.add_(1)
-    ahead.follow()
-    ahead.follow()  # as at the end of a training whose last step was a slow one
+    ahead.synchronise()
+    ahead.synchronise()  # as at the end of a training whose last step was a slow one
     for p, before in zip(network.parameters(), start, strict=True):
         torch.testing.assert_close(p.detach(), before + 0.5)
 
@@ -100,13 +100,13 @@ def test_following_twice_is_following_once() -> None:
 
 
 @pytest.mark.parametrize("sizes", [(16,), (16, 16, 16), (16, 16, 5)])
-def test_retaken_statistics_are_the_means_of_each_batchs_mean_and_unbiased_variance(sizes: tuple[int, ...]) -> None:
+def test_reestimated_statistics_are_the_means_of_each_batchs_mean_and_unbiased_variance(sizes: tuple[int, ...]) -> None:
     network = a_network(whitening=False)
     batches = some_images(sizes)
     conv, norm = network.blocks[0].nodes[:2]  # type: ignore[index]
     with torch.no_grad():
         outputs = [conv(images).transpose(0, 1).flatten(1) for images in batches]  # (C, n·H·W)
-    retake_norms(network, batches)
+    reestimate_norms(network, batches)
     mean = torch.stack([out.mean(1) for out in outputs]).mean(0)
     variance = torch.stack([out.var(1, correction=1) for out in outputs]).mean(0)
     torch.testing.assert_close(norm.running_mean, mean, rtol=1e-5, atol=1e-5)
@@ -114,7 +114,7 @@ def test_retaken_statistics_are_the_means_of_each_batchs_mean_and_unbiased_varia
 
 
 @pytest.mark.parametrize("name", ["resnet9", "senet"])
-def test_retaken_statistics_are_those_of_torchs_cumulative_average_in_training(name: str) -> None:
+def test_reestimated_statistics_are_those_of_torchs_cumulative_average_in_training(name: str) -> None:
     network, batches = a_network(name), some_images((16, 16, 8))
     twin = copy.deepcopy(network)
     for norm in twin.modules():
@@ -125,14 +125,14 @@ def test_retaken_statistics_are_those_of_torchs_cumulative_average_in_training(n
         for images in batches:
             twin(images)
     network.train()(3 * batches[0] - 7)  # statistics that must be forgotten
-    retake_norms(network, batches)
+    reestimate_norms(network, batches)
     names = [n for n, _ in network.named_buffers() if "running" in n]
     assert len(names) >= 8
     for n in names:
         torch.testing.assert_close(network.get_buffer(n), twin.get_buffer(n), rtol=1e-5, atol=1e-6)
 
 
-def test_retaking_leaves_dropout_and_stochastic_depth_off_and_everything_else_as_it_was() -> None:
+def test_reestimation_leaves_dropout_and_stochastic_depth_off_and_everything_else_as_it_was() -> None:
     plain, regular = a_network(), a_network()
     regular.regularise(dropout=0.9, stochastic_depth=0.9, ghost_batch=0)
     batches = some_images((16, 16))
@@ -140,7 +140,7 @@ def test_retaking_leaves_dropout_and_stochastic_depth_off_and_everything_else_as
     state = torch.get_rng_state()
     for network in (plain, regular):
         network.train()
-        retake_norms(network, batches)
+        reestimate_norms(network, batches)
     assert torch.equal(state, torch.get_rng_state())
     for a, b in zip(plain.buffers(), regular.buffers(), strict=True):
         assert torch.equal(a, b)
@@ -151,12 +151,12 @@ def test_retaking_leaves_dropout_and_stochastic_depth_off_and_everything_else_as
     assert not any(p.grad is not None for p in regular.parameters())
 
 
-def test_retaken_statistics_are_of_the_full_images_while_training_shows_small_ones() -> None:
+def test_reestimated_statistics_are_of_the_full_images_while_training_shows_small_ones() -> None:
     plan = make_blueprint({"network": "resnet9", "width": 4, "depth1": 0, "depth3": 0}, (1, 24, 24), 4)
     full, small = build(plan, seeded(0)), build(plan, seeded(0))
     small.resize.training_size = (16, 16)
     batches = [torch.randn(8, 1, 24, 24, generator=seeded(2))]
     for network in (full, small):
         network.train()
-        retake_norms(network, batches)
+        reestimate_norms(network, batches)
     assert all(torch.equal(a, b) for a, b in zip(full.buffers(), small.buffers(), strict=True))

@@ -38,13 +38,13 @@ def crops(image: Tensor, pad_y: int, pad_x: int) -> dict[bytes, tuple[int, int, 
     """Return every crop of the reflected image, mirrored and not, with its offsets."""
     height, width, _ = image.shape
     padded = np.pad(image.numpy(), ((pad_y, pad_y), (pad_x, pad_x), (0, 0)), mode="reflect")
-    found = {}
+    offsets = {}
     for top in range(2 * pad_y + 1):
         for left in range(2 * pad_x + 1):
             cut = padded[top : top + height, left : left + width]
-            found[cut.tobytes()] = (top, left, False)
-            found[cut[:, ::-1].tobytes()] = (top, left, True)
-    return found
+            offsets[cut.tobytes()] = (top, left, False)
+            offsets[cut[:, ::-1].tobytes()] = (top, left, True)
+    return offsets
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -63,12 +63,12 @@ def test_normalising_is_subtracting_the_mean_and_dividing_by_the_deviation(chann
 def test_every_image_is_a_crop_of_its_own_reflection_and_every_crop_occurs(channels: int, flip: bool) -> None:
     split = random_split(3, channels)
     loader = batches(split, 2, crop=0.25, flip=flip)  # 2 pixels of 8 and of 6
-    known = [crops(image, 2, 2) for image in split.images]
+    offsets = [crops(image, 2, 2) for image in split.images]
     seen = []
     for _ in range(300):
         rows = torch.tensor([0, 1, 2])
         images = loader.gather(rows)
-        seen.append([known[i][image.numpy().tobytes()] for i, image in zip(rows, images, strict=True)])
+        seen.append([offsets[i][image.numpy().tobytes()] for i, image in zip(rows, images, strict=True)])
     assert {draw for draws in seen for draw in draws} == {
         (top, left, mirrored) for top in range(5) for left in range(5) for mirrored in {False, flip}
     }
@@ -77,8 +77,8 @@ def test_every_image_is_a_crop_of_its_own_reflection_and_every_crop_occurs(chann
 def test_each_image_of_a_batch_gets_its_own_draw() -> None:
     split = random_split(2)
     images = batches(split, 2, crop=0.25, flip=True).gather(torch.zeros(64, dtype=torch.long))
-    known = crops(split.images[0], 2, 2)
-    draws = [known[image.numpy().tobytes()] for image in images]
+    offsets = crops(split.images[0], 2, 2)
+    draws = [offsets[image.numpy().tobytes()] for image in images]
     assert len(set(draws)) > 20
     for part in range(3):  # top, left and mirror vary within one batch
         assert len({draw[part] for draw in draws}) > 1
@@ -147,7 +147,7 @@ def test_padding_stays_below_the_side_of_a_tiny_image() -> None:
 
 
 def test_a_batch_larger_than_the_training_set_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"10 training images.*batch_size = 11"):
+    with pytest.raises(RecipeError, match=r"batch_size = 11 is larger than the training set of 10 images"):
         batches(random_split(10), 11)
     assert batches(random_split(10), 10).batch_size == 10
 
@@ -156,18 +156,18 @@ def test_a_batch_larger_than_the_training_set_is_refused() -> None:
 
 
 def turns(split: Split, loader: Batches, passes: int) -> list[dict[int, bool]]:
-    """Return, for each pass, whether each image that it shows is mirrored."""
+    """Return, for each epoch, whether each of its images is mirrored."""
     stream = iter(loader)
     plain = normalise(split.images.shape[3])(split.images)
-    found: list[dict[int, bool]] = []
+    epochs: list[dict[int, bool]] = []
     for _ in range(passes):
-        found.append({})
+        epochs.append({})
         for images, labels in islice(stream, len(split) // loader.batch_size):
             for image, row in zip(images, labels.tolist(), strict=True):
                 as_it_is, mirrored = torch.equal(image, plain[row]), torch.equal(image, plain[row].flip(2))
                 assert as_it_is is not mirrored
-                found[-1][row] = mirrored
-    return found
+                epochs[-1][row] = mirrored
+    return epochs
 
 
 @pytest.mark.parametrize("n", [12, 14])  # with and without a last part that is left out
@@ -265,7 +265,7 @@ def test_mixed_batches_come_with_class_probabilities(channels: int) -> None:
 def test_images_of_one_task_are_mixed_with_each_other_alone(knobs: dict[str, Any]) -> None:
     loader = batches(random_split(32), 8, gradient="mltp", mix_probability=1.0, **knobs)
     assert loader.tasks is not None
-    first, second = loader.tasks  # each image is a class of its own, so rows are classes
+    first, second = loader.tasks  # each image has a different class, so rows are classes
     for _, targets in islice(iter(loader), 8):
         assert not targets[:4, second].any()
         assert not targets[4:, first].any()

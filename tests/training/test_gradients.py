@@ -63,8 +63,8 @@ def moved(network: Network, directions: list[Tensor], scale: float) -> Network:
     return twin
 
 
-def assert_close(found: list[Tensor], expected: list[Tensor]) -> None:
-    for a, b in zip(found, expected, strict=True):
+def assert_close(actual: list[Tensor], expected: list[Tensor]) -> None:
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
@@ -129,8 +129,8 @@ def test_the_plain_gradient_is_that_of_the_mean_loss() -> None:
     network = a_network()
     expected = plain_gradients(network, *a_batch())
     value = loss_at(network, *a_batch())
-    found, loss = after(network, Recipe())
-    assert_close(found, expected)
+    actual, loss = after(network, Recipe())
+    assert_close(actual, expected)
     assert loss == pytest.approx(value)
 
 
@@ -143,10 +143,10 @@ def test_sam_is_its_slow_twin(rho: float) -> None:
     first = plain_gradients(network, *a_batch())
     expected = plain_gradients(moved(network, first, rho / global_norm(first)), *a_batch())
     value = loss_at(network, *a_batch())
-    found, loss = after(network, Recipe(gradient="sam", sam_rho=rho))
-    assert_close(found, expected)
+    actual, loss = after(network, Recipe(gradient="sam", sam_rho=rho))
+    assert_close(actual, expected)
     assert loss == pytest.approx(value)  # at the weights, not at the worst ones nearby
-    assert global_norm([a - b for a, b in zip(found, first, strict=True)]) > 1e-3 * global_norm(first)
+    assert global_norm([a - b for a, b in zip(actual, first, strict=True)]) > 1e-3 * global_norm(first)
 
 
 def test_sam_with_a_radius_towards_zero_is_the_plain_gradient() -> None:
@@ -154,8 +154,8 @@ def test_sam_with_a_radius_towards_zero_is_the_plain_gradient() -> None:
     plain = plain_gradients(network, *a_batch())
     away = []
     for rho in (0.1, 0.01, 0.001):
-        found, _ = after(network, Recipe(gradient="sam", sam_rho=rho))
-        away.append(global_norm([a - b for a, b in zip(found, plain, strict=True)]) / global_norm(plain))
+        actual, _ = after(network, Recipe(gradient="sam", sam_rho=rho))
+        away.append(global_norm([a - b for a, b in zip(actual, plain, strict=True)]) / global_norm(plain))
     assert away[0] > away[1] > away[2]
     assert away[2] < 0.02
 
@@ -167,8 +167,8 @@ def test_sams_second_pass_is_made_in_every_kth_step_only(every: int) -> None:
     plain = plain_gradients(network, *a_batch())
     sharp, _ = after(network, Recipe(gradient="sam", sam_rho=0.5))
     for step in range(7):
-        found, _ = after(network, recipe, step)
-        assert_close(found, plain if step % every else sharp)
+        actual, _ = after(network, recipe, step)
+        assert_close(actual, plain if step % every else sharp)
 
 
 class Weights(nn.Module):
@@ -201,8 +201,8 @@ def test_sam_on_a_quadratic_has_its_closed_form() -> None:
         return lambda part: weights.flat() @ h @ weights.flat() / 2
 
     g = h @ w
-    found = quadratic_gradient({"gradient": "sam", "sam_rho": 0.7}, loss, 0, 0.1)
-    torch.testing.assert_close(found, h @ (w + 0.7 * g / g.norm()), rtol=1e-9, atol=1e-9)
+    actual = quadratic_gradient({"gradient": "sam", "sam_rho": 0.7}, loss, 0, 0.1)
+    torch.testing.assert_close(actual, h @ (w + 0.7 * g / g.norm()), rtol=1e-9, atol=1e-9)
 
 
 # ------------------------------------------------------------------------------------------------------------------- MLTP
@@ -219,8 +219,8 @@ def test_mltp_is_its_slow_twin_and_the_tasks_change_roles(step: int, n: int) -> 
     ahead = moved(network, for_first, -0.25 * 1.5)
     for_second = plain_gradients(ahead, images[second], labels[second])
     losses = [loss_at(network, images[first], labels[first]), loss_at(ahead, images[second], labels[second])]
-    found, loss = after(network, Recipe(gradient="mltp", mltp_rate=1.5), step, rate=0.25, n=n)
-    assert_close(found, [(a + b) / 2 for a, b in zip(for_first, for_second, strict=True)])
+    actual, loss = after(network, Recipe(gradient="mltp", mltp_rate=1.5), step, rate=0.25, n=n)
+    assert_close(actual, [(a + b) / 2 for a, b in zip(for_first, for_second, strict=True)])
     assert loss == pytest.approx(sum(losses) / 2)
 
 
@@ -240,9 +240,9 @@ def test_mltp_on_quadratics_has_its_closed_form(step: int) -> None:
     g = [h[i] @ w + b[i] for i in (0, 1)]
     alpha = 0.25 * 0.5
     first, second = (0, 1) if step == 0 else (1, 0)
-    found = quadratic_gradient({"gradient": "mltp", "mltp_rate": 0.5}, loss, step, 0.25)
+    actual = quadratic_gradient({"gradient": "mltp", "mltp_rate": 0.5}, loss, step, 0.25)
     expected = (g[first] + g[second] - alpha * h[second] @ g[first]) / 2  # g_B(w − α g_A) = g_B − α H_B g_A
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_both_roles_of_mltp_together_descend_the_losses_less_the_agreement_of_their_gradients() -> None:
@@ -263,8 +263,8 @@ def test_mltp_at_a_rate_of_zero_is_the_mean_of_both_gradients() -> None:
     network = a_network()
     images, labels = a_batch()
     halves = [plain_gradients(network, images[part], labels[part]) for part in (slice(6), slice(6, 12))]
-    found, _ = after(network, Recipe(gradient="mltp"), rate=0.0)
-    assert_close(found, [(a + b) / 2 for a, b in zip(*halves, strict=True)])
+    actual, _ = after(network, Recipe(gradient="mltp"), rate=0.0)
+    assert_close(actual, [(a + b) / 2 for a, b in zip(*halves, strict=True)])
 
 
 # -------------------------------------------------------------------------------------------------------- centralisation

@@ -18,13 +18,13 @@ def mixing(classes: int, seed: int = 0, **knobs: Any) -> Mixing:
 
 
 def constants(n: int, height: int = HEIGHT, width: int = WIDTH) -> tuple[Tensor, Tensor]:
-    """Return n images, the i-th of them i everywhere, each a class of its own."""
+    """Return n images, the i-th of them i everywhere, each of a different class."""
     values = torch.arange(n, dtype=torch.float32)
     return values[:, None, None, None].expand(n, 3, height, width).clone(), torch.arange(n)
 
 
 def shares(targets: Tensor) -> Tensor:
-    """Return (n,) how much of each target is its own image's class, where each image is a class of its own."""
+    """Return (n,) how much of each target is its own image's class, where each image has a different class."""
     return targets.diagonal()
 
 
@@ -48,9 +48,9 @@ def test_mixup_blends_pixels_and_targets_in_the_same_shares(alpha: float) -> Non
     values = mixed[:, 0, 0, 0]
     assert torch.equal(mixed, values[:, None, None, None].expand_as(mixed))
     before = torch.arange(n).roll(1).float()
-    found = (values - before) / (torch.arange(n) - before)  # λ, as the pixels have it
-    torch.testing.assert_close(found, shares(targets), rtol=1e-4, atol=1e-4)
-    assert len(set(found.tolist())) > n / 2  # a draw of its own for each image
+    observed = (values - before) / (torch.arange(n) - before)  # λ in the pixels
+    torch.testing.assert_close(observed, shares(targets), rtol=1e-4, atol=1e-4)
+    assert len(set(observed.tolist())) > n / 2  # one draw per image
 
 
 def test_mixup_takes_a_share_of_each_pixel_of_the_image_before() -> None:
@@ -116,7 +116,7 @@ def test_a_box_has_its_centre_anywhere() -> None:
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 @pytest.mark.parametrize("probability", [0.0, 0.25, 0.5, 1.0])
-def test_so_many_images_are_mixed(kind: str, probability: float) -> None:
+def test_the_mix_probability_is_the_share_of_mixed_images(kind: str, probability: float) -> None:
     n = 2000
     images, labels = constants(n, 16, 16)
     knobs: dict[str, Any] = {kind: 5.0, "mix_probability": probability}
@@ -133,12 +133,12 @@ def test_so_many_images_are_mixed(kind: str, probability: float) -> None:
 def test_mixups_shares_have_the_mean_and_variance_of_a_beta_distribution(alpha: float) -> None:
     n = 4000
     _, targets = mixing(n, mixup=alpha)(torch.zeros(n, 1, 1, 1), torch.arange(n))
-    found = shares(targets).double()
-    assert float(found.mean()) == pytest.approx(0.5, abs=0.03)
-    assert float(found.var()) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)
+    observed = shares(targets).double()
+    assert float(observed.mean()) == pytest.approx(0.5, abs=0.03)
+    assert float(observed.var()) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)
 
 
-def test_where_both_are_asked_for_each_batch_is_of_one_kind_with_even_odds() -> None:
+def test_with_both_knobs_each_batch_is_of_one_kind_with_even_odds() -> None:
     mixer = mixing(16, mixup=1.0, cutmix=1.0)
     kinds = []
     for _ in range(200):

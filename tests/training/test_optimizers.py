@@ -10,10 +10,10 @@ from torch import Tensor, nn, optim
 
 from jointnas.network.families import make_blueprint
 from jointnas.network.module import Network, build
-from jointnas.training.optimizers import make_optimizer, orthogonalised, set_learning_rate
+from jointnas.training.optimizers import make_optimizer, orthogonalise, set_learning_rate
 from jointnas.training.recipe import EXPECTED_LEARNING_RATE, Recipe
 
-RATES = (0.3, 0.7, 0.1)  # a learning rate of its own in every step
+RATES = (0.3, 0.7, 0.1)  # a different learning rate in every step
 
 TWINS: dict[str, Callable[..., optim.Optimizer]] = {
     "adam": optim.Adam,
@@ -85,9 +85,9 @@ def test_a_step_is_torchs_own_at_the_groups_rate_and_decay(
         bias_weight_decay=bias_decay,
         bias_learning_rate=bias_rate,
     )
-    found, expected = stepped(a_network(), recipe), twin_stepped(a_network(), recipe, TWINS[optimizer])
-    for name in found:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-7)
+    actual, expected = stepped(a_network(), recipe), twin_stepped(a_network(), recipe, TWINS[optimizer])
+    for name in actual:
+        torch.testing.assert_close(actual[name], expected[name], rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -95,10 +95,10 @@ def test_a_step_of_sgd_is_torchs_with_nesterov_momentum(momentum: float) -> None
     recipe = Recipe(
         momentum=momentum, learning_rate=0.2, weight_decay=0.02, bias_weight_decay=0.005, bias_learning_rate=4.0
     )
-    found = stepped(a_network(), recipe)
+    actual = stepped(a_network(), recipe)
     expected = twin_stepped(a_network(), recipe, optim.SGD, momentum=momentum, nesterov=momentum > 0)
-    for name in found:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=1e-7)
+    for name in actual:
+        torch.testing.assert_close(actual[name], expected[name], rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("optimizer", EXPECTED_LEARNING_RATE)
@@ -117,7 +117,7 @@ def test_every_optimizer_moves_every_parameter_and_none_at_a_rate_of_zero(optimi
 
 
 @pytest.mark.parametrize("optimizer", EXPECTED_LEARNING_RATE)
-def test_weights_and_the_rest_have_a_rate_and_a_decay_of_their_own(optimizer: str) -> None:
+def test_weights_and_the_rest_have_separate_rates_and_decays(optimizer: str) -> None:
     network = a_network()
     recipe = Recipe(optimizer=optimizer, weight_decay=0.01, bias_weight_decay=0.002, bias_learning_rate=64.0)
     made = make_optimizer(network, recipe)
@@ -128,12 +128,12 @@ def test_weights_and_the_rest_have_a_rate_and_a_decay_of_their_own(optimizer: st
         assert given[id(p)] == ((0.5, 0.01) if p.ndim >= 2 else (32.0, 0.002))
 
 
-def test_the_rates_are_expected_where_the_nomad_team_expects_them_and_ours_beside_them() -> None:
+def test_the_typical_rates_are_the_nomad_teams_and_ours() -> None:
     theirs = {"adadelta": 1.0, "adagrad": 0.01, "sgd": 0.1, "adam": 0.01, "adamw": 0.01, "adamax": 0.002}
     assert {**theirs, "asgd": 0.1, "rmsprop": 0.01, "muon": 0.02} == EXPECTED_LEARNING_RATE
     for optimizer, expected in EXPECTED_LEARNING_RATE.items():
-        found = Recipe(optimizer=optimizer, learning_rate=0.03).optimizer_learning_rate
-        assert found == pytest.approx(0.3 * expected)
+        actual = Recipe(optimizer=optimizer, learning_rate=0.03).optimizer_learning_rate
+        assert actual == pytest.approx(0.3 * expected)
 
 
 # ----------------------------------------------------------------------------------------------------------------- Muon
@@ -148,22 +148,22 @@ def test_an_orthogonalised_matrix_keeps_its_singular_vectors_and_brings_its_valu
     u, _ = torch.linalg.qr(torch.randn(shape[0], rank, generator=seeded(0)))
     v, _ = torch.linalg.qr(torch.randn(shape[1], rank, generator=seeded(1)))
     values = torch.linspace(1, 0.1, rank) * scale
-    (found,) = orthogonalised([u * values @ v.T])  # its polar factor is u vᵀ
-    inner = u.T @ found @ v
+    (actual,) = orthogonalise([u * values @ v.T])  # its polar factor is u vᵀ
+    inner = u.T @ actual @ v
     torch.testing.assert_close(inner, torch.diag(inner.diagonal()), rtol=0, atol=1e-4)  # the same singular vectors
     assert ((inner.diagonal() > 0.65) & (inner.diagonal() < 1.25)).all()
     left, _, right = torch.linalg.svd(u * values @ v.T, full_matrices=False)
-    assert float((found - left @ right).norm() / rank**0.5) < 0.35
-    assert found.shape == shape
+    assert float((actual - left @ right).norm() / rank**0.5) < 0.35
+    assert actual.shape == shape
 
 
 def test_a_matrix_of_zeros_stays_one() -> None:
-    assert not orthogonalised([torch.zeros(3, 5)])[0].any()
+    assert not orthogonalise([torch.zeros(3, 5)])[0].any()
 
 
 def test_the_transpose_is_orthogonalised_to_the_transpose() -> None:
     wide = torch.randn(4, 10, generator=seeded(0))
-    upright, lying = orthogonalised([wide.T, wide])
+    upright, lying = orthogonalise([wide.T, wide])
     torch.testing.assert_close(upright, lying.T)
 
 
@@ -188,18 +188,18 @@ def test_matrices_of_any_sizes_are_orthogonalised_as_by_the_iteration_on_each_on
         u, _ = torch.linalg.qr(torch.randn(rows, rank, generator=seeded(i)))
         v, _ = torch.linalg.qr(torch.randn(columns, rank, generator=seeded(100 + i)))
         matrices.append(u * torch.logspace(0, math.log10(smallest), rank) @ v.T)
-    for found, matrix in zip(orthogonalised(matrices), matrices, strict=True):
+    for actual, matrix in zip(orthogonalise(matrices), matrices, strict=True):
         expected = one_by_one(matrix)
-        assert found.shape == expected.shape
-        assert float((found - expected).norm()) < tolerance * float(expected.norm())
+        assert actual.shape == expected.shape
+        assert float((actual - expected).norm()) < tolerance * float(expected.norm())
 
 
 def test_the_memory_format_of_filters_changes_no_step_of_muon() -> None:
     plain, last = a_network(), a_network().to(memory_format=torch.channels_last)
     recipe = Recipe(optimizer="muon", weight_decay=0.1)
-    expected, found = stepped(plain, recipe), stepped(last, recipe)
+    expected, actual = stepped(plain, recipe), stepped(last, recipe)
     for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(actual[name], expected[name], rtol=1e-5, atol=1e-6)
 
 
 def newton_schulz(matrix: Tensor) -> Tensor:
@@ -226,7 +226,7 @@ def test_a_step_of_muon_is_that_of_a_slow_twin() -> None:
     assert len(head) == 1
     weights = {name: p.detach().double() for name, p in network.named_parameters()}
     velocities = {name: torch.zeros_like(w) for name, w in weights.items()}
-    found = stepped(network, recipe)
+    actual = stepped(network, recipe)
     for i, share in enumerate(RATES):
         twin = a_network()
         set_gradients(twin, i)
@@ -245,7 +245,7 @@ def test_a_step_of_muon_is_that_of_a_slow_twin() -> None:
                     rate, decay = rate * 3, 0.02
             weights[name] = w * (1 - rate * decay) - rate * update
     for name in names:
-        torch.testing.assert_close(found[name].double(), weights[name], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(actual[name].double(), weights[name], rtol=1e-3, atol=1e-4)
 
 
 def test_without_decay_the_head_and_vectors_of_muon_take_the_steps_of_sgd() -> None:

@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 
 from jointnas.errors import RecipeError
 from jointnas.training.augmentation import OPERATIONS, make_policy
-from jointnas.training.augmentation.policies import NAMES, PART_PIXELS, SIGNED, Policy, applied, magnitudes
+from jointnas.training.augmentation.policies import NAMES, PART_PIXELS, SIGNED, Policy, apply, magnitude_table
 from jointnas.training.recipe import POLICIES
 from tests.training.test_operations import pictures, torchvisions
 
@@ -34,7 +34,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def ours(torchvisions_name: str) -> str:
-    """Return our name of an operation that torchvision calls, say, ShearX."""
+    """Return our name of an operation from torchvision's, such as ShearX."""
     spaced = {"ShearX": "shear_x", "ShearY": "shear_y", "TranslateX": "translate_x", "TranslateY": "translate_y"}
     return spaced.get(torchvisions_name, torchvisions_name.lower())
 
@@ -59,23 +59,23 @@ def keys(policy: Policy, n: int, side: int, seed: int = 0) -> Counter[Key]:
     return Counter(zip(*rounds, strict=True))
 
 
-def assert_frequencies(found: Counter[Key], expected: dict[Key, float]) -> None:
+def assert_frequencies(counts: Counter[Key], expected: dict[Key, float]) -> None:
     """Check every count within five deviations of its binomial (and one), and that nothing else occurs."""
-    n = found.total()
-    assert set(found) <= set(expected)
+    n = counts.total()
+    assert set(counts) <= set(expected)
     for key, p in expected.items():
-        assert abs(found[key] - n * p) <= 5 * sqrt(n * p * (1 - p)) + 1, key
+        assert abs(counts[key] - n * p) <= 5 * sqrt(n * p * (1 - p)) + 1, key
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_sub_policies_are_those_published(name: str) -> None:
     policy: Any = policy_of(name)
-    found = [
+    sub_policies = [
         tuple((NAMES[k], round(p, 6), b) for k, p, b in zip(*row, strict=True))
         for row in zip(policy.operations.tolist(), policy.probabilities.tolist(), policy.bins.tolist(), strict=True)
     ]
     table = v2.AutoAugment(TABLES[name])._policies
-    assert found == [tuple((ours(k), p, b or 0) for k, p, b in pair) for pair in table]
+    assert sub_policies == [tuple((ours(k), p, b or 0) for k, p, b in pair) for pair in table]
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (28, 40), (224, 192)])
@@ -85,7 +85,7 @@ def test_magnitudes_are_torchvisions(height: int, width: int) -> None:
         (v2.RandAugment._AUGMENTATION_SPACE, 31, False),
         (v2.TrivialAugmentWide._AUGMENTATION_SPACE, 31, True),
     ):
-        table = magnitudes(bins, height, width, wide)
+        table = magnitude_table(bins, height, width, wide)
         for name in space:
             expected = their_magnitudes(space, name, bins, height, width)
             if wide and name == "TranslateY":
@@ -95,7 +95,7 @@ def test_magnitudes_are_torchvisions(height: int, width: int) -> None:
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_sub_policies_occur_as_often_as_their_probabilities_say(name: str) -> None:
+def test_sub_policies_occur_with_the_product_of_their_probabilities(name: str) -> None:
     theirs = v2.AutoAugment(TABLES[name])
     space = theirs._AUGMENTATION_SPACE
     expected: Counter[Key] = Counter()
@@ -118,8 +118,8 @@ def test_randaugment_draws_every_pair_of_14_operations_at_its_magnitude(magnitud
         for k in space
     ]
     assert len(single) == 14
-    found = keys(policy_of("randaugment", magnitude=magnitude), 50_000, 32)
-    assert_frequencies(found, {(a, b): 1 / 196 for a in single for b in single})
+    counts = keys(policy_of("randaugment", magnitude=magnitude), 50_000, 32)
+    assert_frequencies(counts, {(a, b): 1 / 196 for a in single for b in single})
 
 
 def test_trivialaugment_draws_any_operation_at_any_of_31_magnitudes() -> None:
@@ -176,7 +176,7 @@ def test_a_policy_follows_its_generator_and_leaves_its_input(name: str) -> None:
     assert torch.equal(images, before)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    assert len({image.numpy().tobytes() for image in first}) > 16  # one picture, draws of each image's own
+    assert len({image.numpy().tobytes() for image in first}) > 16  # one picture, different draws per image
 
 
 @pytest.mark.parametrize("shape", [(16, 16, 1), (10, 7, 5), (1, 1, 1), (1, 1, 3), (1, 6, 2)])
@@ -194,12 +194,14 @@ def test_a_group_that_goes_through_in_parts_is_changed_like_a_small_one() -> Non
     assert PART_PIXELS < 64 * 64 * 40
     turn = (torch.full((40,), NAMES.index("rotate")), torch.linspace(-30, 30, 40))
     expected = OPERATIONS["rotate"](images, turn[1])
-    assert torch.equal(applied(images, [turn]), expected)
+    assert torch.equal(apply(images, [turn]), expected)
 
 
 def test_none_is_no_policy_and_an_unknown_name_is_refused_with_the_nearest() -> None:
     assert make_policy("none") is None
-    with pytest.raises(RecipeError, match=r"got 'autoaugment-cifar': did you mean 'autoaugment-cifar10'\?"):
+    with pytest.raises(
+        RecipeError, match=r"no augmentation policy 'autoaugment-cifar': did you mean 'autoaugment-cifar10'\?"
+    ):
         make_policy("autoaugment-cifar")
-    with pytest.raises(RecipeError, match="got 'autoaugment'"):
+    with pytest.raises(RecipeError, match="no augmentation policy 'autoaugment': "):
         make_policy("autoaugment")

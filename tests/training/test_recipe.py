@@ -9,12 +9,12 @@ from jointnas.errors import RecipeError
 from jointnas.training.recipe import EXPECTED_LEARNING_RATE, POLICIES, SCHEDULES, Recipe, check_value, knob, knob_fields
 
 
-def test_knobs_that_are_not_given_stand_at_their_defaults() -> None:
+def test_omitted_knobs_have_their_defaults() -> None:
     assert Recipe.from_knobs({}) == Recipe()
     assert Recipe.from_knobs({"batch_size": 64}).learning_rate == Recipe().learning_rate
 
 
-def test_every_knob_says_what_it_is_and_has_a_default_inside_its_range() -> None:
+def test_every_knob_has_a_description_and_a_default_inside_its_range() -> None:
     for name, spec in knob_fields().items():
         assert spec.metadata["about"]
         check_value(name, spec.default)
@@ -30,7 +30,7 @@ def test_every_number_beyond_its_bounds_is_refused() -> None:
     for name, spec in knob_fields().items():
         if "low" in spec.metadata:
             for value in (spec.metadata["low"] - 1, spec.metadata["high"] + 1, math.nan, math.inf, True, "1"):
-                with pytest.raises(RecipeError, match=f"the recipe knob {name} lies in"):
+                with pytest.raises(RecipeError, match=f"the recipe knob {name} must be between"):
                     Recipe.from_knobs({name: value})
 
 
@@ -41,19 +41,19 @@ def test_an_unknown_knob_is_refused_with_the_nearest() -> None:
         knob("cutuot")
 
 
-def test_an_unknown_choice_is_refused_with_the_known_ones() -> None:
+def test_an_unknown_choice_is_refused_with_the_valid_ones() -> None:
     nine = "sgd, adam, adamw, adamax, adadelta, adagrad, asgd, rmsprop, muon"
-    with pytest.raises(RecipeError, match=f"optimizer is one of {nine}, got 'lamb': change it"):
+    with pytest.raises(RecipeError, match=f"optimizer must be one of {nine}, got 'lamb'"):
         Recipe(optimizer="lamb")
     for name in nine.split(", "):
         assert Recipe(optimizer=name).optimizer == name
 
 
 @pytest.mark.parametrize("value", [0, 1, 0.0, "true", "Alternating", None])
-def test_a_truth_value_is_neither_number_nor_another_word(value: object) -> None:
-    with pytest.raises(RecipeError, match="flip is one of False, True, alternating"):
+def test_a_boolean_is_neither_a_number_nor_a_word(value: object) -> None:
+    with pytest.raises(RecipeError, match="flip must be one of False, True, alternating"):
         Recipe.from_knobs({"flip": value})
-    with pytest.raises(RecipeError, match="test_flip is one of False, True"):
+    with pytest.raises(RecipeError, match="test_flip must be one of False, True"):
         Recipe.from_knobs({"test_flip": value})
 
 
@@ -63,7 +63,7 @@ def test_a_flip_is_off_or_random_or_takes_turns(value: object) -> None:
 
 
 def test_a_batch_has_a_whole_number_of_images() -> None:
-    with pytest.raises(RecipeError, match=r"batch_size is a whole number, got 32\.5"):
+    with pytest.raises(RecipeError, match=r"batch_size must be a whole number, got 32\.5"):
         Recipe(batch_size=32.5)  # type: ignore[arg-type]
 
 

@@ -44,17 +44,17 @@ def an_optimizer() -> SGD:
     ],
 )
 def test_a_schedule_has_its_closed_form(schedule: str, expected: dict[float, float]) -> None:
-    found = factors(list(expected), schedule=schedule, warmup=0.2)  # sgdr: two cycles, the second twice as long
-    assert found == pytest.approx(list(expected.values()), abs=1e-12)
+    rates = factors(list(expected), schedule=schedule, warmup=0.2)  # sgdr: two cycles, the second twice as long
+    assert rates == pytest.approx(list(expected.values()), abs=1e-12)
 
 
 @pytest.mark.parametrize("peak", [3, 30, 60])
 def test_one_cycle_is_torchs(peak: int) -> None:
     steps = 101
     twin = OneCycleLR(an_optimizer(), 1.0, total_steps=steps, pct_start=(peak + 1) / steps, cycle_momentum=False)
-    found = factors([i / 100 for i in range(steps)], schedule="one-cycle", warmup=peak / 100)
-    assert found[:-1] == pytest.approx(torchs_rates(twin, steps - 1), abs=1e-12)
-    assert found[-1] == pytest.approx(1 / 25 / 10_000)
+    rates = factors([i / 100 for i in range(steps)], schedule="one-cycle", warmup=peak / 100)
+    assert rates[:-1] == pytest.approx(torchs_rates(twin, steps - 1), abs=1e-12)
+    assert rates[-1] == pytest.approx(1 / 25 / 10_000)
 
 
 @pytest.mark.parametrize(("cycles", "growth"), [(1, 1), (4, 1), (2, 2), (3, 2), (3, 3)])
@@ -62,10 +62,10 @@ def test_sgdr_is_torchs_where_its_cycles_are_whole_steps(cycles: int, growth: in
     first = 10
     steps = first * sum(growth**i for i in range(cycles))
     twin = CosineAnnealingWarmRestarts(an_optimizer(), T_0=first, T_mult=growth)
-    found = factors(
+    rates = factors(
         [i / steps for i in range(steps)], schedule="sgdr", warmup=0.0, cycles=cycles, cycle_growth=float(growth)
     )
-    assert found == pytest.approx(torchs_rates(twin, steps), abs=1e-9)
+    assert rates == pytest.approx(torchs_rates(twin, steps), abs=1e-9)
 
 
 def test_one_cycle_of_sgdr_is_the_cosine() -> None:
@@ -84,8 +84,8 @@ def test_sgdr_restarts_from_the_peak_after_each_cycle_and_nowhere_else(cycles: i
         before, after = factors([end - 1e-9, end + 1e-9], **knobs)
         assert (before, after) == pytest.approx((0, 1), abs=1e-6)
     fine = [0.1 + 0.9 * i / 20_000 for i in range(20_001)]
-    found = factors(fine, **knobs)
-    assert sum(b > a for a, b in pairwise(found)) == cycles - 1
+    rates = factors(fine, **knobs)
+    assert sum(b > a for a, b in pairwise(rates)) == cycles - 1
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 0.9])
@@ -93,21 +93,21 @@ def test_sgdr_restarts_from_the_peak_after_each_cycle_and_nowhere_else(cycles: i
 def test_a_schedule_rises_to_its_peak_at_the_warmups_end_and_then_falls_without_a_jump(
     schedule: str, warmup: float
 ) -> None:
-    found = factors(GRID, schedule=schedule, warmup=warmup)
+    rates = factors(GRID, schedule=schedule, warmup=warmup)
     peak = round(1000 * warmup)
-    assert found[peak] == 1 == max(found)
-    assert found[: peak + 1] == sorted(found[: peak + 1])
-    assert found[peak:] == sorted(found[peak:], reverse=True)
+    assert rates[peak] == 1 == max(rates)
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
     steepest = math.pi / 2 / min(share for share in (warmup, 1 - warmup) if share)
-    assert all(abs(a - b) <= steepest / 1000 + 1e-9 for a, b in pairwise(found))
+    assert all(abs(a - b) <= steepest / 1000 + 1e-9 for a, b in pairwise(rates))
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 0.37, 0.9])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_factor_is_a_share_of_the_peak(schedule: str, warmup: float) -> None:
-    found = factors(GRID, schedule=schedule, warmup=warmup, cycles=3, cycle_growth=1.7)
-    assert all(0 <= factor <= 1 for factor in found)
-    assert max(found) > 0.99
+    rates = factors(GRID, schedule=schedule, warmup=warmup, cycles=3, cycle_growth=1.7)
+    assert all(0 <= factor <= 1 for factor in rates)
+    assert max(rates) > 0.99
 
 
 # ------------------------------------------------------------------------------------------------------ progressive sizes
@@ -125,10 +125,10 @@ def test_training_images_grow_on_a_grid_of_4_pixels_from_16_on_to_their_full_sid
     assert all(s == side or (s % 4 == 0 and 16 <= s < side) for s in sides)
     assert {s for fraction, s in zip(GRID, sides, strict=True) if fraction >= until} == {side}
     assert abs(sides[0] - max(16, start * side)) <= 2
-    for fraction, found in zip(GRID, sides, strict=True):
+    for fraction, actual in zip(GRID, sides, strict=True):
         if fraction < until:
             exact = side * (start + (1 - start) * fraction / until)
-            assert abs(found - max(16, exact)) <= 2
+            assert abs(actual - max(16, exact)) <= 2
 
 
 @pytest.mark.parametrize("side", [1, 8, 16])

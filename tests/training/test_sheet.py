@@ -46,35 +46,35 @@ def cells(data: Data, recipe: Recipe, images: int, views: int, seed: int = 0) ->
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (16, 10), (64, 70), (40, 80)])
 def test_a_sheet_has_a_row_for_each_image_and_a_column_for_each_view(height: int, width: int) -> None:
-    found = cells(data_of(3, height, width), WILD, images=3, views=2)
-    assert found.shape == (3, 3, height, width, 3)
+    sheet = cells(data_of(3, height, width), WILD, images=3, views=2)
+    assert sheet.shape == (3, 3, height, width, 3)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
 def test_the_first_column_is_untouched_images_of_the_training_set(channels: int) -> None:
     data = data_of(channels)
-    found = cells(data, WILD, images=6, views=3)
-    known = data.train.images if channels == 3 else data.train.images[..., :1].expand(-1, -1, -1, 3)
-    places = [[np.array_equal(cell, image) for image in known.numpy()] for cell in found[:, 0]]
-    assert [sum(row) for row in places] == [1] * 6
-    assert len({row.index(True) for row in places}) == 6  # no image twice
-    assert not any(np.array_equal(found[i, 0], found[i, j]) for i in range(6) for j in range(1, 4))
+    sheet = cells(data, WILD, images=6, views=3)
+    originals = data.train.images if channels == 3 else data.train.images[..., :1].expand(-1, -1, -1, 3)
+    matches = [[np.array_equal(cell, image) for image in originals.numpy()] for cell in sheet[:, 0]]
+    assert [sum(row) for row in matches] == [1] * 6
+    assert len({row.index(True) for row in matches}) == 6  # no image twice
+    assert not any(np.array_equal(sheet[i, 0], sheet[i, j]) for i in range(6) for j in range(1, 4))
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
 def test_without_augmentation_every_view_is_the_image(channels: int) -> None:
-    found = cells(data_of(channels), PLAIN, images=4, views=2)
-    assert (found == found[:, :1]).all()
+    sheet = cells(data_of(channels), PLAIN, images=4, views=2)
+    assert (sheet == sheet[:, :1]).all()
 
 
 def test_an_alternating_flip_mirrors_every_second_view() -> None:
     recipe = replace(PLAIN, flip="alternating")
-    found = cells(data_of(3), recipe, images=8, views=4)
-    mirrored = found[:, 0, :, ::-1]
+    sheet = cells(data_of(3), recipe, images=8, views=4)
+    mirrored = sheet[:, 0, :, ::-1]
     for i in range(8):
-        turned = [np.array_equal(found[i, j], mirrored[i]) for j in range(1, 5)]
+        turned = [np.array_equal(sheet[i, j], mirrored[i]) for j in range(1, 5)]
         assert turned in ([True, False, True, False], [False, True, False, True])
-        assert [np.array_equal(found[i, j], found[i, 0]) for j in range(1, 5)] == [not t for t in turned]
+        assert [np.array_equal(sheet[i, j], sheet[i, 0]) for j in range(1, 5)] == [not t for t in turned]
 
 
 def test_the_same_seed_gives_the_same_sheet_and_another_gives_another() -> None:

@@ -13,7 +13,7 @@ from jointnas.data.spec import DataSpec
 from jointnas.errors import BudgetError, DivergenceError, RecipeError
 from jointnas.network.blueprint import Blueprint
 from jointnas.network.families import make_blueprint
-from jointnas.training.averages import retake_norms
+from jointnas.training.averages import reestimate_norms
 from jointnas.training.batches import Normalise
 from jointnas.training.clock import StepClock, WallClock
 from jointnas.training.observation import Observation
@@ -93,7 +93,7 @@ def test_a_log_loss_that_is_not_finite_is_none() -> None:
 
 
 @pytest.mark.parametrize("images", [100, 288, 1000])
-def test_the_curve_is_read_on_as_many_validation_images_as_asked_for(digits: Data, images: int) -> None:
+def test_the_curve_is_scored_on_curve_images_validation_images(digits: Data, images: int) -> None:
     recipe = Recipe(**DIGITS_RECIPE)
     whole = train_network(small(digits), recipe, digits, StepClock(20), curve_images=images).observation
     stopped = train_network(small(digits), recipe, digits, StepClock(20), stop_at=0.5).model
@@ -130,13 +130,13 @@ def test_a_curve_of_few_steps_skips_what_one_step_passes(digits: Data) -> None:
 
 
 def test_training_within_a_time_ends_with_predictions_when_it_is_over(digits: Data) -> None:
-    told: list[tuple[float, float]] = []
+    reports: list[tuple[float, float]] = []
     observation = train_network(
         small(digits),
         Recipe(**DIGITS_RECIPE),
         digits,
         WallClock(1.5),
-        progress=lambda fraction, seconds: told.append((fraction, seconds)),
+        progress=lambda fraction, seconds: reports.append((fraction, seconds)),
     ).observation
     assert observation.seconds is not None
     assert observation.steps is not None
@@ -145,20 +145,20 @@ def test_training_within_a_time_ends_with_predictions_when_it_is_over(digits: Da
     assert observation.accuracy is not None
     assert observation.images_per_second == pytest.approx(observation.steps * 64 / observation.seconds)
     assert len(observation.curve) <= 4
-    assert told == sorted(told)
-    assert 1 <= len(told) <= 5
+    assert reports == sorted(reports)
+    assert 1 <= len(reports) <= 5
 
 
 @pytest.mark.parametrize("seconds", [1e-9, 1e-4])
 def test_a_time_too_short_for_one_step_is_refused(digits: Data, seconds: float) -> None:
-    with pytest.raises(BudgetError, match=r"one training step and the scoring.*--train-time"):
+    with pytest.raises(BudgetError, match=r"too short for one training step and the scoring.*--train-time"):
         train(digits, WallClock(seconds))
 
 
 def test_a_loss_that_stops_being_finite_names_the_step_and_the_knob(digits: Data) -> None:
     message = (
-        r"the loss stays finite, got (nan|inf) at step \d+ with sgd, learning_rate = 10, weight_decay = 1 "
-        r"and gradient = plain: lower the learning rate"
+        r"the training diverged: the loss is (nan|inf) at step \d+ with optimizer = sgd, learning_rate = 10, weight_decay = 1 "
+        r"and gradient = plain; lower the learning rate"
     )
     with pytest.raises(DivergenceError, match=message):
         train(digits, StepClock(200), learning_rate=10.0, weight_decay=1.0, warmup=0.0)
@@ -169,12 +169,12 @@ def test_a_batch_larger_than_the_training_set_is_refused(digits: Data) -> None:
         train(digits, StepClock(1), batch_size=4096)
 
 
-def test_a_loss_is_asked_for_one_step_late_and_the_last_one_through_the_outputs(digits: Data) -> None:
+def test_a_loss_is_checked_one_step_late_and_the_last_one_by_the_outputs(digits: Data) -> None:
     poisoned = replace(digits, mean=(float("nan"),))  # the first loss is not a number already
     plan = make_blueprint({**SMALL, "whitening": False}, digits.input_shape, len(digits.classes))
     for steps, message in (
-        (2, "the loss stays finite, got nan at step 1 with"),
-        (1, "the scored network's outputs .* finite, got others after 1 steps with"),
+        (2, "the loss is nan at step 1 with"),
+        (1, "the network's outputs are not finite after step 1 with"),
     ):
         with pytest.raises(DivergenceError, match=message):
             train_network(plan, Recipe(**DIGITS_RECIPE), poisoned, StepClock(steps))
@@ -310,7 +310,7 @@ def test_dropout_and_stochastic_depth_are_drawn_by_the_seed_and_leave_torchs_gen
 # ------------------------------------------------------------------------------------------------------------ the scoring
 
 
-def test_a_mirrored_answer_is_the_mean_of_both_by_hand(digits: Data) -> None:
+def test_with_test_flip_logits_are_the_mean_over_both_views(digits: Data) -> None:
     plain, mirrored = (train(digits, StepClock(20), test_flip=flip) for flip in (False, True))
     assert_same_weights(plain, mirrored.model)  # it changes the scoring alone
     normalise = Normalise(digits.mean, digits.std, CPU)
@@ -319,37 +319,37 @@ def test_a_mirrored_answer_is_the_mean_of_both_by_hand(digits: Data) -> None:
         logits = (mirrored.model(images) + mirrored.model(images.flip(3))) / 2
     observation = mirrored.observation
     assert (observation.accuracy, observation.balanced_accuracy) == accuracies(logits, digits.val.labels)
-    found = predict(mirrored.model, digits.val, normalise, CPU, flip=True)
-    torch.testing.assert_close(found, logits, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(found, predict(mirrored.model, digits.val, normalise, CPU), atol=1e-2)
+    averaged = predict(mirrored.model, digits.val, normalise, CPU, flip=True)
+    torch.testing.assert_close(averaged, logits, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(averaged, predict(mirrored.model, digits.val, normalise, CPU), atol=1e-2)
     with torch.no_grad():
         torch.testing.assert_close(logits_of(plain.model, images, False), plain.model(images))
 
 
-def test_a_split_is_scored_in_parts_with_a_sign_of_life_after_each(digits: Data) -> None:
+def test_a_split_is_scored_in_batches_with_a_callback_after_each(digits: Data) -> None:
     model = train(digits, StepClock(2)).model
     rows = torch.arange(2 * SCORING_BATCH + 1) % len(digits.val)
     many = Split(digits.val.images[rows], digits.val.labels[rows])
-    told: list[None] = []
+    batches: list[None] = []
     normalise = Normalise(digits.mean, digits.std, CPU)
-    logits = predict(model, many, normalise, CPU, tell=lambda: told.append(None))
-    assert len(told) == 3
+    logits = predict(model, many, normalise, CPU, on_batch=lambda: batches.append(None))
+    assert len(batches) == 3
     torch.testing.assert_close(logits, predict(model, digits.val, normalise, CPU)[rows], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.5])
 @pytest.mark.parametrize("norm_images", [128, 100_000])
-def test_statistics_are_retaken_from_training_images_at_the_final_weights(
+def test_statistics_are_reestimated_from_training_images_at_the_final_weights(
     digits: Data, norm_images: int, ema: float
 ) -> None:
-    plain, retaken = (train(digits, StepClock(10), ema=ema, norm_images=n) for n in (0, norm_images))
-    before, after = plain.model.state_dict(), retaken.model.state_dict()
+    plain, reestimated = (train(digits, StepClock(10), ema=ema, norm_images=n) for n in (0, norm_images))
+    before, after = plain.model.state_dict(), reestimated.model.state_dict()
     assert all(torch.equal(p, after[name]) for name, p in plain.model.named_parameters())
     changed = [name for name in before if not torch.equal(before[name], after[name])]
     assert {name.rsplit(".", 1)[1] for name in changed} == {"running_mean", "running_var", "num_batches_tracked"}
     # the mean over all batches hardly depends on which images stand in which
     images = Normalise(digits.mean, digits.std, CPU)(digits.train.images)
-    retake_norms(plain.model, torch.split(images, 64))
+    reestimate_norms(plain.model, torch.split(images, 64))
     tolerance = 0.06 if norm_images > len(digits.train) else 0.3
     for name, expected in plain.model.named_buffers():
         if name.endswith("running_var"):

@@ -1,4 +1,4 @@
-"""Augmentation policies that draw for each image of a batch, and the image operations they are made of."""
+"""Augmentation policies, sampled per image, and their image operations."""
 
 from jointnas.training.augmentation.operations import OPERATIONS, Operation
 from jointnas.training.augmentation.policies import Policy, make_policy

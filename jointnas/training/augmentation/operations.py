@@ -1,12 +1,10 @@
 """The image operations of augmentation policies, each on a whole batch with one magnitude per image.
 
-An operation takes images (m, H, W, C) uint8 and magnitudes (m,) float32 on the same device and returns (m, H, W, C)
-uint8; it leaves its input as it is, and may return it. Magnitudes are those of `torchvision.transforms.v2.functional`,
-whose uint8 results these are: invert, posterize, solarize, autocontrast, equalize and brightness to the last bit;
-contrast, color and sharpness within one level, where float32 sums round otherwise; geometric operations (nearest
-neighbour, zeros from beyond the border) but for pixels read half-way between two: on 32×32 pixels 1.3 % at the ten
-shears of AutoAugment, 0.5 % at the 31 of RandAugment, 0.03 % of rotations. Any C ≥ 1: the grey of three
-channels is their luma, of one the channel itself, of another number their mean.
+An operation takes images (m, H, W, C) uint8 and magnitudes (m,) float32 on the same device and returns (m, H, W, C) uint8. It
+does not change its input, and may return it. Magnitudes and results are those of `torchvision.transforms.v2.functional`:
+invert, posterize, solarize, autocontrast, equalize and brightness are equal bit for bit; contrast, color and sharpness differ
+by one level at most, from rounding; geometric operations (nearest neighbour, zeros outside) differ only in pixels whose source
+lies half-way between two. C ≥ 1: grey is the luma of three channels, the mean of any other number.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from torch.nn.functional import pad
 Operation = Callable[[Tensor, Tensor], Tensor]
 
 LUMA = (0.2989, 0.587, 0.114)
-"""Shares of red, green and blue in grey, ITU-R BT.601 as torchvision rounds it."""
+"""Weights of red, green and blue in grey, ITU-R BT.601 as torchvision rounds it."""
 
 
 def identity(images: Tensor, magnitudes: Tensor) -> Tensor:
@@ -32,15 +30,15 @@ def identity(images: Tensor, magnitudes: Tensor) -> Tensor:
 
 
 def shear_x(images: Tensor, magnitudes: Tensor) -> Tensor:
-    """Slide each row to the left by the magnitude times its distance from the top border (negative: to the right)."""
+    """Shift each row left by the magnitude times its distance from the top (negative: right)."""
     height = images.shape[1]
-    below = torch.arange(height, device=images.device) + 0.5
-    shifts = (magnitudes[:, None] * below).round_()  # (m, H)
-    return _slide(images.flatten(0, 1), shifts.flatten()).view_as(images)
+    y = torch.arange(height, device=images.device) + 0.5
+    shifts = (magnitudes[:, None] * y).round_()  # (m, H)
+    return _shift(images.flatten(0, 1), shifts.flatten()).view_as(images)
 
 
 def shear_y(images: Tensor, magnitudes: Tensor) -> Tensor:
-    """Slide each column up by the magnitude times its distance from the left border (negative: down)."""
+    """Shift each column up by the magnitude times its distance from the left (negative: down)."""
     height, width = images.shape[1:3]
     x, y = torch.arange(width, device=images.device), torch.arange(height, device=images.device)
     shifts = (magnitudes[:, None, None] * (x + 0.5)).round_()  # (m, 1, W)
@@ -48,18 +46,18 @@ def shear_y(images: Tensor, magnitudes: Tensor) -> Tensor:
 
 
 def translate_x(images: Tensor, magnitudes: Tensor) -> Tensor:
-    """Move each image to the right by whole pixels (negative: to the left); a part of a pixel is dropped."""
+    """Shift each image right by whole pixels (negative: left); fractions are dropped."""
     shifts = -magnitudes.trunc()
-    return _slide(images.flatten(0, 1), shifts.repeat_interleave(images.shape[1])).view_as(images)
+    return _shift(images.flatten(0, 1), shifts.repeat_interleave(images.shape[1])).view_as(images)
 
 
 def translate_y(images: Tensor, magnitudes: Tensor) -> Tensor:
-    """Move each image down by whole pixels (negative: up); a part of a pixel is dropped."""
-    return _slide(images.flatten(2), -magnitudes.trunc()).view_as(images)
+    """Shift each image down by whole pixels (negative: up); fractions are dropped."""
+    return _shift(images.flatten(2), -magnitudes.trunc()).view_as(images)
 
 
 def rotate(images: Tensor, magnitudes: Tensor) -> Tensor:
-    """Turn each image counter-clockwise about its centre, by degrees."""
+    """Rotate each image counter-clockwise about its centre, in degrees."""
     height, width = images.shape[1:3]
     radians = magnitudes.double().deg2rad().view(-1, 1, 1)
     cos, sin = radians.cos().float(), radians.sin().float()
@@ -70,21 +68,21 @@ def rotate(images: Tensor, magnitudes: Tensor) -> Tensor:
 
 
 def _read(images: Tensor, from_y: Tensor, from_x: Tensor) -> Tensor:
-    """Return out[i, y, x] = images[i, from_y[i, y, x], from_x[i, y, x]], zero beyond the border.
+    """Return out[i, y, x] = images[i, from_y[i, y, x], from_x[i, y, x]], zero outside.
 
-    Places are whole floats: from_y (m, H, W), which is overwritten, and from_x that or broadcast to it.
+    Positions are floats with whole values: from_y (m, H, W), which is overwritten, and from_x of a shape that broadcasts to it.
     """
     m, height, width, channels = images.shape
-    bordered = pad(images, (0, 0, 1, 1, 1, 1)).view(-1, channels)  # one zero all around stands for all beyond
+    bordered = pad(images, (0, 0, 1, 1, 1, 1)).view(-1, channels)  # one zero all around stands for all outside
     within = from_y.clamp_(-1, height).add_(1).mul_(width + 2).add_(from_x.clamp(-1, width).add_(1))  # exact below 2²⁴
     first = torch.arange(m, device=images.device, dtype=torch.int32) * ((height + 2) * (width + 2))
     return bordered.index_select(0, (within.int() + first.view(m, 1, 1)).view(-1)).view_as(images)
 
 
-def _slide(lines: Tensor, shifts: Tensor) -> Tensor:
-    """Return out[i, k] = lines[i, k + shifts[i]] for lines (n, L, bytes) and whole shifts (n,), zero beyond the line.
+def _shift(lines: Tensor, shifts: Tensor) -> Tensor:
+    """Return out[i, k] = lines[i, k + shifts[i]] for lines (n, L, bytes) and whole shifts (n,), zero outside.
 
-    Lines stand in one strip with L zeros before, between and after them, from which each reads a window of its own.
+    The lines form one strip, padded with L zeros before, between and after them; each result is a window of this strip.
     """
     n, length, size = lines.shape
     strip = lines.new_zeros(2 * n + 1, length, size)
@@ -94,7 +92,7 @@ def _slide(lines: Tensor, shifts: Tensor) -> Tensor:
     return windows.index_select(0, first + shifts.clamp(-length, length).long())
 
 
-# ---- levels, each by itself
+# ---- levels of single pixels
 
 
 def invert(images: Tensor, magnitudes: Tensor) -> Tensor:
@@ -103,14 +101,14 @@ def invert(images: Tensor, magnitudes: Tensor) -> Tensor:
 
 
 def posterize(images: Tensor, magnitudes: Tensor) -> Tensor:
-    """Keep the highest bits of each value, the magnitude says how many (0…8)."""
+    """Keep the `magnitude` highest bits of each value (0…8)."""
     dropped = 8 - magnitudes.int()
     masks = (torch.full_like(dropped, 255) << dropped).to(torch.uint8)
     return images & masks.view(-1, 1, 1, 1)
 
 
 def solarize(images: Tensor, magnitudes: Tensor) -> Tensor:
-    """Invert the values that are not below the magnitude (0…255)."""
+    """Invert values ≥ magnitude (0…255)."""
     thresholds = magnitudes.ceil().to(torch.uint8).view(-1, 1, 1, 1)
     reached = images.maximum(thresholds) == images  # ≥ between different shapes of bytes is ten times slower
     return images ^ reached.view(torch.uint8).neg_()
@@ -121,11 +119,11 @@ def brightness(images: Tensor, magnitudes: Tensor) -> Tensor:
     return _bytes(images.float().mul_((1 + magnitudes).view(-1, 1, 1, 1)))
 
 
-# ---- levels, beside others of the image
+# ---- levels that depend on other pixels
 
 
 def autocontrast(images: Tensor, magnitudes: Tensor) -> Tensor:
-    """Stretch each channel to 0…255, unless it has one level only."""
+    """Stretch each channel to 0…255, unless it has one level."""
     m, _, width, channels = images.shape
     rows = images.float().flatten(2)  # (m, H, W·C)
     low = rows.amin(1).view(m, width, channels).amin(1, keepdim=True)  # (m, 1, C)
@@ -137,18 +135,18 @@ def autocontrast(images: Tensor, magnitudes: Tensor) -> Tensor:
 
 
 def equalize(images: Tensor, magnitudes: Tensor) -> Tensor:
-    """Make each channel's histogram level by PIL's rule; one with under 255 pixels below its brightest level stays."""
+    """Equalise each channel's histogram as PIL does, unless fewer than 255 pixels are below its brightest level."""
     m, height, width, channels = images.shape
     offsets = torch.arange(m * channels, dtype=torch.int32, device=images.device).view(m, 1, channels) * 256
-    places = (images.flatten(2).int() + offsets.repeat(1, 1, width)).view(-1)  # into tables (m, C, 256)
-    counts = torch.bincount(places, minlength=m * channels * 256).view(-1, 256).int()
+    indices = (images.flatten(2).int() + offsets.repeat(1, 1, width)).view(-1)  # into tables (m, C, 256)
+    counts = torch.bincount(indices, minlength=m * channels * 256).view(-1, 256).int()
     up_to = counts.cumsum(1, dtype=torch.int32)  # pixels at a level or below
     below_brightest = (up_to * (up_to < height * width)).amax(1, keepdim=True)
     step = below_brightest // 255  # (m·C, 1)
-    table = (up_to - counts).add_(step // 2).float().div_(step.clamp(min=1))  # whole parts exact below 2²⁴ pixels
+    table = (up_to - counts).add_(step // 2).float().div_(step.clamp(min=1))  # quotients exact below 2²⁴ pixels
     levels = torch.arange(256, dtype=torch.float32, device=images.device)
     table = _bytes(torch.where(step == 0, levels, table))
-    return table.view(-1).index_select(0, places).view_as(images)
+    return table.view(-1).index_select(0, indices).view_as(images)
 
 
 def contrast(images: Tensor, magnitudes: Tensor) -> Tensor:
@@ -169,9 +167,9 @@ def color(images: Tensor, magnitudes: Tensor) -> Tensor:
 
 
 def sharpness(images: Tensor, magnitudes: Tensor) -> Tensor:
-    """Return value + magnitude · (value − blurred), except on the outermost pixels, which have no blurred value.
+    """Return value + magnitude · (value − blurred); the outermost pixels keep their values.
 
-    Blurred is the rounded mean of the nine pixels around, the middle one counted five times.
+    Blurred is the rounded mean of the 3 × 3 neighbourhood, the middle pixel counted five times.
     """
     if min(images.shape[1:3]) <= 2:
         return images
@@ -187,7 +185,7 @@ def sharpness(images: Tensor, magnitudes: Tensor) -> Tensor:
 
 
 def _grey(images: Tensor) -> Tensor:
-    """Return (m, H, W, 1) float: the whole-numbered grey of each pixel."""
+    """Return (m, H, W, 1) float: the grey of each pixel, rounded down."""
     values = images.float()
     if images.shape[3] == 3:
         red, green, blue = (values[..., c : c + 1] for c in range(3))
@@ -196,8 +194,8 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def _bytes(values: Tensor) -> Tensor:
-    """Return float values, which are overwritten, as uint8: those beyond 0…255 at its ends, a fraction dropped."""
-    return values.clamp_(0, 255).short().to(torch.uint8)  # by way of short: torch has no fast float to uint8
+    """Return float values, which are overwritten, as uint8: clamped to 0…255 and rounded down."""
+    return values.clamp_(0, 255).short().to(torch.uint8)  # via short: torch converts float to uint8 slowly
 
 
 OPERATIONS: Mapping[str, Operation] = {

@@ -1,7 +1,7 @@
-"""Published augmentation policies, drawn for each image of a batch.
+"""Published augmentation policies, sampled for each image of a batch.
 
 AutoAugment (Cubuk et al. 2019, arXiv:1805.09501), RandAugment (Cubuk et al. 2020, arXiv:1909.13719) and TrivialAugment
-Wide (Müller & Hutter 2021, arXiv:2103.10158), with the magnitudes, signs and probabilities of torchvision's.
+Wide (Müller & Hutter 2021, arXiv:2103.10158), with torchvision's magnitudes, signs and probabilities.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from jointnas.training.augmentation.operations import OPERATIONS
 from jointnas.training.recipe import POLICIES
 
 Draws = list[tuple[Tensor, Tensor]]
-"""For each round, the number of each image's operation (n,) and its magnitude (n,)."""
+"""For each round, the index of each image's operation (n,) and its magnitude (n,)."""
 
 
 class Policy(ABC):
-    """Changes each image of a batch by draws of its own.
+    """Samples operations and magnitudes for each image of a batch, and applies them.
 
-    All draws come from a generator on the CPU, so that they are the same wherever the images lie.
+    All draws come from a generator on the CPU, so that they are the same on every device.
     """
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the changed images, (n, H, W, C) uint8 like those given, which stay as they are."""
+        """Return changed copies of images (n, H, W, C) uint8."""
         n, height, width, _ = images.shape
-        return applied(images, self.draw(n, height, width, generator))
+        return apply(images, self.draw(n, height, width, generator))
 
     @abstractmethod
     def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> Draws:
-        """Return for each round the number of each image's operation (n,), and its magnitude (n,)."""
+        """Return the draws of each round."""
 
 
 NAMES = tuple(OPERATIONS)
-"""The name of each number by which an operation is drawn."""
+"""The operation of each index."""
 
 IDENTITY = NAMES.index("identity")
 SIGNED = torch.tensor([name in {
@@ -46,81 +46,81 @@ SIGNED = torch.tensor([name in {
 } for name in NAMES])  # fmt: skip
 """Whether an operation's magnitude is negated with probability one half, (operations,)."""
 
-SPACE = torch.tensor([NAMES.index(name) for name in NAMES if name != "invert"])
-"""The 14 operations of RandAugment and TrivialAugment."""
+UNIFORM = torch.tensor([NAMES.index(name) for name in NAMES if name != "invert"])
+"""The 14 operations that RandAugment and TrivialAugment sample uniformly."""
 
 PART_PIXELS = 128 * 32 * 32
-"""Images go through an operation in parts of about this many pixels, so that what is in between stays in the cache."""
+"""An operation takes about this many pixels at a time, so that its intermediate results fit into the cache."""
 
 
 @lru_cache(maxsize=64)
-def magnitudes(bins: int, height: int, width: int, wide: bool = False) -> Tensor:
-    """Return (operations, bins): each operation's magnitudes on images of this size, zero where it takes none.
+def magnitude_table(bins: int, height: int, width: int, wide: bool = False) -> Tensor:
+    """Return (operations, bins): each operation's magnitudes on images of this size, zero for operations without one.
 
-    Wide is TrivialAugment's table. Its translations, up to 32 pixels, go to the image's side at most.
+    wide: TrivialAugment's table; its translations of up to 32 pixels are limited to the image's side.
     """
-    shear, turn, blend, bits = (0.99, 135.0, 0.99, 6) if wide else (0.3, 30.0, 0.9, 4)
-    reach_x, reach_y = (min(32, width), min(32, height)) if wide else (150 / 331 * width, 150 / 331 * height)
-    top = {"shear_x": shear, "shear_y": shear, "translate_x": reach_x, "translate_y": reach_y, "rotate": turn}
-    top |= dict.fromkeys(("brightness", "color", "contrast", "sharpness"), blend)
-    table = {name: torch.linspace(0, value, bins) for name, value in top.items()}
+    shear, degrees, blend, bits = (0.99, 135.0, 0.99, 6) if wide else (0.3, 30.0, 0.9, 4)
+    x, y = (min(32, width), min(32, height)) if wide else (150 / 331 * width, 150 / 331 * height)
+    highest = {"shear_x": shear, "shear_y": shear, "translate_x": x, "translate_y": y, "rotate": degrees}
+    highest |= dict.fromkeys(("brightness", "color", "contrast", "sharpness"), blend)
+    table = {name: torch.linspace(0, value, bins) for name, value in highest.items()}
     table["posterize"] = (8 - torch.arange(bins) / ((bins - 1) / bits)).round()
     table["solarize"] = 255 * torch.linspace(1, 0, bins)
     return torch.stack([table.get(name, torch.zeros(bins)) for name in NAMES])
 
 
 class AutoAugment(Policy):
-    """One of 25 sub-policies for each image: two operations, each with its probability and magnitude bin of 10."""
+    """One of 25 sub-policies per image: two operations, each with a probability and one of 10 magnitude bins."""
 
     def __init__(self, sub_policies: str) -> None:
-        steps = [[_step(words) for words in line.split(",")] for line in sub_policies.strip().splitlines()]
+        steps = [[_parse(operation) for operation in line.split(",")] for line in sub_policies.strip().splitlines()]
         self.operations = torch.tensor([[NAMES.index(name) for name, _, _ in pair] for pair in steps])  # (25, 2)
         self.probabilities = torch.tensor([[probability for _, probability, _ in pair] for pair in steps])
-        self.bins = torch.tensor([[place for _, _, place in pair] for pair in steps])
+        self.bins = torch.tensor([[b for _, _, b in pair] for pair in steps])
 
     def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> Draws:
-        """Return two rounds of draws; an operation that its probability spares an image is the identity."""
-        table = magnitudes(10, height, width)
+        """Return two rounds; an operation that is not applied is the identity."""
+        table = magnitude_table(10, height, width)
         chosen = torch.randint(len(self.operations), (n,), generator=generator)
         rounds = []
         for operations, probabilities, bins in zip(
             self.operations[chosen].T, self.probabilities[chosen].T, self.bins[chosen].T, strict=True
         ):
-            spared = torch.rand(n, generator=generator) >= probabilities
+            skipped = torch.rand(n, generator=generator) >= probabilities
             strengths = table[operations, bins] * _signs(operations, generator)
-            rounds.append((operations.masked_fill(spared, IDENTITY), strengths))
+            rounds.append((operations.masked_fill(skipped, IDENTITY), strengths))
         return rounds
 
 
 class RandAugment(Policy):
-    """N operations for each image, any of 14 at a time, all at magnitude M of 0…30."""
+    """N operations per image, each sampled from 14, all at magnitude M (0…30)."""
 
     def __init__(self, operations: int, magnitude: int) -> None:
         self.operations, self.magnitude = operations, magnitude
 
     def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> Draws:
-        """Return N rounds of draws."""
-        strengths = magnitudes(31, height, width)[:, self.magnitude]
+        """Return N rounds."""
+        strengths = magnitude_table(31, height, width)[:, self.magnitude]
         rounds = []
         for _ in range(self.operations):
-            drawn = SPACE[torch.randint(len(SPACE), (n,), generator=generator)]
+            drawn = UNIFORM[torch.randint(len(UNIFORM), (n,), generator=generator)]
             rounds.append((drawn, strengths[drawn] * _signs(drawn, generator)))
         return rounds
 
 
 class TrivialAugment(Policy):
-    """One operation of 14 for each image, at any of 31 magnitudes of the wide table."""
+    """One operation per image, sampled from 14, at one of 31 magnitudes of the wide table."""
 
     def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> Draws:
-        """Return one round of draws."""
-        table = magnitudes(31, height, width, wide=True)
-        drawn = SPACE[torch.randint(len(SPACE), (n,), generator=generator)]
+        """Return one round."""
+        table = magnitude_table(31, height, width, wide=True)
+        drawn = UNIFORM[torch.randint(len(UNIFORM), (n,), generator=generator)]
         bins = torch.randint(31, (n,), generator=generator)
         return [(drawn, table[drawn, bins] * _signs(drawn, generator))]
 
 
-def applied(images: Tensor, rounds: Draws) -> Tensor:
-    """Return the images after each round in turn; in a round, images with the same operation go through it together."""
+def apply(images: Tensor, rounds: Draws) -> Tensor:
+    """Return the images after all rounds; in each round, images with the same operation are changed together."""
     changed = images.clone(memory_format=torch.contiguous_format)
     part = max(1, PART_PIXELS // (images.shape[1] * images.shape[2]))
     for drawn, strengths in rounds:
@@ -128,31 +128,31 @@ def applied(images: Tensor, rounds: Draws) -> Tensor:
         counts = drawn.bincount(minlength=len(NAMES)).tolist()
         groups = torch.split(order.to(images.device, non_blocking=True), counts)
         group_strengths = torch.split(strengths[order].to(images.device, non_blocking=True), counts)
-        for name, group, those in zip(NAMES, groups, group_strengths, strict=True):
+        for name, group, magnitudes in zip(NAMES, groups, group_strengths, strict=True):
             if name == "identity" or not len(group):
                 continue
-            for rows, each in zip(torch.split(group, part), torch.split(those, part), strict=True):
-                result = OPERATIONS[name](changed.index_select(0, rows), each)
-                _words(changed).index_copy_(0, rows, _words(result))
+            for rows, values in zip(torch.split(group, part), torch.split(magnitudes, part), strict=True):
+                result = OPERATIONS[name](changed.index_select(0, rows), values)
+                _as_words(changed).index_copy_(0, rows, _as_words(result))
     return changed
 
 
-def _words(images: Tensor) -> Tensor:
-    """Return each image as one row, in words of eight bytes where they fit, which torch copies faster than bytes."""
+def _as_words(images: Tensor) -> Tensor:
+    """Return each image as a row, if possible of 8-byte words, which torch copies faster than bytes."""
     rows = images.flatten(1)
     return rows.view(torch.int64) if rows.shape[1] % 8 == 0 else rows
 
 
 def _signs(operations: Tensor, generator: torch.Generator) -> Tensor:
-    """Return −1 or 1 for each drawn operation, always 1 for those without a sign."""
+    """Return a random sign for each drawn operation that has one, 1 for the others."""
     negated = torch.rand(len(operations), generator=generator) < 0.5
     return 1.0 - 2.0 * (negated & SIGNED[operations])
 
 
-def _step(words: str) -> tuple[str, float, int]:
-    """Return the operation, probability and magnitude bin of a step; the bin is 0 for those that take none."""
-    name, probability, *rest = words.split()
-    return name, float(probability), int(rest[0]) if rest else 0
+def _parse(operation: str) -> tuple[str, float, int]:
+    """Return the name, probability and magnitude bin of an operation, 0 for operations without a magnitude."""
+    name, probability, *magnitude_bin = operation.split()
+    return name, float(probability), int(magnitude_bin[0]) if magnitude_bin else 0
 
 
 AUTOAUGMENT = {
@@ -238,22 +238,22 @@ AUTOAUGMENT = {
         equalize .8, equalize .6
         """,
 }
-"""The best policy found on each data set (AutoAugment, appendix A): operation, probability, magnitude bin; twice."""
+"""AutoAugment's policies (appendix A): each line is a sub-policy of two operations with probability and magnitude bin."""
 
 
 def make_policy(name: str, *, operations: int = 2, magnitude: int = 9) -> Policy | None:
-    """Return the policy of one of the recipe's names, None for "none".
+    """Return the policy of this name, None for "none". Raises `RecipeError` for an unknown name.
 
-    `operations` (N) and `magnitude` (M, 0…30) are RandAugment's. Raises `RecipeError` for an unknown name.
+    operations, magnitude: RandAugment's N and M (0…30).
     """
     makers: dict[str, Callable[[], Policy | None]] = {
         "none": lambda: None,
         "randaugment": lambda: RandAugment(operations, magnitude),
         "trivialaugment": TrivialAugment,
     }
-    kind, _, found = name.partition("-")
+    kind, _, data_set = name.partition("-")
     if name in makers:
         return makers[name]()
-    if kind == "autoaugment" and found in AUTOAUGMENT:
-        return AutoAugment(AUTOAUGMENT[found])
-    raise RecipeError(f"an augmentation policy is a published one, got {name!r}: {suggest(name, POLICIES)}")
+    if kind == "autoaugment" and data_set in AUTOAUGMENT:
+        return AutoAugment(AUTOAUGMENT[data_set])
+    raise RecipeError(f"there is no augmentation policy {name!r}: {suggest(name, POLICIES)}")
