@@ -1,19 +1,16 @@
 """Estimates: features that add up, laws that are found again, and an error that is told of networks not fitted to."""
 
 from pathlib import Path
-from time import process_time
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from scipy.stats import spearmanr
 
 from jointnas.errors import PredictorError
 from jointnas.execution import Slot
 from jointnas.measurement.estimate import Estimate, Estimator, blocks_alone, columns
 from jointnas.measurement.features import FEATURES, STATES, blueprint_features, step_features
-from jointnas.measurement.inference import forward, timed
 from jointnas.measurement.meter import Meter
 from jointnas.measurement.store import Store, key, surroundings
 from jointnas.measurement.training import make_trainer
@@ -246,20 +243,3 @@ def test_an_estimate_is_calibrated_to_what_the_meter_says(metric: str, tmp_path:
     found = estimate.predict(networks, columns([recipe for _, recipe in whole]))
     assert found == pytest.approx([figure(*w) for w in whole], rel=1e-3)
     assert estimate.error < 1e-3
-
-
-def test_networks_are_ranked_by_a_law_fitted_to_others_that_were_timed() -> None:
-    space = Space.load("resnet9", input_shape=SHAPE, classes=10)
-    networks = [space.blueprint(c) for c in space.sample(24, seed=1)]
-    seconds = []
-    for network in networks:
-        call = forward(network, CPU, 4)
-        seconds.append(min(timed(call, process_time, within=0.1)))  # whatever else the machine does
-    rows, values = np.array([blueprint_features(n) for n in networks]), np.array(seconds)
-    fit = Estimator.fit(rows, values, seed=0)
-    found = np.zeros(24)
-    for fold in np.array_split(np.arange(24), 4):
-        others = np.setdiff1d(np.arange(24), fold)
-        found[fold] = Estimator.fit(rows[others], values[others], seed=0).predict(rows[fold])
-    assert spearmanr(found, values).statistic > 0.8
-    assert fit.error < 0.3
