@@ -108,19 +108,21 @@ def test_a_prior_ranks_where_few_trainings_cannot() -> None:
 
 def test_the_spread_of_a_first_batch_that_a_prior_chose_is_widened() -> None:
     """The candidates of such a batch are alike: the prior knows better how far others lie from them."""
-    prior = Predictor(Space.load("resnet9", (1, 8, 8), 10))
-    examples = draw(prior.space, 128, 5)
-    prior.fit(examples, [score(c) for c in examples])
     space, rng = Space.load("resnet9", (3, 32, 32), 4), np.random.default_rng(0)
 
     def trained(candidate: Candidate) -> float:
         return 0.6 * score(candidate) - 0.05 * float(candidate["architecture"]["depth1"]) + 0.01 * rng.standard_normal()
 
-    pool = draw(space, 400, 1)
-    order = np.argsort(-Predictor(space, prior=prior).predict(pool)[0])
-    batch, others = ([pool[i] for i in part] for part in (order[:6], order[6:]))
-    mean, std = Predictor(space, prior=prior).fit(batch, [trained(c) for c in batch]).predict(others)
-    assert (np.abs(mean - [trained(c) for c in others]) <= 2 * std).mean() > 0.75  # 0.36 by its own spread
+    covered = []
+    for seed in range(3):
+        prior = Predictor(Space.load("resnet9", (1, 8, 8), 10))
+        examples, pool = draw(prior.space, 128, 5 + seed), draw(space, 400, 1 + seed)
+        prior.fit(examples, [score(c) for c in examples])
+        order = np.argsort(-Predictor(space, prior=prior).predict(pool)[0])
+        batch, others = ([pool[i] for i in part] for part in (order[:6], order[6:]))
+        mean, std = Predictor(space, prior=prior).fit(batch, [trained(c) for c in batch]).predict(others)
+        covered.append((np.abs(mean - [trained(c) for c in others]) <= 2 * std).mean())
+    assert np.mean(covered) > 0.7
 
 
 def test_a_wrong_prior_is_overruled() -> None:
@@ -132,7 +134,9 @@ def test_a_wrong_prior_is_overruled() -> None:
 
 
 def test_the_speed_of_candidates_is_learned_from_recorded_steps() -> None:
-    space = Space.load("resnet9", (1, 8, 8), 10)
+    space = Space.load("resnet9", (1, 8, 8), 10).fix(
+        {"test_flip": False}
+    )  # MACs are then proportional to a step's work
     examples, unseen = draw(space, 32, 5), space.sample(200, seed=9)
 
     def steps(candidate: Candidate) -> float:
@@ -172,7 +176,7 @@ def test_a_failure_counts_as_the_lowest_accuracy() -> None:
 
 
 def test_a_prior_predicts_for_the_steps_of_this_budget() -> None:
-    space = Space.load("resnet9", (1, 8, 8), 10)
+    space = Space.load("resnet9", (1, 8, 8), 10).fix({"test_flip": False})
     examples, few, unseen = draw(space, 128, 5), draw(space, 16, 1), space.sample(256, seed=9)
 
     def observe(candidates: list[Candidate], *, macs: bool) -> list[Observation]:
