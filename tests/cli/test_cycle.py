@@ -143,7 +143,7 @@ def test_off_a_terminal_tables_are_plain_lines_of_tab_separated_cells(in_cycle):
         ["query", "1"],
         ["predictions of", "trials", "retrained winners"],
     ]
-    assert [{len(row) for row in table} for table in tables] == [{6}, {4}, {8}, {5}]
+    assert [{len(row) for row in table} for table in tables] == [{7}, {4}, {8}, {5}]
     assert "\x1b" not in found.out + found.err
 
 

@@ -126,7 +126,7 @@ def test_an_abstract_space_has_only_a_size(spaces: Command) -> None:
         (["resnet99"], "did you mean 'resnet9'"),
         (["none.toml"], "cannot read the space file 'none.toml'"),
         (["resnet9", "--input-shape", "28x28"], "got '28x28': write it like 3x32x32"),
-        (["resnet9", "--classes", "1"], "two classes or more"),
+        (["resnet9", "--classes", "1"], "at least two classes"),
     ],
 )
 def test_a_space_that_cannot_be_shown_is_refused_in_one_line(args: list[str], message: str, spaces: Command) -> None:
@@ -225,7 +225,7 @@ def test_networks_that_do_not_exist_for_an_input_shape_are_found(tmp_path: Path)
     assert found_in(text, tmp_path) == []
     ((line, message),) = found_in(text, tmp_path, shape=(1, 8, 8))
     assert line == 5
-    assert "no pixel of a 8×8 image" in message
+    assert "leaves no pixel of an image of 8×8" in message
 
 
 def test_all_files_are_checked_and_one_wrong_file_is_exit_1(spaces: Command) -> None:

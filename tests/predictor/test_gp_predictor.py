@@ -113,7 +113,7 @@ def test_the_spread_of_a_first_batch_that_a_prior_chose_is_widened() -> None:
     def trained(candidate: Candidate) -> float:
         return 0.6 * score(candidate) - 0.05 * float(candidate["architecture"]["depth1"]) + 0.01 * rng.standard_normal()
 
-    within = []
+    covered = []
     for seed in range(3):
         prior = Predictor(Space.load("resnet9", (1, 8, 8), 10))
         examples, pool = draw(prior.space, 128, 5 + seed), draw(space, 400, 1 + seed)
@@ -121,8 +121,8 @@ def test_the_spread_of_a_first_batch_that_a_prior_chose_is_widened() -> None:
         order = np.argsort(-Predictor(space, prior=prior).predict(pool)[0])
         batch, others = ([pool[i] for i in part] for part in (order[:6], order[6:]))
         mean, std = Predictor(space, prior=prior).fit(batch, [trained(c) for c in batch]).predict(others)
-        within.append((np.abs(mean - [trained(c) for c in others]) <= 2 * std).mean())
-    assert np.mean(within) > 0.7
+        covered.append((np.abs(mean - [trained(c) for c in others]) <= 2 * std).mean())
+    assert np.mean(covered) > 0.7
 
 
 def test_a_wrong_prior_is_overruled() -> None:
@@ -136,7 +136,7 @@ def test_a_wrong_prior_is_overruled() -> None:
 def test_the_speed_of_candidates_is_learned_from_recorded_steps() -> None:
     space = Space.load("resnet9", (1, 8, 8), 10).fix(
         {"test_flip": False}
-    )  # then a step's work is in proportion to MACs
+    )  # MACs are then proportional to a step's work
     examples, unseen = draw(space, 32, 5), space.sample(200, seed=9)
 
     def steps(candidate: Candidate) -> float:

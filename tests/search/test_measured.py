@@ -98,6 +98,16 @@ def test_a_winner_that_breaks_its_bound_when_measured_is_replaced(tmp_path: Path
     assert all(w.costs["latency"] < 60e-6 for w in after)
 
 
+def test_a_candidate_too_slow_with_the_mirror_image_does_not_exclude_the_one_without(tmp_path: Path) -> None:
+    search, meter = timed_search(tmp_path, "latency<60us")
+    plain = search.space.fix({"test_flip": False}).sample(1)[0]
+    twins: list[Candidate] = [{**plain, "recipe": {**plain["recipe"], "test_flip": flip}} for flip in (True, False)]
+    meter.figure = lambda metric, network, recipe: 40e-6 * recipe.views  # type: ignore[method-assign]
+    chosen, measured = search.query.measure(search.space.to_codes(twins), [0, 1], 1)
+    assert chosen == [1]
+    assert [measured[i]["latency"] for i in (0, 1)] == [80e-6, 40e-6]
+
+
 def test_a_metric_is_reported_of_winners_without_a_bound(tmp_path: Path) -> None:
     search, _ = timed_search(tmp_path, "macs<2M", reported=["images_per_second"])
     assert all(w.costs["images_per_second"] > 0 for w in observed(search).best(2))
