@@ -72,7 +72,9 @@ def test_predictors_that_do_not_fit_are_refused(in_cycle, tmp_path):
 def test_winners_of_a_shipped_predictor_can_be_trained(tmp_path):
     found = answer("search", "--from", "resnet9-digits", "-c", "macs<300K", "--top", "1", "--out", tmp_path / "run")
     assert found["winners"][0]["macs"] < 300_000
-    (winner,) = answer("retrain", tmp_path / "run", "--train-steps", "1", "--seeds", "1", "--top", "1")["winners"]
+    (winner,) = answer(
+        "retrain", tmp_path / "run", "--train-steps", "1", "--seeds", "1", "--top", "1", "--workers", "1"
+    )["winners"]
     assert len(winner["test_accuracy"]["seeds"]) == 1
 
 

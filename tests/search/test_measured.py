@@ -235,13 +235,3 @@ def test_a_forecast_with_a_large_error_gives_a_warning(tmp_path: Path) -> None:
     (warning,) = other.warnings
     assert other.forecast_errors["latency"] > LARGEST_FORECAST_ERROR
     assert warning.startswith("the forecast of latency is unreliable (median error")
-
-
-def test_a_candidate_too_slow_with_the_mirror_image_does_not_exclude_the_one_without(tmp_path: Path) -> None:
-    search, meter = timed_search(tmp_path, "latency<60us")
-    plain = search.space.fix({"test_flip": False}).sample(1)[0]
-    twins: list[Candidate] = [{**plain, "recipe": {**plain["recipe"], "test_flip": flip}} for flip in (True, False)]
-    meter.figure = lambda metric, network, recipe: 40e-6 * recipe.views  # type: ignore[method-assign]
-    chosen, measured = search.query.measure(search.space.to_codes(twins), [0, 1], 1)
-    assert chosen == [1]
-    assert [measured[i]["latency"] for i in (0, 1)] == [80e-6, 40e-6]
