@@ -152,4 +152,5 @@ def outcome_text(trial: Trial) -> str:
     details = [] if trial.predicted is None else [f"predicted {trial.predicted:.4f} ± {trial.std:.4f}"]
     details += [] if o.steps is None else [f"{o.steps} steps"]
     details += [] if o.seconds is None else [format_duration(o.seconds)]
+    details += [f"disturbed by other programs, had {o.cpu_share:.0%} of its cores"] if o.was_disturbed else []
     return f"accuracy {o.accuracy:.4f}" + (f"  ({', '.join(details)})" if details else "")
