@@ -70,9 +70,9 @@ class ExportError(JointNASError):
     """A candidate or winner file that cannot be read or written."""
 
 
-def suggest(name: object, known: Iterable[object]) -> str:
-    """Return the end of a sentence that names the nearest of `known`, or all of them when none is near."""
-    names = [str(k) for k in known]
+def suggest(name: object, choices: Iterable[object]) -> str:
+    """Return the end of a sentence that names the choice nearest to `name`, or all choices when none is near."""
+    names = [str(choice) for choice in choices]
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     if near:
         return f"did you mean {near[0]!r}?"

@@ -26,9 +26,9 @@ def _parse(text: str, kind: str, units: Mapping[str, float], example: str) -> fl
     spelled = {name.lower(): factor for name, factor in units.items()}
     factor = units.get(unit, spelled.get(unit.lower()))
     if factor is None:
-        known = ", ".join(name for name in units if name)
-        asked = f"has one of the units {known}" if known else "has no unit"
-        raise UnitError(f"{kind} {asked}, got {unit!r} in {text!r}: write it like {example}")
+        names = ", ".join(name for name in units if name)
+        rule = f"has one of the units {names}" if names else "has no unit"
+        raise UnitError(f"{kind} {rule}, got {unit!r} in {text!r}: write it like {example}")
     try:
         value = float(
             Decimal(number.replace("_", "")) * Decimal(str(factor))
