@@ -48,8 +48,8 @@ def measure(
 
     Raises `ConstraintError` as `check_metrics` does, and `BlueprintError` or `RecipeError` for an invalid candidate.
     """
-    found = measure_workload(*_workload(candidate, input_shape, classes), classes, metrics, device)
-    return {metric: found[metric] for metric in metrics}
+    metrics_by_name = measure_workload(*_workload(candidate, input_shape, classes), classes, metrics, device)
+    return {metric: metrics_by_name[metric] for metric in metrics}
 
 
 def measure_workload(
@@ -66,11 +66,11 @@ def measure_workload(
         lambda: (measure_energy(blueprint, device, energy_counters(torch.device(device)), recipe.test_flip),),
         lambda: measure_training(blueprint, recipe, classes, device),
     )
-    found: dict[str, float] = {}
+    metrics_by_name: dict[str, float] = {}
     for names, figures in zip(TOGETHER, measures, strict=True):
         if any(name in metrics for name in names):
-            found.update(zip(names, figures(), strict=True))
-    return found
+            metrics_by_name.update(zip(names, figures(), strict=True))
+    return metrics_by_name
 
 
 def prepare_measurements(input_shape: Shape, classes: int, device: str) -> Handler:
