@@ -448,7 +448,7 @@ def test_a_store_without_a_place_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot be stored in .*set JOINTNAS_CACHE"):
         Store(tmp_path / "file" / "figures.sqlite").read(["a"])
     (tmp_path / "figures.sqlite").write_text("this is no database, whatever its name says")
-    with pytest.raises(DataError, match="delete it"):
+    with pytest.raises(DataError, match="delete the file"):
         Store(tmp_path / "figures.sqlite").write({"a": 1.0})
 
 
