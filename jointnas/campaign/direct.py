@@ -52,7 +52,6 @@ class DirectSearch:
         self._tell(self._trials)  # also those of an earlier session that the engine did not propose again
         self._confirm()
         self._emit(Activity("fitting the predictor"))
-        self._emit(RoundEnded(self._batch, self._search.rank_correlation))
 
     def winners(self) -> list[Winner]:
         """Return the best of the trained candidates by their mean accuracies."""

@@ -117,5 +117,6 @@ MIGRATIONS: tuple[Migration, ...] = (
     """,
     _store_observations_as_json,
     _add_kinds,
+    "ALTER TABLE winners ADD COLUMN found_by TEXT NOT NULL DEFAULT '[]'",
 )
 """Numbered by position; a database that has seen n of them has user_version n."""

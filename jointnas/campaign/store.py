@@ -298,8 +298,17 @@ class Run:
             number = int(cursor.lastrowid or 0)
             for rank, w in enumerate(winners, 1):
                 self._db.execute(
-                    "INSERT INTO winners VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (number, rank, json.dumps(w.candidate), w.mean, w.std, w.accuracy, json.dumps(w.costs)),
+                    "INSERT INTO winners VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        number,
+                        rank,
+                        json.dumps(w.candidate),
+                        w.mean,
+                        w.std,
+                        w.accuracy,
+                        json.dumps(w.costs),
+                        json.dumps(w.found_by),
+                    ),
                 )
         return number
 
@@ -320,7 +329,14 @@ class Run:
             raise RunError(f"the run has no query {query}: choose one of {', '.join(map(str, numbers))}")
         rows = self._db.execute("SELECT * FROM winners WHERE query = ? ORDER BY rank", (query,))
         return [
-            Winner(json.loads(r["candidate"]), r["predicted"], r["std"], r["accuracy"], json.loads(r["costs"]))
+            Winner(
+                json.loads(r["candidate"]),
+                r["predicted"],
+                r["std"],
+                r["accuracy"],
+                json.loads(r["costs"]),
+                tuple(json.loads(r["found_by"])),
+            )
             for r in rows
         ]
 

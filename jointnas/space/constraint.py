@@ -136,9 +136,7 @@ def read_sweep(text: str) -> list[str]:
     first, *others = text.split(",")
     match = _TEXT.fullmatch(first)
     if match is None or not all(other.strip() for other in others):
-        raise ConstraintError(
-            f"cannot read the sweep {text!r}: write it like 'macs<5M,10M,20M'"
-        )
+        raise ConstraintError(f"cannot read the sweep {text!r}: write it like 'macs<5M,10M,20M'")
     metric, comparison, bound = match.groups()
     return [f"{metric}{comparison}{each.strip()}" for each in (bound, *others)]
 

@@ -45,7 +45,10 @@ SEEN = Observation(
     cpu_share=0.75,
     curve=(CurvePoint(0.25, 0.5, 5, 0.125, 2.25), CurvePoint(0.5, 0.75, 10, 0.25)),
 )
-WINNERS = [Winner(CANDIDATE, 0.9, 0.05, None, {"macs": 1000, "size": 4096}), Winner({}, 0.8, 0.1, 0.75, {})]
+WINNERS = [
+    Winner(CANDIDATE, 0.9, 0.05, None, {"macs": 1000, "size": 4096}),
+    Winner({}, 0.8, 0.1, 0.75, {}, ("mads", "hillclimb")),
+]
 
 
 @pytest.fixture
