@@ -75,7 +75,7 @@ def desk(tmp_path_factory):
         ("predictors fit none --to x", "no run is called 'none'"),
         ("search --sweep macs<1M,2M", "name the run"),
         ("search --from resnet9-digits --measure macs", "no measured metric is called 'macs'"),
-        ("search --from resnet9-digits --sweep macs", "as in 'macs<5M,10M,20M'"),
+        ("search --from resnet9-digits --sweep macs", "write it like 'macs<5M,10M,20M'"),
         ("search --from none --sweep macs<1M --frontier macs", "does not go with --sweep"),
         ("search --start nothing.toml", "nothing.toml"),
         ("search --space senet --start resnet9-baseline", "fixed at 'senet', got 'resnet9'"),
