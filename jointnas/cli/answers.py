@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from jointnas.search.winners import EngineReport, Winner
 
 
+COLUMNS = ("rank", "architecture", "recipe", "predicted_accuracy", "std", "accuracy", "found_by")
+"""What a winner's row holds beside its costs."""
+
+
 def winner_rows(winners: Sequence[Winner]) -> list[dict[str, Any]]:
     """Return winners as the rows of `search --json`."""
     return [
@@ -153,10 +157,12 @@ def _print_notes(answer: Any, place: str) -> None:
 
 def _print_rows(title: str, first: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
     """Print a table of winners whose first column is the first of each pair."""
+    from jointnas.network.cost import METRICS
     from jointnas.space.constraint import MEASURED
 
-    metrics = ["macs", "params", *(m for m in MEASURED if rows and m in rows[0][1])]
-    metrics = [m for m in metrics if rows and m in rows[0][1]]
+    first_row = rows[0][1] if rows else {}
+    own = [name for name in first_row if name not in (*COLUMNS, *METRICS, *MEASURED)]  # of a cost function
+    metrics = [name for name in ("macs", "params", *MEASURED, *own) if name in first_row]
     several = any("found_by" in row for _, row in rows)
     print_table(
         title,

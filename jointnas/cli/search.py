@@ -272,7 +272,8 @@ def _run(spec: SearchSpec, out: Path | None, resume: bool, as_json: bool) -> Non
         return
     bounds = f" under {', '.join(spec.constraints)}" if spec.constraints else ""
     print_winners(campaign, f"winners of {campaign.path}{bounds}")
-    messages.print(f"next: jointnas export {campaign.path}, or jointnas retrain {campaign.path} --seeds 3")
+    if spec.train_fn is None:
+        messages.print(f"next: jointnas export {campaign.path}, or jointnas retrain {campaign.path} --seeds 3")
 
 
 def _print_plan(spec: SearchSpec, as_json: bool) -> None:

@@ -200,7 +200,10 @@ class LocalExecutor(Executor):
         if not worker.ready:
             self._failed_starts += 1
             if self._failed_starts >= STARTS:
-                raise SearchError(f"no worker could start, after {STARTS} attempts: {reason}")
+                raise SearchError(
+                    f"no worker could start, after {STARTS} attempts ({reason}): "
+                    'a script must call JointNAS below `if __name__ == "__main__":`'
+                )
         events = [Event("failed", worker.job.number, reason=f"the worker was lost: {reason}")] if worker.job else []
         self._replace(i)
         return events

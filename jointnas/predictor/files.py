@@ -58,7 +58,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         if missing:
             raise ValueError(f"{missing[0]} is missing")
         context, trials = about["context"], about["trials"]
-        parts = (context, *(context.get(name, {}) for name in ("data", "slot")))
+        parts = (context, *(context.get(name) or {} for name in ("data", "slot")))
         if not (all(isinstance(part, dict) for part in parts) and isinstance(trials, list)):
             raise ValueError("the context or the trials have the wrong type")
     if about["format"] != FORMAT:

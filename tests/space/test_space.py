@@ -592,7 +592,7 @@ def test_a_space_whose_networks_do_not_fit_the_input_is_not_bound() -> None:
     space = from_knobs("network = 'senet'\nresolution = {values = [0.1, 1.0]}")
     with pytest.raises(SpaceError, match=r"no valid network with resolution = 0\.1"):
         space.bind((3, 8, 8), 10)
-    with pytest.raises(SpaceError, match="two classes or more"):
+    with pytest.raises(SpaceError, match="at least two classes"):
         space.bind((3, 32, 32), 1)
 
 
