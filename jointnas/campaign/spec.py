@@ -274,7 +274,7 @@ def clock_json(
         )
     if train_steps is not None:
         if train_steps < 1:
-            raise BudgetError(f"a training has one step or more, got --train-steps {train_steps}: raise it")
+            raise BudgetError(f"a training needs one step or more, got {train_steps}: raise --train-steps")
         return {"train_steps": train_steps}
     if train_time is None and default is not None:
         return dict(default)
