@@ -39,7 +39,7 @@ def answer(*args):
 def mistake(ended):
     """Return the one line that a failed command prints, after checking that it prints no more than data's own note."""
     assert ended.code == 1
-    lines = [line for line in ended.err.splitlines() if "brings no test images" not in line]
+    lines = [line for line in ended.err.splitlines() if "has no test images" not in line]
     assert len(lines) == 1
     assert lines[0].startswith("jointnas: ")
     assert ended.out == ""

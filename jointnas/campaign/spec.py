@@ -231,7 +231,9 @@ def read_config(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"--config needs a readable TOML file, got {str(path)!r} ({error}): check the path") from error
     except tomllib.TOMLDecodeError as error:
-        raise RunError(f"--config needs valid TOML, got an error in {str(path)!r}: {error}") from error
+        raise RunError(
+            f"--config needs valid TOML, got an error in {str(path)!r}: {error}; correct the file"
+        ) from error
 
 
 def make_spec(options: Mapping[str, Any], kind: str = "search") -> Spec:

@@ -299,7 +299,10 @@ def _print_plan(spec: SearchSpec, as_json: bool) -> None:
     bounds = ", ".join(planned["constraints"]) or "no constraint"
     rows = [
         ("trainings", f"{trainings}, {clock_from_json(dict(spec.clock))} each, {planned['workers']} at a time{total}"),
-        ("slot", f"{planned['device']}, {planned['threads_each']} threads each"),
+        (
+            "slot",
+            f"{planned['device']}, {planned['threads_each']} thread{'s' if planned['threads_each'] != 1 else ''} each",
+        ),
         *([("images", images)] if spec.data else []),
         ("pool", f"{planned['pool']:,} candidates, {bounds}"),
     ]

@@ -87,7 +87,7 @@ def load_data(spec: DataSpec, cache: Path | None = None, fingerprint: str | None
         test, rest = _draw(
             pack, rest, _share(len(rest), TEST_SHARE, len(pack.classes)), np.random.default_rng(TEST_SEED), "test"
         )
-        notes.append(f"{spec.source} brings no test images: {len(test)} of its images were split off")
+        notes.append(f"{spec.source} has no test images: {len(test)} of its images are held out as the test set")
     rng = np.random.default_rng([spec.seed, 1])
     if "val" in pack.ranges:
         rows = _range(pack, "val")

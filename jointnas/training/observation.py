@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 CURVE_FRACTIONS = (0.1, 0.25, 0.5, 0.75)  # of the budget: the points of the learning curve before the end
-QUIET_CPU_SHARE = 0.9  # a training alone on its cores has about 1, one that shares them with as many processes 0.5
+QUIET_CPU_SHARE = 0.9  # measured: 0.995 or more alone on its cores, 0.5 to 0.67 beside one or two busy programs
 
 
 class CurvePoint(NamedTuple):

@@ -91,7 +91,7 @@ def test_digits_are_grey_images_of_ten_classes() -> None:
 def test_a_note_reports_the_test_images_split_off_from_digits() -> None:
     data = load_data(DataSpec("digits"))
     assert data.test_images == 359
-    assert data.notes == ("digits brings no test images: 359 of its images were split off",)
+    assert data.notes == ("digits has no test images: 359 of its images are held out as the test set",)
 
 
 def test_an_unknown_name_suggests_the_nearest() -> None:
