@@ -164,14 +164,23 @@ def _print_rows(title: str, first: str, rows: Sequence[tuple[str, dict[str, Any]
     own = [name for name in first_row if name not in (*COLUMNS, *METRICS, *MEASURED)]  # of a cost function
     metrics = [name for name in ("macs", "params", *MEASURED, *own) if name in first_row]
     several = any("found_by" in row for _, row in rows)
+    trained = any(row["accuracy"] is not None for _, row in rows)
     print_table(
         title,
-        (first, "predicted", "trained", *metrics, *(["found by"] if several else []), "architecture", "recipe"),
+        (
+            first,
+            "predicted",
+            *(["trained"] if trained else []),
+            *metrics,
+            *(["found by"] if several else []),
+            "architecture",
+            "recipe",
+        ),
         [
             (
                 label,
                 f"{row['predicted_accuracy']:.4f} ± {row['std']:.4f}",
-                "" if row["accuracy"] is None else f"{row['accuracy']:.4f}",
+                *(["" if row["accuracy"] is None else f"{row['accuracy']:.4f}"] if trained else []),
                 *figure_texts(row, metrics),
                 *([", ".join(row["found_by"])] if several else []),
                 architecture_text(row["architecture"]),
