@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import jointnas
@@ -12,7 +13,7 @@ from jointnas import Predictor, Search, Space
 
 
 def train_all(search: Search, steps: int) -> list[jointnas.Observation]:
-    """Train the next candidates of a search and tell it their observations."""
+    """Train the next candidates of a search and report their observations."""
     candidates = search.ask(2)
     observations = [jointnas.train(c, data="digits", train_steps=steps).observation for c in candidates]
     search.tell(candidates, observations)
@@ -36,7 +37,7 @@ def main() -> None:
         print(candidate["architecture"]["width"], round(mean, 3), round(std, 3), space.cost(candidate)["macs"])
     candidates = space.sample(4, seed=0)
     predictor = Predictor(space, seed=0)
-    predictor.fit(candidates, [0.5, 0.6, 0.7, 0.8])
+    predictor.fit(candidates, np.array([0.5, 0.6, 0.7, 0.8]))
     means, stds = predictor.predict(candidates)
     print(f"{means.mean():.3f} ± {stds.mean():.3f}", f"{max(accuracies):.3f}")
     network = jointnas.build(candidates[0], input_shape=(1, 8, 8), classes=10)

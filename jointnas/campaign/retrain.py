@@ -118,9 +118,9 @@ def _collect(rank: int, file: CandidateFile, results: Sequence[TrainingResult], 
     trained = [(seed, r) for seed, r in enumerate(results) if r.test_accuracy is not None]
     failed = [(seed, r) for seed, r in enumerate(results) if r.test_accuracy is None]
     seed = trained[0][0] if trained else 0
-    views = Recipe.from_knobs(file.candidate["recipe"]).test_flip
+    test_flip = Recipe.from_knobs(file.candidate["recipe"]).test_flip
     winner = WinnerFile(
-        (Member(network, f"seed-{seed}.safetensors", data.mean, data.std, views),), data.classes, file.candidate, {}
+        (Member(network, f"seed-{seed}.safetensors", data.mean, data.std, test_flip),), data.classes, file.candidate, {}
     )
     retrained = Retrained(
         rank,

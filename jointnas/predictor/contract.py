@@ -169,8 +169,8 @@ class Predictor:
 
     # ----------------------------------------------------------------------------------------------------- fitting
 
-    def fit(self, candidates: Sequence[Mapping[str, Any]], results: Sequence[float | Observation]) -> Predictor:
-        """Fit to n candidates and their accuracies or observations; a failure counts as the lowest accuracy.
+    def fit(self, candidates: Sequence[Mapping[str, Any]], results: Sequence[float | Observation] | Array) -> Predictor:
+        """Fit to n candidates and their accuracies (a sequence or an (n,) array) or observations; a failure counts as the lowest accuracy.
 
         Replaces an earlier fit. Sets `rank_correlation`. Raises `PredictorError` for fewer than two accuracies.
         """
