@@ -3,7 +3,7 @@
     python -m benchmarks.search.predictor --splits 20 --workers 2 --to benchmarks/results/predictor.json
 
 Ours starts from the predictor of an earlier campaign on other data (`--prior`, the digits), and is also shown without it; a random
-forest that reads what that predictor says, for the steps of its own budget, is among the peers. Each split draws the candidates to
+forest with that predictor's predictions as inputs, for the steps of its own budget, is among the peers. Each split draws the candidates to
 fit to and ranks all the others: Kendall's τ, Spearman's ρ and how many of the true ten best are among the predicted ten best. What is
 compared stands in `rankers.py`. The ceiling is what a predictor would reach that knew every candidate's true mean: the noise that
 repeated trainings show, drawn anew on the accuracies shrunk by as much. Differences are paired over the splits, with 95 % intervals:

@@ -1,4 +1,4 @@
-"""What a surrogate's winners reach when they are trained for real: whether `benchmarks/search/search.py` tells anything of trainings.
+"""Trains a surrogate's winners for real, to check the results of `benchmarks/search/search.py` against real trainings.
 
     python -m benchmarks.search.search_winners benchmarks/results/search.json --data cifar10-images.zip --workers 2
 

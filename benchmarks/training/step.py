@@ -7,7 +7,7 @@ muon     an update of the network's weights: `jointnas.training.optimizers.Muon`
 step     whole training steps: ours, with either of the two replaced, and with both
 
 The arms take turns within one process, `--repeats` rounds, with one thread and with all; a ratio is taken within a round, and
-the median over the rounds is told with its range. Run it on a machine that does nothing else.
+the median over the rounds is given with its range. Run it on a machine that does nothing else.
 """
 
 from __future__ import annotations

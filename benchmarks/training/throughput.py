@@ -10,7 +10,7 @@ kornia   the same as kornia modules on whole batches, in the loop's process (its
 folder   arm `ours: autoaugment`, its images decoded again from the folder's files in every pass by the two workers
 
 The arms take turns within one process, `--repeats` rounds of `--seconds` each; a ratio is taken within a round, and the median
-over the rounds is told with its range. Run it on a machine that does nothing else.
+over the rounds is given with its range. Run it on a machine that does nothing else.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
     if spec.train_fn is None and space.is_abstract:
         raise SpaceError(
             f'the built-in trainer needs networks, but the space {space.name!r} has none: add network = "resnet9", '
-            "or train with code of your own (--train-fn)"
+            "or train with your own code (--train-fn)"
         )
     if spec.train_fn is not None:
         load_function(spec.train_fn)  # a wrong name costs nothing

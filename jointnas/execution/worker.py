@@ -65,7 +65,7 @@ def work(
 
 def _limit_threads(threads: int) -> None:
     threadpool_limits(threads)
-    if torch := sys.modules.get("torch"):  # which keeps a number of its own, and is not imported for it
+    if torch := sys.modules.get("torch"):  # torch has its own thread count; it is not imported just for that
         torch.set_num_threads(threads)
 
 

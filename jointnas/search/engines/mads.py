@@ -1,6 +1,6 @@
 """Mesh adaptive direct search on mixed variables: NOMAD on the numeric knobs, a poll of neighbours on the categories.
 
-The mesh poll is NOMAD's (Audet, Le Digabel, Rochon Montplaisir & Tribes, TOMS 2022), in a process of its own; the poll of
+The mesh poll is NOMAD's (Audet, Le Digabel, Rochon Montplaisir & Tribes, TOMS 2022), in a separate process; the poll of
 categories around it follows mixed-variable MADS (Abramson, Audet, Chrissis & Walston, Optimization Letters 2009).
 """
 

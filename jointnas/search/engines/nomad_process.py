@@ -1,4 +1,4 @@
-"""NOMAD in a process of its own: it keeps global state, writes to stdout and loses exceptions of its callbacks.
+"""NOMAD in a separate process: it keeps global state, writes to stdout and loses exceptions of its callbacks.
 
 Run as a script. Every message is a line of JSON: the problem on stdin; blocks of points on stdout, each answered on stdin by the outputs
 of every point (null for a failed evaluation); at the end the stop reason. It ends when stdin does.
