@@ -92,7 +92,7 @@ def adopt(name: str, out: Path) -> Path:
     """
     predictor = Predictor.load(find_predictor(name)[0])
     about = predictor.context
-    missing = [key for key in REQUIRED if key not in about]
+    missing = [key for key in REQUIRED if about.get(key) is None]
     if missing:
         raise PredictorError(
             f"the predictor {name!r} does not record the {missing[0]} that it was fitted on, so it cannot become a run: fit it to runs"

@@ -42,3 +42,7 @@ def test_a_function_of_the_users_trains_the_candidates_of_an_abstract_space(tmp_
     assert answer("search", "--from", "run", "-c", "terms<=3", "--top", "1")["winners"][0]["terms"] <= 3
     assert "check the name" in mistake(jointnas("search", "--space", "ridge.toml", "--train-fn", "ridge:tarin"))
     assert "--train-fn" in mistake(jointnas("search", "--space", "ridge.toml"))
+    free = ("--space", "ridge.toml", "--train-fn", "ridge:train", "--rounds", "1", "--batch", "3", "--train-steps", "1")
+    answer("search", *free, "--out", "free")
+    adopted = jointnas("search", "--from", "free/predictor", "--out", "adopted", "--top", "1")
+    assert "does not record the data" in mistake(adopted)
