@@ -3,10 +3,10 @@
     python -m benchmarks.tables.make --data tiny-food.zip --image-size 32 --train-images 3500 --val-images 1500 \\
         --table benchmarks/tables/tiny-food.csv --candidates 400 --workers 2
 
-Which candidates stands in `plan.py`, what a row holds in `table.py`. Before a training its steps are timed on a network that is
-thrown away, in seconds of the processor and on one thread, so that what else runs does not count; then it gets the steps that the budget
-holds, as under a wall clock on a quiet machine: a slow network gets fewer, and fails where not one fits. From there on steps alone
-count, so the learning curve is read on all validation images.
+`plan.py` decides which candidates, `table.py` says what a row holds. First the steps of all new candidates are timed, on networks that
+are thrown away, in seconds of the processor and on one thread: leave the machine alone until the trainings begin. Then each candidate is
+trained for the steps that its budget holds, as under a wall clock on a quiet machine: a slow network gets fewer, and fails where not one
+fits. In this part steps alone count: what else runs does not matter, and the learning curve is read on all validation images.
 
 It may be stopped at any time: each row is kept as its training ends, and the same command goes on. With more `--candidates` than the
 table has, the others are appended, `--drawn` at random or where a predictor of the rows so far expects good ones. A table keeps to the
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -76,17 +75,11 @@ def begun(options: argparse.Namespace) -> Table:
     return Table(options.table, card, [])
 
 
-def prepare(shape: tuple[int, ...], classes: int, trials: Callable[[], Handler]) -> Handler:
-    """Return what times a candidate's steps and trains it for as many as its budget holds."""
-    train = trials()
+def prepare_timing(shape: tuple[int, ...], classes: int) -> Handler:
+    """Return what times a candidate's steps."""
 
     def handle(payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
-        budget = payload["budget_seconds"]
-        step = step_seconds(payload["candidate"], shape, classes, budget)
-        job = {**payload, "clock": {"train_steps": int(budget / step)}}
-        del job["budget_seconds"]
-        result = train(job, progress)
-        return {**result, "quiet_step_seconds": step}
+        return {"step_seconds": step_seconds(payload["candidate"], shape, classes, payload["budget_seconds"])}
 
     return handle
 
@@ -125,13 +118,38 @@ def step_seconds(candidate: Candidate, shape: tuple[int, ...], classes: int, bud
     return fmean(means)
 
 
+def timed(table: Table, workers: int) -> Table:
+    """Time the steps of candidates that were not timed, and return the table with them."""
+    card, rows = table.card, list(table.rows)
+    groups: dict[tuple[str, float, str], list[int]] = {}
+    for i, row in enumerate(rows):
+        if row.observation is None and row.quiet_step_seconds is None:
+            groups.setdefault(row.group, []).append(i)
+    members = list(groups.values())
+    jobs = [
+        Job(number, {"candidate": rows[group[0]].candidate, "budget_seconds": rows[group[0]].budget_seconds})
+        for number, group in enumerate(members)
+    ]
+    ready = partial(prepare_timing, tuple(card["input_shape"]), card["classes"])
+    with LocalExecutor(ready, Slot("cpu", 1, workers), HANG_SECONDS) as executor:
+        for event in executor.results(jobs):
+            if event.kind not in ("done", "failed"):
+                continue
+            for i in members[event.number]:
+                if event.kind == "failed":
+                    rows[i] = replace(rows[i], observation=Observation.failed(event.reason))
+                else:
+                    rows[i] = replace(rows[i], quiet_step_seconds=event.result["step_seconds"])
+            table.with_rows(rows).write()
+    return table.with_rows(rows)
+
+
 def train(table: Table, source: str, workers: int) -> Table:
     """Train the rows without a result, each kept as it ends, and return the table with the results."""
     card, rows = table.card, list(table.rows)
     jobs = [Job(i, payload(row, card["curve_images"])) for i, row in enumerate(rows) if row.observation is None]
     spec = table.data_spec(source).to_json()
-    trials = partial(prepare_trials, spec, "cpu", card["fingerprint"])
-    ready = partial(prepare, tuple(card["input_shape"]), card["classes"], trials)
+    ready = partial(prepare_trials, spec, "cpu", card["fingerprint"])
     here = machine()
     precision = "bfloat16" if here["bfloat16"] else "float32"
     done = len(rows) - len(jobs)
@@ -150,11 +168,12 @@ def train(table: Table, source: str, workers: int) -> Table:
 
 
 def payload(row: Row, curve_images: int) -> dict[str, Any]:
-    """Return the job of a row."""
+    """Return the job of a timed row."""
+    assert row.quiet_step_seconds is not None
     return {
         "candidate": row.candidate,
         "seed": row.seed,
-        "budget_seconds": row.budget_seconds,
+        "clock": {"train_steps": int(row.budget_seconds / row.quiet_step_seconds)},
         "curve_images": curve_images,
     }
 
@@ -166,7 +185,7 @@ def with_result(row: Row, event: Event) -> Row:
     observation = Observation.from_json(event.result["observation"])
     images = (observation.steps or 0) * Recipe.from_knobs(row.candidate["recipe"]).batch_size
     observation = replace(observation, seconds=row.budget_seconds, images_per_second=images / row.budget_seconds)
-    return replace(row, observation=observation, quiet_step_seconds=event.result["quiet_step_seconds"])
+    return replace(row, observation=observation)
 
 
 def shares(texts: list[str]) -> dict[str, float]:
@@ -176,7 +195,7 @@ def shares(texts: list[str]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Begin a table where there is none, append the candidates that it lacks, and train what has no result."""
+    """Begin a table where there is none, append the candidates that it lacks, time them, and train what has no result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--table", type=Path, default=TABLE)
@@ -189,6 +208,7 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="+", metavar="SECONDS[=SHARE]", help=f"default: {BUDGETS}")
     parser.add_argument("--spaces", nargs="+", metavar="SPACE[=SHARE]", help=f"default: {SPACES}")
     parser.add_argument("--bounds", nargs="+", default=list(BOUNDS), help="from tight to loose, or none")
+    parser.add_argument("--time-only", action="store_true", help="time the new candidates, train none yet")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -199,7 +219,9 @@ def main() -> None:
     if missing > 0:
         table = extended(table, missing, options.drawn, options.prior)
         table.write()
-    train(table, options.data, options.workers)
+    table = timed(table, options.workers)
+    if not options.time_only:
+        train(table, options.data, options.workers)
 
 
 if __name__ == "__main__":
