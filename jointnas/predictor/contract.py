@@ -254,7 +254,13 @@ class Predictor:
             "prior": self.prior and self.prior.digest,
             "context": self.context,
             "trials": [
-                {"candidate": c, "accuracy": o.accuracy, "steps": o.steps, "fraction": o.fraction}
+                {
+                    "candidate": c,
+                    "accuracy": o.accuracy,
+                    "steps": o.steps,
+                    "fraction": o.fraction,
+                    "trainings": o.trainings,
+                }
                 for c, o in zip(self.candidates, self.observations, strict=True)
             ],
         }
@@ -298,7 +304,8 @@ class Predictor:
             )
         codes = self.space.to_codes([t["candidate"] for t in about["trials"]])
         observations = [
-            Observation(t["accuracy"], fraction=float(t["fraction"]), steps=t["steps"]) for t in about["trials"]
+            Observation(t["accuracy"], fraction=float(t["fraction"]), steps=t["steps"], trainings=t["trainings"])
+            for t in about["trials"]
         ]
         self.candidates, self.observations = self.space.to_candidates(codes), observations
         if self.accuracies.tolist() != tensors["accuracies"].tolist():

@@ -16,7 +16,7 @@ from safetensors.numpy import load, save
 
 from jointnas.errors import JointNASError, PredictorError
 
-FORMAT = 5
+FORMAT = 6
 DESCRIPTION, WEIGHTS = "predictor.json", "predictor.safetensors"
 EXPECTED = ("format", "space", "input_shape", "classes", "context", "trials", "rank_correlation")
 

@@ -1,7 +1,8 @@
 """Gaussian-process regression over groups of features: each group has a linear function and a length scale of its own.
 
 The covariance of two candidates is the sum of that of their trends, of each group's linear function, and a Matérn 5/2 of all features,
-each divided by its group's length scale. Variances and length scales are the mode of their posterior (MAP); the prior on a length scale
+each divided by its group's length scale. A candidate also has an effect of its own, which its trainings share: they say more about it than
+about its neighbours. Variances and length scales are the mode of their posterior (MAP); the prior on a length scale
 grows with the number of groups, as Hvarfner, Hellsten & Nardi (ICML 2024) propose for inputs, so that a few dozen examples are explained
 by few groups, and smoothly. Functions are sampled from the posterior as in Wilson et al. (JMLR 2021): random Fourier features, corrected
 at the examples.
@@ -12,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +27,8 @@ LENGTH_MEAN = 0.0  # of a logarithmic length scale; half the logarithm of the nu
 LENGTH_DEVIATION = 1.0
 SLOPE = (-2.0, 1.5)  # mean and deviation of the logarithmic variance of a group's linear function
 AMPLITUDE = (-1.0, 1.5)  # of the Matérn function's
-NOISE = (-1.0, 1.5)  # of the noise's
+EFFECT = (-1.5, 1.0)  # of a candidate's own effect
+NOISE = (-3.0, 1.0)  # of one training about its candidate
 TRANSFER_DEVIATION = 1.0  # of each hyperparameter about that of another process
 SEARCH_RADIUS = 5.0  # prior deviations about the prior mean, within which the mode is searched
 JITTER = 1e-8
@@ -38,38 +41,50 @@ Groups = NDArray[np.int64]
 """The (d,) group number of each feature, from 0 on."""
 
 
-class Examples(NamedTuple):
-    """Training data: (n, d) standardised features, (n, q) trends whose weights have variance 1, (n,) targets."""
+@dataclass(frozen=True)
+class Examples:
+    """Training data: (n, d) standardised features, (n, q) trends whose weights have variance 1, (n,) targets.
+
+    trainings: how many trainings each target is the mean of. Rows with equal features are of one candidate.
+    """
 
     x: Array
     trend: Array
     y: Array
+    trainings: Array | float = 1.0
+
+    @cached_property
+    def same(self) -> NDArray[np.bool_]:
+        """Which (n, n) pairs are of one candidate."""
+        candidate = np.unique(self.x, axis=0, return_inverse=True)[1].ravel()
+        return np.asarray(candidate[:, None] == candidate)
 
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Logarithms: (g,) variances of the groups' linear functions, (g,) length scales, variances of Matérn and noise."""
+    """Logarithms: (g,) variances of the groups' linear functions, (g,) length scales, variances of Matérn, effects and noise."""
 
     slopes: Array
     lengths: Array
     amplitude: float
+    effect: float
     noise: float
 
     def to_vector(self) -> Array:
-        """Return them as one (2 g + 2,) vector."""
-        return np.array([*self.slopes, *self.lengths, self.amplitude, self.noise])
+        """Return them as one (2 g + 3,) vector."""
+        return np.array([*self.slopes, *self.lengths, self.amplitude, self.effect, self.noise])
 
     @classmethod
     def prior_mean(cls, g: int) -> Hyperparameters:
         """Return the prior means for g groups."""
         lengths = np.full(g, LENGTH_MEAN + 0.5 * np.log(max(1, g)))
-        return cls(np.full(g, SLOPE[0]), lengths, AMPLITUDE[0], NOISE[0])
+        return cls(np.full(g, SLOPE[0]), lengths, AMPLITUDE[0], EFFECT[0], NOISE[0])
 
     @classmethod
     def from_vector(cls, vector: Array) -> Hyperparameters:
         """Return the hyperparameters of a vector that `to_vector` returned."""
-        slopes, lengths = np.split(vector[:-2], 2)
-        return cls(slopes, lengths, float(vector[-2]), float(vector[-1]))
+        slopes, lengths = np.split(vector[:-3], 2)
+        return cls(slopes, lengths, *vector[-3:].tolist())
 
     def scales(self, groups: Groups) -> tuple[Array, Array]:
         """Return the factors of the features for the linear and for the Matérn covariance: (d,) each."""
@@ -86,7 +101,7 @@ class GaussianProcess:
         self._examples = examples
         self._x, self._train_basis = examples.x * self._smooth, self._basis(examples.x, examples.trend)
         covariance = self._covariance(examples.x, examples.trend)
-        covariance[np.diag_indices(len(covariance))] += self.noise
+        covariance[np.diag_indices(len(covariance))] += self.noise / examples.trainings
         self._factor = np.linalg.cholesky(covariance)
         self._weights = cho_solve((self._factor, True), examples.y)
 
@@ -95,8 +110,12 @@ class GaussianProcess:
         return float(np.exp(self.hyperparameters.amplitude))
 
     @property
+    def _effect(self) -> float:
+        return float(np.exp(self.hyperparameters.effect))
+
+    @property
     def noise(self) -> float:
-        """The variance of a target about the function."""
+        """The variance of one training about its candidate's mean."""
         return float(np.exp(self.hyperparameters.noise)) + JITTER
 
     def _basis(self, x: Array, trend: Array) -> Array:
@@ -104,8 +123,30 @@ class GaussianProcess:
         return np.concatenate([x * self._linear, trend], axis=1)
 
     def _covariance(self, x: Array, trend: Array) -> Array:
-        smooth = self._amplitude * _matern(_squared_distances(x * self._smooth, self._x))
-        return smooth + self._basis(x, trend) @ self._train_basis.T
+        covariance = self._amplitude * _matern(_squared_distances(x * self._smooth, self._x))
+        covariance += self._basis(x, trend) @ self._train_basis.T
+        rows, examples = self._repeated(x)
+        covariance[rows, examples] += self._effect
+        return covariance
+
+    @cached_property
+    def _rows_by_features(self) -> dict[bytes, list[int]]:
+        """The rows of the examples by their features."""
+        rows: dict[bytes, list[int]] = {}
+        for i, features in enumerate(self._examples.x):
+            rows.setdefault(features.tobytes(), []).append(i)
+        return rows
+
+    def _repeated(self, x: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the pairs of equal features: rows of (m, d) features, and rows of the examples."""
+        own = self._examples.x
+        if not own.size:
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        column = int(np.argmax([len(np.unique(values)) for values in own.T]))  # it tells most rows apart
+        possible = np.flatnonzero(np.isin(x[:, column], own[:, column]))
+        pairs = [(i, j) for i in possible.tolist() for j in self._rows_by_features.get(x[i].tobytes(), ())]
+        rows, examples = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+        return rows, examples
 
     def deviances(self, targets: Array) -> Array:
         """Return −2 log p, (q,) and up to a constant, of (n, q) targets in place of those of the examples."""
@@ -120,11 +161,14 @@ class GaussianProcess:
             smooth[part] = _matern(_squared_distances(scaled[part], own)) @ weights
 
         _for_slices(fill, len(x))
-        return np.asarray(self._amplitude * smooth + self._basis(x, trend) @ (self._train_basis.T @ self._weights))
+        mean = np.asarray(self._amplitude * smooth + self._basis(x, trend) @ (self._train_basis.T @ self._weights))
+        rows, examples = self._repeated(x)
+        np.add.at(mean, rows, self._effect * self._weights[examples])
+        return mean
 
     def predict(self, x: Array, trend: Array) -> tuple[Array, Array]:
-        """Return the (m,) posterior means and standard deviations, without the noise."""
-        mean, variance = np.empty(len(x)), self._amplitude + (self._basis(x, trend) ** 2).sum(axis=1)
+        """Return the (m,) posterior means and standard deviations of the candidates' means, without the noise."""
+        mean, variance = np.empty(len(x)), self._amplitude + (self._basis(x, trend) ** 2).sum(axis=1) + self._effect
 
         def fill(part: slice) -> None:
             covariance = self._covariance(x[part], trend[part])
@@ -135,7 +179,10 @@ class GaussianProcess:
         return mean, np.sqrt(np.maximum(variance, 0))
 
     def sample(self, x: Array, trend: Array, count: int, seed: Sequence[int]) -> Array:
-        """Return (count, m) values of functions sampled from the posterior; a seed always samples the same functions."""
+        """Return (count, m) values of functions sampled from the posterior; a seed always samples the same functions.
+
+        The effects of candidates without an example are left out: they say nothing about which is better.
+        """
         rng = np.random.default_rng(seed)
         degrees = 5  # of freedom: the spectrum of Matérn 5/2
         frequencies = rng.standard_normal((x.shape[1], FOURIER_FEATURES)) / np.sqrt(
@@ -144,15 +191,18 @@ class GaussianProcess:
         phases = rng.uniform(0, 2 * np.pi, FOURIER_FEATURES)
         amplitudes = rng.standard_normal((FOURIER_FEATURES, count)) * np.sqrt(2 * self._amplitude / FOURIER_FEATURES)
         slopes = rng.standard_normal((self._train_basis.shape[1], count))
-        noise = rng.standard_normal((len(self._x), count)) * np.sqrt(self.noise)
+        train = self._examples
+        noise = rng.standard_normal((len(self._x), count)) * np.sqrt(self.noise / np.reshape(train.trainings, (-1, 1)))
+        effects = rng.standard_normal((len(self._x), count)) * np.sqrt(self._effect)
+        effects = effects[[self._rows_by_features[features.tobytes()][0] for features in train.x]]
 
         def prior_functions(x: Array, trend: Array) -> Array:
             return np.asarray(
                 np.cos((x * self._smooth) @ frequencies + phases) @ amplitudes + self._basis(x, trend) @ slopes
             )
 
-        train = self._examples
-        weights = cho_solve((self._factor, True), train.y[:, None] - prior_functions(train.x, train.trend) - noise)
+        at_examples = prior_functions(train.x, train.trend) + effects
+        weights = cho_solve((self._factor, True), train.y[:, None] - at_examples - noise)
         values = np.empty((count, len(x)))
 
         def fill(part: slice) -> None:
@@ -161,6 +211,8 @@ class GaussianProcess:
             ).T
 
         _for_slices(fill, len(x))
+        rows, examples = self._repeated(x)
+        values[:, rows] += effects[examples].T
         return values
 
 
@@ -173,7 +225,7 @@ def fit_hyperparameters(
     """
     g = int(groups.max()) + 1
     means = (prior_mean or Hyperparameters.prior_mean(g)).to_vector()
-    deviations = np.array([*np.full(g, SLOPE[1]), *np.full(g, LENGTH_DEVIATION), AMPLITUDE[1], NOISE[1]])
+    deviations = np.array([*np.full(g, SLOPE[1]), *np.full(g, LENGTH_DEVIATION), AMPLITUDE[1], EFFECT[1], NOISE[1]])
     if prior_mean:
         deviations = np.minimum(deviations, TRANSFER_DEVIATION)
 
@@ -191,21 +243,24 @@ def negative_log_likelihood(
     examples: Examples, groups: Groups, hyperparameters: Hyperparameters
 ) -> tuple[float, Array]:
     """Return −log p(y | x) up to a constant, and its gradient by the vector of hyperparameters."""
-    x, trend, y = examples
+    x, trend, y, trainings = examples.x, examples.trend, examples.y, examples.trainings
     n = len(x)
     by_slope, by_length = hyperparameters.scales(groups)
     linear, scaled = x * by_slope, x * by_length
     squares = _squared_distances(scaled, scaled)
     amplitude, noise = np.exp(hyperparameters.amplitude), np.exp(hyperparameters.noise)
-    smooth = amplitude * _matern(squares)
-    factor = cho_factor(smooth + linear @ linear.T + trend @ trend.T + (noise + JITTER) * np.eye(n), lower=True)
+    smooth, effect = amplitude * _matern(squares), np.exp(hyperparameters.effect) * examples.same
+    shared = smooth + effect + linear @ linear.T + trend @ trend.T
+    shared[np.diag_indices(n)] += (noise + JITTER) / trainings
+    factor = cho_factor(shared, lower=True)
     weights = cho_solve(factor, y)
     value = 0.5 * float(y @ weights) + float(np.log(np.diag(factor[0])).sum())
     outer = 0.5 * (cho_solve(factor, np.eye(n)) - np.outer(weights, weights))
     by_square = outer * amplitude * _matern_slope(squares)  # of the loss by each squared distance
     slopes = np.bincount(groups, ((outer @ linear) * linear).sum(axis=0))
     lengths = -4 * (by_square.sum(axis=1) @ scaled**2 - ((by_square @ scaled) * scaled).sum(axis=0))
-    return value, np.array([*slopes, *np.bincount(groups, lengths), (outer * smooth).sum(), noise * np.trace(outer)])
+    by_variances = (outer * smooth).sum(), (outer * effect).sum(), noise * (np.diag(outer) / trainings).sum()
+    return value, np.array([*slopes, *np.bincount(groups, lengths), *by_variances])
 
 
 def _for_slices(fill: Callable[[slice], None], n: int) -> None:

@@ -19,7 +19,7 @@ from threadpoolctl import ThreadpoolController
 
 from jointnas.predictor.contract import Predictor, PredictorModel, filled_accuracies
 from jointnas.predictor.features import Featurizer
-from jointnas.predictor.gp import NOISE, Examples, GaussianProcess, Hyperparameters, fit_hyperparameters
+from jointnas.predictor.gp import EFFECT, NOISE, Examples, GaussianProcess, Hyperparameters, fit_hyperparameters
 from jointnas.predictor.steps import StepsModel
 from jointnas.predictor.targets import SMALLEST_SPREAD, TargetTransform, TransformPosterior
 from jointnas.predictor.validation import cross_validated_tau
@@ -45,7 +45,7 @@ class GPModel(PredictorModel):
     def __init__(self, space: Space, seed: int, prior: Predictor | None, reference: Codes) -> None:
         self.space, self.seed, self.prior = space, seed, prior
         self.targets = TransformPosterior((1.0,), TargetTransform(), (TargetTransform(),))
-        self._reference = reference
+        self._reference, self._trainings = reference, np.zeros(0)
         self._process: GaussianProcess | None = None
         self._use_steps(StepsModel(space, None))
         if prior is not None:
@@ -103,6 +103,7 @@ class GPModel(PredictorModel):
             own,
             slopes=own.slopes - RESIDUAL_LOG_REDUCTION,
             amplitude=own.amplitude - RESIDUAL_LOG_REDUCTION,
+            effect=EFFECT[0],
             noise=NOISE[0],
         )
 
@@ -113,6 +114,7 @@ class GPModel(PredictorModel):
         self._use_steps(StepsModel.fit(self.space, codes, observations, self.seed))
         accuracies = filled_accuracies(observations)
         self.targets = TransformPosterior.fit(accuracies, prior=self._prior_transform)
+        self._trainings = _trainings(observations)
         with _blas().limit(limits=1, user_api="blas"):
             self._condition(codes, accuracies, None)
             if self.targets.mean.attainable is not None:
@@ -148,7 +150,8 @@ class GPModel(PredictorModel):
 
     def _examples(self, rows: Rows) -> Examples:
         prior_mean = self._example_prior[rows]
-        return Examples(self._x[rows], self._trend(prior_mean), self._y[rows] - PRIOR_WEIGHT[0] * prior_mean)
+        y = self._y[rows] - PRIOR_WEIGHT[0] * prior_mean
+        return Examples(self._x[rows], self._trend(prior_mean), y, self._trainings[rows])
 
     def _make_process(self, rows: Rows, hyperparameters: Hyperparameters) -> GaussianProcess:
         if len(rows) > MAX_CONDITIONED_EXAMPLES:
@@ -223,6 +226,7 @@ class GPModel(PredictorModel):
         """Condition the process on the examples, with the hyperparameters of a state."""
         accuracies = filled_accuracies(observations)
         self.targets = TransformPosterior.fit(accuracies, state["levels"].tolist(), self._prior_transform)
+        self._trainings = _trainings(observations)
         if "pace" in state:
             self._use_steps(StepsModel.from_tensor(self.space, state["pace"]))
         hyperparameters = Hyperparameters.from_vector(state["hyperparameters"])
@@ -230,6 +234,11 @@ class GPModel(PredictorModel):
             raise ValueError(f"{len(hyperparameters.lengths)} length scales")
         with _blas().limit(limits=1, user_api="blas"):
             self._condition(codes, accuracies, hyperparameters)
+
+
+def _trainings(observations: Sequence[Observation]) -> Array:
+    """Return how many trainings each of (n,) observations is the mean of."""
+    return np.array([o.trainings for o in observations], dtype=np.float64)
 
 
 @cache

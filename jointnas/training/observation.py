@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
@@ -23,7 +22,10 @@ class CurvePoint(NamedTuple):
 
 @dataclass(frozen=True)
 class Observation:
-    """The outcome of one training: accuracies in [0, 1] on the validation images, or a failure and no accuracy."""
+    """The outcome of one training: accuracies in [0, 1] on the validation images, or a failure and no accuracy.
+
+    `mean_observation` makes one of several: then `trainings` says how many its accuracy is the mean of.
+    """
 
     accuracy: float | None
     balanced_accuracy: float | None = None
@@ -36,6 +38,7 @@ class Observation:
     cpu_share: float | None = None  # CPU time over CPU time + time its threads waited for a core; None on a GPU
     curve: tuple[CurvePoint, ...] = ()
     failure: str | None = None
+    trainings: int = 1
 
     @property
     def was_disturbed(self) -> bool:
@@ -58,8 +61,10 @@ class Observation:
 
 
 def mean_observation(observations: Sequence[Observation]) -> Observation:
-    """Return a candidate's first observation with the mean accuracy of all that succeeded."""
-    accuracies = [o.accuracy for o in observations if o.accuracy is not None]
-    if not accuracies:
+    """Return a candidate's first observation with the mean accuracy of all trainings that succeeded, and their number."""
+    ended = [o for o in observations if o.accuracy is not None]
+    if not ended:
         return observations[0]
-    return replace(observations[0], accuracy=statistics.fmean(accuracies), failure=None)
+    trainings = sum(o.trainings for o in ended)
+    accuracy = sum(o.trainings * o.accuracy for o in ended if o.accuracy is not None) / trainings
+    return replace(observations[0], accuracy=accuracy, failure=None, trainings=trainings)

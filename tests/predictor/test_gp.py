@@ -1,5 +1,7 @@
 """The Gaussian process: the gradient of its likelihood, what it learns, and what it predicts at new points."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -40,10 +42,11 @@ def constant(n: int) -> Array:
 
 
 def test_the_gradient_is_that_of_the_likelihood() -> None:
-    x, _, y = examples(40, 5)
-    train = Examples(x, np.random.default_rng(1).standard_normal((40, 2)), y)
+    plain, rng = examples(40, 5), np.random.default_rng(1)
+    plain.x[30:] = plain.x[:10]  # candidates with two examples
+    train = Examples(plain.x, rng.standard_normal((40, 2)), plain.y, rng.integers(1, 4, 40).astype(np.float64))
     groups = np.array([0, 0, 1, 2, 2])
-    vector = np.array([0.1, -0.5, -1.0, 1.0, 0.4, -0.2, 0.3, -1.0])
+    vector = np.array([0.1, -0.5, -1.0, 1.0, 0.4, -0.2, 0.3, -1.5, -1.0])
     gradient = negative_log_likelihood(train, groups, Hyperparameters.from_vector(vector))[1]
     for i, step in enumerate(1e-5 * np.eye(len(vector))):
         above, below = (
@@ -83,7 +86,7 @@ def test_deviances_rank_other_targets_as_their_densities_do() -> None:
 
 def test_what_matters_gets_the_shortest_length_scale_and_the_steepest_slope() -> None:
     train = examples()
-    train = train._replace(y=np.sin(2 * train.x[:, 0]) + 0.5 * train.x[:, 1])
+    train = replace(train, y=np.sin(2 * train.x[:, 0]) + 0.5 * train.x[:, 1])
     fit = fit_hyperparameters(train, np.arange(12))
     assert np.argmin(fit.lengths) == 0
     assert np.argmax(fit.slopes) == 1
@@ -102,7 +105,7 @@ def test_features_of_one_group_share_its_hyperparameters() -> None:
 
 def test_hyperparameters_stay_near_a_given_prior_mean_where_examples_are_few() -> None:
     train = examples(4)
-    expected = Hyperparameters(np.linspace(-4, 1, 12), np.linspace(-1, 4, 12), 0.5, -3.0)
+    expected = Hyperparameters(np.linspace(-4, 1, 12), np.linspace(-1, 4, 12), 0.5, -1.0, -3.0)
     assert fit_hyperparameters(train, np.arange(12), expected).to_vector() == pytest.approx(
         expected.to_vector(), abs=1.5
     )
@@ -120,7 +123,7 @@ def test_it_predicts_new_points_and_is_less_certain_far_away() -> None:
 
 def test_without_noise_it_passes_through_its_examples() -> None:
     train = examples(30, 3, noise=0.0)
-    process = GaussianProcess(train, np.arange(3), Hyperparameters(np.zeros(3), np.zeros(3), 0.0, -20.0))
+    process = GaussianProcess(train, np.arange(3), Hyperparameters(np.zeros(3), np.zeros(3), 0.0, -20.0, -20.0))
     mean, deviation = process.predict(train.x, train.trend)
     assert mean == pytest.approx(train.y, abs=1e-3)
     assert deviation.max() < 0.02
@@ -148,7 +151,8 @@ def test_without_examples_it_predicts_its_prior() -> None:
     mean, deviation = process.predict(fresh, constant(300))
     assert not mean.any()
     samples = process.sample(fresh, constant(300), 2000, [0])
-    assert samples.std(axis=0) == pytest.approx(deviation, rel=0.15)
+    own_effect = np.exp(hyperparameters.effect)  # of a new candidate: in its deviation, in no sampled function
+    assert samples.std(axis=0) == pytest.approx(np.sqrt(deviation**2 - own_effect), rel=0.15)
 
 
 def test_sampled_functions_have_the_mean_and_deviation_of_the_posterior() -> None:
@@ -158,6 +162,36 @@ def test_sampled_functions_have_the_mean_and_deviation_of_the_posterior() -> Non
     samples = process.sample(fresh, constant(60), 2000, [3])
     assert samples.shape == (2000, 60)
     assert np.abs(samples.mean(axis=0) - mean).max() < 0.15
-    assert samples.std(axis=0) == pytest.approx(deviation, rel=0.2, abs=0.02)
+    own_effect = np.exp(process.hyperparameters.effect)
+    assert samples.std(axis=0) == pytest.approx(np.sqrt(deviation**2 - own_effect), rel=0.2, abs=0.02)
     assert np.corrcoef(samples.T[:2])[0, 1] < 0.99
     np.testing.assert_allclose(process.sample(fresh[:7], constant(7), 2000, [3]), samples[:, :7], rtol=1e-9, atol=1e-9)
+
+
+def test_a_candidate_stands_out_from_its_neighbours_by_as_much_as_its_trainings_show() -> None:
+    train = examples(20, 3)
+    train.y[0] += 3  # nothing in its features says so
+    hyperparameters = Hyperparameters(np.full(3, -2.0), np.ones(3), -1.0, 0.0, -3.0)
+    once = GaussianProcess(train, np.arange(3), hyperparameters)
+    often = GaussianProcess(replace(train, trainings=np.full(20, 100.0)), np.arange(3), hyperparameters)
+    beside = train.x[:1] + 1e-6
+    for process in (once, often):
+        own, neighbour = (process.mean(x, constant(1))[0] for x in (train.x[:1], beside))
+        assert own - neighbour > 1
+        np.testing.assert_allclose(process.predict(train.x[:1], constant(1))[0], own, atol=1e-4)
+    assert often.predict(train.x[:1], constant(1))[1] < 0.5 * once.predict(train.x[:1], constant(1))[1]
+    samples = once.sample(train.x[:1], constant(1), 3000, [0])
+    mean, deviation = once.predict(train.x[:1], constant(1))
+    assert samples.mean() == pytest.approx(mean[0], abs=0.03)
+    assert samples.std() == pytest.approx(deviation[0], rel=0.1)
+
+
+def test_two_examples_of_a_candidate_count_as_one_example_of_their_mean() -> None:
+    train = examples(20, 3)
+    twice = Examples(np.concatenate([train.x, train.x[:1]]), constant(21), np.append(train.y, train.y[0] + 1))
+    means = replace(train, y=np.append(train.y[0] + 0.5, train.y[1:]), trainings=np.array([2.0, *np.ones(19)]))
+    hyperparameters = Hyperparameters.prior_mean(3)
+    one, other = (GaussianProcess(t, np.arange(3), hyperparameters) for t in (twice, means))
+    points = np.concatenate([train.x, np.random.default_rng(3).standard_normal((10, 3))])
+    np.testing.assert_allclose(one.predict(points, constant(30)), other.predict(points, constant(30)), atol=1e-6)
+    np.testing.assert_allclose(one.mean(points, constant(30)), other.mean(points, constant(30)), atol=1e-5)
