@@ -190,14 +190,14 @@ class GPModel(PredictorModel):
                 parts.append(PRIOR_WEIGHT[0] * prior_mean + process.mean(x, self._trend(prior_mean)))
         return np.concatenate(parts)
 
-    def predict_scores(self, codes: Codes) -> tuple[Array, Array]:
-        """Return the (n,) means and standard deviations of the scores of (n, knobs) codes, noise included."""
+    def predict_scores(self, codes: Codes, *, noise: bool = True) -> tuple[Array, Array]:
+        """Return the (n,) means and standard deviations of the scores of (n, knobs) codes, with or without the noise."""
         process, parts = self._conditioned_process, [(np.zeros(0), np.zeros(0))]
         for part in _chunks(codes):
             prior_mean = self._prior_mean(part)
             with _blas().limit(limits=1, user_api="blas"):
                 mean, deviation = process.predict(self._featurizer(part), self._trend(prior_mean))
-            parts.append((PRIOR_WEIGHT[0] * prior_mean + mean, np.sqrt(deviation**2 + process.noise)))
+            parts.append((PRIOR_WEIGHT[0] * prior_mean + mean, np.sqrt(deviation**2 + noise * process.noise)))
         means, deviations = zip(*parts, strict=True)
         return np.concatenate(means), np.concatenate(deviations)
 
