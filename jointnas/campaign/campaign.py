@@ -5,7 +5,7 @@ Each step is in the run's store before the next one relies on it, so that a kill
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import ceil
@@ -42,13 +42,14 @@ from jointnas.training.user_function import UserFunction, function_executor
 
 @dataclass(frozen=True)
 class Setup:
-    """What a campaign has before its first training: the data, the bound space, and the search with its pool."""
+    """What a campaign has before its first training: the data, the bound space, the search with its pool, the known recipes in it."""
 
     spec: SearchSpec
     context: Context
     data: Data | None
     search: Search
     meter: Meter | None
+    known: Mapping[str, Candidate]
 
 
 def run(
@@ -70,6 +71,8 @@ def run(
     with ExitStack() as stack:
         store = stack.enter_context(open_run(out, spec, setup.context, resume, setup.search.space.name))
         emit(RunOpened(store.path, spec, setup.context, store.trials()))
+        if setup.known:
+            emit(Notice(_known_text(setup)))
         if setup.search.predictor.prior is not None:
             emit(Notice(_warm_start(setup.search.predictor.prior)))
         if spec.kind == "autotrain" and store.queries():  # it ended before, and nothing about it may change
@@ -130,8 +133,7 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
     start = [_brought_in(candidate, space, emit) for candidate in spec.start]
     prior = find_prior(spec.prior, space)
     meter = Meter(slot, data.input_shape, len(data.classes)) if data and not space.is_abstract else None
-    if meter and spec.known_recipes:
-        start += _known_recipes(spec, space, meter, emit)
+    known = _known_recipes(spec, space, meter, emit) if meter and spec.known_recipes else {}
     search = Search(
         space,
         spec.constraints,
@@ -139,7 +141,7 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
         objective=spec.objective,
         meter=meter,
         reported=spec.measure,
-        start=start,
+        start=[*start, *known.values()],
         prior=prior,
         predictor_kind=spec.predictor,
     )
@@ -151,25 +153,24 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
         emit(Notice(f"{metric} is forecast with a median error of {error:.1%}; winners are measured"))
     for text in search.warnings:
         emit(Notice(text))
-    return Setup(spec, Context.of(space, data, slot, prior.digest if prior else None), data, search, meter)
+    context = Context.of(space, data, slot, prior.digest if prior else None)
+    return Setup(spec, context, data, search, meter, known)
 
 
-def _known_recipes(spec: SearchSpec, space: Space, meter: Meter, emit: Callback) -> list[Candidate]:
-    """Return the members of the portfolio that the first batch holds, and report them."""
+def _known_recipes(spec: SearchSpec, space: Space, meter: Meter, emit: Callback) -> dict[str, Candidate]:
+    """Return the members of the portfolio that the first batch holds, by name."""
     exact = Query(space, spec.constraints, spec.objective, meter, spec.measure, spec.seed).exact
     seconds = spec.clock.get("train_seconds")
     emit(Activity("timing the known recipes"))
     with meter:
         steps = None if seconds is None else BudgetSteps(meter, seconds)
-        known = starting_candidates(space, exact, spec.known_recipes, steps, spec.seed)
-    if known:
-        sizes = [f"{name} ({format_metric('macs', space.cost(c)['macs'])} MACs)" for name, c in known.items()]
-        emit(
-            Notice(
-                f"known recipes, fitted to the bounds and the budget: {', '.join(sizes)} (turn off with --portfolio 0)"
-            )
-        )
-    return list(known.values())
+        return starting_candidates(space, exact, spec.known_recipes, steps, spec.seed)
+
+
+def _known_text(setup: Setup) -> str:
+    space = setup.search.space
+    sizes = [f"{name} ({format_metric('macs', space.cost(c)['macs'])} MACs)" for name, c in setup.known.items()]
+    return f"starts from known recipes: {', '.join(sizes)} (turn off with --portfolio 0)"
 
 
 def make_executor(setup: Setup) -> Executor:
