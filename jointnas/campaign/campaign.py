@@ -27,7 +27,6 @@ from jointnas.execution.executor import Executor
 from jointnas.execution.slots import share_slots
 from jointnas.measurement.meter import Meter
 from jointnas.plugins import load_function
-from jointnas.predictor.contract import Predictor
 from jointnas.search.search import Search
 from jointnas.search.winners import Winner
 from jointnas.space.knob_space import Candidate
@@ -68,7 +67,7 @@ def run(
         store = stack.enter_context(open_run(out, spec, setup.context, resume, setup.search.space.name))
         emit(RunOpened(store.path, spec, setup.context, store.trials()))
         if setup.search.predictor.prior is not None:
-            emit(Notice(_warm_start(setup.search.predictor.prior)))
+            emit(Notice(f"warm start: {setup.search.predictor.prior.describe()} (turn off with --prior none)"))
         if spec.kind == "autotrain" and store.queries():  # it ended before, and nothing about it may change
             return Campaign(store.path)
         executor = executor or stack.enter_context(make_executor(setup))
@@ -176,12 +175,6 @@ def plan(setup: Setup) -> dict[str, Any]:
         "constraints": [str(c) for c in setup.search.constraints],
         "train_seconds": waves * spec.clock["train_seconds"] if "train_seconds" in spec.clock else None,
     }
-
-
-def _warm_start(prior: Predictor) -> str:
-    data = prior.context.get("data") or {}
-    trials = f"{len(prior.candidates):,} trials on {data.get('source', 'an earlier campaign')}"
-    return f"warm start: {trials} (turn off with --prior none)"
 
 
 def _brought_in(candidate: Candidate, space: Space, emit: Callback) -> Candidate:

@@ -16,6 +16,7 @@ from jointnas.execution.slots import Slot
 from jointnas.plugins import load_function
 from jointnas.predictor.contract import Predictor
 from jointnas.predictor.files import DESCRIPTION
+from jointnas.predictor.prior import EarlierCampaign, Prior
 from jointnas.resources import resource_folder
 from jointnas.space.knobs import Value
 from jointnas.space.space import Space
@@ -65,7 +66,7 @@ def load_predictor_of(name: str) -> Predictor:
     return Predictor.load(folder, load_function(cost) if cost else None)
 
 
-def find_prior(name: str | None, space: Space) -> Predictor | None:
+def find_prior(name: str | None, space: Space) -> Prior | None:
     """Return the predictor that a search of this space starts from; by default the built-in one, where the space has its network.
 
     name: as for `find_predictor`, or "none". Raises `PredictorError`.
@@ -73,11 +74,11 @@ def find_prior(name: str | None, space: Space) -> Predictor | None:
     if name == NONE:
         return None
     if name is not None:
-        return load_predictor_of(name)
+        return EarlierCampaign(load_predictor_of(name))
     if space.is_abstract or DEFAULT_PRIOR not in built_in_predictors():
         return None
     prior = Predictor.load(resource_folder("predictors") / DEFAULT_PRIOR)
-    return prior if networks_of(space) & networks_of(prior.space) else None
+    return EarlierCampaign(prior) if networks_of(space) & networks_of(prior.space) else None
 
 
 def networks_of(space: Space) -> set[Value]:

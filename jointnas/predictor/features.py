@@ -38,11 +38,11 @@ class Featurizer:
 
     def __init__(self, space: Space, steps_model: StepsModel, reference: Codes) -> None:
         self.space, self._steps_model = space, steps_model
-        self._mean_log_steps = 0.0
+        self.mean_log_steps = 0.0
         self._quantity_scale = self._feature_scale = Standardizer(np.zeros(1), np.ones(1))
         log_steps = self.log_steps(reference)
         if not space.is_abstract:
-            self._mean_log_steps = float(log_steps.mean())
+            self.mean_log_steps = float(log_steps.mean())
             recipes = space.recipe_columns(reference)
             quantities = self._quantities(recipes, log_steps, space.costs(reference)["params"])
             self._quantity_scale = Standardizer.fit(quantities)
@@ -62,12 +62,12 @@ class Featurizer:
         """
         relative = self.log_steps(codes) if log_steps is None else log_steps
         return self._feature_scale(
-            np.concatenate(list(self._raw_groups(codes, self._mean_log_steps + relative)), axis=1)
+            np.concatenate(list(self._raw_groups(codes, self.mean_log_steps + relative)), axis=1)
         )
 
     def log_steps(self, codes: Codes) -> Array:
         """Return the (n,) logarithms of the steps that fit into the budget, relative to their mean over the reference."""
-        return np.asarray(np.log(self._steps_model.steps(codes)) - self._mean_log_steps)
+        return np.asarray(np.log(self._steps_model.steps(codes)) - self.mean_log_steps)
 
     def _raw_groups(self, codes: Codes, log_steps: Array) -> Iterator[Array]:
         costs = self.space.costs(codes)

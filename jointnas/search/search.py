@@ -14,6 +14,7 @@ import numpy as np
 
 from jointnas.errors import SearchError, SpaceError
 from jointnas.predictor.contract import DEFAULT_KIND, MIN_FIT_EXAMPLES, Predictor
+from jointnas.predictor.prior import Prior
 from jointnas.search.batch import Batch, Prediction, children_of_the_best, choose, fill
 from jointnas.search.engines import engine_names, find_engine
 from jointnas.search.objective import Query
@@ -57,7 +58,7 @@ class Search:
         cost: CostFunction | None = None,
         predictor: Predictor | None = None,
         predictor_kind: str = DEFAULT_KIND,
-        prior: Predictor | None = None,
+        prior: Predictor | Prior | None = None,
         pool_size: int = POOL_SIZE,
         objective: str = "max accuracy",
         meter: Meter | None = None,
@@ -79,7 +80,7 @@ class Search:
         else:
             self.predictor = self._adopt(predictor, prior)
 
-    def _adopt(self, predictor: Predictor, prior: Predictor | None) -> Predictor:
+    def _adopt(self, predictor: Predictor, prior: Predictor | Prior | None) -> Predictor:
         """Take over a fitted predictor and its examples, the mean of those of one candidate; return a copy to fit on."""
         if prior is not None:
             raise SearchError("a predictor already has its prior, got both predictor and prior: pass one of them")
