@@ -38,6 +38,12 @@ class Part:
     accuracies: Array  # (n,) means
     trainings: Array  # (n,)
 
+    @property
+    def steps(self) -> Array:
+        """The (n,) means of the steps of its candidates' trainings."""
+        assert self.budget.log_steps is not None
+        return np.exp(self.budget.log_steps)
+
 
 @dataclass(frozen=True)
 class Group:

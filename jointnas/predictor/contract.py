@@ -19,6 +19,7 @@ from jointnas.errors import PredictorError
 from jointnas.plugins import load_plugin, plugin_names
 from jointnas.predictor.files import intact, read_description, read_files, write_files
 from jointnas.predictor.gp import Hyperparameters
+from jointnas.predictor.pretrained import Pretrained, is_pretrained
 from jointnas.predictor.prior import EarlierCampaign, Prior
 from jointnas.predictor.targets import TransformPosterior
 from jointnas.predictor.task import Task
@@ -27,7 +28,10 @@ from jointnas.space.knobs import Codes
 from jointnas.space.space import CostFunction, Space
 from jointnas.training.observation import Observation
 
-PREDICTORS: Mapping[str, str] = {"gp": "jointnas.predictor.gp_predictor:GPModel"}
+PREDICTORS: Mapping[str, str] = {
+    "gp": "jointnas.predictor.gp_predictor:GPModel",
+    "mlp": "jointnas.predictor.mlp_predictor:MLPModel",
+}
 PREDICTOR_GROUP = "jointnas.predictors"
 DEFAULT_KIND = "gp"
 PRIOR = "prior"  # the folder of a predictor's prior, below its own
@@ -304,6 +308,8 @@ class Predictor:
     @classmethod
     def _load_prior(cls, folder: Path, cost: CostFunction | None) -> Prior:
         """Return the prior below a predictor, with the cost function where it was fitted with one."""
+        if is_pretrained(folder):
+            return Pretrained.load(folder)
         about = read_description(folder)
         with intact(folder):
             takes_cost = Space.from_toml(about["space"]).is_abstract and bool(about.get("metrics"))

@@ -6,10 +6,9 @@ fill those that a space lacks), the known effects of `features.recipe_effects`, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +42,10 @@ DECAYS = ("weight_decay", "bias_weight_decay")  # act by their logarithms
 MEMORIES = ("ema", "momentum")  # act by the steps that they remember
 WIDE = 100.0  # ranges whose ends have this ratio or more are logarithmic
 TYPICAL_IMAGES = 3000  # training images where their number is unknown
-QUANTITIES = 8
-TASK = 6
+FARTHEST = 3.0  # standard deviations
+SCALES = ("quantity_mean", "quantity_deviation", "input_mean", "input_deviation")
 Array = NDArray[np.float64]
+Float32 = NDArray[np.float32]
 
 
 class Inputs(NamedTuple):
@@ -136,10 +136,33 @@ def _task(space: Space, numbers: Array, budget: Budget) -> Array:
     return np.stack([*columns, numbers[:, 0], numbers[:, 1] - log_images], axis=1)
 
 
-@cache
-def widths() -> tuple[int, int, int]:
-    """Return how many inputs each part of `Inputs` has."""
-    space: Any = Space.load("resnet9", (3, 32, 32), 10)
-    codes = next(space.stream(0, chunk=1))
-    inputs = raw_inputs(space, codes, Budget(), Standardizer(np.zeros(QUANTITIES), np.ones(QUANTITIES)))
-    return inputs.architecture.shape[1], inputs.costs.shape[1], inputs.recipe.shape[1]
+class NetworkInputs:
+    """Computes the standardised inputs of a network for candidates of bound spaces with networks, in single precision.
+
+    They are clipped, so that a candidate far from all examples does not get a prediction far from theirs.
+    """
+
+    def __init__(self, tensors: Mapping[str, Array]) -> None:
+        self.tensors = {name: tensors[name] for name in SCALES}
+        quantity_mean, quantity_deviation, mean, deviation = self.tensors.values()
+        self._quantity_scale, self._scale = (
+            Standardizer(quantity_mean, quantity_deviation),
+            Standardizer(mean, deviation),
+        )
+
+    @classmethod
+    def fit(cls, examples: Sequence[tuple[Space, Codes, Budget]]) -> NetworkInputs:
+        """Return those under which the inputs of all examples have mean 0 and deviation 1."""
+        numbers = np.concatenate([recipe_quantities(*own) for own in examples])
+        scale = Standardizer.fit(numbers)
+        raw = np.concatenate([np.concatenate(raw_inputs(*own, scale), axis=1) for own in examples])
+        values = (numbers.mean(axis=0), numbers.std(axis=0), raw.mean(axis=0), raw.std(axis=0))
+        return cls(dict(zip(SCALES, values, strict=True)))
+
+    def __call__(self, space: Space, codes: Codes, budget: Budget) -> tuple[Float32, Float32]:
+        """Return the (n, a) inputs of architectures and the (n, c + r) others, of which the first c are the costs."""
+        architecture, costs, recipe = raw_inputs(space, codes, budget, self._quantity_scale)
+        scaled = self._scale(np.concatenate([architecture, costs, recipe], axis=1))
+        clipped = np.clip(scaled, -FARTHEST, FARTHEST, dtype=np.float32, casting="same_kind")
+        width = architecture.shape[1]
+        return np.ascontiguousarray(clipped[:, :width]), np.ascontiguousarray(clipped[:, width:])

@@ -19,6 +19,8 @@ HUBER = 1.0  # standard deviations from which on the loss is linear
 Float32 = NDArray[np.float32]
 Parameters = Mapping[str, Any]
 """Arrays or tensors by layer and kind; the first axis is the members'."""
+Drop = Callable[[Any], Any]
+"""Dropout of hidden values."""
 
 ENCODER = ("encoder_in", "encoder_out")
 PROXY = ("proxy",)
@@ -32,7 +34,7 @@ class Shape:
     architecture: int
     rest: int
     costs: int
-    members: int = 8
+    members: int
     encoder: int = 64
     embedding: int = 24
     hidden: tuple[int, int] = (96, 48)
@@ -64,7 +66,7 @@ def _same(values: Any) -> Any:
     return values
 
 
-def embedding(p: Parameters, architecture: Any, drop: Callable[[Any], Any] = _same) -> Any:
+def embedding(p: Parameters, architecture: Any, drop: Drop = _same) -> Any:
     """Return the (m, n, e) embeddings of (n, a) or (m, n, a) inputs."""
     hidden = (architecture @ p["encoder_in.weight"] + p["encoder_in.bias"]).clip(min=0)
     return drop(hidden) @ p["encoder_out.weight"] + p["encoder_out.bias"]
@@ -75,7 +77,7 @@ def costs(p: Parameters, architecture: Any) -> Any:
     return embedding(p, architecture) @ p["proxy.weight"] + p["proxy.bias"]
 
 
-def outputs(p: Parameters, architecture: Any, rest: Any, drop: Callable[[Any], Any] = _same) -> Any:
+def outputs(p: Parameters, architecture: Any, rest: Any, drop: Drop = _same) -> Any:
     """Return the (m, n) outputs for (n, a) and (n, r) inputs, or those of each member: (m, n, a) and (m, n, r)."""
     embedded = embedding(p, architecture, drop)
     joined = rest @ p["joined.weight"] + embedded @ p["head_embedding.weight"] + p["joined.bias"]
@@ -96,75 +98,113 @@ def predict(p: Parameters, architecture: Float32, rest: Float32) -> Float32:
 
 @dataclass(frozen=True)
 class Plan:
-    """How parameters are trained: AdamW whose rate falls linearly to zero."""
+    """How parameters are trained: AdamW, whose rate falls linearly to zero.
 
-    passes: int
+    updates: fewest; whole passes over the examples are made. anchored: whether weights decay to those that they start from, not to 0.
+    """
+
+    updates: int
     rate: float = 3e-3
     batch: int = 64
-    weight_decay: float = 0.1
+    weight_decay: float = 1.0
     dropout: float = 0.1
+    anchored: bool = False
 
 
 def train_costs(p: Parameters, architecture: Float32, true: Float32, plan: Plan, seed: int) -> dict[str, Float32]:
     """Return parameters whose encoder predicts (n, c) standardised costs from (n, a) architectures."""
-    layers = (*ENCODER, *PROXY)
-    return _train(p, layers, [architecture, true], plan, seed, lambda q, x, y, drop: ((costs(q, x) - y) ** 2).mean(-1))
+
+    def loss(q: Parameters, x: Any, y: Any, drop: Drop) -> Any:
+        return ((costs(q, x) - y) ** 2).mean(-1)
+
+    weights = np.ones((len(p["out.bias"]), len(true)), dtype=np.float32)
+    return _train(p, (*ENCODER, *PROXY), [architecture, true], weights, plan, seed, loss)
 
 
 def train_outputs(
     p: Parameters,
     layers: Sequence[str],
-    examples: tuple[Float32, Float32, Float32, Float32],
+    examples: tuple[Float32, Float32, Float32],
+    weights: Float32,
     plan: Plan,
     seed: int,
 ) -> dict[str, Float32]:
     """Return parameters, of which those of these layers are trained by Huber's loss; the others stay as they are.
 
-    examples: (n, a) and (n, r) inputs, (n,) targets, (n,) weights.
+    examples: (n, a) and (n, r) inputs, (n,) targets. weights: (m, n) of the examples for each member; 0 holds one out.
     """
     from torch.nn.functional import huber_loss
 
-    def loss(q: Parameters, x: Any, rest: Any, y: Any, w: Any, drop: Callable[[Any], Any]) -> Any:
-        return w * huber_loss(outputs(q, x, rest, drop), y, reduction="none", delta=HUBER)
+    def loss(q: Parameters, x: Any, rest: Any, y: Any, drop: Drop) -> Any:
+        return huber_loss(outputs(q, x, rest, drop), y, reduction="none", delta=HUBER)
 
-    return _train(p, layers, list(examples), plan, seed, loss)
+    return _train(p, layers, examples, weights, plan, seed, loss)
 
 
 def _train(
     p: Parameters,
     layers: Sequence[str],
     examples: Sequence[Float32],
+    weights: Float32,
     plan: Plan,
     seed: int,
     loss: Callable[..., Any],
 ) -> dict[str, Float32]:
     """Return parameters after training these layers; each member sees the examples in an order of its own.
 
-    loss: of parameters, a batch (m, b, …) of each of the examples, and a dropout; returns (m, b).
+    weights: (m, n). loss: of parameters, a batch (m, b, …) of each of the examples, and a dropout; returns (m, b).
     """
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    members, n = len(p["out.bias"]), len(examples[0])
-    data = [torch.from_numpy(values) for values in examples]
-    fixed = {name: torch.from_numpy(np.array(values)) for name, values in p.items()}
-    trained = {name: values.requires_grad_() for name, values in fixed.items() if name.split(".")[0] in layers}
-    decayed, free = ([v for k, v in trained.items() if k.endswith(end)] for end in (".weight", ".bias"))
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": free, "weight_decay": 0.0}], lr=plan.rate
-    )
-    batches = -(-n // plan.batch)
+    data, share = [torch.from_numpy(values) for values in examples], torch.from_numpy(weights)
+    start = {name: torch.from_numpy(np.array(values)) for name, values in p.items()}
+    moved = {name: _moving(values, plan) for name, values in start.items() if name.split(".")[0] in layers}
+    optimizer = torch.optim.AdamW(list(moved.values()), lr=plan.rate, weight_decay=plan.weight_decay)
+
+    def current() -> dict[str, Any]:
+        return {**start, **{name: start[name] + v if plan.anchored else v for name, v in moved.items()}}
 
     def drop(values: Any) -> Any:
         kept = torch.rand(values.shape, generator=generator) >= plan.dropout
         return values * kept / (1 - plan.dropout)
 
-    for done in range(plan.passes):
-        orders = torch.rand(members, n, generator=generator).argsort(dim=1)
+    batches = -(-share.shape[1] // plan.batch)
+    passes = -(-plan.updates // batches)
+    for done in range(passes):
+        orders = torch.rand(share.shape, generator=generator).argsort(dim=1)
         for i, rows in enumerate(orders.tensor_split(batches, dim=1)):
-            for group in optimizer.param_groups:
-                group["lr"] = plan.rate * (1 - (done * batches + i) / (plan.passes * batches))
+            optimizer.param_groups[0]["lr"] = plan.rate * (1 - (done * batches + i) / (passes * batches))
             optimizer.zero_grad(set_to_none=True)
-            loss(fixed, *(values[rows] for values in data), drop).mean(dim=1).sum().backward()
+            losses = loss(current(), *(values[rows] for values in data), drop)
+            (losses * share.gather(1, rows)).mean(dim=1).sum().backward()
             optimizer.step()
-    return {name: values.detach().numpy() for name, values in fixed.items()}
+    return {name: values.detach().numpy() for name, values in current().items()}
+
+
+def _moving(start: Any, plan: Plan) -> Any:
+    """Return what is trained of a tensor: its difference from the start where it is anchored."""
+    import torch
+
+    return (torch.zeros_like(start) if plan.anchored else start.clone()).requires_grad_()
+
+
+def repeated(p: Parameters, members: int) -> dict[str, Float32]:
+    """Return parameters of so many members: those of the given ones in turn."""
+    turns = np.arange(members) % len(p["out.bias"])
+    return {name: values[turns] for name, values in p.items()}
+
+
+def shape_of(p: Parameters) -> Shape:
+    """Return the shape of a network with these parameters."""
+    members, architecture, encoder = p["encoder_in.weight"].shape
+    rest, first = p["joined.weight"].shape[1:]
+    size, n_costs = p["proxy.weight"].shape[1:]
+    return Shape(architecture, rest, n_costs, members, encoder, size, (first, p["hidden.weight"].shape[2]))
+
+
+def check_parameters(p: Parameters, shape: Shape) -> None:
+    """Raise `ValueError` unless the parameters are those of a network of this shape."""
+    expected = {name: values.shape for name, values in shape.parameters(0).items()}
+    if {name: values.shape for name, values in p.items()} != expected:
+        raise ValueError("the weights are not those of its network")

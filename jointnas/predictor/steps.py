@@ -21,6 +21,7 @@ from jointnas.training.observation import Observation
 
 MIN_EXAMPLES = 4  # trainings with steps, and timed candidates
 SPEED = "images_per_second"
+SMALLEST_SHARE = 1e-9
 Array = NDArray[np.float64]
 
 
@@ -51,7 +52,7 @@ class StepsModel:
         if space.is_abstract or len(steps) < MIN_EXAMPLES:
             return cls(space, None)
         try:
-            return cls(space, Estimator.fit(cls(space, None)._features(codes), 1 / steps, seed))
+            return cls(space, Estimator.fit(cls(space, None).features(codes), 1 / steps, seed))
         except PredictorError:  # no law fits these trainings
             return cls(space, None)
 
@@ -67,11 +68,15 @@ class StepsModel:
 
     def steps(self, codes: Codes) -> Array:
         """Return the (n,) steps that fit into the budget for (n, knobs) codes."""
+        return 1 / self.step_shares(codes)
+
+    def step_shares(self, codes: Codes) -> Array:
+        """Return the (n,) shares of the budget that a step of each of (n, knobs) codes takes; 1 without an estimator."""
         if self.estimator is None:
             return np.ones(len(codes))
-        step_shares = self.estimator.predict(self._features(codes))  # of the budget
-        return np.asarray(1 / np.maximum(step_shares, 1e-9))
+        return np.maximum(self.estimator.predict(self.features(codes)), SMALLEST_SHARE)
 
-    def _features(self, codes: Codes) -> Array:
+    def features(self, codes: Codes) -> Array:
+        """Return the (n, f) features in which the seconds of a step are linear."""
         networks = self.space.architectures.sums(codes[:, : self.space.n_architecture], blueprint_features)
         return step_features(SPEED, networks, self.space.recipe_columns(codes))
