@@ -92,9 +92,9 @@ def read_groups(folder: Path) -> list[Group]:
             scales[images] = max(scale, scales.get(images, scale))
     groups = []
     for table, seconds, rows in found:
-        scale = scales.get((table.path.stem, seconds)) or scales.get((table.card["fingerprint"], seconds))
-        if scale is not None:
-            groups.append(_group(table, seconds, rows, *scale[1:]))
+        known = scales.get((table.path.stem, seconds)) or scales.get((table.card["fingerprint"], seconds))
+        if known is not None:
+            groups.append(_group(table, seconds, rows, *known[1:]))
     return groups
 
 

@@ -115,6 +115,11 @@ def rows(inputs: NetworkInputs, part: Part, budget: Budget) -> Array:
     return np.concatenate(inputs(part.space, part.codes, budget), axis=1).astype(np.float64)
 
 
+def before_training(pretrained: Pretrained) -> Score:
+    """Return what the pretrained network scores."""
+    return lambda part, task: pretrained.scores(part.space, part.codes, estimated(part, task))
+
+
 def left_out(groups: Sequence[Group], training: Training) -> Iterator[Left]:
     """Yield each group of each data set with what is fitted to the other data sets."""
     built_in = {table: Predictor.load(find_predictor(name)[0]) for table, name in CAMPAIGNS.items()}
@@ -123,9 +128,7 @@ def left_out(groups: Sequence[Group], training: Training) -> Iterator[Left]:
         others = without(groups, [own[0].table])
         models: dict[str, Score] = {"pooled forest": forest(others), "pooled gp": process(others)}
         pretrained = pretrain(others, training)
-        models["pretrained"] = lambda part, task, model=pretrained: model.scores(
-            part.space, part.codes, estimated(part, task)
-        )
+        models["pretrained"] = before_training(pretrained)
         tables = {group.table for group in own}
         campaigns = {CAMPAIGNS[table]: predictor for table, predictor in built_in.items() if table not in tables}
         for group in own:

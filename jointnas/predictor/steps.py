@@ -72,7 +72,7 @@ class StepsModel:
 
     def step_shares(self, codes: Codes) -> Array:
         """Return the (n,) shares of the budget that a step of each of (n, knobs) codes takes; 1 without an estimator."""
-        if self.estimator is None:
+        if self.estimator is None or not len(codes):
             return np.ones(len(codes))
         return np.maximum(self.estimator.predict(self.features(codes)), SMALLEST_SHARE)
 
