@@ -16,20 +16,22 @@ from jointnas.campaign.best import WEIGHTS, keep_best
 from jointnas.campaign.direct import DirectSearch
 from jointnas.campaign.events import Activity, Callback, Notice, RunOpened, WinnersFound, broadcast
 from jointnas.campaign.folders import open_run
-from jointnas.campaign.portfolio import BudgetSteps, starting_candidates
+from jointnas.campaign.portfolio import starting_candidates
 from jointnas.campaign.registry import PREDICTOR, context_of, find_prior
 from jointnas.campaign.result import Campaign
 from jointnas.campaign.rounds import Rounds
 from jointnas.campaign.runner import Runner
 from jointnas.campaign.spec import DirectSpec, SearchSpec
 from jointnas.campaign.store import Context, Run
+from jointnas.campaign.timing import BudgetSteps, known_task
 from jointnas.data.dataset import Data, load_data
 from jointnas.errors import SpaceError
 from jointnas.execution.executor import Executor
 from jointnas.execution.slots import share_slots
 from jointnas.measurement.meter import Meter
 from jointnas.plugins import load_function
-from jointnas.predictor.contract import Predictor
+from jointnas.predictor.prior import Prior
+from jointnas.predictor.task import Task
 from jointnas.search.objective import Query
 from jointnas.search.search import Search
 from jointnas.space.constraint import format_metric
@@ -74,7 +76,7 @@ def run(
         if setup.known:
             emit(Notice(_known_text(setup)))
         if setup.search.predictor.prior is not None:
-            emit(Notice(_warm_start(setup.search.predictor.prior)))
+            emit(Notice(f"warm start: {setup.search.predictor.prior.describe()} (turn off with --prior none)"))
         if spec.kind == "autotrain" and store.queries():  # it ended before, and nothing about it may change
             return Campaign(store.path)
         executor = executor or stack.enter_context(make_executor(setup))
@@ -133,7 +135,7 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
     start = [_brought_in(candidate, space, emit) for candidate in spec.start]
     prior = find_prior(spec.prior, space)
     meter = Meter(slot, data.input_shape, len(data.classes)) if data and not space.is_abstract else None
-    known = _known_recipes(spec, space, meter, emit) if meter and spec.known_recipes else {}
+    known, task = _known(spec, space, meter, prior, data, emit) if meter and data else ({}, Task())
     search = Search(
         space,
         spec.constraints,
@@ -144,6 +146,7 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
         start=[*start, *known.values()],
         prior=prior,
         predictor_kind=spec.predictor,
+        task=task,
     )
     with ExitStack() as stack:
         if meter:
@@ -157,14 +160,21 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
     return Setup(spec, context, data, search, meter, known)
 
 
-def _known_recipes(spec: SearchSpec, space: Space, meter: Meter, emit: Callback) -> dict[str, Candidate]:
-    """Return the members of the portfolio that the first batch holds, by name."""
+def _known(
+    spec: SearchSpec, space: Space, meter: Meter, prior: Prior | None, data: Data, emit: Callback
+) -> tuple[dict[str, Candidate], Task]:
+    """Return the members of the portfolio that the first batch holds, by name, and what is known of the trainings to come."""
     exact = Query(space, spec.constraints, spec.objective, meter, spec.measure, spec.seed).exact
     seconds = spec.clock.get("train_seconds")
-    emit(Activity("timing the known recipes"))
-    with meter:
-        steps = None if seconds is None else BudgetSteps(meter, seconds)
-        return starting_candidates(space, exact, spec.known_recipes, steps, spec.seed)
+    steps = None if seconds is None else BudgetSteps(meter, seconds)
+    known: dict[str, Candidate] = {}
+    if spec.known_recipes:
+        emit(Activity("timing the known recipes"))
+        with meter:
+            known = starting_candidates(space, exact, spec.known_recipes, steps, spec.seed)
+    budget = spec.clock["train_steps"] if seconds is None else seconds
+    measured = None if steps is None else steps.measured
+    return known, known_task(space, len(data.train), budget, prior, measured, spec.seed)
 
 
 def _known_text(setup: Setup) -> str:
@@ -203,12 +213,6 @@ def plan(setup: Setup) -> dict[str, Any]:
         "constraints": [str(c) for c in setup.search.constraints],
         "train_seconds": waves * spec.clock["train_seconds"] if "train_seconds" in spec.clock else None,
     }
-
-
-def _warm_start(prior: Predictor) -> str:
-    data = prior.context.get("data") or {}
-    trials = f"{len(prior.candidates):,} trials on {data.get('source', 'an earlier campaign')}"
-    return f"warm start: {trials} (turn off with --prior none)"
 
 
 def _brought_in(candidate: Candidate, space: Space, emit: Callback) -> Candidate:

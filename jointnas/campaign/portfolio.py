@@ -16,7 +16,6 @@ import numpy as np
 
 from jointnas.campaign.candidate_file import built_in_recipes, find_candidate
 from jointnas.errors import CandidateError
-from jointnas.measurement.meter import Meter
 from jointnas.network.cost import blueprint_cost
 from jointnas.network.families import make_blueprint
 from jointnas.space.constraint import Constraint
@@ -51,22 +50,6 @@ def portfolio() -> list[Member]:
     places = {name: int(file.portfolio["place"]) for name, file in files.items() if file.portfolio}
     ordered = sorted(places, key=lambda name: places[name])
     return [Member(name, files[name].candidate, int(files[name].portfolio["steps"])) for name in ordered]
-
-
-class BudgetSteps:
-    """The steps that a budget of seconds holds, by the speed of training measured on a device; each candidate is measured once."""
-
-    def __init__(self, meter: Meter, seconds: float) -> None:
-        self._meter, self._seconds = meter, seconds
-        self.measured: list[tuple[Candidate, float]] = []
-
-    def __call__(self, candidate: Candidate) -> float:
-        """Return the steps, NaN where the measurement failed."""
-        (row,) = self._meter.measure([candidate], ["images_per_second"])
-        steps = self._seconds * row["images_per_second"] / int(self._meter.workload(candidate)[1].batch_size)
-        if not isnan(steps):
-            self.measured.append((candidate, steps))
-        return steps
 
 
 def starting_candidates(
@@ -168,8 +151,3 @@ def _with_most_views(space: Space, codes: Codes, macs: Codes, row: int) -> int:
     """Return the row with this row's network that scores the most views."""
     rows = np.flatnonzero(np.isclose(macs, macs[max(row, 0)]))
     return int(rows[np.argmax(space.views(codes[rows]))])
-
-
-def timed_codes(space: Space, measured: Sequence[tuple[Candidate, float]]) -> tuple[Codes, Codes]:
-    """Return the (m, knobs) codes of measured candidates and the (m,) steps that the budget holds for them."""
-    return space.to_codes([candidate for candidate, _ in measured]), np.array([steps for _, steps in measured])

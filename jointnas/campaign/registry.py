@@ -16,12 +16,15 @@ from jointnas.execution.slots import Slot
 from jointnas.plugins import load_function
 from jointnas.predictor.contract import Predictor
 from jointnas.predictor.files import DESCRIPTION
+from jointnas.predictor.pretrained import Pretrained, is_pretrained
+from jointnas.predictor.prior import EarlierCampaign, Prior
 from jointnas.resources import resource_folder
 from jointnas.space.knobs import Value
 from jointnas.space.space import Space
 from jointnas.training.observation import mean_observation
 
-DEFAULT_PRIOR = "resnet9-digits"
+PRETRAINED = "tables"  # the network that searches start from
+DEFAULT_PRIOR = "resnet9-digits"  # the predictor that they start from where this network is not there
 NONE = "none"
 PREDICTOR = "predictor"  # the folder of a run's predictor
 
@@ -51,6 +54,10 @@ def find_predictor(name: str) -> tuple[Path, Path | None]:
     for folder in (Path(name), resource_folder("predictors") / name):
         if (folder / DESCRIPTION).is_file():
             return folder, None
+        if is_pretrained(folder):
+            raise PredictorError(
+                f"{name!r} is a network that searches start from, without trials or a space: give it as --prior"
+            )
     names = [*built_in_predictors(), *(path.name for path in list_runs())]
     raise PredictorError(f"no run and no predictor is called {name!r}: {suggest(name, names)}")
 
@@ -65,19 +72,24 @@ def load_predictor_of(name: str) -> Predictor:
     return Predictor.load(folder, load_function(cost) if cost else None)
 
 
-def find_prior(name: str | None, space: Space) -> Predictor | None:
-    """Return the predictor that a search of this space starts from; by default the built-in one, where the space has its network.
+def find_prior(name: str | None, space: Space) -> Prior | None:
+    """Return what a search of this space starts from; None for an abstract space by default.
 
-    name: as for `find_predictor`, or "none". Raises `PredictorError`.
+    name: "none", a pretrained network's folder or built-in name, or a predictor's as for `find_predictor`. By default the network that is
+    pretrained on tables of trainings. Raises `PredictorError`.
     """
-    if name == NONE:
+    if name == NONE or (name is None and space.is_abstract):
         return None
+    built_in = resource_folder("predictors") / (name or PRETRAINED)
+    for folder in (built_in,) if name is None else (Path(name), built_in):
+        if is_pretrained(folder):
+            return Pretrained.load(folder)
     if name is not None:
-        return load_predictor_of(name)
-    if space.is_abstract or DEFAULT_PRIOR not in built_in_predictors():
+        return EarlierCampaign(load_predictor_of(name))
+    if DEFAULT_PRIOR not in built_in_predictors():
         return None
     prior = Predictor.load(resource_folder("predictors") / DEFAULT_PRIOR)
-    return prior if networks_of(space) & networks_of(prior.space) else None
+    return EarlierCampaign(prior) if networks_of(space) & networks_of(prior.space) else None
 
 
 def networks_of(space: Space) -> set[Value]:

@@ -18,17 +18,25 @@ from numpy.typing import NDArray
 from jointnas.errors import PredictorError
 from jointnas.plugins import load_plugin, plugin_names
 from jointnas.predictor.files import intact, read_description, read_files, write_files
+from jointnas.predictor.gp import Hyperparameters
+from jointnas.predictor.pretrained import Pretrained, is_pretrained
+from jointnas.predictor.prior import EarlierCampaign, Prior
 from jointnas.predictor.targets import TransformPosterior
+from jointnas.predictor.task import Task
 from jointnas.space.knob_space import Candidate
 from jointnas.space.knobs import Codes
 from jointnas.space.space import CostFunction, Space
 from jointnas.training.observation import Observation
 
-PREDICTORS: Mapping[str, str] = {"gp": "jointnas.predictor.gp_predictor:GPModel"}
+PREDICTORS: Mapping[str, str] = {
+    "gp": "jointnas.predictor.gp_predictor:GPModel",
+    "mlp": "jointnas.predictor.mlp_predictor:MLPModel",
+}
 PREDICTOR_GROUP = "jointnas.predictors"
 DEFAULT_KIND = "gp"
 PRIOR = "prior"  # the folder of a predictor's prior, below its own
 REFERENCE = "reference"  # the tensor of the reference codes
+TIMED_CODES, TIMED_STEPS = "timed_codes", "timed_steps"  # the tensors of a task's timed candidates
 MEMBERS = 10
 REFERENCE_SIZE = 4096
 MIN_FIT_EXAMPLES = 2
@@ -45,8 +53,13 @@ class PredictorModel(ABC):
     targets: TransformPosterior
 
     @abstractmethod
-    def __init__(self, space: Space, seed: int, prior: Predictor | None, reference: Codes) -> None:
+    def __init__(self, space: Space, seed: int, prior: Prior | None, reference: Codes, task: Task) -> None:
         """reference: (m, knobs) codes that are typical of the space, to standardise features with."""
+
+    @property
+    def hyperparameters(self) -> Hyperparameters | None:
+        """Those of its Gaussian process; None where it has none."""
+        return None
 
     @property
     @abstractmethod
@@ -112,9 +125,10 @@ def filled_accuracies(observations: Sequence[Observation]) -> Array:
 class Predictor:
     """Predicts the accuracy of candidates of one bound space.
 
-    kind: the model, by name. cost: for an abstract space, a function from a candidate to its costs. prior: a fitted predictor, of other
-    data or of a space that shares knobs, from which it starts. members: functions that `predict_members` samples. reference: (m, knobs)
-    codes to standardise features with, by default a sample of the space. Raises `PredictorError`, and `SpaceError` for an unbound space.
+    kind: the model, by name. cost: for an abstract space, a function from a candidate to its costs. prior: what it starts from: a fitted
+    predictor, of other data or of a space that shares knobs, or another `Prior`. members: functions that `predict_members` samples.
+    reference: (m, knobs) codes to standardise features with, by default a sample of the space. task: what is known before the first
+    training. Raises `PredictorError`, and `SpaceError` for an unbound space.
     """
 
     def __init__(
@@ -123,30 +137,29 @@ class Predictor:
         seed: int = 0,
         *,
         cost: CostFunction | None = None,
-        prior: Predictor | None = None,
+        prior: Predictor | Prior | None = None,
         members: int = MEMBERS,
         kind: str = DEFAULT_KIND,
         reference: Codes | None = None,
+        task: Task = Task(),  # noqa: B008  (frozen)
     ) -> None:
         if members < 1:
             raise PredictorError(f"a predictor samples at least 1 member, got members={members}: raise it")
-        if prior is not None and not prior.observations:
-            raise PredictorError("the prior is not fitted: fit it first")
-        if prior is not None and prior.space.is_abstract and not space.is_abstract:
-            raise PredictorError(
-                f"the prior's space {prior.space.name!r} has no network, but this space has one: choose another prior"
-            )
+        if isinstance(prior, Predictor):
+            prior = EarlierCampaign(copy.copy(prior))
+        if prior is not None:
+            prior.check(space)
         example = None if reference is None else space.to_candidates(reference[:1])[0]
         self.space: Space = space.with_cost(cost, example)
-        self.seed, self.members, self.kind, self.reference = seed, members, kind, reference
-        self.prior = copy.copy(prior)
+        self.seed, self.members, self.kind, self.reference, self.task = seed, members, kind, reference, task
+        self.prior: Prior | None = prior
         self.candidates: list[Candidate] = []
         self.observations: list[Observation] = []
         self.context: dict[str, Any] = {}
         self.digest: str | None = None  # of the files that were saved or loaded last
         self.rank_correlation: float | None = None  # Kendall's τ, cross-validated; None for too few examples
         typical = next(self.space.stream(seed, chunk=REFERENCE_SIZE)) if reference is None else reference
-        self._model = find_model(kind)(self.space, seed, self.prior, typical)
+        self._model = find_model(kind)(self.space, seed, self.prior, typical, task)
 
     @property
     def model(self) -> PredictorModel:
@@ -253,6 +266,8 @@ class Predictor:
         tensors = {**self.model.state(), "accuracies": self.accuracies}
         if self.reference is not None:
             tensors[REFERENCE] = self.reference
+        if self.task.timed is not None:
+            tensors[TIMED_CODES], tensors[TIMED_STEPS] = self.task.timed
         about: dict[str, Any] = {
             "predictor": self.kind,
             "space": self.space.to_toml(),
@@ -263,6 +278,7 @@ class Predictor:
             "metrics": self.space.metrics,
             "rank_correlation": self.rank_correlation,
             "prior": self.prior and self.prior.digest,
+            "train_images": self.task.train_images,
             "context": self.context,
             "trials": [
                 {
@@ -294,18 +310,21 @@ class Predictor:
                 members=int(about["members"]),
                 kind=about.get("predictor", DEFAULT_KIND),
                 reference=tensors.get(REFERENCE),
+                task=Task(about.get("train_images"), tensors.get(TIMED_CODES), tensors.get(TIMED_STEPS)),
             )
             predictor._restore(about, tensors)
             predictor.digest = about["digest"]
         return predictor
 
     @classmethod
-    def _load_prior(cls, folder: Path, cost: CostFunction | None) -> Predictor:
+    def _load_prior(cls, folder: Path, cost: CostFunction | None) -> Prior:
         """Return the prior below a predictor, with the cost function where it was fitted with one."""
+        if is_pretrained(folder):
+            return Pretrained.load(folder)
         about = read_description(folder)
         with intact(folder):
             takes_cost = Space.from_toml(about["space"]).is_abstract and bool(about.get("metrics"))
-        return cls.load(folder, cost if takes_cost else None)
+        return EarlierCampaign(cls.load(folder, cost if takes_cost else None))
 
     def _restore(self, about: Mapping[str, Any], tensors: Mapping[str, Array]) -> None:
         if tuple(about["metrics"]) != self.space.metrics:

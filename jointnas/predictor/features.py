@@ -38,14 +38,13 @@ class Featurizer:
 
     def __init__(self, space: Space, steps_model: StepsModel, reference: Codes) -> None:
         self.space, self._steps_model = space, steps_model
-        self._mean_log_steps = 0.0
+        self.mean_log_steps = 0.0
         self._quantity_scale = self._feature_scale = Standardizer(np.zeros(1), np.ones(1))
         log_steps = self.log_steps(reference)
         if not space.is_abstract:
-            self._mean_log_steps = float(log_steps.mean())
+            self.mean_log_steps = float(log_steps.mean())
             recipes = space.recipe_columns(reference)
-            quantities = self._quantities(recipes, log_steps, space.costs(reference)["params"])
-            self._quantity_scale = Standardizer.fit(quantities)
+            self._quantity_scale = Standardizer.fit(quantities(recipes, log_steps, space.costs(reference)["params"]))
         raw = list(self._raw_groups(reference, log_steps))
         self._feature_scale = Standardizer.fit(np.concatenate(raw, axis=1))
         self.groups: Groups = np.repeat(np.arange(len(raw)), [part.shape[1] for part in raw])
@@ -62,12 +61,12 @@ class Featurizer:
         """
         relative = self.log_steps(codes) if log_steps is None else log_steps
         return self._feature_scale(
-            np.concatenate(list(self._raw_groups(codes, self._mean_log_steps + relative)), axis=1)
+            np.concatenate(list(self._raw_groups(codes, self.mean_log_steps + relative)), axis=1)
         )
 
     def log_steps(self, codes: Codes) -> Array:
         """Return the (n,) logarithms of the steps that fit into the budget, relative to their mean over the reference."""
-        return np.asarray(np.log(self._steps_model.steps(codes)) - self._mean_log_steps)
+        return np.asarray(np.log(self._steps_model.steps(codes)) - self.mean_log_steps)
 
     def _raw_groups(self, codes: Codes, log_steps: Array) -> Iterator[Array]:
         costs = self.space.costs(codes)
@@ -79,7 +78,9 @@ class Featurizer:
         architecture, recipe = self.space.encode_codes(codes)
         yield np.concatenate([architecture, log_costs], axis=1)
         yield recipe
-        yield from self._recipe_effects(self.space.recipe_columns(codes), log_steps, costs["params"])
+        recipes = self.space.recipe_columns(codes)
+        numbers = quantities(recipes, log_steps, costs["params"])
+        yield from recipe_effects(recipes, numbers, self._quantity_scale(numbers))
 
     def _log_costs(self, costs: Mapping[str, NDArray[Any]], n: int) -> Array:
         columns = [np.sign(costs[name]) * np.log1p(np.abs(costs[name])) for name in self.space.metrics]
@@ -88,51 +89,44 @@ class Featurizer:
             raise PredictorError("the cost function returned a number that is not finite: return finite costs")
         return log_costs
 
-    def _quantities(self, recipes: Columns, log_steps: Array, params: NDArray[Any]) -> Array:
-        """Return (n, 8): logarithms of steps, images, rate, decay, bias rate, batch size and parameters, and the regularisation."""
-        n = len(log_steps)
 
-        def number(name: str) -> Array:
-            return column(recipes, name, n).astype(np.float64)
+def quantities(recipes: Columns, log_steps: Array, params: NDArray[Any]) -> Array:
+    """Return (n, 8): logarithms of steps, images, rate, decay, bias rate, batch size and parameters, and the regularisation."""
+    n = len(log_steps)
 
-        mixed = ((number("mixup") > 0) | (number("cutmix") > 0)) * number("mix_probability")
-        strength = mixed + (column(recipes, "policy", n) != "none")
-        strength = strength + sum(weight * number(name) for name, weight in REGULARISERS.items())
-        batch, rate = np.log(number("batch_size")), np.log(number("learning_rate"))
-        decay = np.log(np.maximum(number("weight_decay"), SMALLEST_DECAY))
-        return np.stack(
-            [
-                log_steps,
-                log_steps + batch,
-                rate,
-                decay,
-                np.log(number("bias_learning_rate")),
-                batch,
-                np.log1p(params),
-                strength,
-            ],
-            axis=1,
-        )
+    def number(name: str) -> Array:
+        return column(recipes, name, n).astype(np.float64)
 
-    def _recipe_effects(self, recipes: Columns, log_steps: Array, params: NDArray[Any]) -> Iterator[Array]:
-        """Yield the groups of the budget, the learning rate, the decay, the regularisation, and the optimizers."""
-        n = len(log_steps)
-        quantities = self._quantities(recipes, log_steps, params)
-        _, _, log_rate, log_decay, log_bias, log_batch, _, _ = quantities.T
-        steps, images, rate, decay, bias, _, capacity, strength = self._quantity_scale(quantities).T
-        optimizer = column(recipes, "optimizer", n)
-        has_momentum = knob("momentum").metadata["when"](SimpleNamespace(optimizer=optimizer))
-        damping = np.where(has_momentum, -np.log1p(-column(recipes, "momentum", n).astype(np.float64)), 0)
-        distance = log_rate + log_steps  # that the weights can move
-        yield np.stack([steps, images, steps**2, images**2], axis=1)
-        yield np.stack(
-            [rate, rate**2, log_rate + damping, distance, log_rate - log_batch, rate + capacity, log_rate + log_bias],
-            axis=1,
-        )
-        yield np.stack([decay, log_rate + log_decay, distance + log_decay], axis=1)
-        yield np.stack([strength, strength * images, strength * capacity], axis=1)
-        one_hot = [optimizer == name for name in EXPECTED_LEARNING_RATE]
-        yield np.stack([own * q for q in (rate, rate**2, decay, steps, bias) for own in one_hot], axis=1)
+    mixed = ((number("mixup") > 0) | (number("cutmix") > 0)) * number("mix_probability")
+    strength = mixed + (column(recipes, "policy", n) != "none")
+    strength = strength + sum(weight * number(name) for name, weight in REGULARISERS.items())
+    batch, rate = np.log(number("batch_size")), np.log(number("learning_rate"))
+    decay = np.log(np.maximum(number("weight_decay"), SMALLEST_DECAY))
+    bias = np.log(number("bias_learning_rate"))
+    return np.stack([log_steps, log_steps + batch, rate, decay, bias, batch, np.log1p(params), strength], axis=1)
+
+
+def recipe_effects(recipes: Columns, raw: Array, scaled: Array) -> Iterator[Array]:
+    """Yield the groups of the budget, the learning rate, the decay, the regularisation, and the optimizers.
+
+    raw, scaled: (n, 8) `quantities`, as they are and standardised.
+    """
+    n = len(raw)
+    log_steps, _, log_rate, log_decay, log_bias, log_batch, _, _ = raw.T
+    steps, images, rate, decay, bias, _, capacity, strength = scaled.T
+    optimizer = column(recipes, "optimizer", n)
+    has_momentum = knob("momentum").metadata["when"](SimpleNamespace(optimizer=optimizer))
+    damping = np.where(has_momentum, -np.log1p(-column(recipes, "momentum", n).astype(np.float64)), 0)
+    distance = log_rate + log_steps  # that the weights can move
+    yield np.stack([steps, images, steps**2, images**2], axis=1)
+    yield np.stack(
+        [rate, rate**2, log_rate + damping, distance, log_rate - log_batch, rate + capacity, log_rate + log_bias],
+        axis=1,
+    )
+    yield np.stack([decay, log_rate + log_decay, distance + log_decay], axis=1)
+    yield np.stack([strength, strength * images, strength * capacity], axis=1)
+    one_hot = [optimizer == name for name in EXPECTED_LEARNING_RATE]
+    yield np.stack([own * q for q in (rate, rate**2, decay, steps, bias) for own in one_hot], axis=1)
 
 
 class Standardizer:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +21,29 @@ DESCRIPTION, WEIGHTS = "predictor.json", "predictor.safetensors"
 EXPECTED = ("format", "space", "input_shape", "classes", "context", "trials", "rank_correlation")
 
 
-def write_files(folder: Path, about: Mapping[str, Any], tensors: Mapping[str, NDArray[np.float64]]) -> str:
+class FileNames(NamedTuple):
+    """What the files of a kind are called, their format, and what a description holds."""
+
+    description: str
+    weights: str
+    format: int
+    expected: tuple[str, ...]
+
+
+PREDICTOR = FileNames(DESCRIPTION, WEIGHTS, FORMAT, EXPECTED)
+
+
+def write_files(
+    folder: Path, about: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]], names: FileNames = PREDICTOR
+) -> str:
     """Write a predictor's description and tensors into a folder, and return their digest. Raises `PredictorError`."""
     weights = save(dict(tensors))
-    written = {"format": FORMAT, **about}
+    written = {"format": names.format, **about}
     written["digest"] = digest(written, weights)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / WEIGHTS).write_bytes(weights)
-        (folder / DESCRIPTION).write_text(json.dumps(written), encoding="utf-8")
+        (folder / names.weights).write_bytes(weights)
+        (folder / names.description).write_text(json.dumps(written), encoding="utf-8")
     except OSError as error:
         raise PredictorError(
             f"cannot save the predictor to {str(folder)!r} ({error.strerror}): choose a writable folder"
@@ -37,35 +51,43 @@ def write_files(folder: Path, about: Mapping[str, Any], tensors: Mapping[str, ND
     return str(written["digest"])
 
 
-def read_files(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
+def read_files(folder: Path, names: FileNames = PREDICTOR) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
     """Return the description and tensors that `write_files` wrote. Raises `PredictorError`, also for files that changed since."""
-    about = read_description(folder)
+    about = read_description(folder, names)
     with intact(folder):
-        weights = (folder / WEIGHTS).read_bytes()
+        weights = (folder / names.weights).read_bytes()
         if about["digest"] != digest(about, weights):
-            raise ValueError(f"{DESCRIPTION} or {WEIGHTS} changed since they were saved")
+            raise ValueError(f"{names.description} or {names.weights} changed since they were saved")
         return about, load(weights)
 
 
-def read_description(folder: Path) -> dict[str, Any]:
-    """Return the description in a folder's `predictor.json`, without its tensors. Raises `PredictorError`."""
+def read_description(folder: Path, names: FileNames = PREDICTOR) -> dict[str, Any]:
+    """Return the description in a folder, without its tensors. Raises `PredictorError`."""
     with intact(folder):
         try:
-            about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+            about = json.loads((folder / names.description).read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise PredictorError(f"there is no predictor ({DESCRIPTION}) in {str(folder)!r}: check the path") from error
-        missing = [name for name in EXPECTED if name not in about]
+            raise PredictorError(
+                f"there is no predictor ({names.description}) in {str(folder)!r}: check the path"
+            ) from error
+        missing = [name for name in names.expected if name not in about]
         if missing:
             raise ValueError(f"{missing[0]} is missing")
-        context, trials = about["context"], about["trials"]
-        parts = (context, *(context.get(name) or {} for name in ("data", "slot")))
-        if not (all(isinstance(part, dict) for part in parts) and isinstance(trials, list)):
-            raise ValueError("the context or the trials have the wrong type")
-    if about["format"] != FORMAT:
+        if names is PREDICTOR:
+            _check_types(about["context"], about["trials"])
+    if about["format"] != names.format:
         raise PredictorError(
-            f"the predictor in {str(folder)!r} has format {about['format']!r}, this version reads {FORMAT}: install the version that wrote it"
+            f"the predictor in {str(folder)!r} has format {about['format']!r}, this version reads {names.format}: "
+            "install the version that wrote it"
         )
     return dict(about)
+
+
+def _check_types(context: Any, trials: Any) -> None:
+    """Raise `ValueError` where a predictor's context or trials have the wrong type."""
+    parts = (context, *(context.get(name) or {} for name in ("data", "slot")))
+    if not (all(isinstance(part, dict) for part in parts) and isinstance(trials, list)):
+        raise ValueError("the context or the trials have the wrong type")
 
 
 @contextmanager

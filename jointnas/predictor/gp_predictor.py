@@ -9,7 +9,6 @@ trainings are too few to learn forty knobs. Targets are accuracies as shares of 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -17,24 +16,22 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from jointnas.predictor.contract import Predictor, PredictorModel, filled_accuracies
+from jointnas.predictor.contract import PredictorModel, filled_accuracies
 from jointnas.predictor.features import Featurizer
-from jointnas.predictor.gp import EFFECT, NOISE, Examples, GaussianProcess, Hyperparameters, fit_hyperparameters
+from jointnas.predictor.gp import Examples, GaussianProcess, Hyperparameters, fit_hyperparameters
+from jointnas.predictor.prior import Budget, Prior
 from jointnas.predictor.steps import StepsModel
 from jointnas.predictor.targets import SMALLEST_SPREAD, TargetTransform, TransformPosterior
+from jointnas.predictor.task import Task
 from jointnas.predictor.validation import cross_validated_tau
 from jointnas.space.knobs import Codes
 from jointnas.space.space import Space
-from jointnas.space.transfer import translate
 from jointnas.training.observation import Observation
 
 MAX_FIT_EXAMPLES = 300  # that hyperparameters are fitted to
 MAX_CONDITIONED_EXAMPLES = 2000  # that the process is conditioned on: half of them the best, the others at random
 CHUNK_ROWS = 8192
 PRIOR_WEIGHT = (0.7, 0.3)  # mean and deviation of the regression weight of the prior's scores, both standardised
-RESIDUAL_LOG_REDUCTION = (
-    1.0  # the log variance of the residual of a prior is this much lower than that of the prior's own functions
-)
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
@@ -42,14 +39,15 @@ Rows = NDArray[np.int64]
 class GPModel(PredictorModel):
     """A Gaussian process over groups of features, with the standardised scores of a prior as a trend."""
 
-    def __init__(self, space: Space, seed: int, prior: Predictor | None, reference: Codes) -> None:
-        self.space, self.seed, self.prior = space, seed, prior
+    def __init__(self, space: Space, seed: int, prior: Prior | None, reference: Codes, task: Task) -> None:
+        self.space, self.seed, self.prior, self.task = space, seed, prior, task
         self.targets = TransformPosterior((1.0,), TargetTransform(), (TargetTransform(),))
         self._reference, self._trainings = reference, np.zeros(0)
         self._process: GaussianProcess | None = None
-        self._use_steps(StepsModel(space, None))
+        self._prior_targets = None if prior is None else prior.targets(space)
+        self._use_steps(StepsModel.fit(space, reference[:0], [], seed, task))
         if prior is not None:
-            self.targets = prior.model.targets
+            self.targets = self._prior_targets or self.targets
             self._condition(
                 reference[:0],
                 np.zeros(0),
@@ -60,6 +58,11 @@ class GPModel(PredictorModel):
     def is_fitted(self) -> bool:
         """Whether the process exists: after a fit, or at once from a prior."""
         return self._process is not None
+
+    @property
+    def hyperparameters(self) -> Hyperparameters | None:
+        """Those of the process; None before it exists."""
+        return None if self._process is None else self._process.hyperparameters
 
     # ---------------------------------------------------------------------------------------------------- the prior
 
@@ -75,7 +78,8 @@ class GPModel(PredictorModel):
             return np.zeros(len(codes))
         if log_steps is None and self._steps_model.estimator:
             log_steps = self._featurizer.log_steps(codes)
-        return self.prior.scores(translate(codes, self.space, self.prior.space), log_steps)
+        budget = Budget(log_steps, self._featurizer.mean_log_steps, self.task.train_images)
+        return self.prior.scores(self.space, codes, budget)
 
     def _prior_mean(self, codes: Codes, log_steps: Array | None = None) -> Array:
         """Return the prior's (n,) standardised scores; 0 without a prior."""
@@ -87,31 +91,17 @@ class GPModel(PredictorModel):
 
     @property
     def _prior_transform(self) -> TargetTransform | None:
-        return None if self.prior is None else self.prior.model.targets.mean
+        return None if self._prior_targets is None else self._prior_targets.mean
 
     @property
     def _prior_hyperparameters(self) -> Hyperparameters | None:
-        """The expected hyperparameters of the residual; None without a prior that has the same groups of features."""
-        if self.prior is None or not isinstance(self.prior.model, GPModel) or self.prior.model._process is None:
-            return None
-        source = self.prior.space
-        have_networks = not (self.space.is_abstract or source.is_abstract)
-        if not have_networks and (source.knobs, source.metrics) != (self.space.knobs, self.space.metrics):
-            return None
-        own = self.prior.model._process.hyperparameters
-        return replace(
-            own,
-            slopes=own.slopes - RESIDUAL_LOG_REDUCTION,
-            amplitude=own.amplitude - RESIDUAL_LOG_REDUCTION,
-            effect=EFFECT[0],
-            noise=NOISE[0],
-        )
+        return None if self.prior is None else self.prior.hyperparameters(self.space)
 
     # ----------------------------------------------------------------------------------------------------- fitting
 
     def fit(self, codes: Codes, observations: Sequence[Observation]) -> None:
         """Fit steps, hyperparameters and the attainable accuracy to the trainings of (n, knobs) codes."""
-        self._use_steps(StepsModel.fit(self.space, codes, observations, self.seed))
+        self._use_steps(StepsModel.fit(self.space, codes, observations, self.seed, self.task))
         accuracies = filled_accuracies(observations)
         self.targets = TransformPosterior.fit(accuracies, prior=self._prior_transform)
         self._trainings = _trainings(observations)

@@ -1,7 +1,7 @@
 """How many training steps of a candidate fit into the budget, estimated from the steps of observed trainings.
 
 Under a budget of seconds speed affects accuracy: a slow network sees fewer images. The law that forecasts measured speeds
-(`measurement.estimate`) is fitted to the steps of the trainings so far; nothing has to be measured.
+(`measurement.estimate`) is fitted to the steps of the trainings so far, and to those of candidates that were timed before the first.
 """
 
 from __future__ import annotations
@@ -14,33 +14,48 @@ from numpy.typing import NDArray
 from jointnas.errors import PredictorError
 from jointnas.measurement.estimate import Estimator
 from jointnas.measurement.features import blueprint_features, step_features
+from jointnas.predictor.task import Task
 from jointnas.space.knobs import Codes
 from jointnas.space.space import Space
 from jointnas.training.observation import Observation
 
-MIN_EXAMPLES = 4  # trainings with steps
+MIN_EXAMPLES = 4  # trainings with steps, and timed candidates
 SPEED = "images_per_second"
+SMALLEST_SHARE = 1e-9
 Array = NDArray[np.float64]
 
 
 class StepsModel:
     """Estimates the steps that fit into the budget, for candidates of a bound space with networks.
 
-    Without an estimator (too few trainings record their steps) it estimates 1 step for all.
+    Without an estimator (too few steps are known) it estimates 1 step for all.
     """
 
     def __init__(self, space: Space, estimator: Estimator | None) -> None:
         self.space, self.estimator = space, estimator
 
     @classmethod
-    def fit(cls, space: Space, codes: Codes, observations: Sequence[Observation], seed: int) -> StepsModel:
-        """Return the model of trainings of (n, knobs) codes; those without recorded steps are left out."""
+    def fit(
+        cls,
+        space: Space,
+        codes: Codes,
+        observations: Sequence[Observation],
+        seed: int,
+        task: Task = Task(),  # noqa: B008  (frozen)
+    ) -> StepsModel:
+        """Return the model of trainings of (n, knobs) codes and, as long as these are fewer, of the task's timed candidates.
+
+        Trainings without steps are left out.
+        """
         rows = [i for i, o in enumerate(observations) if o.steps]
-        if space.is_abstract or len(rows) < MIN_EXAMPLES:
-            return cls(space, None)
+        codes = codes[rows]
         steps = np.array([o.steps / o.fraction for o in observations if o.steps], dtype=np.float64)
+        if task.timed is not None and len(steps) < len(task.timed[1]):
+            codes, steps = np.concatenate([codes, task.timed[0]]), np.concatenate([steps, task.timed[1]])
+        if space.is_abstract or len(steps) < MIN_EXAMPLES:
+            return cls(space, None)
         try:
-            return cls(space, Estimator.fit(cls(space, None)._features(codes[rows]), 1 / steps, seed))
+            return cls(space, Estimator.fit(cls(space, None).features(codes), 1 / steps, seed))
         except PredictorError:  # no law fits these trainings
             return cls(space, None)
 
@@ -56,11 +71,15 @@ class StepsModel:
 
     def steps(self, codes: Codes) -> Array:
         """Return the (n,) steps that fit into the budget for (n, knobs) codes."""
-        if self.estimator is None:
-            return np.ones(len(codes))
-        step_shares = self.estimator.predict(self._features(codes))  # of the budget
-        return np.asarray(1 / np.maximum(step_shares, 1e-9))
+        return 1 / self.step_shares(codes)
 
-    def _features(self, codes: Codes) -> Array:
+    def step_shares(self, codes: Codes) -> Array:
+        """Return the (n,) shares of the budget that a step of each of (n, knobs) codes takes; 1 without an estimator."""
+        if self.estimator is None or not len(codes):
+            return np.ones(len(codes))
+        return np.maximum(self.estimator.predict(self.features(codes)), SMALLEST_SHARE)
+
+    def features(self, codes: Codes) -> Array:
+        """Return the (n, f) features in which the seconds of a step are linear."""
         networks = self.space.architectures.sums(codes[:, : self.space.n_architecture], blueprint_features)
         return step_features(SPEED, networks, self.space.recipe_columns(codes))

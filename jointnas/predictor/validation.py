@@ -22,14 +22,26 @@ def cross_validated_tau(
     features: (n, d); equal rows are repeats of one candidate and share a fold. predict: fits a model to the first rows and returns the
     scores of the second. None for fewer than four candidates; 0 where all predictions are equal.
     """
-    _, candidate = np.unique(features, axis=0, return_inverse=True)
-    n = int(candidate.max()) + 1
-    if n < MIN_CANDIDATES:
+    folds = candidate_folds(features, seed)
+    if folds is None:
         return None
-    folds = (np.random.default_rng(seed).permutation(n) % min(FOLDS, n))[candidate.ravel()]
     scores = np.empty(len(accuracies))
     for fold in range(folds.max() + 1):
         held_out = np.flatnonzero(folds == fold)
         scores[held_out] = predict(np.flatnonzero(folds != fold), held_out)
+    return rank_correlation(scores, accuracies)
+
+
+def candidate_folds(features: Array, seed: int) -> Rows | None:
+    """Return the fold of each of (n, d) features, equal rows in one; None for fewer than four candidates."""
+    _, candidate = np.unique(features, axis=0, return_inverse=True)
+    n = int(candidate.max(initial=-1)) + 1
+    if n < MIN_CANDIDATES:
+        return None
+    return np.asarray((np.random.default_rng(seed).permutation(n) % min(FOLDS, n))[candidate.ravel()])
+
+
+def rank_correlation(scores: Array, accuracies: Array) -> float:
+    """Return Kendall's τ; 0 where all scores are equal."""
     tau = float(kendalltau(scores, accuracies).statistic)
     return tau if np.isfinite(tau) else 0.0

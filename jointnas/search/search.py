@@ -14,6 +14,8 @@ import numpy as np
 
 from jointnas.errors import SearchError, SpaceError
 from jointnas.predictor.contract import DEFAULT_KIND, MIN_FIT_EXAMPLES, Predictor
+from jointnas.predictor.prior import Prior
+from jointnas.predictor.task import Task
 from jointnas.search.batch import Batch, Prediction, children_of_the_best, choose, fill
 from jointnas.search.engines import engine_names, find_engine
 from jointnas.search.objective import Query
@@ -40,7 +42,8 @@ class Search:
     pool: only these candidates are ever asked or returned. cost: for an abstract space, a function from a candidate to its costs; with a
     pool it is called for the pool and for observed candidates only. predictor: a fitted one, whose examples count as observed; or
     predictor_kind: the kind of a new one, by name, and prior: a predictor of an earlier campaign from which the new one starts.
-    start: candidates that are asked first. No candidate is asked twice, and none that was observed.
+    start: candidates that are asked first. task: what a new predictor knows before the first training. No candidate is asked twice, and
+    none that was observed.
 
     objective: "max accuracy", or "min METRIC" with a constraint such as "accuracy>=0.8", which the prediction has to meet.
     meter: measures metrics of candidates on the device (see `measurement.meter.Meter`), for constraints and objectives on
@@ -59,12 +62,13 @@ class Search:
         cost: CostFunction | None = None,
         predictor: Predictor | None = None,
         predictor_kind: str = DEFAULT_KIND,
-        prior: Predictor | None = None,
+        prior: Predictor | Prior | None = None,
         pool_size: int = POOL_SIZE,
         objective: str = "max accuracy",
         meter: Meter | None = None,
         reported: Sequence[str] = (),
         start: Sequence[Mapping[str, Any]] = (),
+        task: Task = Task(),  # noqa: B008  (frozen)
     ) -> None:
         if not space.is_bound:
             raise SpaceError(f"the space {space.name!r} is not bound to its data: call Space.bind first")
@@ -77,11 +81,13 @@ class Search:
         self.reports: tuple[EngineReport, ...] = ()  # of the latest stage two
         if predictor is None:
             reference = self.pool.drawn if self.pool.closed and self.space.is_abstract else None
-            self.predictor = Predictor(self.space, seed, prior=prior, kind=predictor_kind, reference=reference)
+            self.predictor = Predictor(
+                self.space, seed, prior=prior, kind=predictor_kind, reference=reference, task=task
+            )
         else:
             self.predictor = self._adopt(predictor, prior)
 
-    def _adopt(self, predictor: Predictor, prior: Predictor | None) -> Predictor:
+    def _adopt(self, predictor: Predictor, prior: Predictor | Prior | None) -> Predictor:
         """Take over a fitted predictor and its examples, the mean of those of one candidate; return a copy to fit on."""
         if prior is not None:
             raise SearchError("a predictor already has its prior, got both predictor and prior: pass one of them")

@@ -22,7 +22,9 @@ from jointnas.predictor.contract import (
     predictor_names,
 )
 from jointnas.predictor.files import digest
+from jointnas.predictor.prior import Prior
 from jointnas.predictor.targets import TransformPosterior
+from jointnas.predictor.task import Task
 from jointnas.predictor.validation import cross_validated_tau
 from jointnas.search.search import Search
 from jointnas.space.knob_space import Candidate
@@ -39,7 +41,7 @@ every_kind = pytest.mark.parametrize("kind", [*PREDICTORS, RIDGE])
 class RidgeModel(PredictorModel):
     """Bayesian ridge regression on the encoded knobs: a whole predictor in forty lines."""
 
-    def __init__(self, space: Space, seed: int, prior: Predictor | None, reference: Codes) -> None:
+    def __init__(self, space: Space, seed: int, prior: Prior | None, reference: Codes, task: Task) -> None:
         self.space, self.seed = space, seed
         self._weights: Array | None = None
 

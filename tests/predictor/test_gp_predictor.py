@@ -192,7 +192,7 @@ def test_a_prior_predicts_for_the_steps_of_this_budget() -> None:
     assert kendalltau(predictor.predict(unseen)[0], truth).statistic > max(alone + 0.2, 0.8)
     asked: list[np.ndarray | None] = []
     own = prior.scores
-    predictor.prior.scores = lambda codes, log_steps=None: asked.append(log_steps) or own(codes, log_steps)  # type: ignore
+    predictor.prior.predictor.scores = lambda codes, log_steps=None: asked.append(log_steps) or own(codes, log_steps)  # type: ignore
     predictor.predict(unseen)
     (steps,) = asked
     assert steps is not None

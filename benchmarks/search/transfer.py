@@ -1,0 +1,209 @@
+"""How well priors rank candidates on data sets that they have not seen, before any training and after a few.
+
+    python -m benchmarks.search.transfer --to benchmarks/results/transfer.json
+
+Each data set is left out in turn, with all tables of its images; what is pretrained is fitted to the others. Each split of a left-out group
+(a table under one budget, the space that most of its rows have) draws 16 random candidates that a campaign trains; all arms rank the other
+random candidates: Kendall's τ, and τ among the best quarter where it has 8 candidates or more. Every arm knows the number of training
+images and the steps of 24 candidates. The ceiling is what a predictor would reach that knew the mean of each candidate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import kendalltau
+from sklearn.ensemble import ExtraTreesRegressor
+
+from benchmarks.measure import machine, write
+from benchmarks.search.pooled import Group, Part, read_groups
+from benchmarks.search.predictor import ceiling
+from benchmarks.search.pretrain import TABLES, Training, pretrain, without
+from jointnas.campaign.registry import find_predictor
+from jointnas.predictor.contract import Predictor
+from jointnas.predictor.gp import Examples, GaussianProcess, fit_hyperparameters
+from jointnas.predictor.inputs import NetworkInputs
+from jointnas.predictor.pretrained import Pretrained
+from jointnas.predictor.prior import Budget, Prior
+from jointnas.predictor.steps import StepsModel
+from jointnas.predictor.task import Task
+from jointnas.training.observation import Observation
+
+KNOWN, TIMED = 16, 24
+FEWEST_ASKED, FEWEST_BEST = 8, 8
+GP_ROWS, GP_FITTED_ROWS = 2000, 400
+CAMPAIGNS = {
+    "digits": "resnet9-digits",
+    "cifar10": "resnet9-cifar10",
+}  # the tables that built-in predictors were fitted to
+Array = NDArray[np.float64]
+Score = Callable[[Part, Task], Array]
+"""The (n,) scores of a part's candidates before any training."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """One group of a data set that was left out, and what was fitted to the others."""
+
+    group: Group
+    part: Part
+    pretrained: Pretrained
+    pooled: dict[str, Score]
+    campaigns: dict[str, Predictor]
+
+
+def estimated(part: Part, task: Task) -> Budget:
+    """Return the budget of a part's candidates, with the steps that are estimated from the timed ones."""
+    model = StepsModel.fit(part.space, part.codes[:0], [], 0, task)
+    return replace(part.budget, log_steps=np.log(model.steps(part.codes)))
+
+
+def forest(groups: Sequence[Group]) -> Score:
+    """Return a forest of the pooled rows."""
+    inputs, x, y, weights = pooled(groups)
+    model = ExtraTreesRegressor(300, min_samples_leaf=2, max_features=0.3, random_state=0).fit(x, y, weights)
+    return lambda part, task: np.asarray(model.predict(rows(inputs, part, estimated(part, task))))
+
+
+def process(groups: Sequence[Group]) -> Score:
+    """Return a Gaussian process of the pooled rows, with the inputs in three groups."""
+    inputs, x, y, weights = pooled(groups)
+    first = groups[0].parts[0]
+    architecture, rest = inputs(first.space, first.codes[:1], replace(first.budget, log_steps=np.zeros(1)))
+    n_costs = len(first.space.metrics)
+    sizes = (architecture.shape[1] + n_costs, *recipe_groups(rest.shape[1] - n_costs))
+    members = np.repeat(np.arange(len(sizes)), sizes)
+    order = np.random.default_rng(0).choice(len(x), min(len(x), GP_ROWS), replace=False, p=weights / weights.sum())
+
+    def examples(chosen: NDArray[np.int64]) -> Examples:
+        return Examples(x[chosen], np.ones((len(chosen), 1)), y[chosen])
+
+    hyperparameters = fit_hyperparameters(examples(order[:GP_FITTED_ROWS]), members)
+    model = GaussianProcess(examples(order), members, hyperparameters)
+
+    def score(part: Part, task: Task) -> Array:
+        own = rows(inputs, part, estimated(part, task))
+        return model.mean(own, np.ones((len(own), 1)))
+
+    return score
+
+
+def recipe_groups(width: int) -> tuple[int, ...]:
+    """Return the sizes of the groups of inputs of recipe and task: knobs, the five of `features.recipe_effects`, the task."""
+    effects, task = (4, 7, 3, 3, 45), 6
+    return (width - sum(effects) - task, *effects, task)
+
+
+def pooled(groups: Sequence[Group]) -> tuple[NetworkInputs, Array, Array, Array]:
+    """Return the inputs, (n, d) rows, (n,) targets and (n,) weights of all groups."""
+    parts = [(group, part) for group in groups for part in group.parts]
+    inputs = NetworkInputs.fit([(part.space, part.codes, part.budget) for _, part in parts])
+    x = np.concatenate([rows(inputs, part, part.budget) for _, part in parts])
+    y = np.concatenate([group.targets(part) for group, part in parts]).clip(-3, 3)
+    return inputs, x, y, np.concatenate([np.full(len(part.codes), group.size**-0.5) for group, part in parts])
+
+
+def rows(inputs: NetworkInputs, part: Part, budget: Budget) -> Array:
+    """Return the (n, d) inputs of a part's candidates under a budget."""
+    return np.concatenate(inputs(part.space, part.codes, budget), axis=1).astype(np.float64)
+
+
+def before_training(pretrained: Pretrained) -> Score:
+    """Return what the pretrained network scores."""
+    return lambda part, task: pretrained.scores(part.space, part.codes, estimated(part, task))
+
+
+def left_out(groups: Sequence[Group], training: Training) -> Iterator[Left]:
+    """Yield each group of each data set with what is fitted to the other data sets."""
+    built_in = {table: Predictor.load(find_predictor(name)[0]) for table, name in CAMPAIGNS.items()}
+    for images in dict.fromkeys(group.fingerprint for group in groups):
+        own = [group for group in groups if group.fingerprint == images]
+        others = without(groups, [own[0].table])
+        models: dict[str, Score] = {"pooled forest": forest(others), "pooled gp": process(others)}
+        pretrained = pretrain(others, training)
+        models["pretrained"] = before_training(pretrained)
+        tables = {group.table for group in own}
+        campaigns = {CAMPAIGNS[table]: predictor for table, predictor in built_in.items() if table not in tables}
+        for group in own:
+            part = max(group.parts, key=lambda part: int(part.drawn_at_random.sum()))
+            if part.drawn_at_random.sum() >= KNOWN + FEWEST_ASKED:
+                yield Left(group, part, pretrained, models, campaigns)
+
+
+def run(left: Left, split: int) -> dict[str, tuple[float, float]]:
+    """Return τ and τ among the best quarter of every arm on one split."""
+    part = left.part
+    random = np.random.default_rng([split, part.codes.shape[0]]).permutation(np.flatnonzero(part.drawn_at_random))
+    known, asked = random[:KNOWN], random[KNOWN:]
+    task = Task(part.budget.train_images, part.codes[random[-TIMED:]], part.steps[random[-TIMED:]])
+    observed = [
+        Observation(part.accuracies[i], trainings=int(part.trainings[i]), steps=int(part.steps[i])) for i in known
+    ]
+
+    def campaign(kind: str, prior: Prior | Predictor | None, fitted: bool) -> Array:
+        predictor = Predictor(part.space, split, kind=kind, prior=prior, task=task)
+        if fitted:
+            predictor.fit_codes(part.codes[known], observed)
+        return predictor.scores(part.codes)
+
+    found = {f"0: {name}": score(part, task) for name, score in left.pooled.items()}
+    for name, predictor in left.campaigns.items():
+        found[f"0: {name}"] = campaign("gp", predictor, False)
+        found[f"{KNOWN}: gp, {name}"] = campaign("gp", predictor, True)
+    for kind in ("gp", "mlp"):
+        found[f"{KNOWN}: {kind}, pretrained"] = campaign(kind, left.pretrained, True)
+        found[f"{KNOWN}: {kind}, no prior"] = campaign(kind, None, True)
+    true = part.accuracies[asked]
+    return {name: ranked(scores[asked], true) for name, scores in found.items()}
+
+
+def ranked(scores: Array, true: Array) -> tuple[float, float]:
+    """Return Kendall's τ, and that among the best quarter, NaN where it is small."""
+    best = true >= np.quantile(true, 0.75)
+    among = float(kendalltau(scores[best], true[best]).statistic) if best.sum() >= FEWEST_BEST else float("nan")
+    return float(kendalltau(scores, true).statistic), among
+
+
+def main() -> None:
+    """Leave out each data set."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tables", type=Path, default=TABLES)
+    parser.add_argument("--splits", type=int, default=4)
+    parser.add_argument("--to", type=Path)
+    options = parser.parse_args()
+    began, found = time.perf_counter(), {}
+    for left in left_out(read_groups(options.tables), Training()):
+        splits = [run(left, split) for split in range(options.splits)]
+        targets = left.group.targets(left.part)[left.part.drawn_at_random]
+        own: dict[str, Any] = {"candidates": len(targets)}
+        if np.isfinite(left.group.noise):
+            own["ceiling"] = round(ceiling(targets, left.group.noise / left.group.spread)[0], 3)
+        means = {arm: np.mean([split[arm] for split in splits], axis=0) for arm in splits[0]}
+        own["tau"] = {arm: round(float(mean[0]), 3) for arm, mean in means.items()}
+        own["tau_best_quarter"] = {arm: round(float(m[1]), 3) for arm, m in means.items() if np.isfinite(m[1])}
+        found[left.group.name] = own
+        print(left.group.name, own, flush=True)
+    arms = sorted({arm for own in found.values() for arm in own["tau"]})
+    overall = {
+        arm: {
+            "groups": len(taus := [own["tau"][arm] for own in found.values() if arm in own["tau"]]),
+            "tau": round(float(np.mean(taus)), 3),
+        }
+        for arm in arms
+    }
+    seconds = round(time.perf_counter() - began)
+    write(
+        {"machine": machine(), "splits": options.splits, "mean": overall, "groups": found, "seconds": seconds},
+        options.to,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""What is known of a campaign before its first training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jointnas.errors import PredictorError
+from jointnas.space.knobs import Codes
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Task:
+    """The number of training images, and the steps that the budget holds for some candidates whose steps were timed.
+
+    codes: (m, knobs) of the predictor's space. steps: (m,), positive. Raises `PredictorError` unless both are given or neither.
+    """
+
+    train_images: int | None = None
+    codes: Codes | None = None
+    steps: Array | None = None
+
+    def __post_init__(self) -> None:
+        rows = [0 if values is None else len(values) for values in (self.codes, self.steps)]
+        if rows[0] != rows[1]:
+            raise PredictorError(
+                f"got {rows[0]} timed candidates and {rows[1]} steps: give the steps of each candidate"
+            )
+        if self.steps is not None and not (np.isfinite(self.steps) & (self.steps > 0)).all():
+            raise PredictorError("a timed candidate has no positive number of steps: leave it out")
+
+    @property
+    def timed(self) -> tuple[Codes, Array] | None:
+        """The timed candidates and their steps; None without any."""
+        return None if self.codes is None or self.steps is None or not len(self.steps) else (self.codes, self.steps)
