@@ -64,12 +64,21 @@ def starting_candidates(
     for member in portfolio():
         if len(chosen) >= n:
             break
-        codes = _networks(member, space, exact, seed)
-        if len(codes):
-            (candidate,) = space.to_candidates(codes[[_costliest(space, codes, member, steps)]])
-            if candidate not in chosen.values():
-                chosen[member.name] = candidate
+        candidate = adapted(member, space, exact, steps, seed)
+        if candidate is not None and candidate not in chosen.values():
+            chosen[member.name] = candidate
     return chosen
+
+
+def adapted(
+    member: Member, space: Space, exact: Sequence[Constraint], steps: Steps | None, seed: int = 0
+) -> Candidate | None:
+    """Return a member as a candidate of a bound space, None where the space cannot express it; see `starting_candidates`."""
+    codes = _networks(member, space, exact, seed)
+    if not len(codes):
+        return None
+    (candidate,) = space.to_candidates(codes[[_costliest(space, codes, member, steps)]])
+    return candidate
 
 
 def _networks(member: Member, space: Space, exact: Sequence[Constraint], seed: int) -> Codes:
