@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jointnas.errors import SearchError, SpaceError
 from jointnas.predictor.contract import DEFAULT_KIND, MIN_FIT_EXAMPLES, Predictor
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from jointnas.measurement.meter import Meter
 
 POOL_SIZE = 20_000
+CONSIDERED = 65_536  # members of a pool that one batch is chosen from
 GUARD_EVERY = 4  # candidates of a first batch that a prior chooses, one of which fills the space
 CAUTION = 0.5  # standard deviations
 ALL = "all"  # every engine, one after the other
@@ -120,13 +122,20 @@ class Search:
             raise SearchError(
                 f"all {self.pool_size} candidates of the pool were asked: loosen the constraints or the space"
             )
-        first, others = waiting[waiting < n_start][:n], waiting[waiting >= n_start]
+        first, others = waiting[waiting < n_start][:n], self._considered(waiting[waiting >= n_start])
         batch = self.pool.codes[first]
         if n_chosen := min(n - len(first), len(others)):
             batch = np.concatenate([batch, self._choose(self.pool.codes[others], n_chosen, n)])
         asked = Batch(self.space, batch, self._predictions(batch) or [None] * len(batch))
         self._observations.asked.update(asked.identities)
         return asked
+
+    def _considered(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return rows of the pool to choose a batch from: all of them, or of a large pool `CONSIDERED` others each time."""
+        if len(rows) <= CONSIDERED:
+            return rows
+        rng = np.random.default_rng([self.seed, len(self._observations.asked), 2])
+        return np.sort(rng.choice(rows, CONSIDERED, replace=False))
 
     def tell(self, candidates: Sequence[Mapping[str, Any]], results: Sequence[float | Observation | None]) -> None:
         """Add the result of each candidate: an accuracy (larger is better), an `Observation`, or None for a failure.
