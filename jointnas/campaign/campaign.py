@@ -12,23 +12,26 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+from jointnas.campaign.best import WEIGHTS, keep_best
 from jointnas.campaign.direct import DirectSearch
-from jointnas.campaign.events import Callback, Notice, RunOpened, WinnersFound, broadcast
+from jointnas.campaign.events import Activity, Callback, Notice, RunOpened, WinnersFound, broadcast
 from jointnas.campaign.folders import open_run
+from jointnas.campaign.portfolio import BudgetSteps, starting_candidates
 from jointnas.campaign.registry import PREDICTOR, context_of, find_prior
 from jointnas.campaign.result import Campaign
 from jointnas.campaign.rounds import Rounds
 from jointnas.campaign.runner import Runner
 from jointnas.campaign.spec import DirectSpec, SearchSpec
-from jointnas.campaign.store import Context, Run, Trial
+from jointnas.campaign.store import Context, Run
 from jointnas.data.dataset import Data, load_data
 from jointnas.errors import SpaceError
 from jointnas.execution.executor import Executor
 from jointnas.execution.slots import share_slots
 from jointnas.measurement.meter import Meter
 from jointnas.plugins import load_function
+from jointnas.search.objective import Query
 from jointnas.search.search import Search
-from jointnas.search.winners import Winner
+from jointnas.space.constraint import format_metric
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
 from jointnas.space.transfer import nearest_candidate
@@ -76,7 +79,8 @@ def run(
 
 def _conduct(setup: Setup, store: Run, executor: Executor, emit: Callback) -> Campaign:
     spec, search = setup.spec, setup.search
-    runner = Runner(store, executor, spec.clock, spec.seed, emit)
+    weights = store.path / WEIGHTS if spec.train_fn is None else None
+    runner = Runner(store, executor, spec.clock, spec.seed, emit, weights)
     conductor = (
         DirectSearch(search, runner, spec, emit)
         if isinstance(spec, DirectSpec)
@@ -97,7 +101,7 @@ def _conduct(setup: Setup, store: Run, executor: Executor, emit: Callback) -> Ca
     constraints = [str(c) for c in search.constraints]
     store.add_query(constraints, spec.engine, spec.seed, winners)
     emit(WinnersFound(winners, search.rank_correlation))
-    _mention_best_trial(setup, list(runner.trials.values()), winners, store.path, emit)
+    keep_best(store.path, setup.data, winners, list(runner.trials.values()))
     return Campaign(store.path, reports=search.reports)
 
 
@@ -125,6 +129,8 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
     start = [_brought_in(candidate, space, emit) for candidate in spec.start]
     prior = find_prior(spec.prior, space)
     meter = Meter(slot, data.input_shape, len(data.classes)) if data and not space.is_abstract else None
+    if meter and spec.known_recipes:
+        start += _known_recipes(spec, space, meter, emit)
     search = Search(
         space,
         spec.constraints,
@@ -147,6 +153,24 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
     return Setup(spec, Context.of(space, data, slot, prior.digest if prior else None), data, search, meter)
 
 
+def _known_recipes(spec: SearchSpec, space: Space, meter: Meter, emit: Callback) -> list[Candidate]:
+    """Return the members of the portfolio that the first batch holds, and report them."""
+    exact = Query(space, spec.constraints, spec.objective, meter, spec.measure, spec.seed).exact
+    seconds = spec.clock.get("train_seconds")
+    emit(Activity("timing the known recipes"))
+    with meter:
+        steps = None if seconds is None else BudgetSteps(meter, seconds)
+        known = starting_candidates(space, exact, spec.known_recipes, steps, spec.seed)
+    if known:
+        sizes = [f"{name} ({format_metric('macs', space.cost(c)['macs'])} MACs)" for name, c in known.items()]
+        emit(
+            Notice(
+                f"known recipes, fitted to the bounds and the budget: {', '.join(sizes)} (turn off with --portfolio 0)"
+            )
+        )
+    return list(known.values())
+
+
 def make_executor(setup: Setup) -> Executor:
     """Return the workers that train a campaign's candidates."""
     spec, slot = setup.spec, setup.context.slot
@@ -160,11 +184,13 @@ def plan(setup: Setup) -> dict[str, Any]:
     """Return what a campaign will train and how long that takes, as `search --dry-run --json` prints it."""
     spec, context, data = setup.spec, setup.context, setup.data
     workers = context.slot.workers
-    waves = spec.rounds * ceil(spec.batch / workers) + ceil(spec.confirm / workers)
+    batches = [spec.batch_of(number) for number in range(1, spec.rounds + 1)]
+    waves = sum(ceil(n / workers) for n in (*batches, spec.confirmations))
     return {
-        "trainings": spec.rounds * spec.batch + spec.confirm,
+        "trainings": spec.budgets,
         "rounds": spec.rounds,
         "batch": spec.batch,
+        "confirmations": spec.confirmations,
         "workers": workers,
         "threads_each": context.slot.threads,
         "device": context.slot.device,
@@ -183,22 +209,3 @@ def _brought_in(candidate: Candidate, space: Space, emit: Callback) -> Candidate
     if changes:
         emit(Notice(f"the space {space.name} does not hold a starting candidate exactly: {', '.join(changes)}"))
     return nearest
-
-
-def _mention_best_trial(
-    setup: Setup, trials: Sequence[Trial], winners: Sequence[Winner], path: Path, emit: Callback
-) -> None:
-    """Point to the most accurate trial where it is above every winner's prediction and both are of the whole budget."""
-    spec, query = setup.spec, setup.search.query
-    if isinstance(spec, DirectSpec) or spec.early_stop or query.trained or query.measured:
-        return
-    observed = [t for t in trials if t.kind == "trial" and t.accuracy is not None]
-    best = max(observed, key=lambda t: t.accuracy or 0.0)
-    reached = best.accuracy or 0.0
-    if reached > max(w.mean for w in winners) and best.candidate not in [w.candidate for w in winners]:
-        emit(
-            Notice(
-                f"trial {best.number} reached {reached:.4f}, above every winner's prediction (it may be luck): "
-                f"jointnas export {path} --trial {best.number}"
-            )
-        )

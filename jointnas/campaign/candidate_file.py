@@ -29,13 +29,15 @@ class CandidateFile:
     """A candidate with its costs, its results, and how it was or would be trained.
 
     training: `data` (a `DataSpec` in JSON) and its `fingerprint`, `input_shape` and `classes`, `clock`, `slot`, and the
-    `space` as TOML; empty in a hand-written file.
+    `space` as TOML; empty in a hand-written file. portfolio: of a recipe from which searches start, its `place` among them and the
+    `steps` that it needs.
     """
 
     candidate: Candidate
     results: dict[str, Any] = field(default_factory=dict)
     costs: dict[str, float] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    portfolio: dict[str, int] = field(default_factory=dict)
 
     def write(self, path: Path, kind: str) -> None:
         """Write TOML, or JSON with the network's blueprint in it. Raises `ExportError`."""
@@ -54,7 +56,7 @@ class CandidateFile:
     def read(cls, path: Path) -> CandidateFile:
         """Return the candidate in a TOML or JSON file, its network and recipe checked. Raises `ExportError`."""
         data = read_table(path)
-        tables = ("format", *GROUPS, "results", "costs", "training", "blueprint")
+        tables = ("format", *GROUPS, "results", "costs", "training", "portfolio", "blueprint")
         for key in data:
             if key not in tables:
                 raise ExportError(f"a candidate file has no table {key!r}, in {path.name}: {suggest(key, tables)}")
@@ -62,13 +64,13 @@ class CandidateFile:
             raise ExportError(
                 f"{path.name} has format {data['format']!r}, but this version reads format {FORMAT}: upgrade jointnas"
             )
-        for key in (*GROUPS, "results", "costs", "training"):
+        for key in (*GROUPS, "results", "costs", "training", "portfolio"):
             if not isinstance(data.setdefault(key, {}), dict):
                 raise ExportError(f"{key} must be a table, got {data[key]!r} in {path.name}: write [{key}]")
         candidate: Candidate = {"architecture": data["architecture"], "recipe": data["recipe"]}
         Recipe.from_knobs(candidate["recipe"])
         _check_training(data["training"], candidate, path.name)
-        return cls(candidate, data["results"], data["costs"], data["training"])
+        return cls(candidate, data["results"], data["costs"], data["training"], data["portfolio"])
 
 
 def built_in_recipes() -> list[str]:

@@ -1,4 +1,4 @@
-"""Stage one of algorithm 1 over real trainings: ask for a batch, train it, report it to the search, refit the predictor."""
+"""Algorithm 1 over real trainings: batches that refit the predictor, then the leaders again with other seeds."""
 
 from __future__ import annotations
 
@@ -17,35 +17,52 @@ from jointnas.search.objective import ACCURACY
 from jointnas.search.search import Search
 from jointnas.search.winners import Winner
 from jointnas.space.constraint import violations
+from jointnas.training.observation import mean_observation
+
+CONFIRMATION = "confirmation"
+CAUTION, HOPE = (
+    1.0,
+    1.0,
+)  # standard deviations to the lower bound that ranks winners, and to the upper one of what is trained again
 
 
 class Rounds:
-    """`spec.rounds` batches of `spec.batch` candidates. What the run already holds is not trained again."""
+    """`spec.rounds` batches, then `spec.confirmations` trainings of the leaders. What the run already holds is not trained again."""
 
     def __init__(self, search: Search, runner: Runner, run: Run, spec: SearchSpec, emit: Callback) -> None:
         self._search, self._runner, self._run, self._spec, self._emit = search, runner, run, spec, emit
         self._ended = {row["number"]: row["rank_correlation"] for row in run.rounds()}
+        self._fraction = 1.0  # of the budget that the trainings of the rounds ran
 
     def train(self) -> None:
-        """Train until all rounds have ended, or the pool has nothing left.
+        """Train until all budgets are spent, or the pool has nothing left.
 
         Raises `SearchError` when every training of the first round failed; when the run is resumed, they are trained again.
         """
         held = {trial.round for trial in self._trials()}
         for number in range(1, max([self._spec.rounds, *held]) + 1):
             if number not in held and self._search.exhausted:
-                return
+                break
             self._round(number)
+        self._confirm()
 
     def winners(self) -> list[Winner]:
-        """Return the search's winners, the first `spec.confirm` of them confirmed by one more training each."""
-        spec = self._spec
-        winners = self._search.best(spec.top, spec.engine)
-        return self._confirmed(winners[: spec.confirm]) + winners[spec.confirm :]
+        """Return the search's winners, those that were trained first where accuracy is the objective.
+
+        After an early stop only trainings of the whole budget count, by what they reached.
+        """
+        spec, query = self._spec, self._search.query
+        winners = self._search.best(spec.top, spec.engine, caution=CAUTION)
+        if self._fraction < 1:
+            return by_whole_trainings(self._search, winners, list(self._runner.trials.values()))
+        return sorted(winners, key=lambda w: w.accuracy is None) if query.minimised == (ACCURACY,) else winners
 
     def _trials(self, last_round: int | None = None) -> list[Trial]:
-        trials = [t for t in self._runner.trials.values() if t.kind == "trial"]
+        trials = [t for t in self._runner.trials.values() if t.kind != CONFIRMATION]
         return [t for t in trials if last_round is None or t.round <= last_round]
+
+    def _confirmed(self) -> list[Trial]:
+        return [t for t in self._runner.trials.values() if t.kind == CONFIRMATION]
 
     def _round(self, number: int) -> None:
         self._emit(RoundStarted(number, self._runner.stop_at))
@@ -67,7 +84,7 @@ class Rounds:
 
     def _ask(self, number: int) -> list[Trial]:
         self._emit(Activity("choosing candidates"))
-        batch = self._search.ask(self._spec.batch)
+        batch = self._search.ask(self._spec.batch_of(number))
         return self._runner.add(number, batch, batch.identities, batch.predictions)
 
     def _tell(self, number: int, trials: Sequence[Trial]) -> None:
@@ -80,34 +97,60 @@ class Rounds:
         ended = [(t.candidate, t.observation) for t in trials if t.observation is not None]
         self._search.tell([c for c, _ in ended], [at_fraction(o, self._runner.stop_at) for _, o in ended])
 
-    def _confirmed(self, winners: Sequence[Winner]) -> list[Winner]:
-        """Return winners with the accuracies of a new training each, at the whole budget.
+    # ------------------------------------------------------------------------------------------------ confirmation
 
-        The accuracy of a selected candidate is biased upwards; a training with another seed is not. Winners that fail or break a
-        bound on accuracy come last; before them the most accurate first or, where a cost is the objective, in their order.
+    def _confirm(self) -> None:
+        """Spend what is left of the budgets on the leaders, as many at a time as there are workers."""
+        self._fraction, self._runner.stop_at = self._runner.stop_at, 1.0
+        self._report(self._runner.train(self._confirmed()))
+        while (left := self._spec.confirmations - len(self._confirmed())) > 0 and self._search.trained:
+            self._emit(Activity("choosing what to train again"))
+            leaders = self._uncertain_leaders(min(left, self._spec.workers))
+            identities = self._search.space.identities(self._search.space.to_codes([w.candidate for w in leaders]))
+            done = [t.identity for t in self._confirmed()]
+            added = self._runner.add(
+                self._spec.rounds,
+                [w.candidate for w in leaders],
+                identities,
+                [(w.mean, w.std) for w in leaders],
+                kind=CONFIRMATION,
+                repeats=[done.count(identity) for identity in identities],
+            )
+            self._report(self._runner.train(added))
+
+    def _uncertain_leaders(self, n: int) -> list[Winner]:
+        """Return n of the leading candidates to train: those that may still be the best.
+
+        That is the highest mean plus one deviation (an upper confidence bound); where a cost is the objective, the least trained.
         """
-        if not winners:
-            return []
-        self._emit(Activity("confirming winners"))
-        self._runner.stop_at = 1.0
-        space = self._search.space
-        identities = space.identities(space.to_codes([w.candidate for w in winners]))
-        confirmations = {t.identity: t for t in self._runner.trials.values() if t.kind == "confirmation"}
-        missing = [i for i, identity in enumerate(identities) if identity not in confirmations]
-        added = self._runner.add(
-            self._spec.rounds,
-            [winners[i].candidate for i in missing],
-            [identities[i] for i in missing],
-            [(winners[i].mean, winners[i].std) for i in missing],
-            kind="confirmation",
-        )
-        confirmations |= {trial.identity: trial for trial in added}
-        trials = self._runner.train([confirmations[identity] for identity in identities])
-        return self._ranked([replace(w, accuracy=t.accuracy) for w, t in zip(winners, trials, strict=True)])
+        search, spec = self._search, self._spec
+        leaders = search.best(max(spec.top, spec.confirmations), spec.engine, caution=0.0)
+        codes = search.space.to_codes([w.candidate for w in leaders])
+        if search.query.minimised == (ACCURACY,):
+            order = np.argsort(-search.fitted().bound_codes(codes, HOPE), kind="stable")
+        else:
+            trained = [t.identity for t in self._runner.trials.values()]
+            order = np.argsort([trained.count(i) for i in search.space.identities(codes)], kind="stable")
+        return [leaders[i] for i in order[:n]]
 
-    def _ranked(self, confirmed: Sequence[Winner]) -> list[Winner]:
-        query = self._search.query
-        accuracies = np.array([np.nan if w.accuracy is None else w.accuracy for w in confirmed])
-        short = violations(query.trained, {ACCURACY: accuracies}).any(axis=1) if query.trained else np.isnan(accuracies)
-        ranks = np.nan_to_num(-accuracies) if query.minimised == (ACCURACY,) else np.arange(len(confirmed))
-        return [confirmed[i] for i in np.lexsort([ranks, short])]
+    def _report(self, confirmed: Sequence[Trial]) -> None:
+        """Report candidates that were trained again to the search, each with the mean of all its trainings."""
+        for identity in dict.fromkeys(t.identity for t in confirmed):
+            trials = [t for t in self._runner.trials.values() if t.identity == identity and t.observation]
+            observations = [at_fraction(t.observation, self._fraction) for t in trials if t.observation]
+            self._search.tell([trials[0].candidate], [mean_observation(observations)])
+
+
+def by_whole_trainings(search: Search, winners: Sequence[Winner], trials: Sequence[Trial]) -> list[Winner]:
+    """Return winners with their mean accuracies at the whole budget, best first where accuracy is the objective.
+
+    Those without such a training, and those that break a bound on accuracy, come last.
+    """
+    identities = search.space.identities(search.space.to_codes([w.candidate for w in winners]))
+    whole = [(t.identity, t.observation) for t in trials if t.observation and t.observation.fraction == 1]
+    observed = [[o for own, o in whole if own == identity] for identity in identities]
+    reached = [mean_observation(o).accuracy if o else None for o in observed]
+    query, accuracies = search.query, np.array([np.nan if a is None else a for a in reached])
+    short = violations(query.trained, {ACCURACY: accuracies}).any(axis=1) if query.trained else np.isnan(accuracies)
+    ranks = np.nan_to_num(-accuracies) if query.minimised == (ACCURACY,) else np.arange(len(winners))
+    return [replace(winners[i], accuracy=reached[i]) for i in np.lexsort([ranks, short])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from jointnas.campaign.events import Callback, TrialEnded, TrialProgress, TrialStarted
 from jointnas.campaign.store import Run, Trial
@@ -11,6 +12,7 @@ from jointnas.execution.executor import Event, Executor
 from jointnas.space.knob_space import Candidate
 from jointnas.training.job import TrainingJob, TrainingResult
 
+KEPT = 12  # trainings whose weights are kept while a search runs
 SEED_STRIDE = 10_000  # between the trials' seeds of two searches with neighbouring seeds
 
 Prediction = tuple[float, float] | None
@@ -18,10 +20,22 @@ Prediction = tuple[float, float] | None
 
 
 class Runner:
-    """The trials of one run: those that the store holds, and those that are added and trained."""
+    """The trials of one run: those that the store holds, and those that are added and trained.
 
-    def __init__(self, run: Run, executor: Executor, clock: Mapping[str, float], seed: int, emit: Callback) -> None:
+    weights: the folder that keeps the weights of the `KEPT` most accurate trainings, None for none.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        executor: Executor,
+        clock: Mapping[str, float],
+        seed: int,
+        emit: Callback,
+        weights: Path | None = None,
+    ) -> None:
         self._run, self._executor, self._clock, self._seed, self._emit = run, executor, dict(clock), seed, emit
+        self._weights = weights
         self.trials: dict[int, Trial] = {trial.number: trial for trial in run.trials()}
         self.stop_at = 1.0  # fraction of the budget that trainings run
 
@@ -56,7 +70,9 @@ class Runner:
     def train(self, trials: Sequence[Trial]) -> list[Trial]:
         """Return the trials with their observations; those that have one already are not trained again."""
         jobs = [
-            TrainingJob(t.candidate, self._clock, t.seed, stop_at=self.stop_at).numbered(t.number)
+            TrainingJob(
+                t.candidate, self._clock, t.seed, stop_at=self.stop_at, weights=weights_file(self._weights, t.number)
+            ).numbered(t.number)
             for t in trials
             if t.observation is None
         ]
@@ -81,3 +97,16 @@ class Runner:
             self._run.end_trial(event.number, observation)
             self.trials[event.number] = replace(trial, observation=observation)
             self._emit(TrialEnded(self.trials[event.number]))
+            if self._weights is not None:
+                self._drop_weights()
+
+    def _drop_weights(self) -> None:
+        """Delete the weights of all but the most accurate trainings."""
+        ended = [t for t in self.trials.values() if t.accuracy is not None]
+        for trial in sorted(ended, key=lambda t: -(t.accuracy or 0.0))[KEPT:]:
+            Path(str(weights_file(self._weights, trial.number))).unlink(missing_ok=True)
+
+
+def weights_file(folder: Path | None, number: int) -> str | None:
+    """Return the file of a trial's weights, None without a folder."""
+    return None if folder is None else str(folder / f"trial-{number}.safetensors")

@@ -29,6 +29,8 @@ from jointnas.units import format_duration, parse_duration
 
 LARGEST_SEED = 99_999  # trials get seeds of 10,000 × seed + number, which stay below those of `retrain`
 DEFAULT_TRAIN_TIME = "10m"
+PLANNED_TRAININGS = 24  # of a search for which a total time alone is given
+LONGEST_PLANNED_SECONDS = 600.0  # of one of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +80,17 @@ class Spec:
 class SearchSpec(Spec):
     """A search: rounds of real trainings, then stage two on the predictor.
 
-    space: TOML text, unbound. start: candidates to train first. prior: the predictor to start from, "none" for none, None for the
-    built-in one. early_stop: Kendall's τ from which later rounds train a part of the budget. confirm: winners trained once more.
-    train_fn: "module:function" that trains a candidate of an abstract space in place of the built-in trainer; cost_fn: one that
-    returns such a candidate's costs by name, for constraints.
+    space: TOML text, unbound. rounds, batch: their product is how many whole budgets the search spends, confirmations included.
+    confirm: how many of these train the leaders again at the end, None for a quarter. portfolio: how many known recipes are in the
+    first batch, None for half of it. start: candidates to train before those. prior: the predictor to start from, "none" for none,
+    None for the built-in one. early_stop: Kendall's τ from which later rounds train a part of the budget. train_fn: "module:function"
+    that trains a candidate of an abstract space in place of the built-in trainer; cost_fn: one that returns such a candidate's costs by
+    name, for constraints.
     """
 
     kind = "search"
     changeable: ClassVar[tuple[str, ...]] = ("rounds", "batch", "top", "engine", "confirm", "executor")
+    confirm_share: ClassVar[float] = 0.25
 
     space: str
     constraints: tuple[str, ...] = ()
@@ -99,7 +104,8 @@ class SearchSpec(Spec):
     prior: str | None = None
     start: tuple[Candidate, ...] = ()
     early_stop: float | None = None
-    confirm: int = 0
+    confirm: int | None = None
+    portfolio: int | None = None
     train_fn: str | None = None
     cost_fn: str | None = None
     executor: str = "local"
@@ -116,8 +122,35 @@ class SearchSpec(Spec):
             raise SearchError(
                 f"--early-stop is a rank correlation in (0, 1], got {self.early_stop:g}: the paper uses 0.92"
             )
-        if not 0 <= self.confirm <= self.top:
-            raise SearchError(f"--confirm must lie between 0 and --top ({self.top}), got {self.confirm}: change it")
+        if not 0 <= self.confirmations <= self.budgets - self.rounds:
+            raise SearchError(
+                f"--confirm must leave one training a round, between 0 and {self.budgets - self.rounds}, got {self.confirm}: "
+                "lower it or raise --batch"
+            )
+        if self.portfolio is not None and self.portfolio < 0:
+            raise SearchError(f"--portfolio must be 0 or more, got {self.portfolio}: raise it")
+
+    @property
+    def budgets(self) -> int:
+        """How many whole training budgets the search spends."""
+        return self.rounds * self.batch
+
+    @property
+    def confirmations(self) -> int:
+        """How many of the budgets train the leaders again."""
+        return (
+            default_confirmations(self.rounds, self.batch, self.confirm_share) if self.confirm is None else self.confirm
+        )
+
+    @property
+    def known_recipes(self) -> int:
+        """How many members of the portfolio the first batch holds at most."""
+        return self.batch // 2 if self.portfolio is None else self.portfolio
+
+    def batch_of(self, number: int) -> int:
+        """Return how many candidates round `number`, from 1 on, trains: the first rounds take what does not divide evenly."""
+        each, rest = divmod(self.budgets - self.confirmations, self.rounds)
+        return each + (number <= rest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +162,7 @@ class DirectSpec(SearchSpec):
 
     kind = "direct"
     changeable = ("rounds", "batch", "top", "engine", "repeats", "executor")
+    confirm_share = 0.0
 
     repeats: int = 1
 
@@ -141,6 +175,13 @@ class DirectSpec(SearchSpec):
             raise SearchError(f"--real trains the whole budget, got --early-stop {self.early_stop:g}: drop one of them")
         if self.confirm:
             raise SearchError(f"--real confirms winners with --repeats, got --confirm {self.confirm}: drop it")
+        if self.portfolio:
+            raise SearchError(f"--real starts where --start says, got --portfolio {self.portfolio}: drop it")
+
+    @property
+    def known_recipes(self) -> int:
+        """None: an engine starts where `start` says."""
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +190,7 @@ class AutotrainSpec(SearchSpec):
 
     kind = "autotrain"
     changeable: ClassVar[tuple[str, ...]] = ()
+    confirm_share = 0.0  # its winner is trained again beside the default
 
     default: Candidate
 
@@ -182,6 +224,11 @@ class AdoptedSpec(Spec):
 KINDS: Mapping[str, type[Spec]] = {
     kind.kind: kind for kind in (SearchSpec, DirectSpec, AutotrainSpec, BaselinesSpec, AdoptedSpec)
 }
+
+
+def default_confirmations(rounds: int, batch: int, share: float) -> int:
+    """Return this share of a search's budgets, less where a round would be left without a training."""
+    return min(int(share * rounds * batch), rounds * (batch - 1))
 
 
 def check_positive(name: str, value: int) -> None:
@@ -254,10 +301,10 @@ def make_spec(options: Mapping[str, Any], kind: str = "search") -> Spec:
         given["start"] = [c if isinstance(c, Mapping) else find_candidate(c).candidate for c in given["start"]]
     if isinstance(given.get("constraints"), str):
         raise SearchError(f"constraints are a list, got {given['constraints']!r}: write it in brackets")
-    if kind == "search" and "confirm" not in given and (given.get("early_stop") or "total_time" in short):
-        given["confirm"] = given.get("top", SearchSpec.top)
     if "total_time" in short:
-        given["batch"] = _batch_within(short["total_time"], given)
+        searches = KINDS.get(kind, SearchSpec)
+        share = searches.confirm_share if issubclass(searches, SearchSpec) else 0.0
+        given |= _within(short["total_time"], given, "train_time" in short, share)
     values = json.loads(json.dumps({**given, "kind": kind, "data": given["data"] and asdict(given["data"])}))
     return spec_from_json(values)
 
@@ -320,26 +367,40 @@ def _space(given: Any, short: Mapping[str, Any]) -> str:
     return space.fix(short.get("fix", {})).to_toml()
 
 
-def _batch_within(total_time: str | float, given: Mapping[str, Any]) -> int:
-    """Return the batch of rounds that fill the time, less the share in which winners are confirmed. Raises `BudgetError`."""
-    rounds, workers = given.get("rounds", SearchSpec.rounds), given.get("workers", 1)
-    confirm, clock = given.get("confirm", 0), given["clock"]
+def _within(
+    total_time: str | float, given: Mapping[str, Any], has_train_time: bool, confirm_share: float
+) -> dict[str, Any]:
+    """Return the batch, and the clock where no training time is given, of a search that takes this time in all.
+
+    confirm_share: of the trainings, where their number is not given. Raises `BudgetError` where it does not hold one training a round.
+    """
     if "batch" in given:
         raise SearchError(f"--total-time sets the batch, got --batch {given['batch']} beside it: drop one")
     if given.get("repeats", 1) > 1:
         raise SearchError(
             f"--total-time counts one training for each candidate, got --repeats {given['repeats']}: drop one"
         )
-    if "train_seconds" not in clock:
+    if "train_seconds" not in given["clock"]:
         raise BudgetError("--total-time needs a training time, got --train-steps: give --train-time or --batch")
+    rounds, workers = given.get("rounds", SearchSpec.rounds), given.get("workers", 1)
     check_positive("rounds", rounds)
     check_positive("workers", workers)
-    kept = math.ceil(confirm / workers)
-    waves = (int(_seconds(total_time) / clock["train_seconds"]) - kept) // rounds
-    if waves < 1:
-        least = format_duration((rounds + kept) * clock["train_seconds"])
-        share = f" and the {confirm} winners to confirm" if confirm else ""
+    total, clock = _seconds(total_time), dict(given["clock"])
+    if not has_train_time:
+        shared = total * workers / PLANNED_TRAININGS
+        clock["train_seconds"] = float(min(LONGEST_PLANNED_SECONDS, max(1, math.floor(shared))))
+    waves = int(total / clock["train_seconds"])
+
+    def waves_of(batch: int) -> int:
+        confirm = given.get("confirm")
+        confirm = default_confirmations(rounds, batch, confirm_share) if confirm is None else confirm
+        each = (rounds * batch - confirm) / rounds
+        return int(rounds * math.ceil(math.ceil(each) / workers) + math.ceil(confirm / workers))
+
+    batch = max((b for b in range(1, waves * workers + 1) if waves_of(b) <= waves), default=0)
+    if batch < 1:
+        least = format_duration(waves_of(1) * clock["train_seconds"])
         raise BudgetError(
-            f"--total-time must hold one training a round{share}, got {total_time} for {rounds} rounds: give {least} or more"
+            f"--total-time must hold one training a round, got {total_time} for {rounds} rounds: give {least} or more"
         )
-    return int(waves * workers)
+    return {"batch": batch, "clock": clock}

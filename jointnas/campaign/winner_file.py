@@ -23,6 +23,7 @@ from jointnas.training.scoring import logits_of
 
 FORMAT = 1
 WINNER_FILE = "winner.json"
+BEST = "best"  # the folder of a run's best network
 
 
 @dataclass(frozen=True)
@@ -138,8 +139,13 @@ class Model(nn.Module):
 
 
 def load(folder: Path | str) -> Model:
-    """Return the trained model in a winner's folder, in evaluation mode. Raises `ExportError`; executes nothing."""
+    """Return the trained model in a winner's folder, or the best one of a run, in evaluation mode.
+
+    Raises `ExportError`; executes nothing.
+    """
     folder = Path(folder)
+    if (folder / BEST / WINNER_FILE).is_file():
+        folder = folder / BEST
     winner = WinnerFile.read(folder)
     networks = [load_weights(Network(member.blueprint), folder / member.weights) for member in winner.members]
     return Model(networks, winner.members, winner.classes).eval()

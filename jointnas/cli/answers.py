@@ -48,9 +48,14 @@ def winner_rows(winners: Sequence[Winner]) -> list[dict[str, Any]]:
 
 def search_json(campaign: Campaign) -> dict[str, Any]:
     """Return what `search --json` prints of a campaign that ended."""
+    ended = [row for row in campaign.trials if row["observation"] is not None]
     trials = [row for row in campaign.trials if row["kind"] != "confirmation"]
     failed = sum(row["observation"] is not None and row["observation"]["accuracy"] is None for row in trials)
-    return _json(str(campaign.path), len(trials), failed, campaign.rank_correlation, campaign.reports, campaign.winners)
+    answer = _json(
+        str(campaign.path), len(trials), failed, campaign.rank_correlation, campaign.reports, campaign.winners
+    )
+    spent = sum(row["observation"]["fraction"] for row in ended)
+    return {**answer, "confirmations": len(campaign.trials) - len(trials), "budgets_used": round(spent, 4)}
 
 
 def print_winners(campaign: Campaign, title: str) -> None:

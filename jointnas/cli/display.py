@@ -42,7 +42,7 @@ class Display:
         self.trials: dict[int, Trial] = {}
         self.running: dict[int, tuple[float, float]] = {}  # trial: fraction of its budget, seconds
         self.round, self.stop_at, self.activity = 0, 1.0, ""
-        self.planned = spec.rounds * spec.batch
+        self.planned = spec.budgets
         self.rank_correlation: float | None = None
         self.incumbent = ""
         self._live = Live(console=messages, refresh_per_second=2, transient=True) if messages.is_terminal else None
@@ -116,7 +116,7 @@ class Display:
                 return "unknown time"
             each = sum(seconds) / len(seconds)
         ended = sum(t.observation is not None for t in self.trials.values())
-        planned = max(self.planned + self.spec.confirm, len(self.trials))
+        planned = max(self.planned, len(self.trials))
         running = max((1 - fraction for fraction, _ in self.running.values()), default=0.0)
         waves = math.ceil(max(0, planned - ended - len(self.running)) / self.spec.workers)
         return format_duration(each * (running + waves) * self.stop_at)

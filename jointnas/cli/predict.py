@@ -11,14 +11,15 @@ from jointnas.cli.common import Json, print_json, print_table
 
 
 def predict_command(
-    folder: Annotated[Path, typer.Argument(help="A winner's folder, as `retrain` or `train --to` wrote it.")],
+    folder: Annotated[Path, typer.Argument(help="A run, or a winner's folder as `retrain` or `train --to` wrote it.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     as_json: Json = False,
 ) -> None:
-    """Classify images with a trained winner.
+    """Classify images with the best network of a run, or with a trained winner.
 
     \b
     Examples:
+      jointnas predict runs/digits-resnet9-1 seven.png
       jointnas predict runs/digits-resnet9-1/retrained/winner-1 seven.png
     """
     import torch

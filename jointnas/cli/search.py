@@ -76,7 +76,8 @@ def search_command(
     rounds: Annotated[int, typer.Option(help="Batches to train; the predictor is refitted after each.")] = 4,
     batch: Annotated[int, typer.Option(help="Candidates in a batch.")] = 8,
     total_time: Annotated[
-        str | None, typer.Option(help="Time for all trainings, confirmations included; sets the batch.")
+        str | None,
+        typer.Option(help="Time for all trainings; sets the batch and, where it is not given, the training time."),
     ] = None,
     early_stop: Annotated[
         float | None,
@@ -88,8 +89,15 @@ def search_command(
     confirm: Annotated[
         int | None,
         typer.Option(
-            help="Winners to train once more at the end, at the whole budget, with another seed (default: 0; --top with "
-            "--early-stop or --total-time)."
+            help="How many of the --rounds times --batch trainings train the leaders again at the end, with other seeds "
+            "(default: a quarter)."
+        ),
+    ] = None,
+    portfolio: Annotated[
+        int | None,
+        typer.Option(
+            help="Known recipes in the first batch, on the widest networks that the bounds and the budget allow (default: half "
+            "of the batch)."
         ),
     ] = None,
     engine: Annotated[
@@ -273,7 +281,7 @@ def _run(spec: SearchSpec, out: Path | None, resume: bool, as_json: bool) -> Non
     bounds = f" under {', '.join(spec.constraints)}" if spec.constraints else ""
     print_winners(campaign, f"winners of {campaign.path}{bounds}")
     if spec.train_fn is None:
-        messages.print(f"next: jointnas export {campaign.path}, or jointnas retrain {campaign.path} --seeds 3")
+        messages.print(f"next: jointnas predict {campaign.path} IMAGE, or jointnas retrain {campaign.path} --seeds 3")
 
 
 def _print_plan(spec: SearchSpec, as_json: bool) -> None:
@@ -289,9 +297,9 @@ def _print_plan(spec: SearchSpec, as_json: bool) -> None:
         return
     seconds = planned["train_seconds"]
     total = "" if seconds is None else f", {format_duration(seconds)} in all"
-    trainings = f"{spec.rounds} rounds of {spec.batch}" + (
-        f", {spec.confirm} to confirm winners" if spec.confirm else ""
-    )
+    batches = sorted({spec.batch_of(number) for number in range(1, spec.rounds + 1)})
+    trainings = f"{spec.rounds} rounds of {' or '.join(map(str, batches))}"
+    trainings += f", {spec.confirmations} of the leaders" if spec.confirmations else ""
     if isinstance(spec, DirectSpec):
         trainings = f"{spec.rounds * spec.batch} candidates at most, proposed by {spec.engine}"
         trainings += f", the best {spec.repeats} times" if spec.repeats > 1 else ""

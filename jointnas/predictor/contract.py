@@ -83,8 +83,11 @@ class PredictorModel(ABC):
         """
 
     @abstractmethod
-    def predict_scores(self, codes: Codes) -> tuple[Array, Array]:
-        """Return the (n,) means and standard deviations of the score of one training of each of (n, knobs) codes."""
+    def predict_scores(self, codes: Codes, *, noise: bool = True) -> tuple[Array, Array]:
+        """Return the (n,) means and standard deviations of the score of one training of each of (n, knobs) codes.
+
+        noise: whether deviations cover the noise between trainings, or only the uncertainty about a candidate's mean.
+        """
 
     @abstractmethod
     def sample_scores(self, codes: Codes, count: int, seed: Sequence[int]) -> Array:
@@ -226,6 +229,14 @@ class Predictor:
         A deviation covers the uncertainty about the candidate and the noise between its trainings. Raises `PredictorError` before a fit.
         """
         return self.model.targets.expected(*self.model.predict_scores(codes))
+
+    def bound_codes(self, codes: Codes, deviations: float) -> Array:
+        """Return (n,) confidence bounds of (n, knobs) codes: so many deviations above the median of a candidate's mean accuracy.
+
+        Below it for a negative number. Noise between trainings does not count. Raises `PredictorError` before a fit.
+        """
+        scores, spread = self.model.predict_scores(codes, noise=False)
+        return self.model.targets.mean.accuracies(scores + deviations * spread)
 
     def median_codes(self, codes: Codes) -> Array:
         """Return the (n,) median accuracies of (n, knobs) codes, faster than `predict_codes`. Raises as it does."""

@@ -123,8 +123,8 @@ class GaussianProcess:
         return np.concatenate([x * self._linear, trend], axis=1)
 
     def _covariance(self, x: Array, trend: Array) -> Array:
-        covariance = self._amplitude * _matern(_squared_distances(x * self._smooth, self._x))
-        covariance += self._basis(x, trend) @ self._train_basis.T
+        smooth = self._amplitude * _matern(_squared_distances(x * self._smooth, self._x))
+        covariance: Array = smooth + self._basis(x, trend) @ self._train_basis.T
         rows, examples = self._repeated(x)
         covariance[rows, examples] += self._effect
         return covariance

@@ -33,7 +33,6 @@ COSTS = Plan(updates=640, weight_decay=0.0, dropout=0.0)
 FROZEN, WHOLE = Plan(updates=200, weight_decay=0.3), Plan(updates=100, rate=6e-4, weight_decay=0.3)
 FROZEN_TUNED = Plan(updates=60, rate=1e-3, weight_decay=3.0, anchored=True)
 WHOLE_TUNED = Plan(updates=60, rate=5e-4, weight_decay=3.0, anchored=True)
-PRIOR_WEIGHT = 0.7  # of the standardised scores of a prior that is not such a network
 FACTOR, NOISE = (
     (0.0, 0.5),
     (-2.0, 1.0),
@@ -74,9 +73,10 @@ class MLPModel(PredictorModel):
             self._inputs = self._pretrained.inputs
         elif not self.space.is_abstract:
             self._inputs = NetworkInputs.fit([(self.space, self._reference, self._budget(self._reference))])
-        self._centre, self._spread = 0.0, 1.0
+        self._weight, self._centre, self._spread = 1.0, 0.0, 1.0
         offsets = self._offsets(self._reference)
         self._centre, self._spread = float(offsets.mean()), max(float(offsets.std()), SMALLEST_SPREAD)
+        self._weight = 1.0 if self.prior is None else self.prior.weight[0]
 
     def _budget(self, codes: Codes, log_steps: Array | None = None) -> Budget:
         """Return the budget of (n, knobs) codes: these steps, those of the steps model, or unknown ones."""
@@ -98,11 +98,11 @@ class MLPModel(PredictorModel):
         return self._inputs(self.space, codes, budget)
 
     def _offsets(self, codes: Codes, log_steps: Array | None = None) -> Array:
-        """Return the (n,) standardised scores of a prior that is not the start of the ensemble, 0 without one."""
+        """Return the (n,) weighted scores of a prior that is not the start of the ensemble, 0 without one."""
         if self.prior is None or self._pretrained is not None:
             return np.zeros(len(codes))
         scores = self.prior.scores(self.space, codes, self._budget(codes, log_steps))
-        return (scores - self._centre) / self._spread
+        return self._weight * (scores - self._centre) / self._spread
 
     # ----------------------------------------------------------------------------------------------------- fitting
 
@@ -127,7 +127,7 @@ class MLPModel(PredictorModel):
         )
         trainings = np.array([o.trainings for o in observations], dtype=np.float64)
         y = self.targets.mean.scores(self._accuracies)
-        offsets = PRIOR_WEIGHT * self._offsets(codes)
+        offsets = self._offsets(codes)
         architecture, rest = self._encoded(codes)
         folds = candidate_folds(np.concatenate([architecture, rest], axis=1), self.seed)
         weights = _member_weights(folds, trainings)
@@ -164,7 +164,7 @@ class MLPModel(PredictorModel):
             part = slice(start, start + CHUNK_ROWS)
             steps = None if log_steps is None else log_steps[part]
             own = network.predict(self._parameters, *self._encoded(codes[part], steps))
-            parts.append(own + PRIOR_WEIGHT * self._offsets(codes[part], steps))
+            parts.append(own + self._offsets(codes[part], steps))
         return np.concatenate(parts, axis=1)
 
     def scores(self, codes: Codes, log_steps: Array | None = None) -> Array:

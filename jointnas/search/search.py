@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from jointnas.measurement.meter import Meter
 
 POOL_SIZE = 20_000
+GUARD_EVERY = 4  # candidates of a first batch that a prior chooses, one of which fills the space
+CAUTION = 0.5  # standard deviations
 ALL = "all"  # every engine, one after the other
 
 
@@ -102,9 +104,9 @@ class Search:
     def ask(self, n: int = 1) -> Batch:
         """Return n candidates to train next: fewer when the pool runs out, none twice.
 
-        Before two accuracies are observed the batch fills the space, unless a prior guides it. Later it comes from the pool and from
-        children of the best, by Thompson sampling: the first by its median accuracy, each other by another function sampled from the
-        posterior. Raises `SearchError` when the pool is exhausted.
+        Before two accuracies are observed the batch fills the space; where a prior guides it, the last of every four candidates do, in
+        case the prior is wrong. Otherwise it comes from the pool and from children of the best, by Thompson sampling: the first by its
+        median accuracy, each other by another function sampled from the posterior. Raises `SearchError` when the pool is exhausted.
         """
         if n < 1:
             raise SearchError(f"a batch has at least 1 candidate, got {n}: ask for more")
@@ -116,7 +118,7 @@ class Search:
         first, others = waiting[waiting < n_start][:n], waiting[waiting >= n_start]
         batch = self.pool.codes[first]
         if n_chosen := min(n - len(first), len(others)):
-            batch = np.concatenate([batch, self._choose(self.pool.codes[others], n_chosen)])
+            batch = np.concatenate([batch, self._choose(self.pool.codes[others], n_chosen, n)])
         asked = Batch(self.space, batch, self._predictions(batch) or [None] * len(batch))
         self._observations.asked.update(asked.identities)
         return asked
@@ -158,11 +160,19 @@ class Search:
             self._fitted = True
         return self.predictor
 
-    def _choose(self, codes: Codes, n: int) -> Codes:
-        """Return n of the codes, or of the children of the best, to train next."""
+    def _choose(self, codes: Codes, n: int, batch: int) -> Codes:
+        """Return n of the codes, or of the children of the best, to train next in a batch of this size."""
         predictor = self.predictor if self.trained < MIN_FIT_EXAMPLES else self.fitted()
         if not predictor.is_fitted:
             return fill(self.space, codes, n)
+        n_filling = 0 if self.trained else min(n, batch // GUARD_EVERY)
+        filling = fill(self.space, codes, n_filling) if n_filling else codes[:0]
+        return np.concatenate([self._predicted_best(predictor, codes, n - n_filling), filling])
+
+    def _predicted_best(self, predictor: Predictor, codes: Codes, n: int) -> Codes:
+        """Return n of the codes, or of the children of the best, by Thompson sampling."""
+        if n < 1:
+            return codes[:0]
         observed = codes[:0] if self.pool.closed else self.observed_codes
         parents = np.concatenate([observed, codes])
         medians = predictor.median_codes(parents)
@@ -184,16 +194,17 @@ class Search:
 
     # -------------------------------------------------------------------------------------------------- stage two
 
-    def best(self, k: int = 5, engine: str = "evolution") -> list[Winner]:
-        """Return the k best candidates by predicted accuracy, none twice, all within the constraints.
+    def best(self, k: int = 5, engine: str = "evolution", *, caution: float = CAUTION) -> list[Winner]:
+        """Return the k best candidates, trained ones and others, none twice, all within the constraints.
 
         The engine starts from the best of the pool and of the observed candidates, and from random ones; "all" runs every engine and
-        returns the best of all. A closed pool is ranked whole. Of candidates whose predictions no member distinguishes only the first is
-        returned, as long as there are others. `reports` has what each engine did. Raises `SearchError` before two accuracies are observed.
+        returns the best of all. The order is that of a lower confidence bound, `caution` standard deviations below the accuracy (see
+        `winners`). A closed pool is ranked whole. Of candidates whose predictions no member distinguishes only the first is returned, as
+        long as there are others. `reports` has what each engine did. Raises `SearchError` before two accuracies are observed.
         """
         engines = {name: find_engine(name) for name in (engine_names() if engine == ALL else [engine])}
         self.check_answerable(k)
-        return self._report(self._stage_two(self.query).best(engines, k))
+        return self._report(self._stage_two(self.query, caution).best(engines, k))
 
     def front(self, metric: str = "macs", k: int = 20) -> list[Winner]:
         """Return at most k candidates of the front of predicted accuracy and a cost, the cheapest first.
@@ -204,11 +215,12 @@ class Search:
         self.check_answerable(k)
         return self._report(self._stage_two(self.query.as_front(metric, self.pool.codes)).front(metric, k))
 
-    def _stage_two(self, query: Query) -> PredictorSearch:
+    def _stage_two(self, query: Query, caution: float = CAUTION) -> PredictorSearch:
         self.reports = ()
-        pool, closed = self.pool.codes, self.pool.closed
-        candidates = pool if closed else np.concatenate([self.observed_codes, pool])
-        return PredictorSearch(self.fitted(), query, candidates, self._observations.failed, self.seed, closed=closed)
+        failed, closed = self._observations.failed, self.pool.closed
+        observed, pool = self.observed_codes, self.pool.codes
+        predictor = self.fitted()
+        return PredictorSearch(predictor, query, observed, pool, failed, self.seed, closed=closed, caution=caution)
 
     def _report(self, selection: Selection) -> list[Winner]:
         self.reports = selection.reports

@@ -1,9 +1,14 @@
-"""Stage two of algorithm 1: engines search the fitted predictor, and their best candidates are ranked by mean accuracy."""
+"""Stage two of algorithm 1: engines search the fitted predictor; their best candidates and the best trained ones are ranked together.
+
+Of thousands of predictions the highest are too high. So candidates are ranked by a lower confidence bound of their mean accuracy, a number
+of standard deviations (`caution`) below its median: one that was trained is known better than one that was not, and stands above it unless
+the prediction is clearly higher.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,13 +18,13 @@ from numpy.typing import NDArray
 from jointnas.errors import ConstraintError
 from jointnas.predictor.contract import Predictor
 from jointnas.search.engines import Engine, Evaluation, Problem, evolve_front
-from jointnas.search.objective import Query
+from jointnas.search.objective import ACCURACY, Query
 from jointnas.space.knob_space import Candidate
 from jointnas.space.knobs import Codes
 
 START_BEST, START_RANDOM = 60, 40  # p and q of algorithm 1
 STAGE_TWO_BUDGET = 20_000  # candidates that an engine may evaluate
-FINALISTS = 1024  # of an engine's candidates by medians, which are compared by means
+FINALISTS = 1024  # candidates at a time, in the order of an engine's medians, that are ranked by their bounds
 RESOLUTION = 0.3  # of scores: two candidates that differ by less in every member are duplicates
 
 
@@ -72,25 +77,35 @@ class Selection(NamedTuple):
 class PredictorSearch:
     """The search of a fitted predictor under a query.
 
-    candidates: (n, knobs) feasible codes from which engines start; where `closed`, the only ones that may be returned.
+    observed, pool: (n, knobs) feasible codes from which engines start; where `closed`, only those of the pool may be returned.
     failed: identities of candidates whose training failed.
     """
 
     def __init__(
-        self, predictor: Predictor, query: Query, candidates: Codes, failed: Set[str], seed: int, *, closed: bool
+        self,
+        predictor: Predictor,
+        query: Query,
+        observed: Codes,
+        pool: Codes,
+        failed: Set[str],
+        seed: int,
+        *,
+        closed: bool,
+        caution: float,
     ) -> None:
-        self.predictor, self.query, self.seed = predictor, query, seed
-        self._space, self._candidates, self._failed, self._closed = query.space, candidates, failed, closed
+        self.predictor, self.query, self.seed, self.caution = predictor, query, seed, caution
+        self._space, self._failed, self._closed = query.space, failed, closed
+        self._observed = observed[:0] if closed else observed
+        self._candidates = np.concatenate([self._observed, pool])
 
     def best(self, engines: Mapping[str, Engine], k: int) -> Selection:
-        """Return the k best by predicted accuracy that meet all bounds; see `Search.best`. Raises `ConstraintError`."""
+        """Return the k best that meet all bounds; see `Search.best`. Raises `ConstraintError`."""
         problems, reports = self._run(engines)
         results = [problem.results() for problem in problems.values()]
         codes = np.concatenate([codes for codes, _ in results])
         objectives = np.concatenate([objectives[:, 0] for _, objectives in results])
-        codes = codes[np.argsort(objectives, kind="stable")]
-        codes = codes[self._space.distinct(codes)[0]] if len(problems) > 1 else codes
-        codes, ranked = self._finalists(codes, k)
+        codes = np.concatenate([self._leading_observed(), codes[np.argsort(objectives, kind="stable")]])
+        codes, ranked = self._finalists(codes[self._space.distinct(codes)[0]], k)
         if not len(codes):
             bounds = ", ".join(map(str, (*self.query.trained, *self.query.measured)))
             evaluated = sum(problem.spent for problem in problems.values())
@@ -99,7 +114,7 @@ class PredictorSearch:
             )
         chosen, measured = self.query.measure(codes, ranked, k)
         if not self.query.measures_objective:
-            chosen = [chosen[i] for i in self._evaluate(codes[chosen], mean=True).ranked()]
+            chosen = [chosen[i] for i in self._evaluate(codes[chosen], self._cautious).ranked()]
         names = [
             tuple(n for n, p in problems.items() if not p.is_fresh(codes[i : i + 1])[0]) if len(problems) > 1 else ()
             for i in chosen
@@ -111,10 +126,10 @@ class PredictorSearch:
         problems, reports = self._run({"nsga2": evolve_front})
         (problem,) = problems.values()
         codes, objectives = problem.results()
-        codes = self._by_mean(codes[front(objectives)])
+        codes = self._ranked(codes[front(objectives)], self._mean)
         if not len(codes):
             raise ConstraintError(f"none of {problem.spent} candidates meets the bounds of the front: loosen them")
-        objectives = self._evaluate(codes, mean=True).objectives
+        objectives = self._evaluate(codes, self._mean).objectives
         best = front(objectives)
         first = spread_out(objectives, best, k).tolist()
         substitutes = [i for i in best.tolist() if i not in first] if self.query.forecast else []
@@ -140,12 +155,30 @@ class PredictorSearch:
         }
         return problems, tuple(_timed(name, run, problems[name]) for name, run in engines.items())
 
-    def _evaluate(self, codes: Codes, *, mean: bool = False) -> Evaluation:
-        """Return the evaluation of codes by their predicted median accuracies, or by the mean ones."""
-        accuracies = self.predictor.predict_codes(codes)[0] if mean else self.predictor.median_codes(codes)
+    def _evaluate(
+        self, codes: Codes, accuracies_of: Callable[[Codes], NDArray[np.float64]] | None = None
+    ) -> Evaluation:
+        """Return the evaluation of codes by their median accuracies, or by those that a function returns."""
+        accuracies = (accuracies_of or self.predictor.median_codes)(codes)
         if self._failed:
             accuracies[[identity in self._failed for identity in self._space.identities(codes)]] = np.nan
         return self.query.evaluate(codes, accuracies)
+
+    def _mean(self, codes: Codes) -> NDArray[np.float64]:
+        return self.predictor.predict_codes(codes)[0]
+
+    def _cautious(self, codes: Codes) -> NDArray[np.float64]:
+        """Return the accuracies that rank (n, knobs) codes: their lower bounds, or their means where a cost is the objective."""
+        if self.query.minimised != (ACCURACY,):
+            return self._mean(codes)
+        return self.predictor.bound_codes(codes, -self.caution)
+
+    def _leading_observed(self) -> Codes:
+        """Return the best of the observed candidates, at most `START_BEST`."""
+        if not len(self._observed):
+            return self._observed
+        ranked: Codes = self._observed[self._evaluate(self._observed, self._cautious).ranked()[:START_BEST]]
+        return ranked
 
     def _finalists(self, codes: Codes, k: int) -> tuple[Codes, list[int]]:
         """Return the best of (n, knobs) codes, and the order in which to choose k of them: duplicates come last.
@@ -154,7 +187,7 @@ class PredictorSearch:
         """
         finalists, members, distinct = codes[:0], np.zeros((self.predictor.members, 0)), list[int]()
         for start in range(0, len(codes), FINALISTS):
-            part = self._by_mean(codes[start : start + FINALISTS])
+            part = self._ranked(codes[start : start + FINALISTS], self._cautious)
             finalists = np.concatenate([finalists, part])
             if self._closed:
                 distinct = list(range(len(finalists)))
@@ -167,9 +200,9 @@ class PredictorSearch:
         duplicates = sorted(set(range(len(finalists))) - set(distinct))
         return finalists, [*distinct, *duplicates]
 
-    def _by_mean(self, codes: Codes) -> Codes:
-        """Return those of (n, knobs) codes that meet the bounds by mean accuracy, best first."""
-        evaluation = self._evaluate(codes, mean=True)
+    def _ranked(self, codes: Codes, accuracies_of: Callable[[Codes], NDArray[np.float64]]) -> Codes:
+        """Return those of (n, knobs) codes that meet the bounds by these accuracies, best first."""
+        evaluation = self._evaluate(codes, accuracies_of)
         feasible: Codes = codes[[i for i in evaluation.ranked() if evaluation.violations[i].sum() == 0]]
         return feasible
 

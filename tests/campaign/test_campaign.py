@@ -27,6 +27,7 @@ SETTINGS = {
     "seed": 5,
     "top": 2,
     "train_steps": 20,
+    "confirm": 0,
 }
 
 

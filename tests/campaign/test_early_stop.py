@@ -11,23 +11,20 @@ from scipy.stats import kendalltau
 
 from jointnas.campaign.early_stop import accuracy_at, at_fraction, stop_fraction
 from jointnas.campaign.events import Event as CampaignEvent
-from jointnas.campaign.events import TrialEnded
-from jointnas.campaign.rounds import Rounds
+from jointnas.campaign.events import RoundStarted, TrialEnded
+from jointnas.campaign.rounds import Rounds, by_whole_trainings
 from jointnas.campaign.runner import Runner
 from jointnas.campaign.spec import SearchSpec, make_spec
 from jointnas.campaign.store import Context, Run, Trial
 from jointnas.data.dataset import load_data
 from jointnas.data.spec import DataSpec
-from jointnas.errors import JointNASError
 from jointnas.execution import Slot
-from jointnas.execution.worker import Progress
 from jointnas.predictor.contract import Predictor
 from jointnas.search.search import Search
 from jointnas.search.winners import Winner
 from jointnas.space.space import Space
-from jointnas.training.job import TrainingResult, trial_executor
+from jointnas.training.job import trial_executor
 from jointnas.training.observation import CURVE_FRACTIONS, CurvePoint, Observation
-from tests.executors import InProcessExecutor
 
 FINAL = tuple(0.5 + i / 100 for i in range(15))
 RIGHT, EQUAL = tuple(i / 100 for i in range(15)), (0.3,) * 15
@@ -145,8 +142,9 @@ def test_a_failure_stays_one_and_a_curve_that_was_not_read_becomes_one() -> None
 
 # --------------------------------------------------------------------------------------------------- a campaign's rounds
 
-BATCH, ROUNDS, SEED, STEPS = 6, 3, 5, 20
-JUDGED = 2 * BATCH  # trainings, after which there are enough
+EACH, ROUNDS, CONFIRMED, SEED, STEPS = 6, 3, 3, 5, 20
+JUDGED = 2 * EACH  # trainings, after which there are enough
+SEARCHED = ROUNDS * EACH
 THRESHOLD = -0.9  # low, so that trainings of few steps meet it on every machine
 FIXED: dict[str, Any] = {
     "width": 4,
@@ -184,7 +182,16 @@ class LenientSpec(SearchSpec):
 
 
 def make_search_spec(early_stop: float | None = None, **settings: Any) -> SearchSpec:
-    spec = make_spec({"data": DATA, "train_steps": STEPS, "rounds": ROUNDS, "batch": BATCH, "seed": SEED, **settings})
+    spec = make_spec(
+        {
+            "data": DATA,
+            "train_steps": STEPS,
+            "rounds": ROUNDS,
+            "batch": EACH + CONFIRMED // ROUNDS,
+            "seed": SEED,
+            **settings,
+        }
+    )
     values = {f.name: getattr(spec, f.name) for f in fields(spec)}
     return LenientSpec(**{**values, "early_stop": early_stop})
 
@@ -192,16 +199,18 @@ def make_search_spec(early_stop: float | None = None, **settings: Any) -> Search
 def conduct(
     folder: Path, early_stop: float | None, *, resume: bool = False, crash_after: int | None = None
 ) -> tuple[float, list[Observation]]:
-    """Conduct three rounds and confirm two winners; return the fraction that the last round ran, and the search's observations."""
-    fractions = []
+    """Conduct three rounds and confirm three times; return the fraction that the last round ran, and the search's observations."""
+    fractions: list[float] = []
 
     def watch(event: CampaignEvent) -> None:
+        if isinstance(event, RoundStarted):
+            fractions.append(event.stop_at)
         if isinstance(event, TrialEnded) and event.trial.number == crash_after:
             raise CrashError
 
     space = Space.load("resnet9", (1, 8, 8), 10).fix(FIXED)
     search = Recorded(space, ["macs<1M"], SEED, pool_size=64, predictor=Predictor(space, SEED, members=2))
-    spec, slot = make_search_spec(early_stop=early_stop, top=2, confirm=2), Slot("cpu", 1, 1)
+    spec, slot = make_search_spec(early_stop=early_stop, top=2, confirm=CONFIRMED), Slot("cpu", 1, 1)
     data = load_data(DATA)
     with (
         Run.open(folder, write=True) if resume else Run.create(folder, spec, Context.of(space, data, slot)) as run,
@@ -210,12 +219,11 @@ def conduct(
         runner = Runner(run, executor, spec.clock, SEED, watch)
         rounds = Rounds(search, runner, run, spec, watch)
         rounds.train()
-        fractions.append(runner.stop_at)
         confirmed = rounds.winners()
         accuracies = [w.accuracy for w in confirmed]
         assert None not in accuracies
         assert accuracies == sorted(accuracies, key=lambda a: a or 0.0, reverse=True)
-    return fractions[0], search.received
+    return fractions[-1], search.received
 
 
 def trials_of(folder: Path) -> list[Trial]:
@@ -247,7 +255,9 @@ def test_rounds_train_the_whole_budget_until_then_and_later_ones_the_fraction(
     folder, fraction, _ = stopped
     ended = in_rounds(folder)
     assert [(o.fraction, o.steps) for o in ended[:JUDGED]] == [(1.0, STEPS)] * JUDGED
-    assert [(o.fraction, o.steps) for o in ended[JUDGED:]] == [(fraction, round(STEPS * fraction))] * BATCH
+    assert [(o.fraction, o.steps) for o in ended[JUDGED:]] == [(fraction, round(STEPS * fraction))] * (
+        SEARCHED - JUDGED
+    )
 
 
 def test_a_search_learns_from_all_trainings_at_one_fraction(
@@ -255,9 +265,9 @@ def test_a_search_learns_from_all_trainings_at_one_fraction(
 ) -> None:
     folder, fraction, received = stopped
     ended = in_rounds(folder)
-    assert received[:BATCH] == ended[:BATCH]  # before there were enough
-    again = received[BATCH:]
-    assert {o.fraction for o in again} == {fraction}
+    assert received[:EACH] == ended[:EACH]  # before there were enough
+    again = received[EACH : EACH + SEARCHED]
+    assert {o.fraction for o in received[EACH:]} == {fraction}
     assert [o.accuracy for o in again] == [accuracy_at(o, fraction) for o in ended]
 
 
@@ -265,8 +275,8 @@ def test_winners_are_confirmed_by_new_trainings_of_the_whole_budget(
     stopped: tuple[Path, float, list[Observation]],
 ) -> None:
     trials = [t for t in trials_of(stopped[0]) if t.kind == "confirmation"]
-    assert [t.observation.fraction for t in trials if t.observation] == [1.0, 1.0]
-    assert len({t.seed for t in trials_of(stopped[0])}) == ROUNDS * BATCH + 2
+    assert [t.observation.fraction for t in trials if t.observation] == [1.0] * CONFIRMED
+    assert len({t.seed for t in trials_of(stopped[0])}) == SEARCHED + CONFIRMED
 
 
 def test_a_resumed_campaign_takes_the_same_fraction_and_confirms_once(
@@ -285,26 +295,22 @@ def test_a_resumed_campaign_takes_the_same_fraction_and_confirms_once(
         assert (a.observation.accuracy, a.observation.fraction) == (b.observation.accuracy, b.observation.fraction)
 
 
-def test_winners_of_a_cost_keep_their_order_and_those_that_miss_their_accuracy_come_last(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("objective", "expected"), [("min macs", [0.6, 0.9, 0.4, None]), ("max accuracy", [0.9, 0.6, 0.4, None])]
+)
+def test_only_whole_trainings_count_and_those_that_miss_their_accuracy_come_last(
+    objective: str, expected: list[float | None]
+) -> None:
     space = Space.load("resnet9", (1, 8, 8), 10).fix(FIXED)
-    winners = [Winner(c, 0.6, 0.1, None, {}) for c in space.sample(4)]
-    accuracies = iter([0.6, 0.4, None, 0.9])
-
-    class Chosen(Search):
-        """A search whose winners are given."""
-
-        def best(self, k: int = 5, engine: str = "evolution") -> list[Winner]:
-            return winners
-
-    def train(payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
-        accuracy = next(accuracies)
-        if accuracy is None:
-            raise JointNASError("it diverged")
-        return TrainingResult(Observation(accuracy)).to_json()
-
-    search = Chosen(space, ["accuracy>=0.5"], SEED, pool_size=64, objective="min macs")
-    spec = make_search_spec(top=4, confirm=4, objective="min macs", constraints=["accuracy>=0.5"])
-    with Run.create(tmp_path / "run", spec, Context.of(space, None, Slot("cpu", 1, 1))) as run:
-        runner = Runner(run, InProcessExecutor(train), spec.clock, SEED, lambda event: None)
-        confirmed = Rounds(search, runner, run, spec, lambda event: None).winners()
-    assert [w.accuracy for w in confirmed] == [0.6, 0.9, 0.4, None]
+    candidates = space.sample(4)
+    identities = space.identities(space.to_codes(candidates))
+    bounds = ["accuracy>=0.5"] if objective == "min macs" else []
+    search = Search(space, bounds, SEED, pool_size=64, objective=objective)
+    reached = [(0, 0.5), (0, 0.7), (1, 0.4), (3, 0.9)]  # the first candidate was trained twice, the third never
+    trials = [
+        Trial(number, 1, candidates[i], number, identities[i], observation=Observation(accuracy))
+        for number, (i, accuracy) in enumerate(reached)
+    ]
+    trials.append(Trial(9, 1, candidates[2], 9, identities[2], observation=Observation(0.99, fraction=0.5)))
+    winners = by_whole_trainings(search, [Winner(c, 0.6, 0.1, None, {}) for c in candidates], trials)
+    assert [w.accuracy for w in winners] == pytest.approx(expected)

@@ -55,8 +55,10 @@ def test_shorthands_stand_for_the_fields_they_name() -> None:
     spec = make_spec({"train_time": "1m", "total_time": "10m", "rounds": 2, "workers": 2, "image_size": 16, "seed": 3})
     assert isinstance(spec, SearchSpec)
     assert spec.clock == {"train_seconds": 60.0}
-    assert spec.confirm == spec.top == 5
-    assert spec.batch == 2 * ((10 - 3) // 2)  # five confirmations take three turns of two workers
+    assert (spec.batch, spec.confirmations) == (
+        9,
+        4,
+    )  # twice seven candidates, then four trainings again: 4 + 4 + 2 turns
     assert spec.data is not None
     assert (spec.data.image_size, spec.data.seed) == (16, 3)
 
@@ -76,7 +78,9 @@ def test_a_space_may_be_a_name_a_file_text_a_table_or_a_space(tmp_path: Any) -> 
         ({"top": -1}, "search", "--top must be 1 or more, got -1"),
         ({"seed": 100_000}, "search", "--seed must lie between 0 and 99999, got 100000"),
         ({"early_stop": 1.5}, "search", r"\(0, 1\], got 1.5"),
-        ({"confirm": 6}, "search", r"between 0 and --top \(5\), got 6"),
+        ({"confirm": 29}, "search", "leave one training a round, between 0 and 28, got 29"),
+        ({"portfolio": -1}, "search", "--portfolio must be 0 or more, got -1"),
+        ({"portfolio": 1}, "direct", "got --portfolio 1: drop it"),
         ({"engine": "annealing"}, "search", "no engine is called 'annealing'"),
         ({"engine": "all"}, "direct", "choose one engine"),
         ({"early_stop": 0.9}, "direct", "whole budget, got --early-stop 0.9"),
@@ -85,7 +89,11 @@ def test_a_space_may_be_a_name_a_file_text_a_table_or_a_space(tmp_path: Any) -> 
         ({"train_time": "1m", "train_steps": 5}, "search", "a time or steps"),
         ({"train_time": 0}, "search", "above 0 seconds"),
         ({"train_steps": 0}, "search", "one step or more"),
-        ({"total_time": "1m", "train_time": "1m"}, "search", "confirm, got 1m for 4 rounds: give 9m or more"),
+        (
+            {"total_time": "1m", "train_time": "1m"},
+            "search",
+            "one training a round, got 1m for 4 rounds: give 4m or more",
+        ),
         ({"total_time": "1m", "batch": 4}, "search", "--total-time sets the batch, got --batch 4"),
         ({"total_time": "1m", "train_steps": 4}, "search", "needs a training time"),
         ({"constraints": "macs<1M"}, "search", "constraints are a list"),

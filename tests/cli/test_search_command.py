@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from jointnas.campaign.store import DATABASE, Run
+from jointnas.campaign.winner_file import load
 from tests.cli.commands import RUN, SEARCH, SEARCH_KEYS, SMALL
 from tests.helpers import answer, jointnas, mistake
 
@@ -17,12 +19,17 @@ def test_a_choice_that_others_depend_on_can_be_fixed(value):
     assert plan["pool"] > 0
 
 
-def test_a_total_time_is_filled_with_rounds_and_keeps_a_share_to_confirm_the_winners(two_cores):
-    times = ("--total-time", "2m", "--train-time", "10s", "--rounds", "2", "--workers", "2", "--top", "3")
+def test_a_total_time_is_filled_with_rounds_and_trainings_of_the_leaders(two_cores):
+    times = ("--total-time", "2m", "--train-time", "10s", "--rounds", "2", "--workers", "2")
     plan = answer("search", *times, "--dry-run")
-    waves = (12 - 2) // 2  # of two trainings side by side, for each round, when two are kept for three winners
-    assert (plan["batch"], plan["trainings"]) == (2 * waves, 2 * 2 * waves + 3)
+    assert (plan["trainings"], plan["confirmations"]) == (22, 5)  # 9 and 8 candidates: 5 + 4 turns of two, then 3
     assert plan["train_seconds"] == 120
+
+
+def test_a_total_time_alone_gives_a_campaign(two_cores):
+    plan = answer("search", "--total-time", "30m", "--workers", "2", "--dry-run")
+    assert plan["trainings"] >= 20
+    assert 1500 < plan["train_seconds"] <= 1800
 
 
 def test_a_dry_run_says_what_would_be_trained_and_makes_no_run(tmp_path, monkeypatch):
@@ -35,12 +42,22 @@ def test_a_dry_run_says_what_would_be_trained_and_makes_no_run(tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
-def test_trainings_that_confirm_winners_are_none_of_the_searchs_own(tmp_path, few_candidates):
-    times = ("--train-steps", "2", "--rounds", "1", "--batch", "3", "--confirm", "1", "--top", "1")
-    ended = answer("search", *times, *SMALL, "--out", tmp_path / "run")
-    assert (ended["trials"], ended["failed"]) == (3, 0)
+def test_a_quarter_of_the_budgets_trains_the_leaders_again_and_the_best_network_classifies(tmp_path, few_candidates):
+    ended = answer(
+        "search", "--train-steps", "2", "--rounds", "1", "--batch", "4", "--top", "2", *SMALL, "--out", tmp_path / "run"
+    )
+    assert (ended["trials"], ended["failed"], ended["confirmations"], ended["budgets_used"]) == (3, 0, 1, 4)
     with Run.open(tmp_path / "run") as run:
-        assert len(run.trials()) == 4
+        trials = run.trials()
+        winner = run.winners()[0]
+    (again,) = [t for t in trials if t.kind == "confirmation"]
+    assert winner.accuracy is not None
+    best = load(tmp_path / "run")
+    assert best.input_shape == (1, 8, 8)
+    kept = json.loads((tmp_path / "run" / "best" / "winner.json").read_text())
+    assert kept["candidate"] == winner.candidate
+    assert not (tmp_path / "run" / "weights").exists()
+    assert again.seed not in [t.seed for t in trials if t is not again]
 
 
 def test_a_budget_too_short_for_one_step_fails_and_its_trials_are_recorded(tmp_path):

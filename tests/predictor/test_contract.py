@@ -71,9 +71,9 @@ class RidgeModel(PredictorModel):
         assert self._weights is not None
         return self._features(codes) @ self._weights
 
-    def predict_scores(self, codes: Codes) -> tuple[Array, Array]:
+    def predict_scores(self, codes: Codes, *, noise: bool = True) -> tuple[Array, Array]:
         x = self._features(codes)
-        return self.scores(codes), np.sqrt(((x @ self._covariance) * x).sum(axis=1) + 0.1)
+        return self.scores(codes), np.sqrt(((x @ self._covariance) * x).sum(axis=1) + 0.1 * noise)
 
     def sample_scores(self, codes: Codes, count: int, seed: Sequence[int]) -> Array:
         weights = np.random.default_rng(seed).multivariate_normal(self._weights, self._covariance, count)

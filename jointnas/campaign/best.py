@@ -1,0 +1,47 @@
+"""The best network of a search, kept with its weights, so that it classifies images as soon as the search has ended."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from jointnas.campaign.runner import weights_file
+from jointnas.campaign.store import Trial
+from jointnas.campaign.winner_file import BEST, WINNER_FILE, Member, WinnerFile
+from jointnas.data.dataset import Data
+from jointnas.network.families import make_blueprint
+from jointnas.search.winners import Winner
+from jointnas.training.recipe import Recipe
+
+WEIGHTS = "weights"  # the folder of a run's weights while it searches
+
+
+def keep_best(run: Path, data: Data | None, winners: Sequence[Winner], trials: Sequence[Trial]) -> None:
+    """Write the first winner that was trained into `RUN/best`, with the weights of its most accurate training; drop all others.
+
+    Accuracies are on the validation images, on which the search chose it. Nothing is kept where the weights of no winner are there.
+    """
+    kept = [(w, t) for w in winners for t in trials if t.candidate == w.candidate and _file(run, t).is_file()]
+    if data is not None and kept and not _is_kept(run, winners[0]):
+        winner = kept[0][0]
+        own = [t for w, t in kept if w is winner and t.accuracy is not None]
+        chosen = max(own, key=lambda t: t.accuracy or 0.0)
+        architecture, recipe = winner.candidate["architecture"], Recipe.from_knobs(winner.candidate["recipe"])
+        network = make_blueprint(architecture, data.input_shape, len(data.classes))
+        folder = run / BEST
+        folder.mkdir(exist_ok=True)
+        shutil.copyfile(_file(run, chosen), folder / "network.safetensors")
+        member = Member(network, "network.safetensors", data.mean, data.std, recipe.test_flip)
+        results = {"predicted_accuracy": winner.mean, "std": winner.std, "val_accuracies": [t.accuracy for t in own]}
+        WinnerFile((member,), data.classes, winner.candidate, results).write(folder)
+    shutil.rmtree(run / WEIGHTS, ignore_errors=True)
+
+
+def _is_kept(run: Path, winner: Winner) -> bool:
+    """Whether a search that was continued has kept this winner before."""
+    return (run / BEST / WINNER_FILE).is_file() and WinnerFile.read(run / BEST).candidate == winner.candidate
+
+
+def _file(run: Path, trial: Trial) -> Path:
+    return Path(str(weights_file(run / WEIGHTS, trial.number)))
