@@ -17,13 +17,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
 
 from benchmarks.search.pooled import Group, Part, read_groups
 from jointnas.errors import PredictorError
 from jointnas.measurement.estimate import Estimator
 from jointnas.predictor import network
 from jointnas.predictor.contract import Predictor
-from jointnas.predictor.gp import Hyperparameters
+from jointnas.predictor.gp import Hyperparameters, negative_log_likelihood
+from jointnas.predictor.gp_predictor import GPModel
 from jointnas.predictor.inputs import NetworkInputs
 from jointnas.predictor.network import ENCODER, HEAD, Plan
 from jointnas.predictor.pretrained import Card, Pretrained
@@ -37,6 +40,8 @@ SECONDS = 8.0  # the budget that is assumed where steps are unknown: most rows h
 MEMBERS, HIDDEN = 4, (96, 48)
 FARTHEST = 3.0  # target, in standard deviations
 LAW_ROWS = 2000  # that the law of step seconds is fitted to
+JOINT_DEVIATION = 2.0  # of the logarithms of hyperparameters about their usual prior means
+Array = NDArray[np.float64]
 FEWEST_CORRECTED, CORRECTED = 20, 300  # random candidates of a group that a Gaussian process corrects the network with
 
 
@@ -96,32 +101,48 @@ def _step_law(groups: Sequence[Group]) -> Estimator:
 
 
 def left_out(groups: Sequence[Group], training: Training = Training()) -> tuple[Hyperparameters, float]:
-    """Return what is expected of data sets that the network has not seen: the hyperparameters of a Gaussian process that corrects it, and
-    the deviation of targets about its predictions. Each is a mean over groups, of networks without their images."""
-    vectors, deviations = [], []
+    """Return what is expected of images that the network has not seen: the hyperparameters of a Gaussian process that corrects it, and
+    the deviation of targets about its predictions, a mean over groups.
+    """
+    models, deviations = [], []
     for images in dict.fromkeys(group.fingerprint for group in groups):
-        own = [group for group in groups if group.fingerprint == images]
         other = pretrain([group for group in groups if group.fingerprint != images], training)
-        for group in own:
-            part = max(group.parts, key=lambda part: len(part.codes))
-            if part.drawn_at_random.sum() >= FEWEST_CORRECTED:
-                deviations.append(
-                    float(np.std(group.targets(part) - other.scores(part.space, part.codes, part.budget)))
-                )
-                vectors.append(_corrected(part, other).to_vector())
-    return Hyperparameters.from_vector(np.mean(vectors, axis=0)), float(np.mean(deviations))
+        for group in groups:
+            part = max(group.parts, key=lambda part: int(part.drawn_at_random.sum()))
+            if group.fingerprint == images and part.drawn_at_random.sum() >= FEWEST_CORRECTED:
+                errors = group.targets(part) - other.scores(part.space, part.codes, part.budget)
+                deviations.append(float(errors[part.drawn_at_random].std()))
+                models.append(_corrected(part, other))
+    return joint_hyperparameters(models), float(np.mean(deviations))
 
 
-def _corrected(part: Part, prior: Pretrained) -> Hyperparameters:
-    """Return the hyperparameters of a campaign's predictor that starts from a prior, fitted to candidates of a part."""
+def _corrected(part: Part, prior: Pretrained) -> GPModel:
+    """Return a campaign's model that starts from a prior, fitted to candidates of a part that were drawn at random."""
     chosen = np.random.default_rng(0).permutation(np.flatnonzero(part.drawn_at_random))[:CORRECTED]
     observed = [
         Observation(part.accuracies[i], steps=int(part.steps[i]), trainings=int(part.trainings[i])) for i in chosen
     ]
-    task = Task(part.budget.train_images)
-    fitted = Predictor(part.space, prior=prior, task=task).fit_codes(part.codes[chosen], observed).model.hyperparameters
-    assert fitted is not None  # of a Gaussian process
-    return fitted
+    predictor = Predictor(part.space, prior=prior, task=Task(part.budget.train_images), kind="gp")
+    model = predictor.fit_codes(part.codes[chosen], observed).model
+    assert isinstance(model, GPModel)
+    return model
+
+
+def joint_hyperparameters(models: Sequence[GPModel]) -> Hyperparameters:
+    """Return the hyperparameters under which the examples of all models together are likely (MAP, under a prior wider than for one)."""
+    start = Hyperparameters.prior_mean(int(models[0].groups.max()) + 1).to_vector()
+    examples = [model.examples(np.arange(len(model.accuracies))) for model in models]
+
+    def loss(vector: Array) -> tuple[float, Array]:
+        hyperparameters = Hyperparameters.from_vector(vector)
+        found = [negative_log_likelihood(own, models[0].groups, hyperparameters) for own in examples]
+        z = (vector - start) / JOINT_DEVIATION
+        gradient = np.sum([gradient for _, gradient in found], axis=0) + z / JOINT_DEVIATION
+        return sum(value for value, _ in found) + 0.5 * float(z @ z), gradient
+
+    return Hyperparameters.from_vector(
+        minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(-9, 6)] * len(start)).x
+    )
 
 
 def _card(groups: Sequence[Group], command: str) -> Card:

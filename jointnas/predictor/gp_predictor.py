@@ -18,7 +18,7 @@ from threadpoolctl import ThreadpoolController
 
 from jointnas.predictor.contract import PredictorModel, filled_accuracies
 from jointnas.predictor.features import Featurizer
-from jointnas.predictor.gp import Examples, GaussianProcess, Hyperparameters, fit_hyperparameters
+from jointnas.predictor.gp import Examples, GaussianProcess, Groups, Hyperparameters, fit_hyperparameters
 from jointnas.predictor.prior import Budget, Prior
 from jointnas.predictor.steps import StepsModel
 from jointnas.predictor.targets import SMALLEST_SPREAD, TargetTransform, TransformPosterior
@@ -63,6 +63,16 @@ class GPModel(PredictorModel):
     def hyperparameters(self) -> Hyperparameters | None:
         """Those of the process; None before it exists."""
         return None if self._process is None else self._process.hyperparameters
+
+    @property
+    def accuracies(self) -> Array:
+        """The (n,) accuracies of its examples."""
+        return self._accuracies
+
+    @property
+    def groups(self) -> Groups:
+        """The group of each feature of its examples."""
+        return self._featurizer.groups
 
     # ---------------------------------------------------------------------------------------------------- the prior
 
@@ -123,7 +133,7 @@ class GPModel(PredictorModel):
         """Infer the attainable accuracy from the trainings that succeeded, and fit again to the scores that follow."""
         rows = np.random.default_rng(self.seed).permutation(succeeded)[:MAX_CONDITIONED_EXAMPLES]
         process = GaussianProcess(
-            self._examples(rows), self._featurizer.groups, self._conditioned_process.hyperparameters
+            self.examples(rows), self._featurizer.groups, self._conditioned_process.hyperparameters
         )
         trend = self._weight * self._example_prior[rows, None]
         self.targets = TransformPosterior.infer(
@@ -135,9 +145,10 @@ class GPModel(PredictorModel):
         """Return the hyperparameters of the examples in these rows, or of a random part of them."""
         if len(rows) > MAX_FIT_EXAMPLES:
             rows = np.random.default_rng(self.seed).permutation(rows)[:MAX_FIT_EXAMPLES]
-        return fit_hyperparameters(self._examples(rows), self._featurizer.groups, self._prior_hyperparameters)
+        return fit_hyperparameters(self.examples(rows), self._featurizer.groups, self._prior_hyperparameters)
 
-    def _examples(self, rows: Rows) -> Examples:
+    def examples(self, rows: Rows) -> Examples:
+        """Return those of its examples that are in these rows, less what is expected of them from the prior."""
         prior_mean = self._example_prior[rows]
         y = self._y[rows] - self._weight * prior_mean
         return Examples(self._x[rows], self._trend(prior_mean), y, self._trainings[rows])
@@ -148,7 +159,7 @@ class GPModel(PredictorModel):
             ranked = rows[np.argsort(-self._y[rows], kind="stable")]
             others = np.random.default_rng(self.seed).permutation(ranked[best:])
             rows = np.concatenate([ranked[:best], others[: MAX_CONDITIONED_EXAMPLES - best]])
-        return GaussianProcess(self._examples(rows), self._featurizer.groups, hyperparameters)
+        return GaussianProcess(self.examples(rows), self._featurizer.groups, hyperparameters)
 
     @property
     def _conditioned_process(self) -> GaussianProcess:

@@ -16,6 +16,7 @@ from scipy.optimize import minimize
 
 from jointnas.predictor import network
 from jointnas.predictor.contract import PredictorModel, filled_accuracies
+from jointnas.predictor.gp import NOISE
 from jointnas.predictor.inputs import NetworkInputs
 from jointnas.predictor.network import ENCODER, HEAD, Parameters, Plan
 from jointnas.predictor.pretrained import NET, Pretrained
@@ -31,12 +32,11 @@ from jointnas.training.observation import Observation
 MEMBERS, HELD_OUT_MEMBERS = 8, 4  # of the ensemble, and of the one without each fold
 COSTS = Plan(updates=640, weight_decay=0.0, dropout=0.0)
 FROZEN, WHOLE = Plan(updates=200, weight_decay=0.3), Plan(updates=100, rate=6e-4, weight_decay=0.3)
-FROZEN_TUNED = Plan(updates=60, rate=1e-3, weight_decay=3.0, anchored=True)
-WHOLE_TUNED = Plan(updates=60, rate=5e-4, weight_decay=3.0, anchored=True)
-FACTOR, NOISE = (
-    (0.0, 0.5),
-    (-2.0, 1.0),
-)  # logarithms, mean and deviation: of the members' variance, and of what they do not differ in
+FROZEN_TUNED = Plan(updates=30, rate=5e-4, weight_decay=3.0, anchored=True)
+WHOLE_TUNED = Plan(updates=30, rate=2e-4, weight_decay=3.0, anchored=True)
+TRAINING_NOISE = float(np.exp(NOISE[0]))  # variance of the trainings of one candidate
+FACTOR = (0.0, 0.5)  # mean and deviation of the logarithm of the factor of the members' variance
+MISFIT = (-2.0, 1.0)  # of that of the variance of errors that the members share
 CHUNK_ROWS = 8192
 Array = NDArray[np.float64]
 Float32 = NDArray[np.float32]
@@ -52,9 +52,9 @@ class MLPModel(PredictorModel):
         self._reference = reference
         self._pretrained = prior if isinstance(prior, Pretrained) else None
         self._parameters: Parameters | None = None if self._pretrained is None else self._pretrained.parameters
-        self._factor, self._noise = float(np.exp(FACTOR[0])), float(np.exp(NOISE[0]))
+        self._factor, self._misfit = float(np.exp(FACTOR[0])), float(np.exp(MISFIT[0]))
         if self._pretrained is not None:
-            self._noise = self._pretrained.card.deviation**2
+            self._misfit = max(self._pretrained.card.deviation**2 - TRAINING_NOISE, SMALLEST_SPREAD)
         self._use_steps(StepsModel.fit(space, reference[:0], [], seed, task))
         if prior is not None and self._parameters is None:
             self._parameters = self._untrained()
@@ -137,7 +137,7 @@ class MLPModel(PredictorModel):
             predicted = network.predict(parameters, architecture, rest)[MEMBERS:]
             own = predicted.reshape(-1, HELD_OUT_MEMBERS, len(y))[folds, :, np.arange(len(y))]  # (n, members)
             self._held_out = offsets + own.mean(axis=1)
-            self._factor, self._noise = _calibrated(y - self._held_out, own.var(axis=1, ddof=1), trainings)
+            self._factor, self._misfit = _calibrated(y - self._held_out, own.var(axis=1, ddof=1), trainings)
         self._parameters = {name: values[:MEMBERS] for name, values in parameters.items()}
 
     def _trained(self, examples: tuple[Float32, Float32, Float32], weights: Float32) -> Parameters:
@@ -171,10 +171,11 @@ class MLPModel(PredictorModel):
         """Return the (n,) means of the members' scores."""
         return np.asarray(self._members(codes, log_steps).mean(axis=0))
 
-    def predict_scores(self, codes: Codes) -> tuple[Array, Array]:
-        """Return the (n,) means and standard deviations of the scores of one training each."""
+    def predict_scores(self, codes: Codes, *, noise: bool = True) -> tuple[Array, Array]:
+        """Return the (n,) means and standard deviations of the scores of one training each, or without its noise."""
         members = self._members(codes)
-        return members.mean(axis=0), np.sqrt(self._factor * members.var(axis=0, ddof=1) + self._noise)
+        variance = self._factor * members.var(axis=0, ddof=1) + self._misfit + (TRAINING_NOISE if noise else 0)
+        return members.mean(axis=0), np.sqrt(variance)
 
     def sample_scores(self, codes: Codes, count: int, seed: Sequence[int]) -> Array:
         """Return (count, n) scores of random mixtures of the members, which have their mean and their calibrated covariance."""
@@ -191,7 +192,7 @@ class MLPModel(PredictorModel):
         pace = self._steps_model.to_tensor()
         return {
             **{NET + name: values for name, values in self._parameters.items()},
-            "calibration": np.array([self._factor, self._noise]),
+            "calibration": np.array([self._factor, self._misfit]),
             "levels": np.array(self.targets.levels),
             **({} if pace is None else {"pace": pace}),
         }
@@ -212,7 +213,7 @@ class MLPModel(PredictorModel):
         architecture, rest = self._encoded(self._reference[:1])
         if (shape.architecture, shape.rest) != (architecture.shape[1], rest.shape[1]):
             raise ValueError("the weights are those of another space")
-        self._parameters, (self._factor, self._noise) = parameters, state["calibration"].tolist()
+        self._parameters, (self._factor, self._misfit) = parameters, state["calibration"].tolist()
 
 
 def _member_weights(folds: NDArray[np.int64] | None, trainings: Array) -> Float32:
@@ -226,19 +227,15 @@ def _member_weights(folds: NDArray[np.int64] | None, trainings: Array) -> Float3
 
 
 def _calibrated(errors: Array, variances: Array, trainings: Array) -> tuple[float, float]:
-    """Return the factor of the members' (n,) variances and the noise of one training under which (n,) errors are likely (MAP).
-
-    The noise is in part the trainings' own, which their mean has less of, and in part the network's, which it has not.
-    """
+    """Return the factor of the members' (n,) variances and the misfit under which (n,) errors are likely (MAP)."""
 
     def deviance(logarithms: Array) -> float:
-        factor, noise = np.exp(logarithms)
-        expected = factor * variances + noise / np.sqrt(trainings)
-        prior = sum(
-            ((v - mean) / deviation) ** 2 for v, (mean, deviation) in zip(logarithms, (FACTOR, NOISE), strict=True)
-        )
+        factor, misfit = np.exp(logarithms)
+        expected = factor * variances + misfit + TRAINING_NOISE / trainings
+        priors = zip(logarithms, (FACTOR, MISFIT), strict=True)
+        prior = sum(((value - mean) / deviation) ** 2 for value, (mean, deviation) in priors)
         return float((errors**2 / expected + np.log(expected)).sum() + prior)
 
-    found = minimize(deviance, np.array([FACTOR[0], NOISE[0]]), method="Nelder-Mead").x
-    factor, noise = np.exp(found).tolist()
-    return factor, noise
+    found = minimize(deviance, np.array([FACTOR[0], MISFIT[0]]), method="Nelder-Mead").x
+    factor, misfit = np.exp(found).tolist()
+    return factor, misfit
