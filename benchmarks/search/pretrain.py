@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -131,11 +130,11 @@ def _corrected(part: Part, prior: Pretrained) -> GPModel:
 def joint_hyperparameters(models: Sequence[GPModel]) -> Hyperparameters:
     """Return the hyperparameters under which the examples of all models together are likely (MAP, under a prior wider than for one)."""
     start = Hyperparameters.prior_mean(int(models[0].groups.max()) + 1).to_vector()
-    examples = [model.examples(np.arange(len(model.accuracies))) for model in models]
+    examples = [(model.examples(np.arange(len(model.accuracies))), model.groups) for model in models]
 
     def loss(vector: Array) -> tuple[float, Array]:
         hyperparameters = Hyperparameters.from_vector(vector)
-        found = [negative_log_likelihood(own, models[0].groups, hyperparameters) for own in examples]
+        found = [negative_log_likelihood(own, features, hyperparameters) for own, features in examples]
         z = (vector - start) / JOINT_DEVIATION
         gradient = np.sum([gradient for _, gradient in found], axis=0) + z / JOINT_DEVIATION
         return sum(value for value, _ in found) + 0.5 * float(z @ z), gradient
@@ -173,7 +172,8 @@ def main() -> None:
     options = parser.parse_args()
     began = time.perf_counter()
     groups = without(read_groups(options.tables), options.leave_out)
-    command = shlex.join(["python", "-m", "benchmarks.search.pretrain", *sys.argv[1:]])
+    left = ["--leave-out", *options.leave_out] if options.leave_out else []
+    command = shlex.join(["python", "-m", "benchmarks.search.pretrain", *left])
     fitted = pretrain(groups, command=command)
     fitted.residual, deviation = left_out(groups)
     fitted.card = replace(fitted.card, deviation=deviation)
