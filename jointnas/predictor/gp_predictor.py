@@ -18,7 +18,7 @@ from threadpoolctl import ThreadpoolController
 
 from jointnas.predictor.contract import PredictorModel, filled_accuracies
 from jointnas.predictor.features import Featurizer
-from jointnas.predictor.gp import Examples, GaussianProcess, Hyperparameters, fit_hyperparameters
+from jointnas.predictor.gp import Examples, GaussianProcess, Groups, Hyperparameters, fit_hyperparameters
 from jointnas.predictor.prior import Budget, Prior
 from jointnas.predictor.steps import StepsModel
 from jointnas.predictor.targets import SMALLEST_SPREAD, TargetTransform, TransformPosterior
@@ -31,7 +31,6 @@ from jointnas.training.observation import Observation
 MAX_FIT_EXAMPLES = 300  # that hyperparameters are fitted to
 MAX_CONDITIONED_EXAMPLES = 2000  # that the process is conditioned on: half of them the best, the others at random
 CHUNK_ROWS = 8192
-PRIOR_WEIGHT = (0.7, 0.3)  # mean and deviation of the regression weight of the prior's scores, both standardised
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
@@ -44,6 +43,7 @@ class GPModel(PredictorModel):
         self.targets = TransformPosterior((1.0,), TargetTransform(), (TargetTransform(),))
         self._reference, self._trainings = reference, np.zeros(0)
         self._process: GaussianProcess | None = None
+        self._weight, self._weight_deviation = (0.0, 0.0) if prior is None else prior.weight
         self._prior_targets = None if prior is None else prior.targets(space)
         self._use_steps(StepsModel.fit(space, reference[:0], [], seed, task))
         if prior is not None:
@@ -63,6 +63,16 @@ class GPModel(PredictorModel):
     def hyperparameters(self) -> Hyperparameters | None:
         """Those of the process; None before it exists."""
         return None if self._process is None else self._process.hyperparameters
+
+    @property
+    def accuracies(self) -> Array:
+        """The (n,) accuracies of its examples."""
+        return self._accuracies
+
+    @property
+    def groups(self) -> Groups:
+        """The group of each feature of its examples."""
+        return self._featurizer.groups
 
     # ---------------------------------------------------------------------------------------------------- the prior
 
@@ -85,9 +95,8 @@ class GPModel(PredictorModel):
         """Return the prior's (n,) standardised scores; 0 without a prior."""
         return (self._prior_scores(codes, log_steps) - self._prior_centre) / self._prior_spread
 
-    @staticmethod
-    def _trend(prior_mean: Array) -> Array:
-        return np.stack([np.ones(len(prior_mean)), PRIOR_WEIGHT[1] * prior_mean], axis=1)
+    def _trend(self, prior_mean: Array) -> Array:
+        return np.stack([np.ones(len(prior_mean)), self._weight_deviation * prior_mean], axis=1)
 
     @property
     def _prior_transform(self) -> TargetTransform | None:
@@ -124,9 +133,9 @@ class GPModel(PredictorModel):
         """Infer the attainable accuracy from the trainings that succeeded, and fit again to the scores that follow."""
         rows = np.random.default_rng(self.seed).permutation(succeeded)[:MAX_CONDITIONED_EXAMPLES]
         process = GaussianProcess(
-            self._examples(rows), self._featurizer.groups, self._conditioned_process.hyperparameters
+            self.examples(rows), self._featurizer.groups, self._conditioned_process.hyperparameters
         )
-        trend = PRIOR_WEIGHT[0] * self._example_prior[rows, None]
+        trend = self._weight * self._example_prior[rows, None]
         self.targets = TransformPosterior.infer(
             self._accuracies, rows, lambda scores: process.deviances(scores - trend), self._prior_transform
         )
@@ -136,11 +145,12 @@ class GPModel(PredictorModel):
         """Return the hyperparameters of the examples in these rows, or of a random part of them."""
         if len(rows) > MAX_FIT_EXAMPLES:
             rows = np.random.default_rng(self.seed).permutation(rows)[:MAX_FIT_EXAMPLES]
-        return fit_hyperparameters(self._examples(rows), self._featurizer.groups, self._prior_hyperparameters)
+        return fit_hyperparameters(self.examples(rows), self._featurizer.groups, self._prior_hyperparameters)
 
-    def _examples(self, rows: Rows) -> Examples:
+    def examples(self, rows: Rows) -> Examples:
+        """Return those of its examples that are in these rows, less what is expected of them from the prior."""
         prior_mean = self._example_prior[rows]
-        y = self._y[rows] - PRIOR_WEIGHT[0] * prior_mean
+        y = self._y[rows] - self._weight * prior_mean
         return Examples(self._x[rows], self._trend(prior_mean), y, self._trainings[rows])
 
     def _make_process(self, rows: Rows, hyperparameters: Hyperparameters) -> GaussianProcess:
@@ -149,7 +159,7 @@ class GPModel(PredictorModel):
             ranked = rows[np.argsort(-self._y[rows], kind="stable")]
             others = np.random.default_rng(self.seed).permutation(ranked[best:])
             rows = np.concatenate([ranked[:best], others[: MAX_CONDITIONED_EXAMPLES - best]])
-        return GaussianProcess(self._examples(rows), self._featurizer.groups, hyperparameters)
+        return GaussianProcess(self.examples(rows), self._featurizer.groups, hyperparameters)
 
     @property
     def _conditioned_process(self) -> GaussianProcess:
@@ -162,7 +172,7 @@ class GPModel(PredictorModel):
         def predict(train: Rows, held_out: Rows) -> Array:
             process = self._make_process(train, self._fit_hyperparameters(train))
             prior_mean = self._example_prior[held_out]
-            return PRIOR_WEIGHT[0] * prior_mean + process.mean(self._x[held_out], self._trend(prior_mean))
+            return self._weight * prior_mean + process.mean(self._x[held_out], self._trend(prior_mean))
 
         with _blas().limit(limits=1, user_api="blas"):
             return cross_validated_tau(self._x, self._accuracies, predict, self.seed)
@@ -177,7 +187,7 @@ class GPModel(PredictorModel):
             prior_mean = self._prior_mean(codes[rows], steps)
             x = self._featurizer(codes[rows], steps if self._steps_model.estimator else None)
             with _blas().limit(limits=1, user_api="blas"):
-                parts.append(PRIOR_WEIGHT[0] * prior_mean + process.mean(x, self._trend(prior_mean)))
+                parts.append(self._weight * prior_mean + process.mean(x, self._trend(prior_mean)))
         return np.concatenate(parts)
 
     def predict_scores(self, codes: Codes, *, noise: bool = True) -> tuple[Array, Array]:
@@ -187,7 +197,7 @@ class GPModel(PredictorModel):
             prior_mean = self._prior_mean(part)
             with _blas().limit(limits=1, user_api="blas"):
                 mean, deviation = process.predict(self._featurizer(part), self._trend(prior_mean))
-            parts.append((PRIOR_WEIGHT[0] * prior_mean + mean, np.sqrt(deviation**2 + noise * process.noise)))
+            parts.append((self._weight * prior_mean + mean, np.sqrt(deviation**2 + noise * process.noise)))
         means, deviations = zip(*parts, strict=True)
         return np.concatenate(means), np.concatenate(deviations)
 
@@ -198,7 +208,7 @@ class GPModel(PredictorModel):
             prior_mean = self._prior_mean(part)
             with _blas().limit(limits=1, user_api="blas"):
                 samples = process.sample(self._featurizer(part), self._trend(prior_mean), count, seed)
-            parts.append(PRIOR_WEIGHT[0] * prior_mean + samples)
+            parts.append(self._weight * prior_mean + samples)
         return np.concatenate(parts, axis=1)
 
     # -------------------------------------------------------------------------------------------------- on the disk

@@ -16,6 +16,7 @@ from scipy.optimize import minimize
 
 from jointnas.predictor import network
 from jointnas.predictor.contract import PredictorModel, filled_accuracies
+from jointnas.predictor.gp import NOISE
 from jointnas.predictor.inputs import NetworkInputs
 from jointnas.predictor.network import ENCODER, HEAD, Parameters, Plan
 from jointnas.predictor.pretrained import NET, Pretrained
@@ -31,13 +32,11 @@ from jointnas.training.observation import Observation
 MEMBERS, HELD_OUT_MEMBERS = 8, 4  # of the ensemble, and of the one without each fold
 COSTS = Plan(updates=640, weight_decay=0.0, dropout=0.0)
 FROZEN, WHOLE = Plan(updates=200, weight_decay=0.3), Plan(updates=100, rate=6e-4, weight_decay=0.3)
-FROZEN_TUNED = Plan(updates=60, rate=1e-3, weight_decay=3.0, anchored=True)
-WHOLE_TUNED = Plan(updates=60, rate=5e-4, weight_decay=3.0, anchored=True)
-PRIOR_WEIGHT = 0.7  # of the standardised scores of a prior that is not such a network
-FACTOR, NOISE = (
-    (0.0, 0.5),
-    (-2.0, 1.0),
-)  # logarithms, mean and deviation: of the members' variance, and of what they do not differ in
+FROZEN_TUNED = Plan(updates=30, rate=5e-4, weight_decay=3.0, anchored=True)
+WHOLE_TUNED = Plan(updates=30, rate=2e-4, weight_decay=3.0, anchored=True)
+TRAINING_NOISE = float(np.exp(NOISE[0]))  # variance of the trainings of one candidate
+FACTOR = (0.0, 0.5)  # mean and deviation of the logarithm of the factor of the members' variance
+MISFIT = (-2.0, 1.0)  # of that of the variance of errors that the members share
 CHUNK_ROWS = 8192
 Array = NDArray[np.float64]
 Float32 = NDArray[np.float32]
@@ -53,9 +52,9 @@ class MLPModel(PredictorModel):
         self._reference = reference
         self._pretrained = prior if isinstance(prior, Pretrained) else None
         self._parameters: Parameters | None = None if self._pretrained is None else self._pretrained.parameters
-        self._factor, self._noise = float(np.exp(FACTOR[0])), float(np.exp(NOISE[0]))
+        self._factor, self._misfit = float(np.exp(FACTOR[0])), float(np.exp(MISFIT[0]))
         if self._pretrained is not None:
-            self._noise = self._pretrained.card.deviation**2
+            self._misfit = max(self._pretrained.card.deviation**2 - TRAINING_NOISE, SMALLEST_SPREAD)
         self._use_steps(StepsModel.fit(space, reference[:0], [], seed, task))
         if prior is not None and self._parameters is None:
             self._parameters = self._untrained()
@@ -74,9 +73,10 @@ class MLPModel(PredictorModel):
             self._inputs = self._pretrained.inputs
         elif not self.space.is_abstract:
             self._inputs = NetworkInputs.fit([(self.space, self._reference, self._budget(self._reference))])
-        self._centre, self._spread = 0.0, 1.0
+        self._weight, self._centre, self._spread = 1.0, 0.0, 1.0
         offsets = self._offsets(self._reference)
         self._centre, self._spread = float(offsets.mean()), max(float(offsets.std()), SMALLEST_SPREAD)
+        self._weight = 1.0 if self.prior is None else self.prior.weight[0]
 
     def _budget(self, codes: Codes, log_steps: Array | None = None) -> Budget:
         """Return the budget of (n, knobs) codes: these steps, those of the steps model, or unknown ones."""
@@ -98,11 +98,11 @@ class MLPModel(PredictorModel):
         return self._inputs(self.space, codes, budget)
 
     def _offsets(self, codes: Codes, log_steps: Array | None = None) -> Array:
-        """Return the (n,) standardised scores of a prior that is not the start of the ensemble, 0 without one."""
+        """Return the (n,) weighted scores of a prior that is not the start of the ensemble, 0 without one."""
         if self.prior is None or self._pretrained is not None:
             return np.zeros(len(codes))
         scores = self.prior.scores(self.space, codes, self._budget(codes, log_steps))
-        return (scores - self._centre) / self._spread
+        return self._weight * (scores - self._centre) / self._spread
 
     # ----------------------------------------------------------------------------------------------------- fitting
 
@@ -127,7 +127,7 @@ class MLPModel(PredictorModel):
         )
         trainings = np.array([o.trainings for o in observations], dtype=np.float64)
         y = self.targets.mean.scores(self._accuracies)
-        offsets = PRIOR_WEIGHT * self._offsets(codes)
+        offsets = self._offsets(codes)
         architecture, rest = self._encoded(codes)
         folds = candidate_folds(np.concatenate([architecture, rest], axis=1), self.seed)
         weights = _member_weights(folds, trainings)
@@ -137,7 +137,7 @@ class MLPModel(PredictorModel):
             predicted = network.predict(parameters, architecture, rest)[MEMBERS:]
             own = predicted.reshape(-1, HELD_OUT_MEMBERS, len(y))[folds, :, np.arange(len(y))]  # (n, members)
             self._held_out = offsets + own.mean(axis=1)
-            self._factor, self._noise = _calibrated(y - self._held_out, own.var(axis=1, ddof=1), trainings)
+            self._factor, self._misfit = _calibrated(y - self._held_out, own.var(axis=1, ddof=1), trainings)
         self._parameters = {name: values[:MEMBERS] for name, values in parameters.items()}
 
     def _trained(self, examples: tuple[Float32, Float32, Float32], weights: Float32) -> Parameters:
@@ -164,7 +164,7 @@ class MLPModel(PredictorModel):
             part = slice(start, start + CHUNK_ROWS)
             steps = None if log_steps is None else log_steps[part]
             own = network.predict(self._parameters, *self._encoded(codes[part], steps))
-            parts.append(own + PRIOR_WEIGHT * self._offsets(codes[part], steps))
+            parts.append(own + self._offsets(codes[part], steps))
         return np.concatenate(parts, axis=1)
 
     def scores(self, codes: Codes, log_steps: Array | None = None) -> Array:
@@ -172,9 +172,10 @@ class MLPModel(PredictorModel):
         return np.asarray(self._members(codes, log_steps).mean(axis=0))
 
     def predict_scores(self, codes: Codes, *, noise: bool = True) -> tuple[Array, Array]:
-        """Return the (n,) means and standard deviations of the scores of (n, knobs) codes, with or without the noise."""
+        """Return the (n,) means and standard deviations of the scores of one training each, or without its noise."""
         members = self._members(codes)
-        return members.mean(axis=0), np.sqrt(self._factor * members.var(axis=0, ddof=1) + noise * self._noise)
+        variance = self._factor * members.var(axis=0, ddof=1) + self._misfit + (TRAINING_NOISE if noise else 0)
+        return members.mean(axis=0), np.sqrt(variance)
 
     def sample_scores(self, codes: Codes, count: int, seed: Sequence[int]) -> Array:
         """Return (count, n) scores of random mixtures of the members, which have their mean and their calibrated covariance."""
@@ -191,7 +192,7 @@ class MLPModel(PredictorModel):
         pace = self._steps_model.to_tensor()
         return {
             **{NET + name: values for name, values in self._parameters.items()},
-            "calibration": np.array([self._factor, self._noise]),
+            "calibration": np.array([self._factor, self._misfit]),
             "levels": np.array(self.targets.levels),
             **({} if pace is None else {"pace": pace}),
         }
@@ -212,7 +213,7 @@ class MLPModel(PredictorModel):
         architecture, rest = self._encoded(self._reference[:1])
         if (shape.architecture, shape.rest) != (architecture.shape[1], rest.shape[1]):
             raise ValueError("the weights are those of another space")
-        self._parameters, (self._factor, self._noise) = parameters, state["calibration"].tolist()
+        self._parameters, (self._factor, self._misfit) = parameters, state["calibration"].tolist()
 
 
 def _member_weights(folds: NDArray[np.int64] | None, trainings: Array) -> Float32:
@@ -226,19 +227,15 @@ def _member_weights(folds: NDArray[np.int64] | None, trainings: Array) -> Float3
 
 
 def _calibrated(errors: Array, variances: Array, trainings: Array) -> tuple[float, float]:
-    """Return the factor of the members' (n,) variances and the noise of one training under which (n,) errors are likely (MAP).
-
-    The noise is in part the trainings' own, which their mean has less of, and in part the network's, which it has not.
-    """
+    """Return the factor of the members' (n,) variances and the misfit under which (n,) errors are likely (MAP)."""
 
     def deviance(logarithms: Array) -> float:
-        factor, noise = np.exp(logarithms)
-        expected = factor * variances + noise / np.sqrt(trainings)
-        prior = sum(
-            ((v - mean) / deviation) ** 2 for v, (mean, deviation) in zip(logarithms, (FACTOR, NOISE), strict=True)
-        )
+        factor, misfit = np.exp(logarithms)
+        expected = factor * variances + misfit + TRAINING_NOISE / trainings
+        priors = zip(logarithms, (FACTOR, MISFIT), strict=True)
+        prior = sum(((value - mean) / deviation) ** 2 for value, (mean, deviation) in priors)
         return float((errors**2 / expected + np.log(expected)).sum() + prior)
 
-    found = minimize(deviance, np.array([FACTOR[0], NOISE[0]]), method="Nelder-Mead").x
-    factor, noise = np.exp(found).tolist()
-    return factor, noise
+    found = minimize(deviance, np.array([FACTOR[0], MISFIT[0]]), method="Nelder-Mead").x
+    factor, misfit = np.exp(found).tolist()
+    return factor, misfit

@@ -64,6 +64,8 @@ class Pretrained(Prior):
     that corrects its scores.
     """
 
+    weight = (0.8, 0.15)
+
     def __init__(
         self,
         inputs: NetworkInputs,

@@ -46,6 +46,8 @@ class Prior(ABC):
     """What is expected of candidates before the first training of a campaign. Scores have a unit of their own; larger is better."""
 
     digest: str | None  # of its files; None before they are written
+    weight: tuple[float, float] = (0.7, 0.3)
+    """Mean and deviation of the regression weight of its scores for those of a campaign, both standardised."""
 
     @abstractmethod
     def check(self, space: Space) -> None:
