@@ -74,10 +74,10 @@ def with_recipes(table: Table, budget: float, bounds: Sequence[str]) -> Table:
             for name in built_in_recipes():
                 file, drawn = find_candidate(name), f"{RECIPE} {name}"
                 member = Member(name, file.candidate, file.portfolio.get("steps", MINUTE_STEPS))
-                candidate = adapted(member, space, exact, BudgetSteps(meter, budget), card["seed"])
+                own = adapted(member, space, exact, BudgetSteps(meter, budget), card["seed"])
                 held = any((row.drawn, row.bound, row.budget_seconds) == (drawn, bound, budget) for row in rows)
-                if candidate is not None and not held:
-                    rows.append(Row("resnet9", bound, budget, drawn, rounded(candidate), len(rows)))
+                if own is not None and not held:
+                    rows.append(Row("resnet9", bound, budget, drawn, rounded(own.candidate), len(rows)))
     return table.with_rows(rows)
 
 

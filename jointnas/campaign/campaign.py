@@ -165,15 +165,14 @@ def _known(
 ) -> tuple[dict[str, Candidate], Task]:
     """Return the members of the portfolio that the first batch holds, by name, and what is known of the trainings to come."""
     exact = Query(space, spec.constraints, spec.objective, meter, spec.measure, spec.seed).exact
-    seconds = spec.clock.get("train_seconds")
-    steps = None if seconds is None else BudgetSteps(meter, seconds)
-    known: dict[str, Candidate] = {}
+    seconds, known = spec.clock.get("train_seconds"), {}
+    timed = None if seconds is None else BudgetSteps(meter, seconds)
+    budget = spec.clock["train_steps"] if seconds is None else seconds
     if spec.known_recipes:
         emit(Activity("timing the known recipes"))
         with meter:
-            known = starting_candidates(space, exact, spec.known_recipes, steps, spec.seed)
-    budget = spec.clock["train_steps"] if seconds is None else seconds
-    measured = None if steps is None else steps.measured
+            known = starting_candidates(space, exact, spec.known_recipes, timed or budget, spec.seed)
+    measured = None if timed is None else timed.measured
     return known, known_task(space, len(data.train), budget, prior, measured, spec.seed)
 
 
