@@ -48,7 +48,7 @@ class Member:
 class Adapted(NamedTuple):
     """A member as a candidate of a space. distance: how far bounds and budget move it from what it is known for.
 
-    That is the logarithm of the ratio of the steps, and half of that of the networks' MACs.
+    That is the logarithm of the ratio of the steps, and that of the networks' MACs; a larger network counts half as much as a smaller one.
     """
 
     candidate: Candidate
@@ -91,7 +91,8 @@ def adapted(
     else:
         row, reached = max(0, int(np.searchsorted(macs, known, side="right")) - 1), float(steps)
     (candidate,) = space.to_candidates(codes[[_with_most_views(space, codes, macs, row)]])
-    return Adapted(candidate, abs(log(reached / member.steps)) + 0.5 * abs(log(macs[row] / known)))
+    smaller = log(known / macs[row])
+    return Adapted(candidate, abs(log(reached / member.steps)) + max(smaller, -0.5 * smaller))
 
 
 def _networks(member: Member, space: Space, exact: Sequence[Constraint], seed: int) -> Codes:
