@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from benchmarks.measure import machine
-from benchmarks.tables.plan import BOUNDS, BUDGETS, PREDICTED, RANDOM, SPACES, extended
+from benchmarks.tables.plan import BOUNDS, BUDGETS, PREDICTED, RANDOM, RECIPE, SPACES, extended, with_recipes
 from benchmarks.tables.table import SPLIT, TABLE, Row, Table
 from jointnas.data.dataset import load_data
 from jointnas.data.spec import DataSpec
@@ -203,7 +203,7 @@ def main() -> None:
     parser.add_argument("--train-images", type=int, default=5000)
     parser.add_argument("--val-images", type=int, default=2000)
     parser.add_argument("--candidates", type=int, default=400, help="how many the table has at its end")
-    parser.add_argument("--drawn", choices=(RANDOM, PREDICTED), default=RANDOM)
+    parser.add_argument("--drawn", choices=(RANDOM, PREDICTED, RECIPE), default=RANDOM)
     parser.add_argument("--prior", default=PRIOR, help="the predictor that predicted candidates start from")
     parser.add_argument("--budgets", nargs="+", metavar="SECONDS[=SHARE]", help=f"default: {BUDGETS}")
     parser.add_argument("--spaces", nargs="+", metavar="SPACE[=SHARE]", help=f"default: {SPACES}")
@@ -216,7 +216,11 @@ def main() -> None:
     options.spaces = shares(options.spaces) if options.spaces else SPACES
     table = Table.read(options.table) if options.table.exists() else begun(options)
     missing = options.candidates - len(table.by_candidate())
-    if missing > 0:
+    if options.drawn == RECIPE:
+        for budget in options.budgets:
+            table = with_recipes(table, float(budget), options.bounds)
+        table.write()
+    elif missing > 0:
         table = extended(table, missing, options.drawn, options.prior)
         table.write()
     table = timed(table, options.workers)

@@ -9,21 +9,28 @@ Every data set has the same design, so that tables can be read together:
 - **drawn** at random from a pool of the space under the bound, or by a predictor of the rows so far: then each is the best of a pool by a
   function drawn from its posterior (Thompson sampling). A table begins with random ones; half of it is to be of either kind;
 - **noise**: every twentieth candidate is trained with three seeds.
+- **recipes**, where asked for: every built-in recipe that the full ResNet-9 can express, made for each bound as a search makes it for its
+  first batch; these rows say which recipes to start from.
 Each share is met exactly, and independently of the others. The order is shuffled, so that what is there of a table that was stopped is
 a fair sample of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.tables.table import UNBOUNDED, Row, Table
+from jointnas.campaign.candidate_file import built_in_recipes, find_candidate
+from jointnas.campaign.portfolio import Member, adapted
 from jointnas.campaign.registry import find_predictor
+from jointnas.campaign.timing import BudgetSteps
 from jointnas.errors import ConstraintError
+from jointnas.execution import Slot
+from jointnas.measurement.meter import Meter
 from jointnas.predictor.contract import MIN_FIT_EXAMPLES, Predictor
 from jointnas.space.constraint import parse_all
 from jointnas.space.knob_space import Candidate
@@ -33,7 +40,8 @@ from jointnas.space.sampling import draw_pool
 BUDGETS = {"8": 80.0, "30": 15.0, "120": 5.0}
 SPACES = {"resnet9": 16.0, "chain": 1.0, "resnet": 1.0, "fbnet": 1.0, "joint": 1.0}
 BOUNDS = ("macs<2M", "macs<5M", "macs<10M", "macs<20M", "macs<40M", UNBOUNDED)
-RANDOM, PREDICTED = "random", "predicted"
+RANDOM, PREDICTED, RECIPE = "random", "predicted", "recipe"
+MINUTE_STEPS = 600  # that a recipe needs whose file does not say it
 POOL = 16_384  # candidates: the first of a Sobol sequence alone would tie many knobs to each other
 EVERY, REPEATS = 20, 3  # candidates, the first of which is trained so often
 
@@ -54,6 +62,22 @@ def extended(table: Table, candidates: int, drawn: str, prior: str) -> Table:
         met, candidate = next(streams[space, budget, bound])
         repeats = 1 if i % EVERY else REPEATS
         rows += [Row(space, met, budget, drawn, candidate, seed) for seed in range(10 * i, 10 * i + repeats)]
+    return table.with_rows(rows)
+
+
+def with_recipes(table: Table, budget: float, bounds: Sequence[str]) -> Table:
+    """Return the table with a row for each built-in recipe under each bound that it does not have yet."""
+    card, space, rows = table.card, table.space_named("resnet9"), list(table.rows)
+    with Meter(Slot("cpu", 1, 1), space.input_shape or (), space.classes or 0) as meter:
+        for bound in bounds:
+            exact = [] if bound == UNBOUNDED else parse_all([bound], space.metrics)
+            for name in built_in_recipes():
+                file, drawn = find_candidate(name), f"{RECIPE} {name}"
+                member = Member(name, file.candidate, file.portfolio.get("steps", MINUTE_STEPS))
+                own = adapted(member, space, exact, BudgetSteps(meter, budget), card["seed"])
+                held = any((row.drawn, row.bound, row.budget_seconds) == (drawn, bound, budget) for row in rows)
+                if own is not None and not held:
+                    rows.append(Row("resnet9", bound, budget, drawn, rounded(own.candidate), len(rows)))
     return table.with_rows(rows)
 
 

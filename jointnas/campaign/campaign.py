@@ -5,7 +5,7 @@ Each step is in the run's store before the next one relies on it, so that a kill
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import ceil
@@ -16,19 +16,22 @@ from jointnas.campaign.best import WEIGHTS, keep_best
 from jointnas.campaign.direct import DirectSearch
 from jointnas.campaign.events import Activity, Callback, Notice, RunOpened, WinnersFound, broadcast
 from jointnas.campaign.folders import open_run
-from jointnas.campaign.portfolio import BudgetSteps, starting_candidates
+from jointnas.campaign.portfolio import starting_candidates
 from jointnas.campaign.registry import PREDICTOR, context_of, find_prior
 from jointnas.campaign.result import Campaign
 from jointnas.campaign.rounds import Rounds
 from jointnas.campaign.runner import Runner
 from jointnas.campaign.spec import DirectSpec, SearchSpec
 from jointnas.campaign.store import Context, Run
+from jointnas.campaign.timing import BudgetSteps, known_task
 from jointnas.data.dataset import Data, load_data
 from jointnas.errors import SpaceError
 from jointnas.execution.executor import Executor
 from jointnas.execution.slots import share_slots
 from jointnas.measurement.meter import Meter
 from jointnas.plugins import load_function
+from jointnas.predictor.prior import Prior
+from jointnas.predictor.task import Task
 from jointnas.search.objective import Query
 from jointnas.search.search import Search
 from jointnas.space.constraint import format_metric
@@ -41,13 +44,14 @@ from jointnas.training.user_function import UserFunction, function_executor
 
 @dataclass(frozen=True)
 class Setup:
-    """What a campaign has before its first training: the data, the bound space, and the search with its pool."""
+    """What a campaign has before its first training: the data, the bound space, the search with its pool, the known recipes in it."""
 
     spec: SearchSpec
     context: Context
     data: Data | None
     search: Search
     meter: Meter | None
+    known: Mapping[str, Candidate]
 
 
 def run(
@@ -69,6 +73,8 @@ def run(
     with ExitStack() as stack:
         store = stack.enter_context(open_run(out, spec, setup.context, resume, setup.search.space.name))
         emit(RunOpened(store.path, spec, setup.context, store.trials()))
+        if setup.known:
+            emit(Notice(_known_text(setup)))
         if setup.search.predictor.prior is not None:
             emit(Notice(f"warm start: {setup.search.predictor.prior.describe()} (turn off with --prior none)"))
         if spec.kind == "autotrain" and store.queries():  # it ended before, and nothing about it may change
@@ -129,8 +135,7 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
     start = [_brought_in(candidate, space, emit) for candidate in spec.start]
     prior = find_prior(spec.prior, space)
     meter = Meter(slot, data.input_shape, len(data.classes)) if data and not space.is_abstract else None
-    if meter and spec.known_recipes:
-        start += _known_recipes(spec, space, meter, emit)
+    known, task = _known(spec, space, meter, prior, data, emit) if meter and data else ({}, Task())
     search = Search(
         space,
         spec.constraints,
@@ -138,9 +143,10 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
         objective=spec.objective,
         meter=meter,
         reported=spec.measure,
-        start=start,
+        start=[*start, *known.values()],
         prior=prior,
         predictor_kind=spec.predictor,
+        task=task,
     )
     with ExitStack() as stack:
         if meter:
@@ -150,25 +156,30 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
         emit(Notice(f"{metric} is forecast with a median error of {error:.1%}; winners are measured"))
     for text in search.warnings:
         emit(Notice(text))
-    return Setup(spec, Context.of(space, data, slot, prior.digest if prior else None), data, search, meter)
+    context = Context.of(space, data, slot, prior.digest if prior else None)
+    return Setup(spec, context, data, search, meter, known)
 
 
-def _known_recipes(spec: SearchSpec, space: Space, meter: Meter, emit: Callback) -> list[Candidate]:
-    """Return the members of the portfolio that the first batch holds, and report them."""
+def _known(
+    spec: SearchSpec, space: Space, meter: Meter, prior: Prior | None, data: Data, emit: Callback
+) -> tuple[dict[str, Candidate], Task]:
+    """Return the members of the portfolio that the first batch holds, by name, and what is known of the trainings to come."""
     exact = Query(space, spec.constraints, spec.objective, meter, spec.measure, spec.seed).exact
-    seconds = spec.clock.get("train_seconds")
-    emit(Activity("timing the known recipes"))
-    with meter:
-        steps = None if seconds is None else BudgetSteps(meter, seconds)
-        known = starting_candidates(space, exact, spec.known_recipes, steps, spec.seed)
-    if known:
-        sizes = [f"{name} ({format_metric('macs', space.cost(c)['macs'])} MACs)" for name, c in known.items()]
-        emit(
-            Notice(
-                f"known recipes, fitted to the bounds and the budget: {', '.join(sizes)} (turn off with --portfolio 0)"
-            )
-        )
-    return list(known.values())
+    seconds, known = spec.clock.get("train_seconds"), {}
+    timed = None if seconds is None else BudgetSteps(meter, seconds)
+    budget = spec.clock["train_steps"] if seconds is None else seconds
+    if spec.known_recipes:
+        emit(Activity("timing the known recipes"))
+        with meter:
+            known = starting_candidates(space, exact, spec.known_recipes, timed or budget, spec.seed)
+    measured = None if timed is None else timed.measured
+    return known, known_task(space, len(data.train), budget, prior, measured, spec.seed)
+
+
+def _known_text(setup: Setup) -> str:
+    space = setup.search.space
+    sizes = [f"{name} ({format_metric('macs', space.cost(c)['macs'])} MACs)" for name, c in setup.known.items()]
+    return f"starts from known recipes: {', '.join(sizes)} (turn off with --portfolio 0)"
 
 
 def make_executor(setup: Setup) -> Executor:

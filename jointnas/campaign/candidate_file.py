@@ -29,8 +29,8 @@ class CandidateFile:
     """A candidate with its costs, its results, and how it was or would be trained.
 
     training: `data` (a `DataSpec` in JSON) and its `fingerprint`, `input_shape` and `classes`, `clock`, `slot`, and the
-    `space` as TOML; empty in a hand-written file. portfolio: of a recipe from which searches start, its `place` among them and the
-    `steps` that it needs.
+    `space` as TOML; empty in a hand-written file. portfolio: of a recipe from which searches start, the `steps` that it takes
+    with its network.
     """
 
     candidate: Candidate

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan
+from math import isnan, log
+from typing import NamedTuple
 
 import numpy as np
 
 from jointnas.campaign.candidate_file import built_in_recipes, find_candidate
 from jointnas.errors import CandidateError
-from jointnas.measurement.meter import Meter
 from jointnas.network.cost import blueprint_cost
 from jointnas.network.families import make_blueprint
 from jointnas.space.constraint import Constraint
@@ -29,7 +29,7 @@ from jointnas.space.transfer import nearest_candidate
 WIDTH = "width"  # the knob that scales a network
 WIDTHS = 64  # values of a width that are tried at most
 SHORTFALL = 0.8  # share of a member's steps that is enough
-MEASUREMENTS = 3  # of a member's networks at most
+MEASUREMENTS = 4  # of a member's networks at most
 NETWORKS = 256  # drawn where the space lacks a member's network
 
 Steps = Callable[[Candidate], float]
@@ -38,55 +38,60 @@ Steps = Callable[[Candidate], float]
 
 @dataclass(frozen=True)
 class Member:
-    """A recipe of the portfolio with the network that it is known for. steps: that it needs."""
+    """A recipe of the portfolio with the network that it is known for. steps: that it takes there."""
 
     name: str
     candidate: Candidate
     steps: int
 
 
+class Adapted(NamedTuple):
+    """A member as a candidate of a space. distance: how far bounds and budget move it from what it is known for.
+
+    That is the logarithm of the ratio of the steps, and half of that of the networks' MACs.
+    """
+
+    candidate: Candidate
+    distance: float
+
+
 def portfolio() -> list[Member]:
-    """Return the members in their order: the built-in recipes whose file has a table `portfolio`."""
+    """Return the members: the built-in recipes whose file has a table `portfolio`."""
     files = {name: find_candidate(name) for name in built_in_recipes()}
-    places = {name: int(file.portfolio["place"]) for name, file in files.items() if file.portfolio}
-    ordered = sorted(places, key=lambda name: places[name])
-    return [Member(name, files[name].candidate, int(files[name].portfolio["steps"])) for name in ordered]
-
-
-class BudgetSteps:
-    """The steps that a budget of seconds holds, by the speed of training measured on a device; each candidate is measured once."""
-
-    def __init__(self, meter: Meter, seconds: float) -> None:
-        self._meter, self._seconds = meter, seconds
-        self.measured: list[tuple[Candidate, float]] = []
-
-    def __call__(self, candidate: Candidate) -> float:
-        """Return the steps, NaN where the measurement failed."""
-        (row,) = self._meter.measure([candidate], ["images_per_second"])
-        steps = self._seconds * row["images_per_second"] / int(self._meter.workload(candidate)[1].batch_size)
-        if not isnan(steps):
-            self.measured.append((candidate, steps))
-        return steps
+    return [Member(name, f.candidate, int(f.portfolio["steps"])) for name, f in files.items() if f.portfolio]
 
 
 def starting_candidates(
-    space: Space, exact: Sequence[Constraint], n: int, steps: Steps | None, seed: int = 0
+    space: Space, exact: Sequence[Constraint], n: int, steps: Steps | float, seed: int = 0
 ) -> dict[str, Candidate]:
-    """Return the first n members of the portfolio by name, as candidates of a bound space within the exact bounds.
+    """Return n members of the portfolio by name, as candidates of a bound space within the exact bounds, the nearest to their own first.
 
-    steps: None where the budget counts steps itself: then a network costs no more than the one that the recipe is known for.
+    steps: a number where the budget counts steps itself: then a network costs no more than the one that the recipe is known for.
     Members whose recipe the space cannot express are left out.
     """
+    found = {member.name: adapted(member, space, exact, steps, seed) for member in portfolio()}
+    members = sorted((own.distance, name, own.candidate) for name, own in found.items() if own is not None)
     chosen: dict[str, Candidate] = {}
-    for member in portfolio():
-        if len(chosen) >= n:
-            break
-        codes = _networks(member, space, exact, seed)
-        if len(codes):
-            (candidate,) = space.to_candidates(codes[[_costliest(space, codes, member, steps)]])
-            if candidate not in chosen.values():
-                chosen[member.name] = candidate
+    for _, name, candidate in members:
+        if len(chosen) < n and candidate not in chosen.values():
+            chosen[name] = candidate
     return chosen
+
+
+def adapted(
+    member: Member, space: Space, exact: Sequence[Constraint], steps: Steps | float, seed: int = 0
+) -> Adapted | None:
+    """Return a member as a candidate of a bound space, None where the space cannot express it; see `starting_candidates`."""
+    codes = _networks(member, space, exact, seed)
+    if not len(codes):
+        return None
+    macs, known = _network_macs(space, codes), _known_macs(space, member)
+    if callable(steps):
+        row, reached = _costliest(space, codes, macs, member, steps)
+    else:
+        row, reached = max(0, int(np.searchsorted(macs, known, side="right")) - 1), float(steps)
+    (candidate,) = space.to_candidates(codes[[_with_most_views(space, codes, macs, row)]])
+    return Adapted(candidate, abs(log(reached / member.steps)) + 0.5 * abs(log(macs[row] / known)))
 
 
 def _networks(member: Member, space: Space, exact: Sequence[Constraint], seed: int) -> Codes:
@@ -133,27 +138,20 @@ def _network_macs(space: Space, codes: Codes) -> Codes:
     return np.asarray(space.costs(codes)["macs"] / space.views(codes))
 
 
-def _costliest(space: Space, codes: Codes, member: Member, steps: Steps | None) -> int:
-    """Return the row of the costliest network that gets about the member's steps; the cheapest where none does.
+def _costliest(space: Space, codes: Codes, macs: Codes, member: Member, steps: Steps) -> tuple[int, float]:
+    """Return the row of the costliest network that gets about the member's steps, and its steps; the cheapest where none does.
 
-    codes: in ascending order of MACs. Few networks are measured: the seconds of a step are taken to grow with the MACs from the
-    last one measured, and the next measurement corrects that. Of two rows of one network the one that scores two views is taken.
+    codes, macs: in ascending order of the (n,) MACs. Few networks are measured: the seconds of a step are taken to grow with the MACs
+    from the last one measured, and the next measurement corrects that. A network that cannot be measured is taken as too costly.
     """
-    macs = _network_macs(space, codes)
-    if steps is None:
-        own = _known_macs(space, member)
-        return _with_most_views(space, codes, macs, int(np.searchsorted(macs, own, side="right")) - 1)
-    row, fits = len(codes) - 1, 0
+    row, reached = len(codes) - 1, 0.0
     for _ in range(MEASUREMENTS):
         reached = steps(space.to_candidates(codes[[row]])[0])
-        if isnan(reached):
+        if reached >= SHORTFALL * member.steps or row == 0:
             break
-        if reached >= SHORTFALL * member.steps:
-            fits = row
-            break
-        allowed = macs[row] * reached / member.steps
-        row = max(0, min(row - 1, int(np.searchsorted(macs, allowed, side="right")) - 1))
-    return _with_most_views(space, codes, macs, fits)
+        share = 0.5 if isnan(reached) else reached / member.steps
+        row = min(row - 1, max(0, int(np.searchsorted(macs, macs[row] * share, side="right")) - 1))
+    return row, max(1.0, 0.0 if isnan(reached) else reached)
 
 
 def _known_macs(space: Space, member: Member) -> float:
@@ -168,8 +166,3 @@ def _with_most_views(space: Space, codes: Codes, macs: Codes, row: int) -> int:
     """Return the row with this row's network that scores the most views."""
     rows = np.flatnonzero(np.isclose(macs, macs[max(row, 0)]))
     return int(rows[np.argmax(space.views(codes[rows]))])
-
-
-def timed_codes(space: Space, measured: Sequence[tuple[Candidate, float]]) -> tuple[Codes, Codes]:
-    """Return the (m, knobs) codes of measured candidates and the (m,) steps that the budget holds for them."""
-    return space.to_codes([candidate for candidate, _ in measured]), np.array([steps for _, steps in measured])

@@ -145,7 +145,7 @@ class SearchSpec(Spec):
     @property
     def known_recipes(self) -> int:
         """How many members of the portfolio the first batch holds at most."""
-        return self.batch // 2 if self.portfolio is None else self.portfolio
+        return self.batch_of(1) // 2 if self.portfolio is None else self.portfolio
 
     def batch_of(self, number: int) -> int:
         """Return how many candidates round `number`, from 1 on, trains: the first rounds take what does not divide evenly."""

@@ -149,7 +149,8 @@ def outcome_text(trial: Trial) -> str:
     o = trial.observation
     if o is None or o.accuracy is None:
         return f"failed: {o.failure if o else 'no result'}"
-    details = [] if trial.predicted is None else [f"predicted {trial.predicted:.4f} ± {trial.std:.4f}"]
+    details = ["leader"] if trial.kind == "confirmation" else []
+    details += [] if trial.predicted is None else [f"predicted {trial.predicted:.4f} ± {trial.std:.4f}"]
     details += [] if o.steps is None else [f"{o.steps} steps"]
     details += [] if o.seconds is None else [format_duration(o.seconds)]
     details += [f"disturbed by other programs, had {o.cpu_share:.0%} of its cores"] if o.was_disturbed else []

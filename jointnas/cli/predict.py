@@ -11,7 +11,7 @@ from jointnas.cli.common import Json, print_json, print_table
 
 
 def predict_command(
-    folder: Annotated[Path, typer.Argument(help="A run, or a winner's folder as `retrain` or `train --to` wrote it.")],
+    winner: Annotated[Path, typer.Argument(help="A run, or a winner's folder as `retrain` or `train --to` wrote it.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     as_json: Json = False,
 ) -> None:
@@ -24,10 +24,11 @@ def predict_command(
     """
     import torch
 
+    from jointnas.campaign.folders import find_run
     from jointnas.campaign.winner_file import load
     from jointnas.data.images import decode_file
 
-    model = load(folder)
+    model = load(winner if winner.is_dir() else find_run(winner))
     pixels = torch.stack([torch.tensor(decode_file(path, model.input_shape)) for path in images])
     with torch.inference_mode():
         probabilities = model(pixels.permute(0, 3, 1, 2))

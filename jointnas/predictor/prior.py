@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from jointnas.errors import PredictorError
 from jointnas.predictor.gp import EFFECT, NOISE, Hyperparameters
 from jointnas.predictor.targets import TransformPosterior
+from jointnas.space.knob_space import Candidate
 from jointnas.space.knobs import Codes
 from jointnas.space.space import Space
 from jointnas.space.transfer import translate
-
-if TYPE_CHECKING:
-    from jointnas.predictor.contract import Predictor
+from jointnas.training.observation import Observation
 
 RESIDUAL_LOG_REDUCTION = (
     1.0  # the log variance of the residual of a predictor is this much lower than that of its own functions
@@ -75,10 +74,40 @@ class Prior(ABC):
         """Write its files into a folder."""
 
 
+class FittedModel(Protocol):
+    """What a prior reads of an earlier campaign's model."""
+
+    targets: TransformPosterior
+
+    @property
+    def hyperparameters(self) -> Hyperparameters | None:
+        """The hyperparameters of its Gaussian process, None without one."""
+
+
+class FittedPredictor(Protocol):
+    """What a prior reads of an earlier campaign's predictor (`contract.Predictor`)."""
+
+    space: Space
+    candidates: list[Candidate]
+    observations: list[Observation]
+    context: dict[str, Any]
+    digest: str | None
+
+    @property
+    def model(self) -> FittedModel:
+        """The fitted model."""
+
+    def scores(self, codes: Codes, log_steps: Array | None = None) -> Array:
+        """Return the (n,) posterior mean scores of (n, knobs) codes."""
+
+    def save(self, folder: Path | str) -> None:
+        """Write its files into a folder."""
+
+
 class EarlierCampaign(Prior):
     """The predictor of an earlier campaign, of any data and of a space that shares knobs."""
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: FittedPredictor) -> None:
         if not predictor.observations:
             raise PredictorError("the prior is not fitted: fit it first")
         self.predictor = predictor

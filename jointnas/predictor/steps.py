@@ -43,11 +43,14 @@ class StepsModel:
         seed: int,
         task: Task = Task(),  # noqa: B008  (frozen)
     ) -> StepsModel:
-        """Return the model of trainings of (n, knobs) codes and of the task's timed candidates; trainings without steps are left out."""
+        """Return the model of trainings of (n, knobs) codes and, as long as these are fewer, of the task's timed candidates.
+
+        Trainings without steps are left out.
+        """
         rows = [i for i, o in enumerate(observations) if o.steps]
         codes = codes[rows]
         steps = np.array([o.steps / o.fraction for o in observations if o.steps], dtype=np.float64)
-        if task.timed is not None:
+        if task.timed is not None and len(steps) < len(task.timed[1]):
             codes, steps = np.concatenate([codes, task.timed[0]]), np.concatenate([steps, task.timed[1]])
         if space.is_abstract or len(steps) < MIN_EXAMPLES:
             return cls(space, None)

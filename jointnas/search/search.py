@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jointnas.errors import SearchError, SpaceError
 from jointnas.predictor.contract import DEFAULT_KIND, MIN_FIT_EXAMPLES, Predictor
 from jointnas.predictor.prior import Prior
+from jointnas.predictor.task import Task
 from jointnas.search.batch import Batch, Prediction, children_of_the_best, choose, fill
 from jointnas.search.engines import engine_names, find_engine
 from jointnas.search.objective import Query
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from jointnas.measurement.meter import Meter
 
 POOL_SIZE = 20_000
+CONSIDERED = 65_536  # members of a pool that one batch is chosen from
 GUARD_EVERY = 4  # candidates of a first batch that a prior chooses, one of which fills the space
 CAUTION = 0.5  # standard deviations
 ALL = "all"  # every engine, one after the other
@@ -41,7 +44,8 @@ class Search:
     pool: only these candidates are ever asked or returned. cost: for an abstract space, a function from a candidate to its costs; with a
     pool it is called for the pool and for observed candidates only. predictor: a fitted one, whose examples count as observed; or
     predictor_kind: the kind of a new one, by name, and prior: a predictor of an earlier campaign from which the new one starts.
-    start: candidates that are asked first. No candidate is asked twice, and none that was observed.
+    start: candidates that are asked first. task: what a new predictor knows before the first training. No candidate is asked twice, and
+    none that was observed.
 
     objective: "max accuracy", or "min METRIC" with a constraint such as "accuracy>=0.8", which the prediction has to meet.
     meter: measures metrics of candidates on the device (see `measurement.meter.Meter`), for constraints and objectives on
@@ -66,6 +70,7 @@ class Search:
         meter: Meter | None = None,
         reported: Sequence[str] = (),
         start: Sequence[Mapping[str, Any]] = (),
+        task: Task = Task(),  # noqa: B008  (frozen)
     ) -> None:
         if not space.is_bound:
             raise SpaceError(f"the space {space.name!r} is not bound to its data: call Space.bind first")
@@ -78,7 +83,9 @@ class Search:
         self.reports: tuple[EngineReport, ...] = ()  # of the latest stage two
         if predictor is None:
             reference = self.pool.drawn if self.pool.closed and self.space.is_abstract else None
-            self.predictor = Predictor(self.space, seed, prior=prior, kind=predictor_kind, reference=reference)
+            self.predictor = Predictor(
+                self.space, seed, prior=prior, kind=predictor_kind, reference=reference, task=task
+            )
         else:
             self.predictor = self._adopt(predictor, prior)
 
@@ -115,13 +122,20 @@ class Search:
             raise SearchError(
                 f"all {self.pool_size} candidates of the pool were asked: loosen the constraints or the space"
             )
-        first, others = waiting[waiting < n_start][:n], waiting[waiting >= n_start]
+        first, others = waiting[waiting < n_start][:n], self._considered(waiting[waiting >= n_start])
         batch = self.pool.codes[first]
         if n_chosen := min(n - len(first), len(others)):
             batch = np.concatenate([batch, self._choose(self.pool.codes[others], n_chosen, n)])
         asked = Batch(self.space, batch, self._predictions(batch) or [None] * len(batch))
         self._observations.asked.update(asked.identities)
         return asked
+
+    def _considered(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return rows of the pool to choose a batch from: all of them, or of a large pool `CONSIDERED` others each time."""
+        if len(rows) <= CONSIDERED:
+            return rows
+        rng = np.random.default_rng([self.seed, len(self._observations.asked), 2])
+        return np.sort(rng.choice(rows, CONSIDERED, replace=False))
 
     def tell(self, candidates: Sequence[Mapping[str, Any]], results: Sequence[float | Observation | None]) -> None:
         """Add the result of each candidate: an accuracy (larger is better), an `Observation`, or None for a failure.

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 RUN = "runs/digits-resnet9-1"
 SMALL = ("--fix", "width=4", "--fix", "batch_size=32", "--fix", "ema=0.0")
-SEARCH = ("search", "-c", "macs<1M", "--train-steps", "20", "--rounds", "2", "--batch", "3", "--top", "3", *SMALL)
+SEARCH = (
+    "search",
+    "-c",
+    "macs<1M",
+    "--train-steps",
+    "20",
+    "--rounds",
+    "2",
+    "--batch",
+    "3",
+    "--confirm",
+    "0",
+    "--top",
+    "3",
+    *SMALL,
+)
 CANDIDATE = '[architecture]\nnetwork = "resnet9"\nwidth = 4\n[recipe]\nbatch_size = 32\n'
-SEARCH_KEYS = {"run", "trials", "failed", "predictor", "winners"}
+SEARCH_KEYS = {"run", "trials", "failed", "confirmations", "budgets_used", "predictor", "winners"}
 WINNER_KEYS = {"rank", "architecture", "recipe", "predicted_accuracy", "std", "accuracy", "macs", "params"}
 RETRAINED_KEYS = {
     "rank", "architecture", "recipe", "predicted_accuracy", "test_accuracy", "val_accuracy", "macs", "params",

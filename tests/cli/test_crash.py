@@ -64,7 +64,7 @@ def stopped(tmp_path, number, ended, *arguments):
 
 
 def test_a_search_that_was_killed_goes_on_where_it_stood(tmp_path):
-    budget = ("--train-steps", "50", "--rounds", "2", "--batch", "3")
+    budget = ("--train-steps", "50", "--rounds", "2", "--batch", "3", "--confirm", "0")
     command, code, _ = stopped(tmp_path, signal.SIGKILL, 4, "--constraint", "macs<1M", *budget)
     assert code == -signal.SIGKILL
     out = tmp_path / "run"

@@ -33,7 +33,7 @@ def test_a_function_of_the_users_trains_the_candidates_of_an_abstract_space(tmp_
     )
     task = ("--space", "ridge.toml", "--train-fn", "ridge:train", "--cost-fn", "ridge:cost", "-c", "terms<=4")
     found = answer("search", *task, "--rounds", "2", "--batch", "4", "--train-steps", "1", "--out", "run")
-    assert (found["trials"], found["failed"]) == (8, 0)
+    assert (found["trials"], found["failed"], found["confirmations"]) == (6, 0, 2)
     assert found["winners"][0]["architecture"] == {"degree": 3}
     assert (
         answer("search", *task, "--rounds", "2", "--batch", "4", "--train-steps", "1", "--out", "run", "--resume")

@@ -1,0 +1,184 @@
+"""A search against the recipes that it starts from, by real trainings on a data set that nothing was fitted to.
+
+    python -m benchmarks.search.proof --data tiny-food.zip --image-size 32 --hold-out 150 --train-images 2500 --val-images 1000 \\
+        --rounds 3 --batch 6 --seeds 0 1 2 --to benchmarks/results/proof-food.json
+
+Each search spends rounds × batch budgets, `--workers` at a time, under the bound; its network is the one that it leaves in its run. Each
+member of the portfolio, made for the bound as the search makes it, is trained alone in the same slots with the same seeds. All are scored
+on the test images once. The best recipe is the member with the highest mean accuracy on the validation images. `--hold-out` moves so many
+training images of each class into the test split first. The machine must be left alone meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import tempfile
+import time
+import zipfile
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from benchmarks.measure import machine, write
+from jointnas.api import run_search
+from jointnas.campaign.portfolio import starting_candidates
+from jointnas.campaign.retrain import spread
+from jointnas.campaign.timing import BudgetSteps
+from jointnas.campaign.winner_file import load
+from jointnas.data.dataset import load_data
+from jointnas.data.spec import DataSpec
+from jointnas.execution.slots import share_slots
+from jointnas.measurement.meter import Meter
+from jointnas.space.constraint import parse_all
+from jointnas.space.knob_space import Candidate
+from jointnas.space.space import Space
+from jointnas.training.job import TrainingJob, TrainingResult, trial_executor
+
+FIRST_SEED = 2_000_000_000  # of the recipes' trainings: of no search
+
+
+def with_larger_test(source: Path, images: int, folder: Path) -> Path:
+    """Return a copy of a zip of images in which so many training images of each class, by the hash of their name, are test images."""
+    target = folder / source.name
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        classes: dict[PurePosixPath, list[str]] = defaultdict(list)
+        for name in old.namelist():
+            if not name.endswith("/"):
+                classes[PurePosixPath(name).parent].append(name)
+        for place, names in classes.items():
+            ordered = sorted(names, key=lambda name: hashlib.sha256(PurePosixPath(name).name.encode()).hexdigest())
+            moved = set(ordered[:images]) if place.parent.name == "train" else set()
+            for name in names:
+                path = PurePosixPath(name)
+                if name in moved:
+                    path = place.parent.parent / "test" / place.name / f"held-{path.name}"
+                new.writestr(str(path), old.read(name))
+    return target
+
+
+def searched(spec: DataSpec, options: argparse.Namespace, seed: int, out: Path) -> dict[str, Any]:
+    """Return what a search ended with, and the test accuracy of its network."""
+    began = time.monotonic()
+    campaign = run_search(
+        data=DataSpec(spec.source, spec.train_images, spec.val_images, spec.image_size, seed),
+        constraints=[options.bound],
+        train_time=options.seconds,
+        rounds=options.rounds,
+        batch=options.batch,
+        workers=options.workers,
+        seed=seed,
+        out=str(out),
+    )
+    seconds = time.monotonic() - began
+    winner = campaign.best
+    data = load_data(DataSpec(spec.source, spec.train_images, spec.val_images, spec.image_size, seed))
+    return {
+        "seed": seed,
+        "test_accuracy": test_accuracy(out, data.test()),
+        "predicted": winner.mean,
+        "std": winner.std,
+        "val_accuracy": winner.accuracy,
+        "candidate": winner.candidate,
+        "costs": winner.costs,
+        "trials": [row["observation"]["accuracy"] for row in campaign.trials],
+        "seconds": round(seconds, 1),
+    }
+
+
+def test_accuracy(run: Path, split: Any) -> float:
+    """Return the accuracy of a run's network on a split."""
+    model, right = load(run), 0
+    with torch.inference_mode():
+        for start in range(0, len(split), 500):
+            images = split.images[start : start + 500].permute(0, 3, 1, 2)
+            right += int((model(images).argmax(1) == split.labels[start : start + 500]).sum())
+    return right / len(split)
+
+
+def recipes(spec: DataSpec, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the accuracies of each member of the portfolio, trained alone, by its name."""
+    data, slot = load_data(spec), share_slots(options.workers, "cpu")
+    space = Space.load("resnet9", data.input_shape, len(data.classes)).restricted(len(data.train))
+    with Meter(slot, data.input_shape, len(data.classes)) as meter:
+        steps = BudgetSteps(meter, options.seconds)
+        members = starting_candidates(space, parse_all([options.bound], space.metrics), options.members, steps)
+    found: dict[str, Any] = {
+        name: {"candidate": candidate, "costs": space.cost(candidate), "val": [], "test": []}
+        for name, candidate in members.items()
+    }
+    for seed in options.seeds:
+        own = DataSpec(spec.source, spec.train_images, spec.val_images, spec.image_size, seed)
+        for name, result in trained(own, options, members, seed).items():
+            found[name]["val"].append(result.observation.accuracy)
+            found[name]["test"].append(result.test_accuracy)
+    return found
+
+
+def trained(
+    spec: DataSpec, options: argparse.Namespace, members: Mapping[str, Candidate], seed: int
+) -> dict[str, TrainingResult]:
+    """Train each member once in the search's slots, and score the test images."""
+    clock, names, results = {"train_seconds": options.seconds}, list(members), {}
+    jobs = [TrainingJob(members[name], clock, FIRST_SEED + seed, test=True).numbered(i) for i, name in enumerate(names)]
+    slot = share_slots(options.workers, "cpu")
+    with trial_executor(spec, slot, load_data(spec).fingerprint) as executor:
+        for event in executor.results(jobs):
+            if event.kind in ("done", "failed"):
+                results[names[event.number]] = TrainingResult.of(event)
+    return results
+
+
+def main() -> None:
+    """Train and search."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--hold-out", type=int, default=0)
+    parser.add_argument("--image-size", type=int)
+    parser.add_argument("--train-images", type=int, required=True)
+    parser.add_argument("--val-images", type=int, required=True)
+    parser.add_argument("--bound", default="macs<20M")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=6)
+    parser.add_argument("--members", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", default=["recipes", "search"])
+    parser.add_argument("--runs", type=Path, help="where to keep the searches' runs")
+    parser.add_argument("--to", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        source = with_larger_test(options.data, options.hold_out, Path(folder)) if options.hold_out else options.data
+        spec = DataSpec(str(source), options.train_images, options.val_images, options.image_size, 0)
+        answer: dict[str, Any] = {
+            "machine": machine(),
+            "data": options.data.name,
+            "test_images": load_data(spec).test_images,
+        }
+        answer |= {
+            name: getattr(options, name) for name in ("hold_out", "image_size", "train_images", "val_images", "bound")
+        }
+        answer |= {name: getattr(options, name) for name in ("seconds", "rounds", "batch", "workers", "seeds")}
+        if "recipes" in options.arms:
+            answer["recipes"] = found = recipes(spec, options)
+            best = max(found, key=lambda name: fmean(found[name]["val"]))
+            answer["best_recipe"] = {"name": best, "test_accuracy": spread(found[best]["test"])}
+            print(json.dumps(answer["best_recipe"]), flush=True)
+        if "search" in options.arms:
+            runs = options.runs or Path(folder) / "runs"
+            answer["searches"] = [searched(spec, options, seed, runs / f"seed-{seed}") for seed in options.seeds]
+            answer["search"] = spread([one["test_accuracy"] for one in answer["searches"]])
+        if {"recipes", "search"} <= set(options.arms):
+            pairs = zip(answer["search"]["seeds"], answer["best_recipe"]["test_accuracy"]["seeds"], strict=True)
+            answer["search_minus_recipe"] = spread([ours - recipe for ours, recipe in pairs])
+        write(answer, options.to)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""How many training steps a budget holds, before any training: measured for a few candidates, estimated for others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isnan
+
+import numpy as np
+
+from jointnas.measurement.meter import Meter
+from jointnas.predictor.pretrained import Pretrained
+from jointnas.predictor.prior import Prior
+from jointnas.predictor.steps import StepsModel
+from jointnas.predictor.task import Task
+from jointnas.space.knob_space import Candidate
+from jointnas.space.space import Space
+
+ESTIMATED = 24  # candidates whose steps are estimated
+
+
+class BudgetSteps:
+    """The steps that a budget of seconds holds, by the speed of training measured on a device; each candidate is measured once."""
+
+    def __init__(self, meter: Meter, seconds: float) -> None:
+        self.meter, self.seconds = meter, seconds
+        self.measured: list[tuple[Candidate, float]] = []
+
+    def __call__(self, candidate: Candidate) -> float:
+        """Return the steps, NaN where the measurement failed."""
+        (row,) = self.meter.measure([candidate], ["images_per_second"])
+        steps = self.seconds * row["images_per_second"] / int(self.meter.workload(candidate)[1].batch_size)
+        if not isnan(steps):
+            self.measured.append((candidate, steps))
+        return steps
+
+
+def known_task(
+    space: Space,
+    train_images: int,
+    budget: float,
+    prior: Prior | None,
+    measured: Sequence[tuple[Candidate, float]] | None,
+    seed: int,
+) -> Task:
+    """Return what is known of a campaign in a bound space before its first training.
+
+    budget: seconds, or steps where `measured` is None. measured: candidates with the steps that the budget holds for them. A pretrained
+    prior brings the law of a step's seconds on its own machine; the candidates measured here say how much faster this one is.
+    """
+    codes = next(space.stream(seed, chunk=ESTIMATED))
+    if measured is None:
+        return Task(train_images, codes, np.full(len(codes), budget))
+    own = space.to_codes([candidate for candidate, _ in measured])
+    steps = np.array([steps for _, steps in measured], dtype=np.float64)
+    if not isinstance(prior, Pretrained):
+        return Task(train_images, own, steps)
+    law = StepsModel(space, prior.step_seconds)
+    slower = float(np.median(budget / steps / law.step_shares(own))) if len(steps) else 1.0
+    estimated = budget / (slower * law.step_shares(codes))
+    return Task(train_images, np.concatenate([own, codes]), np.concatenate([steps, estimated]))

@@ -1,0 +1,137 @@
+"""The portfolio: which networks known recipes get under bounds and budgets, and which of them come first."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from jointnas.campaign.portfolio import SHORTFALL, adapted, portfolio, starting_candidates
+from jointnas.campaign.timing import known_task
+from jointnas.measurement.estimate import Estimator
+from jointnas.predictor.steps import StepsModel
+from jointnas.space.constraint import parse_all
+from jointnas.space.knob_space import Candidate
+from jointnas.space.space import Space
+
+SHAPE, CLASSES = (3, 32, 32), 10
+SPACE = Space.load("resnet9", SHAPE, CLASSES)
+MEMBERS = {member.name: member for member in portfolio()}
+ONE_MINUTE = MEMBERS["resnet9-1m"]
+
+
+def by_macs(macs_of_one_step: float, space: Space = SPACE):
+    """Return a device on which one step of each candidate takes seconds in proportion to the MACs of one view."""
+
+    def steps(candidate: Candidate) -> float:
+        views = 2 if candidate["recipe"]["test_flip"] else 1
+        return macs_of_one_step / (space.cost(candidate)["macs"] / views)
+
+    return steps
+
+
+def exact(*bounds: str):
+    return parse_all(bounds, SPACE.metrics)
+
+
+@pytest.mark.parametrize("bound", ["macs<2M", "macs<20M", "params<100K"])
+def test_a_member_meets_the_bounds_and_no_wider_network_would(bound: str) -> None:
+    own = adapted(ONE_MINUTE, SPACE, exact(bound), by_macs(1e15))  # a fast device: the bound alone decides
+    assert own is not None
+    constraint = exact(bound)[0]
+    assert SPACE.cost(own.candidate)[constraint.metric] < constraint.bound
+    wider = {**own.candidate, "architecture": {**own.candidate["architecture"]}}
+    wider["architecture"]["width"] += 2
+    assert SPACE.cost(wider)[constraint.metric] >= constraint.bound or own.candidate["recipe"]["test_flip"]
+
+
+def test_a_slow_device_gets_a_narrower_network_that_still_gets_about_its_steps() -> None:
+    widths = []
+    for speed in (1e12, 6e9, 2e9):
+        steps = by_macs(speed)
+        own = adapted(ONE_MINUTE, SPACE, [], steps)
+        assert own is not None
+        assert steps(own.candidate) >= SHORTFALL * ONE_MINUTE.steps
+        widths.append(own.candidate["architecture"]["width"])
+    assert widths == sorted(widths, reverse=True)
+    assert widths[0] == 64
+    assert widths[-1] < 16
+
+
+def test_where_the_time_limits_a_network_it_scores_two_views_and_where_a_bound_does_it_may_score_one() -> None:
+    by_time = adapted(ONE_MINUTE, SPACE, [], by_macs(6e9))
+    by_bound = adapted(ONE_MINUTE, SPACE, exact("macs<20M"), by_macs(1e15))
+    assert by_time is not None
+    assert by_bound is not None
+    assert by_time.candidate["recipe"]["test_flip"]
+    assert not by_bound.candidate["recipe"]["test_flip"]
+
+
+def test_a_network_that_cannot_be_measured_gives_way_to_a_cheaper_one() -> None:
+    def steps(candidate: Candidate) -> float:
+        return math.nan if candidate["architecture"]["width"] > 20 else 1e6
+
+    own = adapted(ONE_MINUTE, SPACE, [], steps)
+    assert own is not None
+    assert own.candidate["architecture"]["width"] <= 20
+
+
+@pytest.mark.parametrize(("speed", "first"), [(1e9, "resnet9-10s"), (12e9, "resnet9-1m"), (120e9, "resnet9-10m")])
+def test_the_recipe_that_is_known_for_about_this_budget_comes_first(speed: float, first: str) -> None:
+    known = starting_candidates(SPACE, [], 2, by_macs(speed))
+    assert next(iter(known)) == first
+    assert len(known) == 2
+
+
+def test_where_the_budget_counts_steps_a_member_keeps_its_own_network() -> None:
+    own = adapted(ONE_MINUTE, SPACE, [], ONE_MINUTE.steps)
+    assert own is not None
+    assert own.candidate["architecture"] == ONE_MINUTE.candidate["architecture"]
+    assert own.distance == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["chain", "resnet", "joint", "autotrain"])
+def test_spaces_with_other_networks_or_fewer_knobs_get_the_recipes_too(name: str) -> None:
+    space = Space.load(name)
+    if name == "autotrain":
+        space = space.with_architecture(ONE_MINUTE.candidate["architecture"])
+    space = space.bind(SHAPE, CLASSES)
+    known = starting_candidates(space, parse_all(["macs<40M"], space.metrics), 2, by_macs(6e9, space))
+    assert known
+    for candidate in known.values():
+        space.validate(candidate)
+        assert space.cost(candidate)["macs"] < 40e6
+
+
+@pytest.mark.parametrize("name", ["resnet9-basic", "fbnet"])
+def test_members_whose_optimizer_the_space_lacks_are_left_out(name: str) -> None:
+    space = Space.load(name, SHAPE, CLASSES)
+    assert adapted(ONE_MINUTE, space, [], by_macs(6e9, space)) is None
+    assert starting_candidates(space, [], 2, by_macs(6e9, space)) == {}
+
+
+# ----------------------------------------------------------------------------- what is known before the first training
+
+
+def test_a_budget_of_steps_is_the_steps_of_every_candidate() -> None:
+    task = known_task(SPACE, 500, 70.0, None, None, 0)
+    assert task.train_images == 500
+    assert task.steps is not None
+    assert set(task.steps) == {70.0}
+
+
+def test_measured_candidates_say_how_much_slower_this_machine_is_than_that_of_the_pretrained_network(
+    monkeypatch,
+) -> None:
+    from jointnas.campaign.registry import find_prior
+
+    prior = find_prior("tables", SPACE)
+    (candidate,) = SPACE.sample(1, seed=4)
+    law = StepsModel(SPACE, prior.step_seconds)
+    seconds = float(law.step_shares(SPACE.to_codes([candidate]))[0])
+    task = known_task(SPACE, 500, 60.0, prior, [(candidate, 60 / (3 * seconds))], 0)
+    assert task.timed is not None
+    codes, steps = task.timed
+    np.testing.assert_allclose(60 / steps, 3 * law.step_shares(codes))
+    assert isinstance(prior.step_seconds, Estimator)
