@@ -106,25 +106,36 @@ def left_out(groups: Sequence[Group], training: Training = Training()) -> tuple[
     models, deviations = [], []
     for images in dict.fromkeys(group.fingerprint for group in groups):
         other = pretrain([group for group in groups if group.fingerprint != images], training)
-        for group in groups:
-            part = max(group.parts, key=lambda part: int(part.drawn_at_random.sum()))
-            if group.fingerprint == images and part.drawn_at_random.sum() >= FEWEST_CORRECTED:
+        own = [group for group in groups if group.fingerprint == images]
+        models += corrected(own, other)
+        for group in own:
+            part = commonest(group)
+            if part.drawn_at_random.sum() >= FEWEST_CORRECTED:
                 errors = group.targets(part) - other.scores(part.space, part.codes, part.budget)
                 deviations.append(float(errors[part.drawn_at_random].std()))
-                models.append(_corrected(part, other))
     return joint_hyperparameters(models), float(np.mean(deviations))
 
 
-def _corrected(part: Part, prior: Pretrained) -> GPModel:
-    """Return a campaign's model that starts from a prior, fitted to candidates of a part that were drawn at random."""
-    chosen = np.random.default_rng(0).permutation(np.flatnonzero(part.drawn_at_random))[:CORRECTED]
-    observed = [
-        Observation(part.accuracies[i], steps=int(part.steps[i]), trainings=int(part.trainings[i])) for i in chosen
-    ]
-    predictor = Predictor(part.space, prior=prior, task=Task(part.budget.train_images), kind="gp")
-    model = predictor.fit_codes(part.codes[chosen], observed).model
-    assert isinstance(model, GPModel)
-    return model
+def commonest(group: Group) -> Part:
+    """Return the part of the space that most random candidates of a group are of."""
+    return max(group.parts, key=lambda part: int(part.drawn_at_random.sum()))
+
+
+def corrected(groups: Sequence[Group], prior: Pretrained) -> list[GPModel]:
+    """Return a campaign's model for each group that is large enough: it starts from a prior and is fitted to random candidates."""
+    models = []
+    for part in map(commonest, groups):
+        chosen = np.random.default_rng(0).permutation(np.flatnonzero(part.drawn_at_random))[:CORRECTED]
+        if len(chosen) < FEWEST_CORRECTED:
+            continue
+        observed = [
+            Observation(part.accuracies[i], steps=int(part.steps[i]), trainings=int(part.trainings[i])) for i in chosen
+        ]
+        predictor = Predictor(part.space, prior=prior, task=Task(part.budget.train_images), kind="gp")
+        model = predictor.fit_codes(part.codes[chosen], observed).model
+        assert isinstance(model, GPModel)
+        models.append(model)
+    return models
 
 
 def joint_hyperparameters(models: Sequence[GPModel]) -> Hyperparameters:

@@ -25,7 +25,7 @@ from sklearn.ensemble import ExtraTreesRegressor
 from benchmarks.measure import machine, write
 from benchmarks.search.pooled import Group, Part, read_groups
 from benchmarks.search.predictor import ceiling
-from benchmarks.search.pretrain import TABLES, Training, pretrain, without
+from benchmarks.search.pretrain import TABLES, Training, commonest, corrected, joint_hyperparameters, pretrain, without
 from jointnas.campaign.registry import find_predictor
 from jointnas.predictor.contract import Predictor
 from jointnas.predictor.gp import Examples, GaussianProcess, fit_hyperparameters
@@ -123,18 +123,21 @@ def before_training(pretrained: Pretrained) -> Score:
 def left_out(groups: Sequence[Group], training: Training) -> Iterator[Left]:
     """Yield each group of each data set with what is fitted to the other data sets."""
     built_in = {table: Predictor.load(find_predictor(name)[0]) for table, name in CAMPAIGNS.items()}
-    for images in dict.fromkeys(group.fingerprint for group in groups):
-        own = [group for group in groups if group.fingerprint == images]
-        others = without(groups, [own[0].table])
-        models: dict[str, Score] = {"pooled forest": forest(others), "pooled gp": process(others)}
-        pretrained = pretrain(others, training)
-        models["pretrained"] = before_training(pretrained)
+    by_images = {images: [g for g in groups if g.fingerprint == images] for images in sorted({g.fingerprint for g in groups})}
+    networks = {images: pretrain(without(groups, [own[0].table]), training) for images, own in by_images.items()}
+    models = {images: corrected(own, networks[images]) for images, own in by_images.items()}
+    for images, own in by_images.items():
+        parts = [(group, commonest(group)) for group in own]
+        asked = [(group, part) for group, part in parts if part.drawn_at_random.sum() >= KNOWN + FEWEST_ASKED]
+        if not asked:
+            continue
+        others, pretrained = without(groups, [own[0].table]), networks[images]
+        pretrained.residual = joint_hyperparameters([m for other in models if other != images for m in models[other]])
+        pooled_models = {"pooled forest": forest(others), "pooled gp": process(others), "pretrained": before_training(pretrained)}
         tables = {group.table for group in own}
         campaigns = {CAMPAIGNS[table]: predictor for table, predictor in built_in.items() if table not in tables}
-        for group in own:
-            part = max(group.parts, key=lambda part: int(part.drawn_at_random.sum()))
-            if part.drawn_at_random.sum() >= KNOWN + FEWEST_ASKED:
-                yield Left(group, part, pretrained, models, campaigns)
+        for group, part in asked:
+            yield Left(group, part, pretrained, pooled_models, campaigns)
 
 
 def run(left: Left, split: int) -> dict[str, tuple[float, float]]:
@@ -184,7 +187,7 @@ def main() -> None:
         targets = left.group.targets(left.part)[left.part.drawn_at_random]
         own: dict[str, Any] = {"candidates": len(targets)}
         if np.isfinite(left.group.noise):
-            own["ceiling"] = round(ceiling(targets, left.group.noise / left.group.spread)[0], 3)
+            own["ceiling"] = round(float(ceiling(targets, left.group.noise / left.group.spread)[0]), 3)
         means = {arm: np.mean([split[arm] for split in splits], axis=0) for arm in splits[0]}
         own["tau"] = {arm: round(float(mean[0]), 3) for arm, mean in means.items()}
         own["tau_best_quarter"] = {arm: round(float(m[1]), 3) for arm, m in means.items() if np.isfinite(m[1])}

@@ -1,0 +1,59 @@
+"""What a predictor knows before its first training: the number of images, and steps that were timed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jointnas.errors import PredictorError
+from jointnas.predictor.contract import Predictor
+from jointnas.predictor.steps import StepsModel
+from jointnas.predictor.task import Task
+from jointnas.space.space import Space
+from jointnas.training.observation import Observation
+
+SPACE = Space.load("resnet9", (1, 8, 8), 10)
+
+
+def timed(n: int = 48, seed: int = 1) -> Task:
+    """Return the task of a machine whose every MAC takes as long, and every step a little more."""
+    codes = SPACE.to_codes(SPACE.fix({"gradient": "plain", "start_resolution": 1.0}).sample(n, seed=seed))
+    return Task(1000, codes, 1e12 / (1e9 + SPACE.costs(codes)["macs"] * SPACE.recipe_columns(codes)["batch_size"]))
+
+
+def test_timed_candidates_give_the_steps_of_others_before_any_training() -> None:
+    others = timed(100, seed=2)
+    assert others.codes is not None
+    assert others.steps is not None
+    model = StepsModel.fit(SPACE, others.codes[:0], [], 0, timed())
+    assert np.median(np.abs(model.steps(others.codes) / others.steps - 1)) < 0.1
+    assert model.steps(others.codes[:0]).shape == (0,)
+
+
+def test_steps_of_trainings_and_of_timed_candidates_are_learned_together() -> None:
+    few, trained = timed(3), timed(3, seed=5)
+    assert trained.codes is not None
+    assert trained.steps is not None
+    observed = [Observation(0.5, steps=round(steps)) for steps in trained.steps]
+    assert StepsModel.fit(SPACE, trained.codes, observed, 0).estimator is None  # too few alone
+    assert StepsModel.fit(SPACE, trained.codes, observed, 0, few).estimator is not None
+
+
+@pytest.mark.parametrize("kind", ["gp", "mlp"])
+def test_a_loaded_predictor_knows_its_task(kind: str, tmp_path: Path) -> None:
+    task, candidates = timed(), SPACE.sample(8)
+    predictor = Predictor(SPACE, kind=kind, task=task).fit(candidates, np.linspace(0.2, 0.8, 8))
+    predictor.save(tmp_path)
+    loaded = Predictor.load(tmp_path)
+    assert loaded.task.train_images == 1000
+    np.testing.assert_array_equal(loaded.task.codes, task.codes)
+    np.testing.assert_array_equal(loaded.task.steps, task.steps)
+    np.testing.assert_allclose(loaded.predict(candidates), predictor.predict(candidates), rtol=1e-5)
+
+
+def test_timed_candidates_have_positive_steps_each() -> None:
+    codes = SPACE.to_codes(SPACE.sample(2))
+    with pytest.raises(PredictorError, match="got 2 timed candidates and 1 steps"):
+        Task(None, codes, np.ones(1))
+    with pytest.raises(PredictorError, match="no positive number of steps"):
+        Task(None, codes, np.array([3.0, np.nan]))
