@@ -117,7 +117,7 @@ def search_command(
         list[str] | None,
         typer.Option(help="A candidate file or built-in recipe to train first; with --real, the start; repeatable."),
     ] = None,
-    predictor: Annotated[str, typer.Option(help="The predictor to fit: gp, or one that a package adds.")] = "gp",
+    predictor: Annotated[str, typer.Option(help="The predictor to fit: gp, mlp, or one that a package adds.")] = "gp",
     prior: Annotated[
         str | None,
         typer.Option(
