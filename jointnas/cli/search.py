@@ -121,8 +121,8 @@ def search_command(
     prior: Annotated[
         str | None,
         typer.Option(
-            help="Warm start: a predictor of an earlier campaign, built-in, a folder or a run; none turns it off (default: the "
-            "built-in one of the space's network)."
+            help="Warm start: a predictor of an earlier campaign, built-in, a folder or a run; none turns it off (default: "
+            "tables, a network that is pretrained on trainings of many data sets)."
         ),
     ] = None,
     train_fn: Annotated[
