@@ -123,7 +123,9 @@ def before_training(pretrained: Pretrained) -> Score:
 def left_out(groups: Sequence[Group], training: Training) -> Iterator[Left]:
     """Yield each group of each data set with what is fitted to the other data sets."""
     built_in = {table: Predictor.load(find_predictor(name)[0]) for table, name in CAMPAIGNS.items()}
-    by_images = {images: [g for g in groups if g.fingerprint == images] for images in sorted({g.fingerprint for g in groups})}
+    by_images = {
+        images: [g for g in groups if g.fingerprint == images] for images in sorted({g.fingerprint for g in groups})
+    }
     networks = {images: pretrain(without(groups, [own[0].table]), training) for images, own in by_images.items()}
     models = {images: corrected(own, networks[images]) for images, own in by_images.items()}
     for images, own in by_images.items():
@@ -133,7 +135,11 @@ def left_out(groups: Sequence[Group], training: Training) -> Iterator[Left]:
             continue
         others, pretrained = without(groups, [own[0].table]), networks[images]
         pretrained.residual = joint_hyperparameters([m for other in models if other != images for m in models[other]])
-        pooled_models = {"pooled forest": forest(others), "pooled gp": process(others), "pretrained": before_training(pretrained)}
+        pooled_models = {
+            "pooled forest": forest(others),
+            "pooled gp": process(others),
+            "pretrained": before_training(pretrained),
+        }
         tables = {group.table for group in own}
         campaigns = {CAMPAIGNS[table]: predictor for table, predictor in built_in.items() if table not in tables}
         for group, part in asked:

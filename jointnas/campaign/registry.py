@@ -18,6 +18,7 @@ from jointnas.predictor.contract import Predictor
 from jointnas.predictor.files import DESCRIPTION
 from jointnas.predictor.pretrained import Pretrained, is_pretrained
 from jointnas.predictor.prior import EarlierCampaign, Prior
+from jointnas.predictor.task import Task
 from jointnas.resources import resource_folder
 from jointnas.space.knobs import Value
 from jointnas.space.space import Space
@@ -157,8 +158,9 @@ def fit_runs(names: Sequence[str], seed: int = 0) -> Predictor:
     candidates = [repeats[0].candidate for repeats in by_identity.values()]
     means = [mean_observation([t.observation for t in r if t.observation]) for r in by_identity.values()]
     spec, context = first
-    prior = Predictor.load(find_predictor(names[0])[0]).prior if context.prior else None
-    predictor = Predictor(space, seed, prior=prior).fit(candidates, means)
+    own = load_predictor_of(names[0]) if context.prior else None
+    prior, task = (own.prior, own.task) if own else (None, Task())
+    predictor = Predictor(space, seed, prior=prior, task=task).fit(candidates, means)
     predictor.context = {**context_of(spec, context), "runs": list(names)}
     return predictor
 

@@ -117,12 +117,12 @@ def search_command(
         list[str] | None,
         typer.Option(help="A candidate file or built-in recipe to train first; with --real, the start; repeatable."),
     ] = None,
-    predictor: Annotated[str, typer.Option(help="The predictor to fit: gp, or one that a package adds.")] = "gp",
+    predictor: Annotated[str, typer.Option(help="The predictor to fit: gp, mlp, or one that a package adds.")] = "gp",
     prior: Annotated[
         str | None,
         typer.Option(
-            help="Warm start: a predictor of an earlier campaign, built-in, a folder or a run; none turns it off (default: the "
-            "built-in one of the space's network)."
+            help="Warm start: a predictor of an earlier campaign, built-in, a folder or a run; none turns it off (default: "
+            "tables, a network that is pretrained on trainings of many data sets)."
         ),
     ] = None,
     train_fn: Annotated[

@@ -278,7 +278,6 @@ class Predictor:
             "metrics": self.space.metrics,
             "rank_correlation": self.rank_correlation,
             "prior": self.prior and self.prior.digest,
-            "train_images": self.task.train_images,
             "context": self.context,
             "trials": [
                 {
@@ -291,6 +290,8 @@ class Predictor:
                 for c, o in zip(self.candidates, self.observations, strict=True)
             ],
         }
+        if self.task.train_images is not None:
+            about["train_images"] = self.task.train_images
         self.digest = write_files(folder, about, tensors)
 
     @classmethod

@@ -9,8 +9,8 @@ import pytest
 
 from jointnas.campaign.candidate_file import CandidateFile
 from jointnas.campaign.registry import find_predictor
-from jointnas.predictor.files import FORMAT
 from jointnas.predictor.contract import Predictor
+from jointnas.predictor.files import FORMAT
 from tests.cli.commands import RUN, SMALL
 from tests.helpers import answer, jointnas, make_run, mistake
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from jointnas.campaign.store import Run
-from jointnas.predictor.gp_predictor import Predictor
+from jointnas.predictor.contract import Predictor
 from tests.cli.commands import RUN, SEARCH_KEYS
 from tests.helpers import answer, jointnas, mistake
 

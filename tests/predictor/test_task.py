@@ -31,12 +31,16 @@ def test_timed_candidates_give_the_steps_of_others_before_any_training() -> None
 
 
 def test_steps_of_trainings_and_of_timed_candidates_are_learned_together() -> None:
-    few, trained = timed(3), timed(3, seed=5)
+    few, trained = timed(4), timed(3, seed=5)
     assert trained.codes is not None
     assert trained.steps is not None
     observed = [Observation(0.5, steps=round(steps)) for steps in trained.steps]
     assert StepsModel.fit(SPACE, trained.codes, observed, 0).estimator is None  # too few alone
-    assert StepsModel.fit(SPACE, trained.codes, observed, 0, few).estimator is not None
+    alone, both = (
+        StepsModel.fit(SPACE, codes, seen, 0, few)
+        for codes, seen in ((trained.codes[:0], []), (trained.codes, observed))
+    )
+    assert not np.allclose(alone.steps(trained.codes), both.steps(trained.codes))
 
 
 @pytest.mark.parametrize("kind", ["gp", "mlp"])
