@@ -20,7 +20,6 @@ from sklearn.ensemble import RandomForestRegressor
 import jointnas
 from benchmarks.search.task import Array, Rows, Task
 from jointnas.campaign.direct import optimise
-from jointnas.campaign.registry import DEFAULT_PRIOR
 from jointnas.predictor.contract import Predictor
 from jointnas.search.objective import Query
 from jointnas.space.continuous import Continuous, Switchable
@@ -31,7 +30,7 @@ from jointnas.space.space import Space
 
 FIRST = 8  # random rows, before the forest is asked
 POPULATION, ENTRANTS = 24, 6  # of regularised evolution
-PRIOR = Path(__file__).parents[2] / "predictors" / DEFAULT_PRIOR
+PRIOR = Path(__file__).parents[2] / "predictors" / "resnet9-digits"
 
 
 def ours(task: Task, seed: int, prior: bool = True) -> None:

@@ -1,7 +1,8 @@
 """The rows of all tables of real trainings as one set of examples: inputs of one meaning, and targets that are standardised by group.
 
 A group is one table under one budget. The target of a candidate is the mean log odds of its accuracies, less the mean of the group's
-random candidates and divided by their deviation. A table without random candidates takes these from a table of the same images.
+random candidates and divided by their deviation. A table without random candidates takes these from a table of the same images, and a
+group with too few of them takes the deviation from the largest group of its table.
 Failed trainings count as the lowest accuracy of their group.
 """
 
@@ -22,7 +23,7 @@ from jointnas.predictor.targets import EDGE
 from jointnas.space.knobs import Codes
 from jointnas.space.space import Space
 
-FEWEST = 8  # random candidates of a group
+FEWEST, FEWEST_FOR_MEAN = 8, 4  # random candidates of a group, for their deviation and for their mean
 Array = NDArray[np.float64]
 
 
@@ -90,6 +91,11 @@ def read_groups(folder: Path) -> list[Group]:
             scales[table.path.stem, seconds] = scale
             images = table.card["fingerprint"], seconds
             scales[images] = max(scale, scales.get(images, scale))
+    for table, seconds, rows in found:
+        random = _mean_log_odds([row for row in rows if row.drawn == RANDOM], _lowest(rows))
+        larger = [scale for (name, _), scale in scales.items() if name == table.path.stem]
+        if FEWEST_FOR_MEAN <= len(random) < FEWEST and larger:
+            scales[table.path.stem, seconds] = len(random), float(random.mean()), max(larger)[2]
     groups = []
     for table, seconds, rows in found:
         known = scales.get((table.path.stem, seconds)) or scales.get((table.card["fingerprint"], seconds))

@@ -27,7 +27,6 @@ from scipy.stats import kendalltau, spearmanr, t
 from benchmarks.measure import machine, write
 from benchmarks.search.rankers import Arm, Array, Examples, all_arms
 from benchmarks.tables.table import TABLE, Table
-from jointnas.campaign.registry import DEFAULT_PRIOR
 from jointnas.predictor.contract import Predictor
 
 SIZES = (16, 32, 64, 128, 256)
@@ -111,7 +110,7 @@ def main() -> None:
     """Fit every predictor to every split."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=Path, default=TABLE)
-    parser.add_argument("--prior", type=Path, default=Path(__file__).parents[2] / "predictors" / DEFAULT_PRIOR)
+    parser.add_argument("--prior", type=Path, default=Path(__file__).parents[2] / "predictors" / "resnet9-digits")
     parser.add_argument("--splits", type=int, default=20)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--arms", nargs="+")

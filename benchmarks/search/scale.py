@@ -29,7 +29,6 @@ import numpy as np
 from benchmarks.measure import machine, write
 from benchmarks.search.rankers import Examples
 from benchmarks.tables.table import Table
-from jointnas.campaign.registry import DEFAULT_PRIOR
 from jointnas.predictor.contract import Predictor
 from jointnas.search.search import Search
 from jointnas.space.space import Space
@@ -37,8 +36,8 @@ from jointnas.space.space import Space
 TRIALS = (10, 100, 1000, 10_000)
 BATCH = 8
 CONSTRAINT = "macs<40M"
-PRIOR = Path(__file__).parents[2] / "predictors" / DEFAULT_PRIOR
-COMMAND = (sys.executable, "-c", "from jointnas.cli import main; main()", "search", "--from", DEFAULT_PRIOR)
+PRIOR = Path(__file__).parents[2] / "predictors" / "resnet9-digits"
+COMMAND = (sys.executable, "-c", "from jointnas.cli import main; main()", "search", "--from", "resnet9-digits")
 QUESTIONS = {
     "answer_seconds": ("--constraint", "macs<500K"),
     "front_seconds": ("--frontier", "macs", "--top", "20"),

@@ -20,12 +20,10 @@ from jointnas.predictor.pretrained import Pretrained, is_pretrained
 from jointnas.predictor.prior import EarlierCampaign, Prior
 from jointnas.predictor.task import Task
 from jointnas.resources import resource_folder
-from jointnas.space.knobs import Value
 from jointnas.space.space import Space
 from jointnas.training.observation import mean_observation
 
 PRETRAINED = "tables"  # the network that searches start from
-DEFAULT_PRIOR = "resnet9-digits"  # the predictor that they start from where this network is not there
 NONE = "none"
 PREDICTOR = "predictor"  # the folder of a run's predictor
 
@@ -85,17 +83,7 @@ def find_prior(name: str | None, space: Space) -> Prior | None:
     for folder in (built_in,) if name is None else (Path(name), built_in):
         if is_pretrained(folder):
             return Pretrained.load(folder)
-    if name is not None:
-        return EarlierCampaign(load_predictor_of(name))
-    if DEFAULT_PRIOR not in built_in_predictors():
-        return None
-    prior = Predictor.load(resource_folder("predictors") / DEFAULT_PRIOR)
-    return EarlierCampaign(prior) if networks_of(space) & networks_of(prior.space) else None
-
-
-def networks_of(space: Space) -> set[Value]:
-    """Return the network families that a space holds, none where it is abstract."""
-    return {value for knob in space.knobs[: space.n_architecture] if knob.name == "network" for value in knob.extremes}
+    return None if name is None else EarlierCampaign(load_predictor_of(name))
 
 
 def adopt(name: str, out: Path) -> Path:

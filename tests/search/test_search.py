@@ -14,7 +14,7 @@ from jointnas.search.search import CAUTION, Search
 from jointnas.search.winners import RESOLUTION, Winner, distinct_columns, front, spread_out
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
-from jointnas.training.observation import Observation
+from jointnas.training.observation import Observation, mean_observation
 from tests.search.cube import cube, light, numbers, point, total, truth
 
 
@@ -366,3 +366,33 @@ def test_a_front_of_nothing_is_refused() -> None:
 def test_a_question_that_makes_no_sense_is_refused(constraints, objective, error, message) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(error, match=message):
         Search(cube(), constraints, cost=total, objective=objective)
+
+
+# ------------------------------------------------------------------------------------------- what was trained, and predicted
+
+
+def test_a_candidate_that_trained_well_twice_stands_above_all_that_are_only_predicted() -> None:
+    search = light(cube())
+    candidates = search.space.sample(16, seed=3)
+    search.tell(candidates, [0.5 + 0.01 * truth(c) for c in candidates])
+    outlier = candidates[5]  # nothing in its knobs says so
+    search.tell([outlier], [mean_observation([Observation(0.62), Observation(0.63)])])
+    for caution in (0.0, 0.5, 1.0):
+        first = search.best(1, caution=caution)[0]
+        assert first.candidate == outlier
+        assert first.accuracy == pytest.approx(0.625)
+
+
+def test_a_batch_of_a_large_pool_is_chosen_from_other_members_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jointnas.search.search.CONSIDERED", 16)
+    space = cube()
+    pool = space.sample(200)
+    search = Search(space, pool=pool)
+    asked = []
+    for _ in range(3):
+        batch = search.ask(6)
+        search.tell(batch, [truth(c) for c in batch])
+        asked += batch
+    identities = {space.identity(c) for c in asked}
+    assert len(identities) == 18
+    assert identities <= {space.identity(c) for c in pool}
