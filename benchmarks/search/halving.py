@@ -103,10 +103,8 @@ def tell(
     stopped = [i for i in range(len(batch)) if i not in ended]
     if not (stopped and way.carried):
         return
-    x, y = (
-        share(np.array([a or 0.0 for a in values]))
-        for values in zip(*((accuracy_at(o, RUNG), o.accuracy) for o in whole))
-    )
+    x = share(np.array([accuracy_at(o, RUNG) or 0.0 for o in whole]))
+    y = share(np.array([o.accuracy or 0.0 for o in whole]))
     slope = float(np.clip(np.cov(x, y)[0, 1] / max(x.var(ddof=1), 1e-6), 0, 2))
     at_rung = share(np.array([accuracy_at(observations[i], RUNG) or 0.0 for i in stopped]))
     carried = expit(y.mean() + slope * (at_rung - x.mean()))

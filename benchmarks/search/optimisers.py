@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -18,9 +18,13 @@ from scipy.stats import norm
 from sklearn.ensemble import RandomForestRegressor
 
 import jointnas
+from benchmarks.search.pooled import read_groups
+from benchmarks.search.pretrain import TABLES, pretrain
 from benchmarks.search.task import Array, Rows, Task
 from jointnas.campaign.direct import optimise
 from jointnas.predictor.contract import Predictor
+from jointnas.predictor.pretrained import Pretrained
+from jointnas.predictor.task import Task as Known
 from jointnas.search.objective import Query
 from jointnas.space.continuous import Continuous, Switchable
 from jointnas.space.knob_space import Candidate
@@ -30,27 +34,59 @@ from jointnas.space.space import Space
 
 FIRST = 8  # random rows, before the forest is asked
 POPULATION, ENTRANTS = 24, 6  # of regularised evolution
+TIMED = 24  # candidates whose steps are known before the first training
 PRIOR = Path(__file__).parents[2] / "predictors" / "resnet9-digits"
 
 
-def ours(task: Task, seed: int, prior: bool = True) -> None:
-    """Stage one of `jointnas search`, with the built-in prior or without."""
-    search = jointnas.Search(
-        task.space,
-        task.constraints,
-        seed,
-        pool=task.pool,
-        prior=Predictor.load(PRIOR) if prior else None,
-    )
+def ours(task: Task, seed: int, prior: str | None = "digits") -> None:
+    """Stage one of `jointnas search`, with a prior of `PRIORS` or without."""
+    start, known = (None, Known()) if prior is None else PRIORS[prior](task)
+    search = jointnas.Search(task.space, task.constraints, seed, pool=task.pool, prior=start, task=known)
     while True:
         batch = search.ask(task.batch)
         search.tell(batch, [task.observe(c) for c in batch])
 
 
+def digits(task: Task) -> tuple[Predictor, Known]:
+    """Return the predictor of trainings on the digits."""
+    return Predictor.load(PRIOR), Known()
+
+
+@cache
+def _shuffled() -> Predictor:
+    found = Predictor.load(PRIOR)
+    order = np.random.default_rng(0).permutation(len(found.candidates))
+    return Predictor(found.space).fit(found.candidates, [found.observations[i] for i in order])
+
+
+def shuffled(task: Task) -> tuple[Predictor, Known]:
+    """Return the predictor of the digits fitted to its accuracies in another order: it knows nothing, and believes it does."""
+    return _shuffled(), Known()
+
+
+@cache
+def _pretrained(fingerprint: str) -> Pretrained:
+    return pretrain([group for group in read_groups(TABLES) if group.fingerprint != fingerprint])
+
+
+def tables(task: Task) -> tuple[Pretrained, Known]:
+    """Return the network that is pretrained on the tables of all other images, and the steps of some candidates."""
+    codes = next(task.space.stream(TIMED, chunk=TIMED))
+    steps = np.array([task.objective(candidate)[1] for candidate in task.space.to_candidates(codes)], dtype=np.float64)
+    return _pretrained(task.fingerprint), Known(task.train_images, codes, steps)
+
+
+PRIORS: dict[str, Callable[[Task], tuple[Predictor | Pretrained, Known]]] = {
+    "digits": digits,
+    "shuffled": shuffled,
+    "tables": tables,
+}
+
+
 def varied(task: Task, seed: int, **parts: Any) -> None:
     """Ours without a prior, with some functions of stage one replaced."""
     with patch.multiple("jointnas.search.search", **parts):
-        ours(task, seed, prior=False)
+        ours(task, seed, prior=None)
 
 
 def no_children(predictor: Predictor, query: Query, parents: Codes, medians: Array, *rest: Any) -> tuple[Codes, Array]:
@@ -252,7 +288,9 @@ def smac_search(task: Task, seed: int) -> None:
 
 ARMS: dict[str, Callable[[Task, int], None]] = {
     "jointnas": ours,
-    "jointnas, no prior": partial(ours, prior=False),
+    "jointnas, no prior": partial(ours, prior=None),
+    "jointnas, pretrained": partial(ours, prior="tables"),
+    "jointnas, wrong prior": partial(ours, prior="shuffled"),
     "random": random_search,
     "regularised evolution": regularised_evolution,
     "optuna tpe": partial(optuna_search, sampler="tpe"),

@@ -44,6 +44,7 @@ class Surrogate:
                 f"a surrogate is fitted to {candidates} trained candidates, got {missing} fewer: lower --candidates"
             )
         examples = Examples(fitted_to)
+        self.fingerprint, self.train_images = table.card["fingerprint"], table.card["train_images"]
         self.space: Space = examples.space
         self.constraints = table.constraints
         self.deviation = examples.noise
@@ -74,6 +75,7 @@ class Rows:
 
     def __init__(self, table: Table) -> None:
         self.examples = Examples(table)
+        self.fingerprint, self.train_images = table.card["fingerprint"], table.card["train_images"]
         self.space, self.deviation = self.examples.space, 0.0
         self.constraints = table.constraints
         identities = self.space.identities(self.examples.codes)
@@ -122,6 +124,7 @@ class Task:
     def __init__(self, objective: Surrogate | Rows, bound: str, trainings: int, batch: int, seed: int) -> None:
         self.objective = objective
         self.space = within(objective.space, objective.constraints) if bound == UNBOUNDED else objective.space
+        self.fingerprint, self.train_images = objective.fingerprint, objective.train_images
         self.trainings, self.batch = trainings, batch
         self.constraints = parse_all([] if bound == UNBOUNDED else [bound], self.space.metrics)
         self._rng = np.random.default_rng([seed, 1])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jointnas.campaign.runner import weights_file
-from jointnas.campaign.store import Trial
+from jointnas.campaign.store import FINAL, Trial
 from jointnas.campaign.winner_file import BEST, WINNER_FILE, Member, WinnerFile
 from jointnas.data.dataset import Data
 from jointnas.network.families import make_blueprint
@@ -18,15 +18,17 @@ WEIGHTS = "weights"  # the folder of a run's weights while it searches
 
 
 def keep_best(run: Path, data: Data | None, winners: Sequence[Winner], trials: Sequence[Trial]) -> None:
-    """Write the first winner that was trained into `RUN/best`, with the weights of its most accurate training; drop all others.
+    """Write the first winner that was trained into `RUN/best`, with the weights of one of its trainings; drop all others.
 
-    Accuracies are on the validation images, on which the search chose it. Nothing is kept where the weights of no winner are there.
+    That is the training on all images where there is one, else the most accurate on the validation images, on which the search chose it.
+    Nothing is kept where the weights of no winner are there.
     """
     kept = [(w, t) for w in winners for t in trials if t.candidate == w.candidate and _file(run, t).is_file()]
-    if data is not None and kept and not _is_kept(run, winners[0]):
+    final = [t for w, t in kept if w is winners[0] and t.kind == FINAL]
+    if data is not None and kept and (final or not _is_kept(run, winners[0])):
         winner = kept[0][0]
         own = [t for w, t in kept if w is winner and t.accuracy is not None]
-        chosen = max(own, key=lambda t: t.accuracy or 0.0)
+        chosen = final[0] if final else max(own, key=lambda t: t.accuracy or 0.0)
         architecture, recipe = winner.candidate["architecture"], Recipe.from_knobs(winner.candidate["recipe"])
         network = make_blueprint(architecture, data.input_shape, len(data.classes))
         folder = run / BEST

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jointnas.campaign.spec import Spec
-from jointnas.campaign.store import Context, Trial
+from jointnas.campaign.store import CONFIRMATION, Context, Trial
 
 WIDTH = 2  # standard deviations on either side of a prediction, within which 95 % of accuracies should lie
 
@@ -47,16 +47,17 @@ class Calibration:
 def predictions_of(
     spec: Spec, context: Context, trials: Sequence[Trial], retrained: Sequence[Mapping[str, Any]]
 ) -> dict[str, list[Prediction]]:
-    """Return a run's predictions of "trials" before their training, and of "retrained_winners"; keys without any are absent.
+    """Return a run's predictions of "trials", of "leaders" and of "retrained_winners" before their training; keys without any are absent.
 
     Of winners the mean validation accuracy over seeds counts, trained in the run's own slot for its own budget, where no early stop
-    made the predictor one of less. Confirmations are left out, because winners are chosen for their predictions.
+    made the predictor one of less. Leaders were chosen for their predictions, so these are the most likely to be too high.
     """
-    groups: dict[str, list[Prediction]] = {"trials": [], "retrained_winners": []}
+    groups: dict[str, list[Prediction]] = {"trials": [], "leaders": [], "retrained_winners": []}
     observed = [t for t in trials if t.observation is not None and t.accuracy is not None]
     for trial in observed:
-        if trial.kind != "confirmation" and trial.predicted is not None and trial.std is not None:
-            groups["trials"].append(Prediction(trial.predicted, trial.std, trial.accuracy or 0.0))
+        if trial.predicted is not None and trial.std is not None:
+            who = "leaders" if trial.kind == CONFIRMATION else "trials"
+            groups[who].append(Prediction(trial.predicted, trial.std, trial.accuracy or 0.0))
     if all(t.observation and t.observation.fraction == 1 for t in observed):
         settings = {"clock": dict(spec.clock), "slot": context.slot.to_json()}
         groups["retrained_winners"] = [

@@ -107,6 +107,8 @@ def _conduct(setup: Setup, store: Run, executor: Executor, emit: Callback) -> Ca
     constraints = [str(c) for c in search.constraints]
     store.add_query(constraints, spec.engine, spec.seed, winners)
     emit(WinnersFound(winners, search.rank_correlation))
+    if isinstance(conductor, Rounds) and spec.final_trainings:
+        conductor.train_final(winners[0])
     keep_best(store.path, setup.data, winners, list(runner.trials.values()))
     return Campaign(store.path, reports=search.reports)
 
@@ -196,7 +198,7 @@ def plan(setup: Setup) -> dict[str, Any]:
     spec, context, data = setup.spec, setup.context, setup.data
     workers = context.slot.workers
     batches = [spec.batch_of(number) for number in range(1, spec.rounds + 1)]
-    waves = sum(ceil(n / workers) for n in (*batches, spec.confirmations))
+    waves = sum(ceil(n / workers) for n in (*batches, spec.confirmations, spec.final_trainings))
     return {
         "trainings": spec.budgets,
         "rounds": spec.rounds,

@@ -11,7 +11,7 @@ from jointnas.campaign.early_stop import at_fraction, stop_fraction
 from jointnas.campaign.events import Activity, Callback, RoundEnded, RoundStarted
 from jointnas.campaign.runner import Runner
 from jointnas.campaign.spec import SearchSpec
-from jointnas.campaign.store import Run, Trial
+from jointnas.campaign.store import CONFIRMATION, FINAL, Run, Trial
 from jointnas.errors import SearchError
 from jointnas.search.objective import ACCURACY
 from jointnas.search.search import Search
@@ -19,7 +19,6 @@ from jointnas.search.winners import Winner
 from jointnas.space.constraint import violations
 from jointnas.training.observation import mean_observation
 
-CONFIRMATION = "confirmation"
 CAUTION, HOPE = (
     1.0,
     1.0,
@@ -57,8 +56,17 @@ class Rounds:
             return by_whole_trainings(self._search, winners, list(self._runner.trials.values()))
         return sorted(winners, key=lambda w: w.accuracy is None) if query.minimised == (ACCURACY,) else winners
 
+    def train_final(self, winner: Winner) -> None:
+        """Train the first winner on the training and validation images together; a run does that once."""
+        trials = [t for t in self._runner.trials.values() if t.kind == FINAL and t.candidate == winner.candidate]
+        if not trials:
+            identities = self._search.space.identities(self._search.space.to_codes([winner.candidate]))
+            self._emit(Activity("training on all images"))
+            trials = self._runner.add(self._spec.rounds, [winner.candidate], identities, kind=FINAL)
+        self._runner.train(trials)
+
     def _trials(self, last_round: int | None = None) -> list[Trial]:
-        trials = [t for t in self._runner.trials.values() if t.kind != CONFIRMATION]
+        trials = [t for t in self._runner.trials.values() if t.kind not in (CONFIRMATION, FINAL)]
         return [t for t in trials if last_round is None or t.round <= last_round]
 
     def _confirmed(self) -> list[Trial]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from jointnas.campaign.events import Callback, TrialEnded, TrialProgress, TrialStarted
-from jointnas.campaign.store import Run, Trial
+from jointnas.campaign.store import FINAL, Run, Trial
 from jointnas.execution.executor import Event, Executor
 from jointnas.space.knob_space import Candidate
 from jointnas.training.job import TrainingJob, TrainingResult
@@ -71,7 +71,12 @@ class Runner:
         """Return the trials with their observations; those that have one already are not trained again."""
         jobs = [
             TrainingJob(
-                t.candidate, self._clock, t.seed, stop_at=self.stop_at, weights=weights_file(self._weights, t.number)
+                t.candidate,
+                self._clock,
+                t.seed,
+                stop_at=self.stop_at,
+                weights=weights_file(self._weights, t.number),
+                with_val=t.kind == FINAL,
             ).numbered(t.number)
             for t in trials
             if t.observation is None

@@ -29,6 +29,7 @@ from jointnas.units import format_duration, parse_duration
 
 LARGEST_SEED = 99_999  # trials get seeds of 10,000 × seed + number, which stay below those of `retrain`
 DEFAULT_TRAIN_TIME = "10m"
+BEST_NETWORK, ALL_IMAGES = FINALS = ("best", "train+val")
 PLANNED_TRAININGS = 24  # of a search for which a total time alone is given
 LONGEST_PLANNED_SECONDS = 600.0  # of one of them
 
@@ -82,10 +83,11 @@ class SearchSpec(Spec):
 
     space: TOML text, unbound. rounds, batch: their product is how many whole budgets the search spends, confirmations included.
     confirm: how many of these train the leaders again at the end, None for a quarter. portfolio: how many known recipes are in the
-    first batch, None for half of it. start: candidates to train before those. prior: the predictor to start from, "none" for none,
-    None for the built-in one. early_stop: Kendall's τ from which later rounds train a part of the budget. train_fn: "module:function"
-    that trains a candidate of an abstract space in place of the built-in trainer; cost_fn: one that returns such a candidate's costs by
-    name, for constraints.
+    first batch, None for half of it. final: "best" to keep the best network of the search, "train+val" to spend the last budget on
+    training it again on the training and validation images together. start: candidates to train before the known recipes. prior: the
+    predictor to start from, "none" for none, None for the built-in one. early_stop: Kendall's τ from which later rounds train a part
+    of the budget. train_fn: "module:function" that trains a candidate of an abstract space in place of the built-in trainer; cost_fn:
+    one that returns such a candidate's costs by name, for constraints.
     """
 
     kind = "search"
@@ -106,6 +108,7 @@ class SearchSpec(Spec):
     early_stop: float | None = None
     confirm: int | None = None
     portfolio: int | None = None
+    final: str = BEST_NETWORK
     train_fn: str | None = None
     cost_fn: str | None = None
     executor: str = "local"
@@ -122,9 +125,14 @@ class SearchSpec(Spec):
             raise SearchError(
                 f"--early-stop is a rank correlation in (0, 1], got {self.early_stop:g}: the paper uses 0.92"
             )
-        if not 0 <= self.confirmations <= self.budgets - self.rounds:
+        if self.final not in FINALS:
+            raise SearchError(f"--final is {' or '.join(FINALS)}, got {self.final!r}: choose one of them")
+        if self.final != BEST_NETWORK and self.train_fn is not None:
+            raise SearchError(f"--final {self.final} trains networks, got --train-fn {self.train_fn}: drop one of them")
+        most = self.budgets - self.rounds - self.final_trainings
+        if not 0 <= self.confirmations <= most:
             raise SearchError(
-                f"--confirm must leave one training a round, between 0 and {self.budgets - self.rounds}, got {self.confirm}: "
+                f"--confirm must leave one training a round, between 0 and {max(0, most)}, got {self.confirmations}: "
                 "lower it or raise --batch"
             )
         if self.portfolio is not None and self.portfolio < 0:
@@ -138,9 +146,14 @@ class SearchSpec(Spec):
     @property
     def confirmations(self) -> int:
         """How many of the budgets train the leaders again."""
-        return (
-            default_confirmations(self.rounds, self.batch, self.confirm_share) if self.confirm is None else self.confirm
-        )
+        if self.confirm is not None:
+            return self.confirm
+        return default_confirmations(self.rounds, self.batch, self.confirm_share, self.final_trainings)
+
+    @property
+    def final_trainings(self) -> int:
+        """How many of the budgets train the best network on all images: one or none."""
+        return int(self.final != BEST_NETWORK)
 
     @property
     def known_recipes(self) -> int:
@@ -149,7 +162,7 @@ class SearchSpec(Spec):
 
     def batch_of(self, number: int) -> int:
         """Return how many candidates round `number`, from 1 on, trains: the first rounds take what does not divide evenly."""
-        each, rest = divmod(self.budgets - self.confirmations, self.rounds)
+        each, rest = divmod(self.budgets - self.confirmations - self.final_trainings, self.rounds)
         return each + (number <= rest)
 
 
@@ -175,6 +188,8 @@ class DirectSpec(SearchSpec):
             raise SearchError(f"--real trains the whole budget, got --early-stop {self.early_stop:g}: drop one of them")
         if self.confirm:
             raise SearchError(f"--real confirms winners with --repeats, got --confirm {self.confirm}: drop it")
+        if self.final_trainings:
+            raise SearchError(f"--real keeps its best network, got --final {self.final}: drop it")
         if self.portfolio:
             raise SearchError(f"--real starts where --start says, got --portfolio {self.portfolio}: drop it")
 
@@ -226,9 +241,9 @@ KINDS: Mapping[str, type[Spec]] = {
 }
 
 
-def default_confirmations(rounds: int, batch: int, share: float) -> int:
-    """Return this share of a search's budgets, less where a round would be left without a training."""
-    return min(int(share * rounds * batch), rounds * (batch - 1))
+def default_confirmations(rounds: int, batch: int, share: float, final: int) -> int:
+    """Return this share of a search's budgets, less where a round would be left without a training; `final` are spent otherwise."""
+    return max(0, min(int(share * rounds * batch), rounds * (batch - 1) - final))
 
 
 def check_positive(name: str, value: int) -> None:
@@ -389,13 +404,13 @@ def _within(
     if not has_train_time:
         shared = total * workers / PLANNED_TRAININGS
         clock["train_seconds"] = float(min(LONGEST_PLANNED_SECONDS, max(1, math.floor(shared))))
-    waves = int(total / clock["train_seconds"])
+    waves, final = int(total / clock["train_seconds"]), int(given.get("final", BEST_NETWORK) != BEST_NETWORK)
 
     def waves_of(batch: int) -> int:
         confirm = given.get("confirm")
-        confirm = default_confirmations(rounds, batch, confirm_share) if confirm is None else confirm
-        each = (rounds * batch - confirm) / rounds
-        return int(rounds * math.ceil(math.ceil(each) / workers) + math.ceil(confirm / workers))
+        confirm = default_confirmations(rounds, batch, confirm_share, final) if confirm is None else confirm
+        each = (rounds * batch - confirm - final) / rounds
+        return int(rounds * math.ceil(math.ceil(each) / workers) + math.ceil(confirm / workers)) + final
 
     batch = max((b for b in range(1, waves * workers + 1) if waves_of(b) <= waves), default=0)
     if batch < 1:

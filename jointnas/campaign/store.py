@@ -28,13 +28,15 @@ if TYPE_CHECKING:
 
 DATABASE = "run.sqlite"
 LOCK = ".lock"
+CONFIRMATION, FINAL = "confirmation", "final"  # kinds of trials beside those that a search asks for
 
 
 @dataclass(frozen=True)
 class Trial:
     """One training of a candidate; its observation is None while it waits or runs.
 
-    kind: "trial", "confirmation" (of a winner, chosen for its prediction) or "repeat" (of a trial, with another seed). repeat: its number
+    kind: "trial", "confirmation" (of a leader), "final" (of the first winner, on all images; its observation has no accuracy) or "repeat"
+    (of a trial, with another seed). repeat: its number
     among the trainings of one kind, from 0; with identity and kind it is unique in a run. predicted, std: before the training.
     """
 

@@ -48,14 +48,17 @@ def winner_rows(winners: Sequence[Winner]) -> list[dict[str, Any]]:
 
 def search_json(campaign: Campaign) -> dict[str, Any]:
     """Return what `search --json` prints of a campaign that ended."""
+    from jointnas.campaign.store import CONFIRMATION, FINAL
+
     ended = [row for row in campaign.trials if row["observation"] is not None]
-    trials = [row for row in campaign.trials if row["kind"] != "confirmation"]
+    trials = [row for row in campaign.trials if row["kind"] not in (CONFIRMATION, FINAL)]
+    confirmations = sum(row["kind"] == CONFIRMATION for row in campaign.trials)
     failed = sum(row["observation"] is not None and row["observation"]["accuracy"] is None for row in trials)
     answer = _json(
         str(campaign.path), len(trials), failed, campaign.rank_correlation, campaign.reports, campaign.winners
     )
     spent = sum(row["observation"]["fraction"] for row in ended)
-    return {**answer, "confirmations": len(campaign.trials) - len(trials), "budgets_used": round(spent, 4)}
+    return {**answer, "confirmations": confirmations, "budgets_used": round(spent, 4)}
 
 
 def print_winners(campaign: Campaign, title: str) -> None:

@@ -27,7 +27,7 @@ from jointnas.campaign.events import (
     WinnersFound,
 )
 from jointnas.campaign.spec import DirectSpec, SearchSpec
-from jointnas.campaign.store import Trial
+from jointnas.campaign.store import CONFIRMATION, FINAL, Trial
 from jointnas.cli.common import messages
 from jointnas.units import format_duration
 
@@ -147,9 +147,11 @@ def trial_line(trial: Trial) -> str:
 def outcome_text(trial: Trial) -> str:
     """Return the accuracy of an ended trial with its prediction, steps and seconds, or its failure."""
     o = trial.observation
+    if trial.kind == FINAL and o is not None and o.failure is None:
+        return f"trained on the training and validation images together ({o.steps} steps)"
     if o is None or o.accuracy is None:
         return f"failed: {o.failure if o else 'no result'}"
-    details = ["leader"] if trial.kind == "confirmation" else []
+    details = ["leader"] if trial.kind == CONFIRMATION else []
     details += [] if trial.predicted is None else [f"predicted {trial.predicted:.4f} ± {trial.std:.4f}"]
     details += [] if o.steps is None else [f"{o.steps} steps"]
     details += [] if o.seconds is None else [format_duration(o.seconds)]

@@ -100,6 +100,13 @@ def search_command(
             "of the batch)."
         ),
     ] = None,
+    final: Annotated[
+        str,
+        typer.Option(
+            help="The network to keep: best, of the search's own trainings, or train+val, trained once more on the training and "
+            "validation images together."
+        ),
+    ] = "best",
     engine: Annotated[
         str, typer.Option(help="What searches the predictor in stage two: evolution, mads, hillclimb, or all of them.")
     ] = "evolution",
@@ -300,6 +307,7 @@ def _print_plan(spec: SearchSpec, as_json: bool) -> None:
     batches = sorted({spec.batch_of(number) for number in range(1, spec.rounds + 1)})
     trainings = f"{spec.rounds} rounds of {' or '.join(map(str, batches))}"
     trainings += f", {spec.confirmations} of the leaders" if spec.confirmations else ""
+    trainings += ", 1 on all images" if spec.final_trainings else ""
     if isinstance(spec, DirectSpec):
         trainings = f"{spec.rounds * spec.batch} candidates at most, proposed by {spec.engine}"
         trainings += f", the best {spec.repeats} times" if spec.repeats > 1 else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +59,13 @@ class Data:
     def test_images(self) -> int:
         """How many test images there are."""
         return len(self._test)
+
+    def with_val_in_train(self) -> Data:
+        """Return these data with the validation images among the training images too: an accuracy on them then says nothing."""
+        images, labels = (
+            torch.cat([getattr(s, name) for s in (self.train, self.val)]) for name in ("images", "labels")
+        )
+        return replace(self, train=Split(images, labels))
 
     def test(self) -> Split:
         """Return the test split. Only retraining a finished winner may call this."""

@@ -12,6 +12,7 @@ import torch
 
 from jointnas.errors import ConstraintError, suggest
 from jointnas.execution import Job, LocalExecutor, Slot
+from jointnas.execution.contention import CpuShare
 from jointnas.execution.worker import Handler, Progress
 from jointnas.measurement.inference import BATCH, energy_counters, measure_energy, measure_inference
 from jointnas.measurement.store import Store, key, surroundings
@@ -22,6 +23,7 @@ from jointnas.network.operations.operation import Shape
 from jointnas.space.constraint import MEASURED, TRAINING_METRICS
 from jointnas.training.clock import StepClock
 from jointnas.training.job import WORKER_MODULES
+from jointnas.training.observation import QUIET_CPU_SHARE
 from jointnas.training.recipe import Recipe
 
 PATIENCE_SECONDS = 600.0  # without a message from the worker; measuring a network sends none
@@ -80,7 +82,9 @@ def prepare_measurements(input_shape: Shape, classes: int, device: str) -> Handl
 
     def handle(payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
         blueprint, recipe = Blueprint.from_json(payload["blueprint"]), Recipe.from_knobs(payload["recipe"])
-        return measure_workload(blueprint, recipe, classes, payload["metrics"], device)
+        share = CpuShare()
+        metrics = measure_workload(blueprint, recipe, classes, payload["metrics"], device)
+        return {"metrics": metrics, "cpu_share": share.read() if device == "cpu" else None}
 
     return handle
 
@@ -95,6 +99,7 @@ class Meter:
         self.slot, self.input_shape, self.classes = slot, input_shape, classes
         self.store = store or Store()
         self.failures: tuple[str, ...] = ()
+        self._measured: dict[str, float] = {}  # by this meter, also what is not stored
         self._executor: LocalExecutor | None = None
 
     def __enter__(self) -> Meter:
@@ -121,14 +126,17 @@ class Meter:
         return _workload(candidate, self.input_shape, self.classes)
 
     def measure_workloads(self, workloads: Sequence[Workload], metrics: Sequence[str]) -> list[dict[str, float]]:
-        """Return the metrics of networks with their recipes, as `measure` does; each is measured and stored once."""
+        """Return the metrics of networks with their recipes, as `measure` does; each is measured and stored once.
+
+        What was measured while other programs took too much of the processor is returned but not stored.
+        """
         check_metrics(metrics, self.slot.device)
         self.failures = ()
         if not metrics:
             return [{} for _ in workloads]
         place = surroundings(self.slot)
         keys = [{metric: key(metric, *workload, place) for metric in metrics} for workload in workloads]
-        stored = self.store.read({name for row in keys for name in row.values()})
+        stored = {**self.store.read({name for row in keys for name in row.values()}), **self._measured}
         requested: set[str] = set(stored)
         jobs: list[Job] = []
         measured: list[Workload] = []  # of the jobs: one for each measurement, so that a failure affects no other
@@ -141,8 +149,11 @@ class Meter:
                     measured.append(workload)
         for event in self._workers().results(jobs) if jobs else ():
             if event.kind == "done":
-                values = {key(metric, *measured[event.number], place): value for metric, value in event.result.items()}
-                self.store.write(values)
+                metrics_by_name, share = event.result["metrics"], event.result["cpu_share"]
+                values = {key(m, *measured[event.number], place): value for m, value in metrics_by_name.items()}
+                if share is None or share >= QUIET_CPU_SHARE:
+                    self.store.write(values)
+                self._measured.update(values)
                 stored.update(values)
             elif event.kind == "failed":
                 self.failures = tuple(dict.fromkeys([*self.failures, event.reason]))

@@ -242,9 +242,15 @@ class Predictor:
         """Return the (n,) median accuracies of (n, knobs) codes, faster than `predict_codes`. Raises as it does."""
         return self.model.targets.mean.accuracies(self.model.scores(codes))
 
-    def sample_codes(self, codes: Codes, count: int, seed: Sequence[int]) -> Array:
-        """Return (count, n) accuracies of (n, knobs) codes under functions sampled from the posterior, equal for equal seeds."""
-        return self.model.targets.sampled(self.model.sample_scores(codes, count, seed))
+    def sample_codes(self, codes: Codes, count: int, seed: Sequence[int], boldness: float = 1.0) -> Array:
+        """Return (count, n) accuracies of (n, knobs) codes under functions sampled from the posterior, equal for equal seeds.
+
+        boldness: how much of each function's difference from the posterior mean is kept.
+        """
+        scores = self.model.sample_scores(codes, count, seed)
+        if boldness != 1:
+            scores = boldness * scores + (1 - boldness) * self.model.scores(codes)
+        return self.model.targets.sampled(scores)
 
     def sample_scores(self, codes: Codes, count: int, seed: Sequence[int]) -> Array:
         """Return the (count, n) scores of `sample_codes`: the accuracies of the examples have a deviation of 1 in scores."""

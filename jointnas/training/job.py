@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class TrainingJob:
     """One training.
 
     clock: JSON of a clock. stop_at, curve_images: see `train_network`. test: also score the test images, outside of the budget.
-    weights: the file to save the weights in.
+    weights: the file to save the weights in. with_val: train on the validation images too; then the result has no accuracy.
     """
 
     candidate: Mapping[str, Any]
@@ -43,6 +43,7 @@ class TrainingJob:
     curve_images: int = CURVE_IMAGES
     test: bool = False
     weights: str | None = None
+    with_val: bool = False
 
     def numbered(self, number: int) -> Job:
         """Return the job for an executor, with this number."""
@@ -108,7 +109,7 @@ def run_job(job: TrainingJob, data: Data, device: str, progress: Progress | None
     observation, model = train_network(
         network,
         recipe,
-        data,
+        data.with_val_in_train() if job.with_val else data,
         clock_from_json(dict(job.clock)),
         seed=job.seed,
         device=device,
@@ -116,6 +117,8 @@ def run_job(job: TrainingJob, data: Data, device: str, progress: Progress | None
         curve_images=job.curve_images,
         progress=progress,
     )
+    if job.with_val:
+        observation = replace(observation, accuracy=None, balanced_accuracy=None, log_loss=None, curve=())
     test_accuracy = None
     if job.test:
         split = data.test()

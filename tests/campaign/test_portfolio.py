@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jointnas.campaign.portfolio import SHORTFALL, adapted, portfolio, starting_candidates
+from jointnas.campaign.registry import find_prior
 from jointnas.campaign.timing import known_task
 from jointnas.measurement.estimate import Estimator
 from jointnas.predictor.steps import StepsModel
@@ -121,11 +122,7 @@ def test_a_budget_of_steps_is_the_steps_of_every_candidate() -> None:
     assert set(task.steps) == {70.0}
 
 
-def test_measured_candidates_say_how_much_slower_this_machine_is_than_that_of_the_pretrained_network(
-    monkeypatch,
-) -> None:
-    from jointnas.campaign.registry import find_prior
-
+def test_measured_candidates_say_how_much_slower_this_machine_is_than_that_of_the_pretrained_network() -> None:
     prior = find_prior("tables", SPACE)
     (candidate,) = SPACE.sample(1, seed=4)
     law = StepsModel(SPACE, prior.step_seconds)

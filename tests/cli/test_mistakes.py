@@ -100,6 +100,8 @@ def desk(tmp_path_factory):
         ("search --total-time 1s --train-time 10s --rounds 2 --confirm 0", "give 20s or more"),
         ("search --total-time 1s --train-time 10s --rounds 2", "one training a round.*give 20s or more"),
         ("search --confirm 29", "leave one training a round, between 0 and 28, got 29"),
+        ("search --final all", r"--final is best or train\+val, got 'all'"),
+        ("search --real --final train+val", "--real keeps its best network"),
         ("search --portfolio -1", "--portfolio must be 0 or more, got -1"),
         ("search --real --portfolio 2", "starts where --start says, got --portfolio 2"),
         ("search --real --confirm 1", "--real confirms winners with --repeats"),

@@ -60,6 +60,21 @@ def test_a_quarter_of_the_budgets_trains_the_leaders_again_and_the_best_network_
     assert again.seed not in [t.seed for t in trials if t is not again]
 
 
+def test_the_last_network_may_be_trained_on_all_images(tmp_path, few_candidates):
+    options = ("--train-steps", "2", "--rounds", "1", "--batch", "4", "--top", "1", "--final", "train+val")
+    ended = answer("search", *options, *SMALL, "--out", tmp_path / "run")
+    assert (ended["trials"], ended["confirmations"], ended["budgets_used"]) == (2, 1, 4)
+    with Run.open(tmp_path / "run") as run:
+        (last,) = [t for t in run.trials() if t.kind == "final"]
+        assert last.candidate == run.winners()[0].candidate
+    assert last.observation.accuracy is None  # on images that it was trained on it would say nothing
+    assert load(tmp_path / "run").input_shape == (1, 8, 8)
+    again = answer("search", *options, *SMALL, "--out", tmp_path / "run", "--resume")
+    assert again == ended
+    shown = jointnas("runs", "show", tmp_path / "run").out
+    assert "final" in shown
+
+
 def test_a_budget_too_short_for_one_step_fails_and_its_trials_are_recorded(tmp_path):
     ended = jointnas(
         "search", "--train-time", "1ms", "--rounds", "2", "--batch", "2", "--out", tmp_path / "run", *SMALL

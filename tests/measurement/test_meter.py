@@ -504,7 +504,10 @@ def unbuildable() -> Blueprint:
     return Blueprint.chain((65536, 256, 256), [block.build()])
 
 
-def test_a_meter_measures_each_figure_once_and_a_failure_is_not_a_number(tmp_path: Path) -> None:
+def test_a_meter_measures_each_figure_once_and_a_failure_is_not_a_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jointnas.measurement.meter.QUIET_CPU_SHARE", 0.0)  # whatever else this machine does
     store = Store(tmp_path / "figures.sqlite")
     metrics = ["latency", "train_memory"]
     asked = [candidate(), candidate(learning_rate=1.0), candidate(ema=0.9)]
@@ -520,6 +523,18 @@ def test_a_meter_measures_each_figure_once_and_a_failure_is_not_a_number(tmp_pat
     with Meter(SLOT, SHAPE, 10, store) as again:
         assert again.measure(asked, metrics) == [first, same, other]
         assert again.failures == ()
+
+
+def test_what_is_measured_beside_a_busy_program_is_returned_but_not_kept_for_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jointnas.measurement.meter.QUIET_CPU_SHARE", 1.1)  # as if it were never quiet
+    store = Store(tmp_path / "figures.sqlite")
+    with Meter(SLOT, SHAPE, 10, store) as meter:
+        (first,) = meter.measure([candidate()], ["latency"])
+        assert first["latency"] > 0
+        assert meter.measure([candidate()], ["latency"]) == [first]
+    assert store.read([key("latency", tiny(), Recipe(), surroundings(SLOT))]) == {}
 
 
 def test_a_metric_that_cannot_be_measured_leaves_the_others(tmp_path: Path) -> None:
