@@ -51,9 +51,10 @@ class Rounds:
         After an early stop only trainings of the whole budget count, by what they reached.
         """
         spec, query = self._spec, self._search.query
-        winners = self._search.best(spec.top, spec.engine, caution=CAUTION)
         if self._fraction < 1:
-            return by_whole_trainings(self._search, winners, list(self._runner.trials.values()))
+            leaders = self._search.best(spec.top + spec.confirmations, spec.engine, caution=CAUTION)
+            return by_whole_trainings(self._search, leaders, list(self._runner.trials.values()))[: spec.top]
+        winners = self._search.best(spec.top, spec.engine, caution=CAUTION)
         return sorted(winners, key=lambda w: w.accuracy is None) if query.minimised == (ACCURACY,) else winners
 
     def train_final(self, winner: Winner) -> None:

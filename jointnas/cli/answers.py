@@ -54,10 +54,10 @@ def search_json(campaign: Campaign) -> dict[str, Any]:
     trials = [row for row in campaign.trials if row["kind"] not in (CONFIRMATION, FINAL)]
     confirmations = sum(row["kind"] == CONFIRMATION for row in campaign.trials)
     failed = sum(row["observation"] is not None and row["observation"]["accuracy"] is None for row in trials)
+    spent = sum(row["observation"]["fraction"] for row in ended)
     answer = _json(
         str(campaign.path), len(trials), failed, campaign.rank_correlation, campaign.reports, campaign.winners
     )
-    spent = sum(row["observation"]["fraction"] for row in ended)
     return {**answer, "confirmations": confirmations, "budgets_used": round(spent, 4)}
 
 
@@ -81,6 +81,8 @@ def _json(
         "run": run,
         "trials": trials,
         "failed": failed,
+        "confirmations": 0,
+        "budgets_used": 0,
         "predictor": predictor,
         **several,
         "winners": winner_rows(winners),

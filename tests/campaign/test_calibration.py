@@ -47,13 +47,16 @@ def test_what_was_predicted_stands_beside_what_came_of_it():
     [
         trial(None),
         trial(0.5, None, None),
-        trial(0.5, kind="confirmation"),
         Trial(1, 1, CANDIDATE, 0, "a", predicted=0.5, std=0.25),
     ],
-    ids=["failed", "not predicted", "chosen to be confirmed", "not ended"],
+    ids=["failed", "not predicted", "not ended"],
 )
 def test_a_trial_without_a_prediction_or_an_accuracy_says_nothing(one):
     assert predictions_of(SPEC, CONTEXT, [one], []) == {}
+
+
+def test_leaders_are_apart_from_trials_because_they_were_chosen_for_their_predictions():
+    assert predictions_of(SPEC, CONTEXT, [trial(0.5, kind="confirmation")], []) == {"leaders": [(0.5, 0.25, 0.5)]}
 
 
 @pytest.mark.parametrize(
