@@ -89,6 +89,12 @@ def varied(task: Task, seed: int, **parts: Any) -> None:
         ours(task, seed, prior=None)
 
 
+def bold(task: Task, seed: int, boldness: float) -> None:
+    """Ours with the pretrained prior, whose batches follow another share of a sampled function's deviation from the mean."""
+    with patch("jointnas.search.batch.BOLDNESS", boldness):
+        ours(task, seed, prior="tables")
+
+
 def no_children(predictor: Predictor, query: Query, parents: Codes, medians: Array, *rest: Any) -> tuple[Codes, Array]:
     """Look for a batch in the pool alone."""
     return parents[:0], medians[:0]
@@ -300,6 +306,8 @@ ARMS: dict[str, Callable[[Task, int], None]] = {
     "nevergrad ngopt": nevergrad_search,
     "nomad": mads,
     "random forest": forest,
+    "pretrained, whole functions": partial(bold, boldness=1.0),
+    "pretrained, quarter functions": partial(bold, boldness=0.25),
     "pool, medians": partial(varied, children_of_the_best=no_children, choose=most_promising),
     "pool, draws": partial(varied, children_of_the_best=no_children),
     "children, medians": partial(varied, choose=most_promising),
