@@ -30,6 +30,7 @@ import time
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,12 @@ from benchmarks.tables.table import TABLE, Table
 
 BOUNDS = ("macs<40M", "macs<3M")
 MARKS = (16, 32, 64, 128)
-PEERS = ("optuna", "smac", "nevergrad", "PyNomadBBO")
+PEERS = {
+    "optuna": "optuna",
+    "smac": "smac",
+    "nevergrad": "nevergrad",
+    "PyNomadBBO": "PyNomad",
+}  # distributions: modules
 
 OBJECTIVE: Surrogate | Rows
 
@@ -137,7 +143,7 @@ def main() -> None:
     results = summary(kept["runs"], options.trainings)
     unseen = OBJECTIVE.unseen if isinstance(OBJECTIVE, Surrogate) else None
     print(json.dumps(results, indent=1))
-    versions = {name: version(name) for name in PEERS}
+    versions = {name: version(name) for name in PEERS if find_spec(PEERS[name])}
     about = {"machine": {**machine(), **versions}, **setting, "unseen": unseen, "summary": results}
     keep(options.to, {**about, "runs": kept["runs"]})
 
