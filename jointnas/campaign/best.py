@@ -10,6 +10,7 @@ from jointnas.campaign.runner import weights_file
 from jointnas.campaign.store import FINAL, Trial
 from jointnas.campaign.winner_file import BEST, WINNER_FILE, Member, WinnerFile
 from jointnas.data.dataset import Data
+from jointnas.errors import RunError
 from jointnas.network.families import make_blueprint
 from jointnas.search.winners import Winner
 from jointnas.training.recipe import Recipe
@@ -21,7 +22,7 @@ def keep_best(run: Path, data: Data | None, winners: Sequence[Winner], trials: S
     """Write the first winner that was trained into `RUN/best`, with the weights of one of its trainings; drop all others.
 
     That is the training on all images where there is one, else the most accurate on the validation images, on which the search chose it.
-    Nothing is kept where the weights of no winner are there.
+    Nothing is kept where no winner has weights. Raises `RunError` when the folder cannot be written; the weights then stay.
     """
     kept = [(w, t) for w in winners for t in trials if t.candidate == w.candidate and _file(run, t).is_file()]
     final = [t for w, t in kept if w is winners[0] and t.kind == FINAL]
@@ -32,8 +33,13 @@ def keep_best(run: Path, data: Data | None, winners: Sequence[Winner], trials: S
         architecture, recipe = winner.candidate["architecture"], Recipe.from_knobs(winner.candidate["recipe"])
         network = make_blueprint(architecture, data.input_shape, len(data.classes))
         folder = run / BEST
-        folder.mkdir(exist_ok=True)
-        shutil.copyfile(_file(run, chosen), folder / "network.safetensors")
+        try:
+            folder.mkdir(exist_ok=True)
+            shutil.copyfile(_file(run, chosen), folder / "network.safetensors")
+        except OSError as error:
+            raise RunError(
+                f"the best network cannot be written to {str(folder)!r} ({error.strerror}): make room, then go on with --resume"
+            ) from error
         member = Member(network, "network.safetensors", data.mean, data.std, recipe.test_flip)
         results = {"predicted_accuracy": winner.mean, "std": winner.std, "val_accuracies": [t.accuracy for t in own]}
         WinnerFile((member,), data.classes, winner.candidate, results).write(folder)

@@ -165,7 +165,7 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
 def _known(
     spec: SearchSpec, space: Space, meter: Meter, prior: Prior | None, data: Data, emit: Callback
 ) -> tuple[dict[str, Candidate], Task]:
-    """Return the members of the portfolio that the first batch holds, by name, and what is known of the trainings to come."""
+    """Return the known recipes of the first batch by name, and the task: training images, and the steps that the budget holds."""
     exact = Query(space, spec.constraints, spec.objective, meter, spec.measure, spec.seed).exact
     seconds, known = spec.clock.get("train_seconds"), {}
     timed = None if seconds is None else BudgetSteps(meter, seconds)

@@ -19,10 +19,8 @@ from jointnas.search.winners import Winner
 from jointnas.space.constraint import violations
 from jointnas.training.observation import mean_observation
 
-CAUTION, HOPE = (
-    1.0,
-    1.0,
-)  # standard deviations to the lower bound that ranks winners, and to the upper one of what is trained again
+CAUTION = 1.0  # standard deviations from the median to the lower bound that ranks winners
+HOPE = 1.0  # and to the upper bound that chooses what is trained again
 
 
 class Rounds:
@@ -51,11 +49,12 @@ class Rounds:
         After an early stop only trainings of the whole budget count, by what they reached.
         """
         spec, query = self._spec, self._search.query
+        leaders = self._search.best(spec.top + spec.confirmations, spec.engine, caution=CAUTION)
         if self._fraction < 1:
-            leaders = self._search.best(spec.top + spec.confirmations, spec.engine, caution=CAUTION)
-            return by_whole_trainings(self._search, leaders, list(self._runner.trials.values()))[: spec.top]
-        winners = self._search.best(spec.top, spec.engine, caution=CAUTION)
-        return sorted(winners, key=lambda w: w.accuracy is None) if query.minimised == (ACCURACY,) else winners
+            leaders = by_whole_trainings(self._search, leaders, list(self._runner.trials.values()))
+        elif query.minimised == (ACCURACY,):
+            leaders = sorted(leaders, key=lambda w: w.accuracy is None)
+        return leaders[: spec.top]
 
     def train_final(self, winner: Winner) -> None:
         """Train the first winner on the training and validation images together; a run does that once."""

@@ -42,7 +42,7 @@ def known_task(
     measured: Sequence[tuple[Candidate, float]] | None,
     seed: int,
 ) -> Task:
-    """Return what is known of a campaign in a bound space before its first training.
+    """Return the training images of a campaign, and the steps that its budget holds for some candidates of the bound space.
 
     budget: seconds, or steps where `measured` is None. measured: candidates with the steps that the budget holds for them. A pretrained
     prior brings the law of a step's seconds on its own machine; the candidates measured here say how much faster this one is.

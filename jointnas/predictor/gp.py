@@ -1,8 +1,8 @@
 """Gaussian-process regression over groups of features: each group has a linear function and a length scale of its own.
 
 The covariance of two candidates is the sum of that of their trends, of each group's linear function, and a Matérn 5/2 of all features,
-each divided by its group's length scale. A candidate also has an effect of its own, which its trainings share: they say more about it than
-about its neighbours. Variances and length scales are the mode of their posterior (MAP); the prior on a length scale
+each divided by its group's length scale. One more variance is for what is specific to one candidate: its trainings change its own
+prediction more than that of its neighbours. Variances and length scales are the mode of their posterior (MAP); the prior on a length scale
 grows with the number of groups, as Hvarfner, Hellsten & Nardi (ICML 2024) propose for inputs, so that a few dozen examples are explained
 by few groups, and smoothly. Functions are sampled from the posterior as in Wilson et al. (JMLR 2021): random Fourier features, corrected
 at the examples.
