@@ -1,9 +1,15 @@
-"""How many processor cores this process may use."""
+"""The processor cores that this process may use, and how NumPy uses them."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from functools import cache
 from pathlib import Path
+
+from threadpoolctl import ThreadpoolController
 
 
 def available_cores() -> int:
@@ -14,3 +20,27 @@ def available_cores() -> int:
         return max(1, min(cores, int(quota) // int(period)))
     except (OSError, ValueError):  # no such file, or "max": no quota
         return cores
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """Return a context in which NumPy's BLAS uses one thread.
+
+    Its threads spin while they wait for work: beside other programs, small products take several times as long with more than one.
+    """
+    return _controller().limit(limits=1, user_api="blas")  # type: ignore[no-any-return]
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def for_slices(fill: Callable[[slice], None], n: int, rows: int) -> None:
+    """Call `fill` for slices of so many of n rows, on every core: NumPy's loops release the interpreter's lock."""
+    parts = [slice(start, start + rows) for start in range(0, n, rows)]
+    if len(parts) < 2:
+        for part in parts:
+            fill(part)
+        return
+    with ThreadPoolExecutor(available_cores()) as threads:
+        list(threads.map(fill, parts))

@@ -9,14 +9,15 @@ trained for the steps that its budget holds, as under a wall clock on a quiet ma
 fits. In this part steps alone count: what else runs does not matter, and the learning curve is read on all validation images.
 
 It may be stopped at any time: each row is kept as its training ends, and the same command goes on. With more `--candidates` than the
-table has, the others are appended, `--drawn` at random or where a predictor of the rows so far expects good ones. A table keeps to the
-images, spaces, budgets and bounds that it began with, which stand in its card.
+table has, the others are appended, `--drawn` at random, near good recipes, or where a predictor of the rows so far expects good ones;
+`--spaces`, `--budgets` and `--bounds` then give their shares. A table keeps to the images that it began with, which stand in its card.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -27,7 +28,7 @@ from typing import Any
 import torch
 
 from benchmarks.measure import machine
-from benchmarks.tables.plan import BOUNDS, BUDGETS, PREDICTED, RANDOM, RECIPE, SPACES, extended, with_recipes
+from benchmarks.tables.plan import BOUNDS, BUDGETS, NEAR, PREDICTED, RANDOM, RECIPE, SPACES, extended, with_recipes
 from benchmarks.tables.table import SPLIT, TABLE, Row, Table
 from jointnas.data.dataset import load_data
 from jointnas.data.spec import DataSpec
@@ -46,22 +47,22 @@ from jointnas.training.recipe import Recipe
 PHASES = 3  # of a training whose images grow
 TIMED_SECONDS = 0.4  # in which steps of a phase are timed, one at least
 HANG_SECONDS = 900.0  # without a word: a step of the largest networks takes a minute
-PRIOR = "resnet9-cifar10"
 
 
-def begun(options: argparse.Namespace) -> Table:
-    """Return a table without rows."""
+def begun(options: argparse.Namespace, design: Mapping[str, Mapping[str, float]]) -> Table:
+    """Return a table without rows; design: shares of spaces, budgets and bounds, where they are not the usual ones."""
+    space_shares = design.get("spaces", SPACES)
     spec = DataSpec(options.data, options.train_images, options.val_images, options.image_size, SPLIT)
     data = load_data(spec)
     spaces = {}
-    for name in options.spaces:
+    for name in space_shares:
         with suppress(SpaceError, BlueprintError):  # where its networks do not exist for such images
             spaces[name] = Space.load(name, data.input_shape, len(data.classes)).to_toml()
     card = {
         "spaces": spaces,
-        "space_shares": {name: share for name, share in options.spaces.items() if name in spaces},
-        "budgets": options.budgets,
-        "bounds": options.bounds,
+        "space_shares": {name: share for name, share in space_shares.items() if name in spaces},
+        "budgets": design.get("budgets", BUDGETS),
+        "bounds": list(design.get("bounds", BOUNDS)),
         "input_shape": list(data.input_shape),
         "classes": len(data.classes),
         "fingerprint": data.fingerprint,
@@ -203,25 +204,27 @@ def main() -> None:
     parser.add_argument("--train-images", type=int, default=5000)
     parser.add_argument("--val-images", type=int, default=2000)
     parser.add_argument("--candidates", type=int, default=400, help="how many the table has at its end")
-    parser.add_argument("--drawn", choices=(RANDOM, PREDICTED, RECIPE), default=RANDOM)
-    parser.add_argument("--prior", default=PRIOR, help="the predictor that predicted candidates start from")
+    parser.add_argument("--drawn", choices=(RANDOM, NEAR, PREDICTED, RECIPE), default=RANDOM)
+    parser.add_argument("--prior", help="what predicted candidates start from; default: the pretrained network")
     parser.add_argument("--budgets", nargs="+", metavar="SECONDS[=SHARE]", help=f"default: {BUDGETS}")
     parser.add_argument("--spaces", nargs="+", metavar="SPACE[=SHARE]", help=f"default: {SPACES}")
-    parser.add_argument("--bounds", nargs="+", default=list(BOUNDS), help="from tight to loose, or none")
+    parser.add_argument(
+        "--bounds", nargs="+", metavar="BOUND[=SHARE]", help=f"from tight to loose, or none; default: {BOUNDS}"
+    )
     parser.add_argument("--time-only", action="store_true", help="time the new candidates, train none yet")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    options.budgets = shares(options.budgets) if options.budgets else BUDGETS
-    options.spaces = shares(options.spaces) if options.spaces else SPACES
-    table = Table.read(options.table) if options.table.exists() else begun(options)
+    given = {"spaces": options.spaces, "budgets": options.budgets, "bounds": options.bounds}
+    design = {name: shares(texts) for name, texts in given.items() if texts}
+    table = Table.read(options.table) if options.table.exists() else begun(options, design)
     missing = options.candidates - len(table.by_candidate())
     if options.drawn == RECIPE:
-        for budget in options.budgets:
-            table = with_recipes(table, float(budget), options.bounds)
+        for budget in design.get("budgets", table.card["budgets"]):
+            table = with_recipes(table, float(budget), list(design.get("bounds", table.card["bounds"])))
         table.write()
     elif missing > 0:
-        table = extended(table, missing, options.drawn, options.prior)
+        table = extended(table, missing, options.drawn, options.prior, design)
         table.write()
     table = timed(table, options.workers)
     if not options.time_only:

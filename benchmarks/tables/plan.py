@@ -7,7 +7,9 @@ Every data set has the same design, so that tables can be read together:
   whose networks do not exist for such images;
 - **bounds** on MACs in turn, from tight to none; where nothing in a space meets one, the next looser one;
 - **drawn** at random from a pool of the space under the bound, or by a predictor of the rows so far: then each is the best of a pool by a
-  function drawn from its posterior (Thompson sampling). A table begins with random ones; half of it is to be of either kind;
+  function drawn from its posterior (Thompson sampling). A table begins with random ones; half of it is to be of either kind.
+  Good recipes are too rare in a space of forty knobs for random draws to show what would better them: `near` draws take a member of
+  the portfolio, made for the bound and the budget, and draw a few of its knobs anew;
 - **noise**: every twentieth candidate is trained with three seeds.
 - **recipes**, where asked for: every built-in recipe that the full ResNet-9 can express, made for each bound as a search makes it for its
   first batch; these rows say which recipes to start from.
@@ -19,43 +21,54 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from itertools import groupby
+from math import exp
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.tables.table import UNBOUNDED, Row, Table
 from jointnas.campaign.candidate_file import built_in_recipes, find_candidate
-from jointnas.campaign.portfolio import Member, adapted
-from jointnas.campaign.registry import find_predictor
+from jointnas.campaign.portfolio import Member, adapted, portfolio
+from jointnas.campaign.registry import find_prior
 from jointnas.campaign.timing import BudgetSteps
 from jointnas.errors import ConstraintError
 from jointnas.execution import Slot
 from jointnas.measurement.meter import Meter
 from jointnas.predictor.contract import MIN_FIT_EXAMPLES, Predictor
-from jointnas.space.constraint import parse_all
+from jointnas.predictor.task import Task
+from jointnas.search.batch import BOLDNESS
+from jointnas.space.constraint import Constraint, parse_all
 from jointnas.space.knob_space import Candidate
 from jointnas.space.knobs import Codes
-from jointnas.space.sampling import draw_pool
+from jointnas.space.sampling import draw_pool, feasible
+from jointnas.space.space import Space
+from jointnas.training.observation import mean_observation
 
 BUDGETS = {"8": 80.0, "30": 15.0, "120": 5.0}
 SPACES = {"resnet9": 16.0, "chain": 1.0, "resnet": 1.0, "fbnet": 1.0, "joint": 1.0}
 BOUNDS = ("macs<2M", "macs<5M", "macs<10M", "macs<20M", "macs<40M", UNBOUNDED)
-RANDOM, PREDICTED, RECIPE = "random", "predicted", "recipe"
+RANDOM, PREDICTED, NEAR, RECIPE = "random", "predicted", "near", "recipe"
 MINUTE_STEPS = 600  # that a recipe needs whose file does not say it
 POOL = 16_384  # candidates: the first of a Sobol sequence alone would tie many knobs to each other
 EVERY, REPEATS = 20, 3  # candidates, the first of which is trained so often
+NEAR_POOL, DRAWN_ANEW = 1024, 4.0  # candidates near recipes, and how many of their knobs are drawn anew in the mean
 
 
-def extended(table: Table, candidates: int, drawn: str, prior: str) -> Table:
-    """Return the table with so many more candidates; prior: the name of the predictor that `predicted` ones start from."""
+def extended(
+    table: Table, candidates: int, drawn: str, prior: str | None, design: Mapping[str, Mapping[str, float]]
+) -> Table:
+    """Return the table with so many more candidates.
+
+    prior: the name of the predictor that `predicted` ones start from. design: shares of `spaces`, `budgets` and `bounds` of these
+    candidates, where they differ from those of the table's card.
+    """
     card, first = table.card, len(table.by_candidate())
     rng = np.random.default_rng([card["seed"], first])
-    columns = [
-        rng.permutation(np.array(in_shares(shares, candidates)))
-        for shares in (card["space_shares"], card["budgets"], dict.fromkeys(card["bounds"], 1.0))
-    ]
+    own = {"spaces": card["space_shares"], "budgets": card["budgets"], "bounds": dict.fromkeys(card["bounds"], 1.0)}
+    columns = [rng.permutation(np.array(in_shares(shares, candidates))) for shares in (own | dict(design)).values()]
     cells = [(str(space), float(budget), str(bound)) for space, budget, bound in zip(*columns, strict=True)]
-    drawing = Drawing(table, rng, prior if drawn == PREDICTED else None)
+    drawing = Drawing(table, rng, drawn, prior)
     streams = {cell: drawing.candidates(*cell, cells.count(cell)) for cell in sorted(set(cells))}
     rows = list(table.rows)
     for i, (space, budget, bound) in enumerate(cells, first):
@@ -70,7 +83,7 @@ def with_recipes(table: Table, budget: float, bounds: Sequence[str]) -> Table:
     card, space, rows = table.card, table.space_named("resnet9"), list(table.rows)
     with Meter(Slot("cpu", 1, 1), space.input_shape or (), space.classes or 0) as meter:
         for bound in bounds:
-            exact = [] if bound == UNBOUNDED else parse_all([bound], space.metrics)
+            exact = exact_bounds(space, bound)
             for name in built_in_recipes():
                 file, drawn = find_candidate(name), f"{RECIPE} {name}"
                 member = Member(name, file.candidate, file.portfolio.get("steps", MINUTE_STEPS))
@@ -81,6 +94,11 @@ def with_recipes(table: Table, budget: float, bounds: Sequence[str]) -> Table:
     return table.with_rows(rows)
 
 
+def exact_bounds(space: Space, bound: str) -> Sequence[Constraint]:
+    """Return the constraints of a bound of a table, none for "none"."""
+    return () if bound == UNBOUNDED else parse_all([bound], space.metrics)
+
+
 def in_shares(shares: Mapping[str, float], n: int) -> list[str]:
     """Return n values, each as often as its share says."""
     ends = np.cumsum(list(shares.values())) / sum(shares.values())
@@ -88,13 +106,13 @@ def in_shares(shares: Mapping[str, float], n: int) -> list[str]:
 
 
 class Drawing:
-    """Draws candidates that a table does not hold yet: at random, or by predictors where a prior is named."""
+    """Draws candidates that a table does not hold yet: at random, near recipes, or by predictors that start from a named one."""
 
-    def __init__(self, table: Table, rng: np.random.Generator, prior: str | None) -> None:
-        self._table, self._rng, self._prior = table, rng, prior
+    def __init__(self, table: Table, rng: np.random.Generator, drawn: str, prior: str | None) -> None:
+        self._table, self._rng, self._drawn, self._prior = table, rng, drawn, prior
         self._seed = int(rng.integers(2**31))
         self._space = cache(table.space_named)
-        self._pool, self._predictors = cache(self._make_pool), cache(self._fit_predictors)
+        self._pool = cache(self._make_pool)
         self._taken = {
             name: set(self._space(name).identities(self._space(name).to_codes(observed)))
             for name in table.card["spaces"]
@@ -103,7 +121,11 @@ class Drawing:
 
     def candidates(self, name: str, budget: float, bound: str, n: int) -> Iterator[tuple[str, Candidate]]:
         """Yield n candidates of a space, each with the bound that it was drawn under."""
-        space, (bound, codes) = self._space(name), self._pool(name, bound)
+        space = self._space(name)
+        bound, codes = self._pool(name, bound)
+        if self._drawn != RANDOM:
+            near = self._near(name, budget, bound)
+            codes = near if self._drawn == NEAR else np.concatenate([codes, near])
         taken = self._taken.setdefault(name, set())
         for order in self._orders(name, budget, codes, n):
             for row in order:
@@ -117,35 +139,57 @@ class Drawing:
 
     def _orders(self, name: str, budget: float, codes: Codes, n: int) -> Iterator[NDArray[np.int64]]:
         """Yield n orders of (m, knobs) codes, those to be drawn first in front."""
-        if self._prior is None:
+        if self._drawn != PREDICTED:
             yield from [self._rng.permutation(len(codes))] * n
         else:
             seed = int(self._rng.integers(2**31))
-            for scores in self._predictors(name)[budget].draw_scores(codes, n, [seed]):
-                yield np.argsort(-scores, kind="stable")
+            for accuracies in self._predictor(name, budget).sample_codes(codes, n, [seed], BOLDNESS):
+                yield np.argsort(-accuracies, kind="stable")
 
     def _make_pool(self, name: str, bound: str) -> tuple[str, Codes]:
         """Return a pool of a space under a bound, or under the next looser one that something in the space meets."""
         bounds, space = self._table.card["bounds"], self._space(name)
         for looser in bounds[bounds.index(bound) :]:
             try:
-                constraints = [] if looser == UNBOUNDED else parse_all([looser], space.metrics)
-                return looser, draw_pool(space, POOL, constraints, self._seed)
+                return looser, draw_pool(space, POOL, exact_bounds(space, looser), self._seed)
             except ConstraintError:
                 continue
         raise SystemExit(f"networks of a space meet one of the bounds, got none in {name!r} under {bound}: loosen it")
 
-    def _fit_predictors(self, name: str) -> dict[float, Predictor]:
-        """Return a predictor for each budget, fitted to its rows; each starts from that of the next shorter budget."""
-        assert self._prior is not None
-        predictors, prior = {}, Predictor.load(find_predictor(self._prior)[0])
-        for budget in sorted(map(float, self._table.card["budgets"])):
-            rows = [row for row in self._table.rows if (row.space, row.budget_seconds) == (name, budget)]
-            examples = [(row.candidate, row.observation) for row in rows if row.observation]
-            predictors[budget] = predictor = Predictor(self._space(name), self._seed, prior=prior)
-            if sum(observation.accuracy is not None for _, observation in examples) >= MIN_FIT_EXAMPLES:
-                prior = predictor.fit(*zip(*examples, strict=True))
-        return predictors
+    def _near(self, name: str, budget: float, bound: str) -> Codes:
+        """Return members of the portfolio with a few knobs of other candidates, the nearer to their own bound and budget the more often.
+
+        None where the space cannot express a member.
+        """
+        space, (_, others) = self._space(name), self._pool(name, bound)
+        exact = exact_bounds(space, bound)
+        with Meter(Slot("cpu", 1, 1), space.input_shape or (), space.classes or 0) as meter:
+            found = [adapted(member, space, exact, BudgetSteps(meter, budget), self._seed) for member in portfolio()]
+        members = [member for member in found if member is not None]
+        if not members:
+            return others[:0]
+        weights = np.array([exp(-member.distance) for member in members])
+        chosen = self._rng.choice(len(members), NEAR_POOL, p=weights / weights.sum())
+        parents = space.to_codes([members[i].candidate for i in chosen])
+        donors = others[self._rng.integers(len(others), size=NEAR_POOL)]
+        anew = self._rng.random(parents.shape) < DRAWN_ANEW / (~np.isnan(parents)).sum(axis=1, keepdims=True)
+        codes = space.settled(np.where(anew & ~np.isnan(donors), donors, parents))
+        return codes[feasible(space, exact, codes)]
+
+    def _predictor(self, name: str, budget: float) -> Predictor:
+        """Return what the prior and the rows of this space and budget say."""
+        space = self._space(name)
+        rows = [row for row in self._table.rows if (row.space, row.budget_seconds) == (name, budget)]
+        timed = [row for row in rows if row.quiet_step_seconds]
+        steps = np.array([budget / row.quiet_step_seconds for row in timed if row.quiet_step_seconds])
+        task = Task(self._table.card["train_images"], space.to_codes([row.candidate for row in timed]), steps)
+        predictor = Predictor(space, self._seed, prior=find_prior(self._prior, space), task=task)
+        groups = [list(own) for _, own in groupby(rows, key=lambda row: row.group)]
+        observed = [(own[0].candidate, [row.observation for row in own if row.observation]) for own in groups]
+        examples = [(candidate, mean_observation(o)) for candidate, o in observed if o]
+        if sum(o.accuracy is not None for _, o in examples) >= MIN_FIT_EXAMPLES:
+            predictor.fit(*zip(*examples, strict=True))
+        return predictor
 
 
 def rounded(candidate: Candidate) -> Candidate:

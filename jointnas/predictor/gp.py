@@ -10,8 +10,7 @@ at the examples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.optimize import minimize
 
-from jointnas.cores import available_cores
+from jointnas.cores import for_slices
 
 LENGTH_MEAN = 0.0  # of a logarithmic length scale; half the logarithm of the number of groups is added
 LENGTH_DEVIATION = 1.0
@@ -160,7 +159,7 @@ class GaussianProcess:
         def fill(part: slice) -> None:
             smooth[part] = _matern(_squared_distances(scaled[part], own)) @ weights
 
-        _for_slices(fill, len(x))
+        for_slices(fill, len(x), CHUNK_ROWS)
         mean = np.asarray(self._amplitude * smooth + self._basis(x, trend) @ (self._train_basis.T @ self._weights))
         rows, examples = self._repeated(x)
         np.add.at(mean, rows, self._effect * self._weights[examples])
@@ -175,7 +174,7 @@ class GaussianProcess:
             mean[part] = covariance @ self._weights
             variance[part] -= (solve_triangular(self._factor, covariance.T, lower=True) ** 2).sum(axis=0)
 
-        _for_slices(fill, len(x))
+        for_slices(fill, len(x), CHUNK_ROWS)
         return mean, np.sqrt(np.maximum(variance, 0))
 
     def sample(self, x: Array, trend: Array, count: int, seed: Sequence[int]) -> Array:
@@ -210,7 +209,7 @@ class GaussianProcess:
                 prior_functions(x[part], trend[part]) + self._covariance(x[part], trend[part]) @ weights
             ).T
 
-        _for_slices(fill, len(x))
+        for_slices(fill, len(x), CHUNK_ROWS)
         rows, examples = self._repeated(x)
         values[:, rows] += effects[examples].T
         return values
@@ -261,17 +260,6 @@ def negative_log_likelihood(
     lengths = -4 * (by_square.sum(axis=1) @ scaled**2 - ((by_square @ scaled) * scaled).sum(axis=0))
     by_variances = (outer * smooth).sum(), (outer * effect).sum(), noise * (np.diag(outer) / trainings).sum()
     return value, np.array([*slopes, *np.bincount(groups, lengths), *by_variances])
-
-
-def _for_slices(fill: Callable[[slice], None], n: int) -> None:
-    """Call `fill` for slices of n rows, on every core: NumPy's loops release the interpreter's lock."""
-    parts = [slice(start, start + CHUNK_ROWS) for start in range(0, n, CHUNK_ROWS)]
-    if len(parts) < 2:
-        for part in parts:
-            fill(part)
-        return
-    with ThreadPoolExecutor(available_cores()) as threads:
-        list(threads.map(fill, parts))
 
 
 def _squared_distances(a: AnyArray, b: AnyArray) -> AnyArray:

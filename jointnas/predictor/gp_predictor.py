@@ -9,13 +9,12 @@ trainings are too few to learn forty knobs. Targets are accuracies as shares of 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
+from jointnas.cores import one_blas_thread
 from jointnas.predictor.contract import PredictorModel, filled_accuracies
 from jointnas.predictor.features import Featurizer
 from jointnas.predictor.gp import Examples, GaussianProcess, Groups, Hyperparameters, fit_hyperparameters
@@ -114,7 +113,7 @@ class GPModel(PredictorModel):
         accuracies = filled_accuracies(observations)
         self.targets = TransformPosterior.fit(accuracies, prior=self._prior_transform)
         self._trainings = _trainings(observations)
-        with _blas().limit(limits=1, user_api="blas"):
+        with one_blas_thread():
             self._condition(codes, accuracies, None)
             if self.targets.mean.attainable is not None:
                 self._infer_attainable(np.flatnonzero([o.accuracy is not None for o in observations]))
@@ -174,7 +173,7 @@ class GPModel(PredictorModel):
             prior_mean = self._example_prior[held_out]
             return self._weight * prior_mean + process.mean(self._x[held_out], self._trend(prior_mean))
 
-        with _blas().limit(limits=1, user_api="blas"):
+        with one_blas_thread():
             return cross_validated_tau(self._x, self._accuracies, predict, self.seed)
 
     # --------------------------------------------------------------------------------------------------- predicting
@@ -186,7 +185,7 @@ class GPModel(PredictorModel):
             steps = None if log_steps is None else log_steps[rows]
             prior_mean = self._prior_mean(codes[rows], steps)
             x = self._featurizer(codes[rows], steps if self._steps_model.estimator else None)
-            with _blas().limit(limits=1, user_api="blas"):
+            with one_blas_thread():
                 parts.append(self._weight * prior_mean + process.mean(x, self._trend(prior_mean)))
         return np.concatenate(parts)
 
@@ -195,7 +194,7 @@ class GPModel(PredictorModel):
         process, parts = self._conditioned_process, [(np.zeros(0), np.zeros(0))]
         for part in _chunks(codes):
             prior_mean = self._prior_mean(part)
-            with _blas().limit(limits=1, user_api="blas"):
+            with one_blas_thread():
                 mean, deviation = process.predict(self._featurizer(part), self._trend(prior_mean))
             parts.append((self._weight * prior_mean + mean, np.sqrt(deviation**2 + noise * process.noise)))
         means, deviations = zip(*parts, strict=True)
@@ -206,7 +205,7 @@ class GPModel(PredictorModel):
         process, parts = self._conditioned_process, [np.zeros((count, 0))]
         for part in _chunks(codes):
             prior_mean = self._prior_mean(part)
-            with _blas().limit(limits=1, user_api="blas"):
+            with one_blas_thread():
                 samples = process.sample(self._featurizer(part), self._trend(prior_mean), count, seed)
             parts.append(self._weight * prior_mean + samples)
         return np.concatenate(parts, axis=1)
@@ -232,19 +231,13 @@ class GPModel(PredictorModel):
         hyperparameters = Hyperparameters.from_vector(state["hyperparameters"])
         if len(hyperparameters.lengths) != self._featurizer.n_groups:
             raise ValueError(f"{len(hyperparameters.lengths)} length scales")
-        with _blas().limit(limits=1, user_api="blas"):
+        with one_blas_thread():
             self._condition(codes, accuracies, hyperparameters)
 
 
 def _trainings(observations: Sequence[Observation]) -> Array:
     """Return how many trainings each of (n,) observations is the mean of."""
     return np.array([o.trainings for o in observations], dtype=np.float64)
-
-
-@cache
-def _blas() -> ThreadpoolController:
-    """Return the control of NumPy's BLAS threads, which slow down small steps while they wait for work."""
-    return ThreadpoolController()
 
 
 def _chunks(rows: NDArray[Any]) -> Iterator[NDArray[Any]]:

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-CHUNK_ROWS = 4096  # whose hidden values stay in the processor's cache
+from jointnas.cores import for_slices, one_blas_thread
+
+CHUNK_ROWS = 1024  # whose hidden values stay in the processor's cache
 HUBER = 1.0  # standard deviations from which on the loss is linear
 Float32 = NDArray[np.float32]
 Parameters = Mapping[str, Any]
@@ -88,11 +90,13 @@ def outputs(p: Parameters, architecture: Any, rest: Any, drop: Drop = _same) -> 
 
 def predict(p: Parameters, architecture: Float32, rest: Float32) -> Float32:
     """Return the (m, n) outputs of arrays, in pieces."""
-    members = len(p["out.bias"])
-    out = np.empty((members, len(rest)), dtype=np.float32)
-    for start in range(0, len(rest), CHUNK_ROWS):
-        part = slice(start, start + CHUNK_ROWS)
+    out = np.empty((len(p["out.bias"]), len(rest)), dtype=np.float32)
+
+    def fill(part: slice) -> None:
         out[:, part] = outputs(p, architecture[part], rest[part])
+
+    with one_blas_thread():
+        for_slices(fill, len(rest), CHUNK_ROWS)
     return out
 
 
