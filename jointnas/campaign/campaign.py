@@ -23,7 +23,7 @@ from jointnas.campaign.rounds import Rounds
 from jointnas.campaign.runner import Runner
 from jointnas.campaign.spec import DirectSpec, SearchSpec
 from jointnas.campaign.store import Context, Run
-from jointnas.campaign.timing import BudgetSteps, known_task
+from jointnas.campaign.timing import BudgetSteps, known_task, meets
 from jointnas.data.dataset import Data, load_data
 from jointnas.errors import SpaceError
 from jointnas.execution.executor import Executor
@@ -166,14 +166,15 @@ def _known(
     spec: SearchSpec, space: Space, meter: Meter, prior: Prior | None, data: Data, emit: Callback
 ) -> tuple[dict[str, Candidate], Task]:
     """Return the known recipes of the first batch by name, and the task: training images, and the steps that the budget holds."""
-    exact = Query(space, spec.constraints, spec.objective, meter, spec.measure, spec.seed).exact
+    query = Query(space, spec.constraints, spec.objective, meter, spec.measure, spec.seed)
     seconds, known = spec.clock.get("train_seconds"), {}
-    timed = None if seconds is None else BudgetSteps(meter, seconds)
+    timed = None if seconds is None else BudgetSteps(meter, seconds, query.measured)
     budget = spec.clock["train_steps"] if seconds is None else seconds
     if spec.known_recipes:
         emit(Activity("timing the known recipes"))
         with meter:
-            known = starting_candidates(space, exact, spec.known_recipes, timed or budget, spec.seed)
+            found = starting_candidates(space, query.exact, spec.known_recipes, timed or budget, spec.seed)
+            known = {name: c for name, c in found.items() if timed or meets(meter, query.measured, c)}
     measured = None if timed is None else timed.measured
     return known, known_task(space, len(data.train), budget, prior, measured, spec.seed)
 

@@ -33,7 +33,7 @@ MEASUREMENTS = 4  # of a member's networks at most
 NETWORKS = 256  # drawn where the space lacks a member's network
 
 Steps = Callable[[Candidate], float]
-"""How many training steps of a candidate the budget holds; NaN where that cannot be measured."""
+"""How many training steps of a candidate the budget holds; NaN where it breaks a measured bound or cannot be measured."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def starting_candidates(
     """Return n members of the portfolio by name, as candidates of a bound space within the exact bounds, the nearest to their own first.
 
     steps: a number where the budget counts steps itself: then a network costs no more than the one that the recipe is known for.
-    Members whose recipe the space cannot express are left out.
+    Members that the space cannot express, or not within the bounds, are left out.
     """
     found = {member.name: adapted(member, space, exact, steps, seed) for member in portfolio()}
     members = sorted((own.distance, name, own.candidate) for name, own in found.items() if own is not None)
@@ -81,22 +81,24 @@ def starting_candidates(
 def adapted(
     member: Member, space: Space, exact: Sequence[Constraint], steps: Steps | float, seed: int = 0
 ) -> Adapted | None:
-    """Return a member as a candidate of a bound space, None where the space cannot express it; see `starting_candidates`."""
+    """Return a member as a candidate of a bound space, None where it has none within the bounds; see `starting_candidates`."""
     codes = _networks(member, space, exact, seed)
     if not len(codes):
         return None
     macs, known = _network_macs(space, codes), _known_macs(space, member)
     if callable(steps):
         row, reached = _costliest(space, codes, macs, member, steps)
+        if isnan(reached):
+            return None
     else:
         row, reached = max(0, int(np.searchsorted(macs, known, side="right")) - 1), float(steps)
-    (candidate,) = space.to_candidates(codes[[_with_most_views(space, codes, macs, row)]])
+    (candidate,) = space.to_candidates(codes[[row]])
     smaller = log(known / macs[row])
     return Adapted(candidate, abs(log(reached / member.steps)) + max(smaller, -0.5 * smaller))
 
 
 def _networks(member: Member, space: Space, exact: Sequence[Constraint], seed: int) -> Codes:
-    """Return (n, knobs) codes with the member's recipe on different networks within the bounds, in ascending order of MACs.
+    """Return (n, knobs) codes with the member's recipe on different networks within the bounds, by ascending MACs, then by views.
 
     Its own network at every width where the space has it, else networks drawn from the space. Scoring one view instead of two halves
     the costs: both are there.
@@ -118,7 +120,7 @@ def _networks(member: Member, space: Space, exact: Sequence[Constraint], seed: i
     codes = space.to_codes(nearest)
     codes = codes[feasible(space, exact, codes)]
     codes = codes[space.distinct(codes)[0]]
-    ordered: Codes = codes[np.argsort(_network_macs(space, codes), kind="stable")]
+    ordered: Codes = codes[np.lexsort([space.views(codes), _network_macs(space, codes)])]
     return ordered
 
 
@@ -140,10 +142,11 @@ def _network_macs(space: Space, codes: Codes) -> Codes:
 
 
 def _costliest(space: Space, codes: Codes, macs: Codes, member: Member, steps: Steps) -> tuple[int, float]:
-    """Return the row of the costliest network that gets about the member's steps, and its steps; the cheapest where none does.
+    """Return the row of the costliest network that gets about the member's steps, and its steps (NaN where none tried has any).
 
     codes, macs: in ascending order of the (n,) MACs. Few networks are measured: the seconds of a step are taken to grow with the MACs
-    from the last one measured, and the next measurement corrects that. A network that cannot be measured is taken as too costly.
+    from the last one measured, and the next measurement corrects that. A network without steps is taken as too costly, and where none gets
+    enough the cheapest is returned.
     """
     row, reached = len(codes) - 1, 0.0
     for _ in range(MEASUREMENTS):
@@ -152,7 +155,7 @@ def _costliest(space: Space, codes: Codes, macs: Codes, member: Member, steps: S
             break
         share = 0.5 if isnan(reached) else reached / member.steps
         row = min(row - 1, max(0, int(np.searchsorted(macs, macs[row] * share, side="right")) - 1))
-    return row, max(1.0, 0.0 if isnan(reached) else reached)
+    return row, reached if isnan(reached) else max(1.0, reached)
 
 
 def _known_macs(space: Space, member: Member) -> float:
@@ -161,9 +164,3 @@ def _known_macs(space: Space, member: Member) -> float:
     assert space.classes is not None
     network = make_blueprint(member.candidate["architecture"], space.input_shape, space.classes)
     return float(blueprint_cost(network)["macs"])
-
-
-def _with_most_views(space: Space, codes: Codes, macs: Codes, row: int) -> int:
-    """Return the row with this row's network that scores the most views."""
-    rows = np.flatnonzero(np.isclose(macs, macs[max(row, 0)]))
-    return int(rows[np.argmax(space.views(codes[rows]))])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isnan
+from math import isnan, nan
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from jointnas.predictor.pretrained import Pretrained
 from jointnas.predictor.prior import Prior
 from jointnas.predictor.steps import StepsModel
 from jointnas.predictor.task import Task
+from jointnas.space.constraint import Constraint, violations
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
 
@@ -19,19 +20,32 @@ ESTIMATED = 24  # candidates whose steps are estimated
 
 
 class BudgetSteps:
-    """The steps that a budget of seconds holds, by the speed of training measured on a device; each candidate is measured once."""
+    """The steps that a budget of seconds holds, by the speed of training measured on a device; each candidate is measured once.
 
-    def __init__(self, meter: Meter, seconds: float) -> None:
-        self.meter, self.seconds = meter, seconds
+    bounds: on measured metrics.
+    """
+
+    def __init__(self, meter: Meter, seconds: float, bounds: Sequence[Constraint] = ()) -> None:
+        self.meter, self.seconds, self.bounds = meter, seconds, bounds
         self.measured: list[tuple[Candidate, float]] = []
 
     def __call__(self, candidate: Candidate) -> float:
-        """Return the steps, NaN where the measurement failed."""
+        """Return the steps, NaN where the measurement failed or the candidate breaks a bound."""
         (row,) = self.meter.measure([candidate], ["images_per_second"])
         steps = self.seconds * row["images_per_second"] / int(self.meter.workload(candidate)[1].batch_size)
+        if not meets(self.meter, self.bounds, candidate):
+            return nan
         if not isnan(steps):
             self.measured.append((candidate, steps))
         return steps
+
+
+def meets(meter: Meter, bounds: Sequence[Constraint], candidate: Candidate) -> bool:
+    """Return whether a candidate, measured on the device, meets bounds on measured metrics."""
+    if not bounds:
+        return True
+    (row,) = meter.measure([candidate], [bound.metric for bound in bounds])
+    return not violations(bounds, {metric: np.array([value]) for metric, value in row.items()}).any()
 
 
 def known_task(

@@ -78,6 +78,10 @@ def test_a_network_that_cannot_be_measured_gives_way_to_a_cheaper_one() -> None:
     assert own.candidate["architecture"]["width"] <= 20
 
 
+def test_a_member_without_a_network_that_meets_the_measured_bounds_is_left_out() -> None:
+    assert adapted(ONE_MINUTE, SPACE, [], lambda candidate: math.nan) is None
+
+
 @pytest.mark.parametrize(("speed", "first"), [(1e9, "resnet9-10s"), (12e9, "resnet9-1m"), (120e9, "resnet9-10m")])
 def test_the_recipe_that_is_known_for_about_this_budget_comes_first(speed: float, first: str) -> None:
     known = starting_candidates(SPACE, [], 2, by_macs(speed))
