@@ -2,11 +2,12 @@
 
     python -m benchmarks.search.scale --to benchmarks/results/scale.json --picture docs/scale.png
 
-A search of `resnet9` with a pool of a million candidates is told so many made-up accuracies, then fits its predictor and asks for the next
-batch of eight. Each count of trials in a fresh process, one after the other, all cores free; the memory is that of the whole process.
+A search of `resnet9` with the default prior and a pool of a million candidates gets so many made-up accuracies, then fits its predictor and
+asks for the next batch of eight. Each count of trials in a fresh process, one after the other, all cores free; the memory is that of the
+whole process.
 
 Rates, medians of five: seconds to fit the predictor to 256 rows of the table of real trainings; predictions a second of that predictor, with
-the shipped one to start from and without; distinct candidates a second that evolution scores in stage two on the shipped
+the pretrained network to start from and without; distinct candidates a second that evolution scores in stage two on the shipped
 predictor, operators, constraint checks and predictor included; seconds of whole commands that ask it for the winners under one constraint
 and for a front of twenty. `--rates` measures these alone, into results that are there.
 """
@@ -29,6 +30,7 @@ import numpy as np
 from benchmarks.measure import machine, write
 from benchmarks.search.rankers import Examples
 from benchmarks.tables.table import Table
+from jointnas.campaign.registry import find_predictor, find_prior
 from jointnas.predictor.contract import Predictor
 from jointnas.search.search import Search
 from jointnas.space.space import Space
@@ -36,8 +38,8 @@ from jointnas.space.space import Space
 TRIALS = (10, 100, 1000, 10_000)
 BATCH = 8
 CONSTRAINT = "macs<40M"
-PRIOR = Path(__file__).parents[2] / "predictors" / "resnet9-digits"
-COMMAND = (sys.executable, "-c", "from jointnas.cli import main; main()", "search", "--from", "resnet9-digits")
+SHIPPED = "resnet9-digits"
+COMMAND = (sys.executable, "-c", "from jointnas.cli import main; main()", "search", "--from", SHIPPED)
 QUESTIONS = {
     "answer_seconds": ("--constraint", "macs<500K"),
     "front_seconds": ("--frontier", "macs", "--top", "20"),
@@ -50,7 +52,7 @@ def measured(job: tuple[int, int]) -> dict[str, Any]:
     trials, pool = job
     space = Space.load("resnet9", (3, 32, 32), 10)
     began = time.perf_counter()
-    search = Search(space, [CONSTRAINT], prior=Predictor.load(PRIOR), pool_size=pool)
+    search = Search(space, [CONSTRAINT], prior=find_prior(None, space), pool_size=pool)
     made = time.perf_counter()
     candidates = space.sample(trials, seed=1)
     rates = [float(np.log(c["recipe"]["learning_rate"])) for c in candidates]
@@ -72,12 +74,12 @@ def measured(job: tuple[int, int]) -> dict[str, Any]:
 
 def rates() -> dict[str, float]:
     """Return how fast predictors are fitted, predictions are made and evolution scores candidates."""
-    shipped, examples = Predictor.load(PRIOR), Examples(Table.read().commonest())
+    shipped, examples = Predictor.load(find_predictor(SHIPPED)[0]), Examples(Table.read().commonest())
     known = examples.candidates[:FITTED_TO], examples.observations[:FITTED_TO]
     codes = next(examples.space.stream(0, chunk=PREDICTED))[:PREDICTED]
     found: dict[str, list[float]] = {}
     for seed in range(REPEATS):
-        for name, prior in (("", shipped), (", no prior", None)):
+        for name, prior in (("", find_prior(None, examples.space)), (", no prior", None)):
             predictor = Predictor(examples.space, seed, prior=prior)
             began = time.perf_counter()
             predictor.fit(*known)

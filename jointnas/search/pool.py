@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from jointnas.errors import ConstraintError
 from jointnas.search.objective import Query
 from jointnas.space.knobs import Codes
-from jointnas.space.sampling import draw_pool
+from jointnas.space.sampling import draw_members
 
 
 class Pool:
@@ -27,7 +27,9 @@ class Pool:
     ) -> None:
         self.query, self.closed = query, given is not None
         self.start = self._check_start(start)
-        self.drawn = draw_pool(query.space, size, query.exact, seed) if given is None else self._check_given(given)
+        self.drawn, self._identities = (
+            draw_members(query.space, size, query.exact, seed) if given is None else self._check_given(given)
+        )
 
     def _check_start(self, start: Sequence[Mapping[str, Any]]) -> Codes:
         space = self.query.space
@@ -40,18 +42,21 @@ class Pool:
                 )
         return codes[space.distinct(codes)[0]]
 
-    def _check_given(self, given: Codes) -> Codes:
+    def _check_given(self, given: Codes) -> tuple[Codes, list[str]]:
         codes: Codes = given[self.query.feasible(given)]
         if not len(codes):
             bounds = ", ".join(map(str, self.query.constraints)) or "no constraint"
             raise ConstraintError(f"none of the {len(given)} candidates in the pool meets {bounds}: widen the pool")
-        return codes
+        rows, identities = self.query.space.distinct(codes)
+        return codes[rows], identities
 
     @cached_property
     def _members(self) -> tuple[Codes, list[str]]:
-        codes = np.concatenate([self.start, self.query.calibrate(self.drawn)])
-        rows, identities = self.query.space.distinct(codes)
-        return codes[rows], identities
+        space, codes = self.query.space, self.query.calibrate(self.drawn)
+        start = dict.fromkeys(space.identities(self.start))
+        identities = self._identities if len(codes) == len(self.drawn) else space.identities(codes)
+        new = [row for row, identity in enumerate(identities) if identity not in start]
+        return np.concatenate([self.start, codes[new]]), [*start, *(identities[row] for row in new)]
 
     @property
     def codes(self) -> Codes:

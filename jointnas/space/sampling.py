@@ -36,7 +36,14 @@ def excess(space: Space, constraints: Sequence[Constraint], codes: Codes) -> NDA
 
 
 def draw_pool(space: Space, n: int, constraints: Sequence[Constraint] = (), seed: int = 0) -> Codes:
-    """Return codes of at most n different candidates that meet every constraint.
+    """Return codes of at most n different candidates that meet every constraint; see `draw_members`."""
+    return draw_members(space, n, constraints, seed)[0]
+
+
+def draw_members(
+    space: Space, n: int, constraints: Sequence[Constraint] = (), seed: int = 0
+) -> tuple[Codes, list[str]]:
+    """Return codes of at most n different candidates that meet every constraint, and their identities.
 
     Constraint-satisfying QMC sampling (FBNetV3, algorithm 1, line 1): the feasible points of a Sobol sequence. Where they are
     rare, infeasible points are repaired, and the pool is filled with mutations of feasible ones; it is smaller than n only when
@@ -47,7 +54,7 @@ def draw_pool(space: Space, n: int, constraints: Sequence[Constraint] = (), seed
         _check_reachable(
             space, constraints, samples
         )  # before any search: a descent on the costs of networks is reliable
-    seen: set[str] = set()
+    seen: dict[str, None] = {}
     pool: list[Codes] = []
     sampled = 0
     for codes in space.stream(seed, chunk=min(LARGEST_CHUNK, max(1024, n))):
@@ -70,7 +77,7 @@ def draw_pool(space: Space, n: int, constraints: Sequence[Constraint] = (), seed
                 "all of them: loosen one"
             )
         _fill(space, constraints, n, pool, seen, rng)
-    return np.concatenate(pool)[:n]
+    return np.concatenate(pool)[:n], list(seen)[:n]
 
 
 def repaired(space: Space, constraints: Sequence[Constraint], codes: Codes, rng: np.random.Generator) -> Codes:
@@ -95,7 +102,7 @@ def _fill(
     constraints: Sequence[Constraint],
     n: int,
     pool: list[Codes],
-    seen: set[str],
+    seen: dict[str, None],
     rng: np.random.Generator,
 ) -> None:
     """Add feasible mutations of the pool until it has n candidates or no new ones come."""
@@ -108,12 +115,12 @@ def _fill(
         idle = 0 if len(pool[-1]) else idle + 1
 
 
-def _new(space: Space, codes: Codes, seen: set[str]) -> Codes:
+def _new(space: Space, codes: Codes, seen: dict[str, None]) -> Codes:
     """Return the codes whose identity is not in `seen`, and add them to it."""
     keep = []
     for i, identity in enumerate(space.identities(codes)):
         if identity not in seen:
-            seen.add(identity)
+            seen[identity] = None
             keep.append(i)
     return codes[keep]
 
