@@ -2,7 +2,7 @@
 
 A group is one table under one budget. The target of a candidate is the mean log odds of its accuracies, less the mean of the group's
 random candidates and divided by their deviation. A table without random candidates takes these from a table of the same images, and a
-group with too few of them takes the deviation from the largest group of its table.
+group with too few of them takes the deviation from the largest group of its table, or both from its table's next shorter budget.
 Failed trainings count as the lowest accuracy of their group.
 """
 
@@ -98,14 +98,17 @@ def read_groups(folder: Path) -> list[Group]:
             scales[table.path.stem, seconds] = len(random), float(random.mean()), max(larger)[2]
     groups = []
     for table, seconds, rows in found:
+        shorter = [(own, scale) for (name, own), scale in scales.items() if name == table.path.stem and own < seconds]
         known = scales.get((table.path.stem, seconds)) or scales.get((table.card["fingerprint"], seconds))
+        known = known or (max(shorter)[1] if shorter else None)
         if known is not None:
             groups.append(_group(table, seconds, rows, *known[1:]))
     return groups
 
 
 def _by_budget(table: Table) -> Iterator[tuple[float, list[Row]]]:
-    for seconds in sorted({row.budget_seconds for row in table.rows}):
+    """Yield each budget under which a training succeeded, with the rows that have a result."""
+    for seconds in sorted({row.budget_seconds for row in table.rows if row.accuracy is not None}):
         yield seconds, [row for row in table.rows if row.budget_seconds == seconds and row.observation]
 
 
@@ -142,12 +145,14 @@ def _group(table: Table, seconds: float, rows: Sequence[Row], centre: float, spr
 def _part(table: Table, seconds: float, name: str, rows: Sequence[Row], lowest: float) -> Part:
     space, candidates = table.space_named(name), _by_candidate(rows)
     known = np.array([_mean([r.observation.steps for r in own if r.observation]) for own in candidates])
-    log_steps = np.log(np.where(np.isnan(known), np.nanmedian(known), known))
+    quiet = seconds / np.array([_mean([row.quiet_step_seconds for row in own]) for own in candidates])
+    known = np.where(np.isnan(known), quiet, known)
+    log_steps = np.log(np.where(np.isnan(known), 1.0, known))  # where not one step fits into the budget
     return Part(
         space,
         space.to_codes([own[0].candidate for own in candidates]),
         Budget(log_steps, 0.0, table.card["train_images"]),
-        seconds / np.array([_mean([row.quiet_step_seconds for row in own]) for own in candidates]),
+        quiet,
         np.array([own[0].drawn == RANDOM for own in candidates]),
         np.array([np.mean(_filled(own, lowest)) for own in candidates]),
         np.array([len(own) for own in candidates], dtype=np.float64),

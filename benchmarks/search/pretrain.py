@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from benchmarks.search.pooled import Group, Part, read_groups
-from jointnas.errors import PredictorError
+from benchmarks.search.teachers import FARTHEST, Teacher, forest, process
+from jointnas.errors import BlueprintError, PredictorError, SpaceError
 from jointnas.measurement.estimate import Estimator
 from jointnas.predictor import network
 from jointnas.predictor.contract import Predictor
@@ -29,16 +30,22 @@ from jointnas.predictor.gp_predictor import GPModel
 from jointnas.predictor.inputs import NetworkInputs
 from jointnas.predictor.network import ENCODER, HEAD, Plan
 from jointnas.predictor.pretrained import Card, Pretrained
+from jointnas.predictor.prior import Budget
 from jointnas.predictor.steps import StepsModel
 from jointnas.predictor.task import Task
+from jointnas.space.knobs import Codes
+from jointnas.space.space import Space
 from jointnas.training.observation import Observation
 
 TABLES = Path(__file__).parents[1] / "tables"
 SHIPPED = Path(__file__).parents[2] / "predictors" / "tables"
 SECONDS = 8.0  # the budget that is assumed where steps are unknown: most rows have it
 MEMBERS, HIDDEN = 4, (96, 48)
-FARTHEST = 3.0  # target, in standard deviations
 LAW_ROWS = 2000  # that the law of step seconds is fitted to
+TASKS, TASK_CANDIDATES, PARENTS, DISTILLED_BATCH = 60, 512, 32, 128
+SPACES = (*["resnet9"] * 12, "chain", "resnet", "fbnet", "joint")  # of made-up tasks in turn
+SIDES, CHANNELS = (8, 28, 32, 32, 32, 64), (1, 3, 3)
+CLASSES, IMAGES, BUDGETS = (2, 40), (500, 10_000), (3, 200)  # the ends of ranges
 JOINT_DEVIATION = 2.0  # of the logarithms of hyperparameters about their usual prior means
 Array = NDArray[np.float64]
 FEWEST_CORRECTED, CORRECTED = 20, 300  # random candidates of a group that a Gaussian process corrects the network with
@@ -46,7 +53,7 @@ FEWEST_CORRECTED, CORRECTED = 20, 300  # random candidates of a group that a Gau
 
 @dataclass(frozen=True)
 class Training:
-    """How the network is trained: passes over the pooled rows, with the encoder frozen and as a whole.
+    """How the network is trained: passes over the pooled rows, with the encoder frozen and as a whole, then over what it is distilled from.
 
     weight_power: a candidate of a group of n has the weight n ** -weight_power.
     """
@@ -59,10 +66,66 @@ class Training:
     weight_power: float = 0.5
     members: int = MEMBERS
     hidden: tuple[int, int] = HIDDEN
+    distilled_passes: int = 12
 
 
 def pretrain(groups: Sequence[Group], training: Training = Training(), command: str = "", seed: int = 0) -> Pretrained:
-    """Return the network that was fitted to these groups."""
+    """Return the network that is shipped: distilled (Hinton et al., 2015) from the mean of three models of these groups.
+
+    It learns what they predict for the candidates of the tables, and for others of made-up tasks: of any classes, images and budget.
+    """
+    alone = network_alone(groups, training, command, seed)
+    teachers: list[Teacher] = [alone.scores, process(groups), forest(groups)]
+    examples = [(part.space, part.codes, part.budget) for group in groups for part in group.parts]
+    examples += list(made_up_tasks(alone, np.random.default_rng(seed)))
+    encoded = [alone.inputs(*own) for own in examples]
+    architecture, rest = (np.concatenate(arrays) for arrays in zip(*encoded, strict=True))
+    targets = np.concatenate([np.mean([teacher(*own) for teacher in teachers], axis=0) for own in examples])
+    n_costs = len(examples[0][0].metrics)
+    shape = network.Shape(architecture.shape[1], rest.shape[1], n_costs, training.members, hidden=training.hidden)
+    updates = -(-len(rest) // DISTILLED_BATCH)  # in one pass
+    plan = Plan(4 * updates, batch=DISTILLED_BATCH, weight_decay=0.0, dropout=0.0)
+    costs = np.ascontiguousarray(rest[:, :n_costs])
+    parameters = network.train_costs(shape.parameters(seed), architecture, costs, plan, seed)
+    plan = Plan(training.distilled_passes * updates, training.rate, DISTILLED_BATCH, weight_decay=0.01, dropout=0.0)
+    equal = np.ones((training.members, len(rest)), dtype=np.float32)
+    rows = architecture, rest, targets.astype(np.float32)
+    return Pretrained(
+        alone.inputs,
+        network.train_outputs(parameters, (*ENCODER, *HEAD), rows, equal, plan, seed),
+        alone.step_seconds,
+        alone.card,
+    )
+
+
+def made_up_tasks(prior: Pretrained, rng: np.random.Generator) -> Iterator[tuple[Space, Codes, Budget]]:
+    """Yield candidates of tasks that no table has: half at random, half children of those that a prior finds the best of these."""
+    for number in range(TASKS):
+        side, channels = int(rng.choice(SIDES)), int(rng.choice(CHANNELS))
+        classes, images, seconds = (float(np.exp(rng.uniform(*np.log(ends)))) for ends in (CLASSES, IMAGES, BUDGETS))
+        try:
+            space = Space.load(SPACES[number % len(SPACES)], (channels, side, side), int(classes))
+            codes = next(space.stream(int(rng.integers(2**31)), chunk=TASK_CANDIDATES))
+            budget = _budget(prior, space, codes, seconds, int(images))
+        except (SpaceError, BlueprintError):  # the space has no networks for such images
+            continue
+        yield space, codes, budget
+        best = codes[np.argsort(-prior.scores(space, codes, budget))[:PARENTS]]
+        mothers, fathers = (best[rng.integers(len(best), size=TASK_CANDIDATES // 2)] for _ in range(2))
+        children = space.mutate_codes(space.cross_codes(mothers, fathers, rng), rng)
+        yield space, children, _budget(prior, space, children, seconds, int(images))
+
+
+def _budget(prior: Pretrained, space: Space, codes: Codes, seconds: float, images: int) -> Budget:
+    """Return so many seconds as a budget of (n, knobs) codes, by the prior's law of a step's seconds."""
+    steps = seconds / StepsModel(space, prior.step_seconds).step_shares(codes)
+    return Budget(np.log(np.maximum(1, steps)), 0.0, images)
+
+
+def network_alone(
+    groups: Sequence[Group], training: Training = Training(), command: str = "", seed: int = 0
+) -> Pretrained:
+    """Return the network that is fitted to the trainings of these groups alone."""
     parts = [(group, part) for group in groups for part in group.parts]
     inputs = NetworkInputs.fit([(part.space, part.codes, part.budget) for _, part in parts])
     encoded = [inputs(part.space, part.codes, part.budget) for _, part in parts]

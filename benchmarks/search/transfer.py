@@ -20,16 +20,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
-from sklearn.ensemble import ExtraTreesRegressor
 
 from benchmarks.measure import machine, write
 from benchmarks.search.pooled import Group, Part, read_groups
 from benchmarks.search.predictor import ceiling
-from benchmarks.search.pretrain import TABLES, Training, commonest, corrected, joint_hyperparameters, pretrain, without
+from benchmarks.search.pretrain import (
+    TABLES,
+    Training,
+    commonest,
+    corrected,
+    joint_hyperparameters,
+    network_alone,
+    pretrain,
+    without,
+)
+from benchmarks.search.teachers import Teacher, forest, process
 from jointnas.campaign.registry import find_predictor
 from jointnas.predictor.contract import Predictor
-from jointnas.predictor.gp import Examples, GaussianProcess, fit_hyperparameters
-from jointnas.predictor.inputs import NetworkInputs
 from jointnas.predictor.pretrained import Pretrained
 from jointnas.predictor.prior import Budget, Prior
 from jointnas.predictor.steps import StepsModel
@@ -38,7 +45,6 @@ from jointnas.training.observation import Observation
 
 KNOWN, TIMED = 16, 24
 FEWEST_ASKED, FEWEST_BEST = 8, 8
-GP_ROWS, GP_FITTED_ROWS = 2000, 400
 CAMPAIGNS = {
     "digits": "resnet9-digits",
     "cifar10": "resnet9-cifar10",
@@ -65,59 +71,9 @@ def estimated(part: Part, task: Task) -> Budget:
     return replace(part.budget, log_steps=np.log(model.steps(part.codes)))
 
 
-def forest(groups: Sequence[Group]) -> Score:
-    """Return a forest of the pooled rows."""
-    inputs, x, y, weights = pooled(groups)
-    model = ExtraTreesRegressor(300, min_samples_leaf=2, max_features=0.3, random_state=0).fit(x, y, weights)
-    return lambda part, task: np.asarray(model.predict(rows(inputs, part, estimated(part, task))))
-
-
-def process(groups: Sequence[Group]) -> Score:
-    """Return a Gaussian process of the pooled rows, with the inputs in three groups."""
-    inputs, x, y, weights = pooled(groups)
-    first = groups[0].parts[0]
-    architecture, rest = inputs(first.space, first.codes[:1], replace(first.budget, log_steps=np.zeros(1)))
-    n_costs = len(first.space.metrics)
-    sizes = (architecture.shape[1] + n_costs, *recipe_groups(rest.shape[1] - n_costs))
-    members = np.repeat(np.arange(len(sizes)), sizes)
-    order = np.random.default_rng(0).choice(len(x), min(len(x), GP_ROWS), replace=False, p=weights / weights.sum())
-
-    def examples(chosen: NDArray[np.int64]) -> Examples:
-        return Examples(x[chosen], np.ones((len(chosen), 1)), y[chosen])
-
-    hyperparameters = fit_hyperparameters(examples(order[:GP_FITTED_ROWS]), members)
-    model = GaussianProcess(examples(order), members, hyperparameters)
-
-    def score(part: Part, task: Task) -> Array:
-        own = rows(inputs, part, estimated(part, task))
-        return model.mean(own, np.ones((len(own), 1)))
-
-    return score
-
-
-def recipe_groups(width: int) -> tuple[int, ...]:
-    """Return the sizes of the groups of inputs of recipe and task: knobs, the five of `features.recipe_effects`, the task."""
-    effects, task = (4, 7, 3, 3, 45), 6
-    return (width - sum(effects) - task, *effects, task)
-
-
-def pooled(groups: Sequence[Group]) -> tuple[NetworkInputs, Array, Array, Array]:
-    """Return the inputs, (n, d) rows, (n,) targets and (n,) weights of all groups."""
-    parts = [(group, part) for group in groups for part in group.parts]
-    inputs = NetworkInputs.fit([(part.space, part.codes, part.budget) for _, part in parts])
-    x = np.concatenate([rows(inputs, part, part.budget) for _, part in parts])
-    y = np.concatenate([group.targets(part) for group, part in parts]).clip(-3, 3)
-    return inputs, x, y, np.concatenate([np.full(len(part.codes), group.size**-0.5) for group, part in parts])
-
-
-def rows(inputs: NetworkInputs, part: Part, budget: Budget) -> Array:
-    """Return the (n, d) inputs of a part's candidates under a budget."""
-    return np.concatenate(inputs(part.space, part.codes, budget), axis=1).astype(np.float64)
-
-
-def before_training(pretrained: Pretrained) -> Score:
-    """Return what the pretrained network scores."""
-    return lambda part, task: pretrained.scores(part.space, part.codes, estimated(part, task))
+def before_training(teacher: Teacher) -> Score:
+    """Return what a model of the pooled rows scores before any training of a part's data set."""
+    return lambda part, task: teacher(part.space, part.codes, estimated(part, task))
 
 
 def left_out(groups: Sequence[Group], training: Training) -> Iterator[Left]:
@@ -136,9 +92,10 @@ def left_out(groups: Sequence[Group], training: Training) -> Iterator[Left]:
         others, pretrained = without(groups, [own[0].table]), networks[images]
         pretrained.residual = joint_hyperparameters([m for other in models if other != images for m in models[other]])
         pooled_models = {
-            "pooled forest": forest(others),
-            "pooled gp": process(others),
-            "pretrained": before_training(pretrained),
+            "pooled forest": before_training(forest(others)),
+            "pooled gp": before_training(process(others)),
+            "network alone": before_training(network_alone(others, training).scores),
+            "pretrained": before_training(pretrained.scores),
         }
         tables = {group.table for group in own}
         campaigns = {CAMPAIGNS[table]: predictor for table, predictor in built_in.items() if table not in tables}
