@@ -10,8 +10,9 @@ import torch
 
 from jointnas.campaign.campaign import run
 from jointnas.campaign.events import Callback
+from jointnas.campaign.options import make_spec
 from jointnas.campaign.result import Campaign
-from jointnas.campaign.spec import SearchSpec, make_spec
+from jointnas.campaign.spec import SearchSpec
 from jointnas.data.dataset import load_data
 from jointnas.data.spec import DataSpec
 from jointnas.errors import SearchError

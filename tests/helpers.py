@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from jointnas.campaign.folders import open_run
-from jointnas.campaign.spec import make_spec
+from jointnas.campaign.options import make_spec
 from jointnas.campaign.store import Context
 from jointnas.cli import main
 from jointnas.execution.slots import Slot

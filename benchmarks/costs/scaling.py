@@ -23,8 +23,9 @@ from jointnas.campaign.baselines import candidate as baseline
 from jointnas.campaign.direct import DirectSearch
 from jointnas.campaign.events import Event, TrialEnded
 from jointnas.campaign.folders import open_run
+from jointnas.campaign.options import make_spec
 from jointnas.campaign.runner import Runner
-from jointnas.campaign.spec import DirectSpec, make_spec
+from jointnas.campaign.spec import DirectSpec
 from jointnas.campaign.store import Context, Run
 from jointnas.data.dataset import load_data
 from jointnas.data.spec import DataSpec

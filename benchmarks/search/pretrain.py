@@ -46,6 +46,7 @@ TASKS, TASK_CANDIDATES, PARENTS, DISTILLED_BATCH = 60, 512, 32, 128
 SPACES = (*["resnet9"] * 12, "chain", "resnet", "fbnet", "joint")  # of made-up tasks in turn
 SIDES, CHANNELS = (8, 28, 32, 32, 32, 64), (1, 3, 3)
 CLASSES, IMAGES, BUDGETS = (2, 40), (500, 10_000), (3, 200)  # the ends of ranges
+RELEVANCE_DEVIATION = 1.5  # of the logarithms of relevance
 JOINT_DEVIATION = 2.0  # of the logarithms of hyperparameters about their usual prior means
 Array = NDArray[np.float64]
 FEWEST_CORRECTED, CORRECTED = 20, 300  # random candidates of a group that a Gaussian process corrects the network with
@@ -162,9 +163,11 @@ def _step_law(groups: Sequence[Group]) -> Estimator:
     return Estimator.fit(features[rows], step_seconds[rows], 0)
 
 
-def left_out(groups: Sequence[Group], training: Training = Training()) -> tuple[Hyperparameters, float]:
-    """Return what is expected of images that the network has not seen: the hyperparameters of a Gaussian process that corrects it, and
-    the deviation of targets about its predictions, a mean over groups.
+def left_out(
+    groups: Sequence[Group], training: Training = Training()
+) -> tuple[Hyperparameters, dict[str, float], float]:
+    """Return what is expected of images that the network has not seen: the hyperparameters of a Gaussian process that corrects it, the
+    relevance of features, and the deviation of targets about its predictions, a mean over groups.
     """
     models, deviations = [], []
     for images in dict.fromkeys(group.fingerprint for group in groups):
@@ -176,7 +179,7 @@ def left_out(groups: Sequence[Group], training: Training = Training()) -> tuple[
             if part.drawn_at_random.sum() >= FEWEST_CORRECTED:
                 errors = group.targets(part) - other.scores(part.space, part.codes, part.budget)
                 deviations.append(float(errors[part.drawn_at_random].std()))
-    return joint_hyperparameters(models), float(np.mean(deviations))
+    return *joint_residual(models), float(np.mean(deviations))
 
 
 def commonest(group: Group) -> Part:
@@ -201,21 +204,35 @@ def corrected(groups: Sequence[Group], prior: Pretrained) -> list[GPModel]:
     return models
 
 
-def joint_hyperparameters(models: Sequence[GPModel]) -> Hyperparameters:
-    """Return the hyperparameters under which the examples of all models together are likely (MAP, under a prior wider than for one)."""
+def joint_residual(models: Sequence[GPModel]) -> tuple[Hyperparameters, dict[str, float]]:
+    """Return the hyperparameters, and the relevance of features by name, under which the examples of all models together are likely.
+
+    That is the mode of their posterior, under a prior wider than for one model. What differs between data sets gets a large relevance: then
+    a few trainings are enough to learn it.
+    """
     start = Hyperparameters.prior_mean(int(models[0].groups.max()) + 1).to_vector()
-    examples = [(model.examples(np.arange(len(model.accuracies))), model.groups) for model in models]
+    names = sorted({name for model in models for name in model.feature_names})
+    examples = [model.examples(np.arange(len(model.accuracies))) for model in models]
+    columns = [np.array([names.index(name) for name in model.feature_names]) for model in models]
 
     def loss(vector: Array) -> tuple[float, Array]:
-        hyperparameters = Hyperparameters.from_vector(vector)
-        found = [negative_log_likelihood(own, features, hyperparameters) for own, features in examples]
-        z = (vector - start) / JOINT_DEVIATION
-        gradient = np.sum([gradient for _, gradient in found], axis=0) + z / JOINT_DEVIATION
-        return sum(value for value, _ in found) + 0.5 * float(z @ z), gradient
+        hyperparameters, logs = Hyperparameters.from_vector(vector[: len(start)]), vector[len(start) :]
+        z = np.concatenate([(vector[: len(start)] - start) / JOINT_DEVIATION, logs / RELEVANCE_DEVIATION])
+        value = 0.5 * float(z @ z)
+        gradient = np.concatenate([z[: len(start)] / JOINT_DEVIATION, z[len(start) :] / RELEVANCE_DEVIATION])
+        for model, own, which in zip(models, examples, columns, strict=True):
+            relevant = replace(own, relevance=np.exp(logs[which]))
+            found, by_hyperparameters, by_relevance = negative_log_likelihood(relevant, model.groups, hyperparameters)
+            value += found
+            gradient[: len(start)] += by_hyperparameters
+            np.add.at(gradient, len(start) + which, by_relevance)
+        return value, gradient
 
-    return Hyperparameters.from_vector(
-        minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(-9, 6)] * len(start)).x
-    )
+    begin = np.concatenate([start, np.zeros(len(names))])
+    mode = minimize(loss, begin, jac=True, method="L-BFGS-B", bounds=[(-9, 6)] * len(begin)).x
+    factors = np.exp(mode[len(start) :])
+    relevance = {name: round(float(factor), 4) for name, factor in zip(names, factors, strict=True)}
+    return Hyperparameters.from_vector(mode[: len(start)]), relevance
 
 
 def _card(groups: Sequence[Group], command: str) -> Card:
@@ -249,8 +266,8 @@ def main() -> None:
     left = ["--leave-out", *options.leave_out] if options.leave_out else []
     command = shlex.join(["python", "-m", "benchmarks.search.pretrain", *left])
     fitted = pretrain(groups, command=command)
-    fitted.residual, deviation = left_out(groups)
-    fitted.card = replace(fitted.card, deviation=deviation)
+    fitted.residual, relevance, deviation = left_out(groups)
+    fitted.card = replace(fitted.card, deviation=deviation, relevance=relevance)
     fitted.save(options.to)
     law = fitted.step_seconds.error
     print(f"{fitted.describe()}, step seconds within {law:.0%} at the median, {time.perf_counter() - began:.0f} s")

@@ -29,7 +29,7 @@ from benchmarks.search.pretrain import (
     Training,
     commonest,
     corrected,
-    joint_hyperparameters,
+    joint_residual,
     network_alone,
     pretrain,
     without,
@@ -90,7 +90,9 @@ def left_out(groups: Sequence[Group], training: Training) -> Iterator[Left]:
         if not asked:
             continue
         others, pretrained = without(groups, [own[0].table]), networks[images]
-        pretrained.residual = joint_hyperparameters([m for other in models if other != images for m in models[other]])
+        others_models = [model for other in models if other != images for model in models[other]]
+        pretrained.residual, relevance = joint_residual(others_models)
+        pretrained.card = replace(pretrained.card, relevance=relevance)
         pooled_models = {
             "pooled forest": before_training(forest(others)),
             "pooled gp": before_training(process(others)),

@@ -9,9 +9,9 @@ from typing import Any
 
 from jointnas.campaign.candidate_file import CandidateFile, data_spec_of
 from jointnas.campaign.folders import find_run
+from jointnas.campaign.options import clock_json
 from jointnas.campaign.retrain import Retrained, Watch, retrain_candidates
 from jointnas.campaign.run_files import winner_files
-from jointnas.campaign.spec import clock_json
 from jointnas.campaign.store import Run
 from jointnas.data.dataset import Data, load_data
 from jointnas.data.spec import DataSpec

@@ -88,7 +88,8 @@ def autotrain_command(
 
 def _specs(files: Mapping[str, CandidateFile], space: str, settings: dict[str, Any]) -> dict[str, AutotrainSpec]:
     """Return the spec of each network's run."""
-    from jointnas.campaign.spec import AutotrainSpec, make_spec
+    from jointnas.campaign.options import make_spec
+    from jointnas.campaign.spec import AutotrainSpec
     from jointnas.space.space import Space
 
     recipes = Space.load(space)

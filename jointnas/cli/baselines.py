@@ -69,7 +69,8 @@ def baselines_command(
         _print_candidate(export)
         return
     from jointnas.campaign.baselines import ARCHITECTURES, trainable
-    from jointnas.campaign.spec import BaselinesSpec, make_spec
+    from jointnas.campaign.options import make_spec
+    from jointnas.campaign.spec import BaselinesSpec
     from jointnas.errors import SearchError
 
     selected = list(dict.fromkeys(only or ARCHITECTURES))

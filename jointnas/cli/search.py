@@ -241,7 +241,8 @@ def _check_from(options: Mapping[str, Any]) -> None:
 
 def _spec(options: Mapping[str, Any], config: Path | None) -> SearchSpec:
     """Return the spec of the options, over those of a configuration file."""
-    from jointnas.campaign.spec import SearchSpec, make_spec, read_config
+    from jointnas.campaign.options import make_spec, read_config
+    from jointnas.campaign.spec import SearchSpec
     from jointnas.errors import RunError, SearchError
 
     settings = {name: value for name, value in options.items() if name not in NO_SETTING}

@@ -46,7 +46,7 @@ def train_command(
       jointnas train mine.toml --data photos/ --train-time 10m --to trained/
     """
     from jointnas.campaign.candidate_file import data_spec_of, find_candidate, make_writable
-    from jointnas.campaign.spec import clock_json
+    from jointnas.campaign.options import clock_json
     from jointnas.campaign.winner_file import Member, WinnerFile
     from jointnas.data.dataset import load_data
     from jointnas.errors import JointNASError

@@ -9,6 +9,7 @@ of a few groups of them. In an abstract space each knob is a group.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
@@ -48,6 +49,19 @@ class Featurizer:
         raw = list(self._raw_groups(reference, log_steps))
         self._feature_scale = Standardizer.fit(np.concatenate(raw, axis=1))
         self.groups: Groups = np.repeat(np.arange(len(raw)), [part.shape[1] for part in raw])
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The (d,) names of the features, which mean the same in every space."""
+        space, costs = self.space, [f"log {metric}" for metric in self.space.metrics]
+        architecture, recipe = (
+            space.feature_names(knobs)
+            for knobs in (space.knobs[: space.n_architecture], space.knobs[space.n_architecture :])
+        )
+        if space.is_abstract:
+            return [*architecture, *recipe, *costs] or ["none"]
+        effects = len(self.groups) - len(architecture) - len(costs) - len(recipe)
+        return [*architecture, *costs, *recipe, *(f"effect {i}" for i in range(effects))]
 
     @property
     def n_groups(self) -> int:

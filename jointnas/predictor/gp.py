@@ -28,7 +28,7 @@ SLOPE = (-2.0, 1.5)  # mean and deviation of the logarithmic variance of a group
 AMPLITUDE = (-1.0, 1.5)  # of the Matérn function's
 EFFECT = (-1.5, 1.0)  # of a candidate's own effect
 NOISE = (-3.0, 1.0)  # of one training about its candidate
-TRANSFER_DEVIATION = 1.0  # of each hyperparameter about that of another process
+TRANSFER_DEVIATION = 0.5  # of each hyperparameter about that of another process
 SEARCH_RADIUS = 5.0  # prior deviations about the prior mean, within which the mode is searched
 JITTER = 1e-8
 ITERATIONS = 100
@@ -44,13 +44,15 @@ Groups = NDArray[np.int64]
 class Examples:
     """Training data: (n, d) standardised features, (n, q) trends whose weights have variance 1, (n,) targets.
 
-    trainings: how many trainings each target is the mean of. Rows with equal features are of one candidate.
+    trainings: how many trainings each target is the mean of. Rows with equal features are of one candidate. relevance: (d,) factors of
+    the variances of the features' linear functions, within their groups.
     """
 
     x: Array
     trend: Array
     y: Array
     trainings: Array | float = 1.0
+    relevance: Array | float = 1.0
 
     @cached_property
     def same(self) -> NDArray[np.bool_]:
@@ -97,6 +99,7 @@ class GaussianProcess:
     def __init__(self, examples: Examples, groups: Groups, hyperparameters: Hyperparameters) -> None:
         self.hyperparameters = hyperparameters
         self._linear, self._smooth = hyperparameters.scales(groups)
+        self._linear = self._linear * np.sqrt(examples.relevance)
         self._examples = examples
         self._x, self._train_basis = examples.x * self._smooth, self._basis(examples.x, examples.trend)
         covariance = self._covariance(examples.x, examples.trend)
@@ -229,7 +232,7 @@ def fit_hyperparameters(
         deviations = np.minimum(deviations, TRANSFER_DEVIATION)
 
     def loss(vector: Array) -> tuple[float, Array]:
-        value, gradient = negative_log_likelihood(examples, groups, Hyperparameters.from_vector(vector))
+        value, gradient, _ = negative_log_likelihood(examples, groups, Hyperparameters.from_vector(vector))
         z = (vector - means) / deviations
         return value + 0.5 * float(z @ z), gradient + z / deviations
 
@@ -240,12 +243,12 @@ def fit_hyperparameters(
 
 def negative_log_likelihood(
     examples: Examples, groups: Groups, hyperparameters: Hyperparameters
-) -> tuple[float, Array]:
-    """Return −log p(y | x) up to a constant, and its gradient by the vector of hyperparameters."""
+) -> tuple[float, Array, Array]:
+    """Return −log p(y | x) up to a constant, its gradient by the vector of hyperparameters, and that by the (d,) logarithms of relevance."""
     x, trend, y, trainings = examples.x, examples.trend, examples.y, examples.trainings
     n = len(x)
     by_slope, by_length = hyperparameters.scales(groups)
-    linear, scaled = x * by_slope, x * by_length
+    linear, scaled = x * by_slope * np.sqrt(examples.relevance), x * by_length
     squares = _squared_distances(scaled, scaled)
     amplitude, noise = np.exp(hyperparameters.amplitude), np.exp(hyperparameters.noise)
     smooth, effect = amplitude * _matern(squares), np.exp(hyperparameters.effect) * examples.same
@@ -256,10 +259,11 @@ def negative_log_likelihood(
     value = 0.5 * float(y @ weights) + float(np.log(np.diag(factor[0])).sum())
     outer = 0.5 * (cho_solve(factor, np.eye(n)) - np.outer(weights, weights))
     by_square = outer * amplitude * _matern_slope(squares)  # of the loss by each squared distance
-    slopes = np.bincount(groups, ((outer @ linear) * linear).sum(axis=0))
+    by_relevance = ((outer @ linear) * linear).sum(axis=0)
     lengths = -4 * (by_square.sum(axis=1) @ scaled**2 - ((by_square @ scaled) * scaled).sum(axis=0))
     by_variances = (outer * smooth).sum(), (outer * effect).sum(), noise * (np.diag(outer) / trainings).sum()
-    return value, np.array([*slopes, *np.bincount(groups, lengths), *by_variances])
+    slopes = np.bincount(groups, by_relevance)
+    return value, np.array([*slopes, *np.bincount(groups, lengths), *by_variances]), by_relevance
 
 
 def _squared_distances(a: AnyArray, b: AnyArray) -> AnyArray:

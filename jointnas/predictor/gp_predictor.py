@@ -73,11 +73,18 @@ class GPModel(PredictorModel):
         """The group of each feature of its examples."""
         return self._featurizer.groups
 
+    @property
+    def feature_names(self) -> list[str]:
+        """The name of each feature of its examples."""
+        return self._featurizer.names
+
     # ---------------------------------------------------------------------------------------------------- the prior
 
     def _use_steps(self, steps_model: StepsModel) -> None:
         self._steps_model = steps_model
         self._featurizer = Featurizer(self.space, steps_model, self._reference)
+        names = self._featurizer.names
+        self._relevance = np.ones(len(names)) if self.prior is None else self.prior.relevance(names)
         scores = self._prior_scores(self._reference, None)
         self._prior_centre, self._prior_spread = float(scores.mean()), max(float(scores.std()), SMALLEST_SPREAD)
 
@@ -150,7 +157,7 @@ class GPModel(PredictorModel):
         """Return those of its examples that are in these rows, less what is expected of them from the prior."""
         prior_mean = self._example_prior[rows]
         y = self._y[rows] - self._weight * prior_mean
-        return Examples(self._x[rows], self._trend(prior_mean), y, self._trainings[rows])
+        return Examples(self._x[rows], self._trend(prior_mean), y, self._trainings[rows], self._relevance)
 
     def _make_process(self, rows: Rows, hyperparameters: Hyperparameters) -> GaussianProcess:
         if len(rows) > MAX_CONDITIONED_EXAMPLES:

@@ -6,8 +6,8 @@ It predicts with NumPy alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,8 @@ class Card:
 
     tables: of trainings, by name. rows: their trainings. centre_above_chance: the mean log odds of accuracies above those of chance.
     spread: the deviation of log odds within a group. deviation: that of targets about the predictions for data sets left out.
-    seconds: the budget for which steps are estimated where they are not known.
+    seconds: the budget for which steps are estimated where they are not known. relevance: of features by name, how much their effects
+    differ between data sets: factors of a variance, 1 for those that are not named.
     """
 
     tables: tuple[str, ...]
@@ -55,6 +56,7 @@ class Card:
     deviation: float
     seconds: float
     command: str = ""
+    relevance: Mapping[str, float] = field(default_factory=dict)
 
 
 class Pretrained(Prior):
@@ -116,6 +118,10 @@ class Pretrained(Prior):
         """Return those that corrected it on data sets left out."""
         return self.residual
 
+    def relevance(self, names: Sequence[str]) -> Array:
+        """Return how much the effects of features differ between the data sets of its tables."""
+        return np.array([self.card.relevance.get(name, 1.0) for name in names], dtype=np.float64)
+
     def describe(self) -> str:
         """Return the numbers of its trainings and data sets."""
         return f"{self.card.rows:,} trainings in {len(self.card.tables)} tables"
@@ -140,6 +146,8 @@ class Pretrained(Prior):
         about, tensors = read_files(folder, FILES)
         with intact(folder):
             card = Card(**{name: about[name] for name in Card.__dataclass_fields__ if name in about})
+            if not all(np.isfinite(factor) and factor > 0 for factor in card.relevance.values()):
+                raise ValueError("a relevance that is no positive number")
             *weights, intercept, error = tensors[PACE].tolist()
             residual = Hyperparameters.from_vector(tensors[RESIDUAL]) if RESIDUAL in tensors else None
             loaded = cls(

@@ -7,6 +7,7 @@ pretrained on tables of trainings (`pretrained`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -64,6 +65,10 @@ class Prior(ABC):
     @abstractmethod
     def hyperparameters(self, space: Space) -> Hyperparameters | None:
         """Return the expected hyperparameters of a Gaussian process that corrects the scores in this space; None where nothing is known."""
+
+    def relevance(self, names: Sequence[str]) -> Array:
+        """Return for each of (d,) features by name how much its effect differs from what is expected, as a factor of a variance."""
+        return np.ones(len(names))
 
     @abstractmethod
     def describe(self) -> str:

@@ -256,6 +256,14 @@ class KnobSpace:
         first = [np.zeros((len(codes), 0)), *parts[: self.n_architecture]]
         return np.concatenate(first, axis=1), np.concatenate([first[0], *parts[self.n_architecture :]], axis=1)
 
+    def feature_names(self, knobs: Sequence[Knob]) -> list[str]:
+        """Return the name of each column that `knob_features` gives for these knobs; they mean the same in every space."""
+        names: list[str] = []
+        for knob in knobs:
+            names += [knob.name] if knob.columns == 1 else [f"{knob.name}={v}" for v in knob.extremes[: knob.columns]]
+            names += [f"{knob.name} is active"] if knob.when else []
+        return names
+
     def knob_features(self, codes: Codes) -> list[Codes]:
         """Return the features of (n, knobs) codes by knob, which `encode_codes` joins."""
         parts: list[Codes] = []

@@ -13,7 +13,7 @@ from jointnas.campaign.baselines import ARCHITECTURES, candidate, rank, repeat_i
 from jointnas.campaign.candidate_file import CandidateFile
 from jointnas.campaign.events import TrialEnded
 from jointnas.campaign.folders import open_run
-from jointnas.campaign.spec import make_spec
+from jointnas.campaign.options import make_spec
 from jointnas.campaign.store import Context, Trial
 from jointnas.cli import app
 from jointnas.data.dataset import load_data

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jointnas.campaign.calibration import Calibration, Prediction, predictions_of
-from jointnas.campaign.spec import make_spec
+from jointnas.campaign.options import make_spec
 from jointnas.campaign.store import Context, Trial
 from jointnas.execution.slots import Slot
 from jointnas.training.observation import Observation

@@ -8,7 +8,7 @@ import pytest
 
 from jointnas.campaign.campaign import run
 from jointnas.campaign.events import RoundEnded, TrialEnded, TrialStarted, WinnersFound
-from jointnas.campaign.spec import make_spec
+from jointnas.campaign.options import make_spec
 from jointnas.campaign.store import Run
 from jointnas.errors import SearchError
 from jointnas.space.space import Space

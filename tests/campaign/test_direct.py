@@ -12,8 +12,9 @@ import pytest
 from jointnas.campaign.direct import DirectSearch
 from jointnas.campaign.events import Event as CampaignEvent
 from jointnas.campaign.events import TrialEnded
+from jointnas.campaign.options import make_spec
 from jointnas.campaign.runner import Runner
-from jointnas.campaign.spec import DirectSpec, make_spec
+from jointnas.campaign.spec import DirectSpec
 from jointnas.campaign.store import Context, Run, Trial
 from jointnas.errors import ConstraintError, JointNASError, SearchError
 from jointnas.execution.slots import Slot

@@ -12,9 +12,10 @@ from scipy.stats import kendalltau
 from jointnas.campaign.early_stop import accuracy_at, at_fraction, stop_fraction
 from jointnas.campaign.events import Event as CampaignEvent
 from jointnas.campaign.events import RoundStarted, TrialEnded
+from jointnas.campaign.options import make_spec
 from jointnas.campaign.rounds import Rounds, by_whole_trainings
 from jointnas.campaign.runner import Runner
-from jointnas.campaign.spec import SearchSpec, make_spec
+from jointnas.campaign.spec import SearchSpec
 from jointnas.campaign.store import Context, Run, Trial
 from jointnas.data.dataset import load_data
 from jointnas.data.spec import DataSpec

@@ -7,14 +7,8 @@ from typing import Any
 
 import pytest
 
-from jointnas.campaign.spec import (
-    DirectSpec,
-    SearchSpec,
-    Spec,
-    make_spec,
-    read_config,
-    spec_from_json,
-)
+from jointnas.campaign.options import make_spec, read_config
+from jointnas.campaign.spec import DirectSpec, SearchSpec, Spec, spec_from_json
 from jointnas.errors import JointNASError, RunError
 from jointnas.space.space import Space
 

@@ -43,6 +43,25 @@ def test_every_space_with_networks_has_the_same_groups(name: str) -> None:
     assert int(features.groups.max()) == 6
 
 
+@pytest.mark.parametrize("name", ["resnet9", "fbnet", "joint", "nomad-nas"])
+def test_every_feature_has_a_name_of_its_own(name: str) -> None:
+    features = make_featurizer(Space.load(name, (3, 32, 32), 10))
+    assert len(set(features.names)) == len(features.names) == len(features.groups)
+    x = features(REFERENCE[:1]) if name == "resnet9" else None
+    if x is not None:  # a name is at the column of its feature
+        alike = REFERENCE[:1].copy()
+        flip = next(i for i, knob in enumerate(SPACE.knobs) if knob.name == "flip")
+        alike[0, flip] = (alike[0, flip] + 1) % 3
+        changed = {features.names[i] for i in np.flatnonzero((features(alike) != x)[0])}
+        assert changed <= {"flip=False", "flip=True", "flip=alternating"}
+        assert len(changed) == 2
+
+
+def test_the_features_of_an_abstract_space_have_names_too() -> None:
+    space = Space.from_toml("format = 1\n[recipe]\nx = { low = 0.0, high = 1.0 }\ny = { choices = ['a', 'b'] }\n")
+    assert make_featurizer(space).names == ["x", "y=a", "y=b"]
+
+
 def test_the_learning_rate_has_features_of_its_own_for_each_optimizer() -> None:
     features = make_featurizer()
     candidate = SPACE.sample(1)[0]

@@ -55,6 +55,31 @@ def test_the_gradient_is_that_of_the_likelihood() -> None:
         assert gradient[i] == pytest.approx((above - below) / 2e-5, abs=1e-6)
 
 
+def test_the_gradient_by_relevance_is_that_of_the_likelihood() -> None:
+    plain, groups = examples(40, 5), np.array([0, 0, 1, 2, 2])
+    hyperparameters = Hyperparameters.from_vector(np.array([0.1, -0.5, -1.0, 1.0, 0.4, -0.2, 0.3, -1.5, -1.0]))
+    logs = np.array([0.5, -0.3, 0.0, 1.0, -1.0])
+
+    def likelihood(logs: Array) -> tuple[float, Array, Array]:
+        return negative_log_likelihood(replace(plain, relevance=np.exp(logs)), groups, hyperparameters)
+
+    for i, step in enumerate(1e-5 * np.eye(5)):
+        above, below = likelihood(logs + step)[0], likelihood(logs - step)[0]
+        assert likelihood(logs)[2][i] == pytest.approx((above - below) / 2e-5, abs=1e-6)
+
+
+def test_a_few_examples_are_enough_to_learn_the_effect_of_a_relevant_feature() -> None:
+    rng = np.random.default_rng(0)
+    x, test = rng.standard_normal((8, 30)), rng.standard_normal((200, 30))
+    hyperparameters, errors = Hyperparameters(np.zeros(1), np.zeros(1), -9.0, -9.0, -3.0), []
+    for factors in (np.ones(30), np.array([30.0, *np.full(29, 0.01)])):
+        process = GaussianProcess(
+            Examples(x, constant(8) * 0, x[:, 0], relevance=factors), np.zeros(30, dtype=np.int64), hyperparameters
+        )
+        errors.append(float(np.abs(process.mean(test, constant(200) * 0) - test[:, 0]).mean()))
+    assert errors[1] < 0.2 < 0.5 < errors[0]
+
+
 @pytest.mark.parametrize("cores", [1, 3])
 def test_parts_computed_side_by_side_are_those_of_the_whole(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
     process = fitted(examples())
@@ -69,7 +94,7 @@ def test_parts_computed_side_by_side_are_those_of_the_whole(cores: int, monkeypa
 
     whole = answers()
     monkeypatch.setattr(gp, "CHUNK_ROWS", 7)
-    monkeypatch.setattr(gp, "available_cores", lambda: cores)
+    monkeypatch.setattr("jointnas.cores.available_cores", lambda: cores)
     for answer, expected in zip(answers(), whole, strict=True):
         np.testing.assert_allclose(answer, expected, atol=1e-5)
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +110,25 @@ def test_changed_files_are_refused(pretrained: Pretrained, tmp_path: Path) -> No
         (tmp_path / "pretrained.json").write_text(json.dumps({**card, **change}))
         with pytest.raises(PredictorError, match=message):
             Pretrained.load(tmp_path)
+
+
+def test_what_differs_between_data_sets_is_relevant_and_what_is_unknown_is_as_usual(
+    pretrained: Pretrained, tmp_path: Path
+) -> None:
+    flip, unknown, bias = pretrained.relevance(["flip=False", "no such feature", "bias_weight_decay"])
+    assert flip > 1 == unknown
+    assert flip > bias
+    pretrained.save(tmp_path)
+    assert Pretrained.load(tmp_path).relevance(["flip=False"]) == pretrained.relevance(["flip=False"])
+
+
+def test_a_relevance_that_is_no_positive_number_is_refused(pretrained: Pretrained, tmp_path: Path) -> None:
+    broken = Pretrained(
+        pretrained.inputs,
+        pretrained.parameters,
+        pretrained.step_seconds,
+        replace(pretrained.card, relevance={"crop": -1.0}),
+    )
+    broken.save(tmp_path)
+    with pytest.raises(PredictorError, match="damaged"):
+        Pretrained.load(tmp_path)

@@ -1,0 +1,181 @@
+"""What users give for a run, as the specification that it becomes.
+
+The command line, `jointnas.run_search` and a configuration file all go through `make_spec`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from jointnas.campaign.candidate_file import find_candidate
+from jointnas.campaign.spec import (
+    BEST_NETWORK,
+    KINDS,
+    SearchSpec,
+    Spec,
+    check_positive,
+    default_confirmations,
+    spec_from_json,
+)
+from jointnas.data.spec import DataSpec
+from jointnas.errors import BudgetError, RunError, SearchError, suggest
+from jointnas.space.space import Space
+from jointnas.units import format_duration, parse_duration
+
+DEFAULT_TRAIN_TIME = "10m"
+PLANNED_TRAININGS = 24  # of a search for which a total time alone is given
+LONGEST_PLANNED_SECONDS = 600.0  # of one of them
+OPTIONS = (
+    "train_time",
+    "train_steps",
+    "train_images",
+    "val_images",
+    "image_size",
+    "total_time",
+    "architecture",
+    "fix",
+)
+"""What users may give beside the fields of a spec: shorthands that `make_spec` resolves."""
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the settings in a TOML file, as `jointnas runs show RUN --config` prints them. Raises `RunError`."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunError(f"--config needs a readable TOML file, got {str(path)!r} ({error}): check the path") from error
+    except tomllib.TOMLDecodeError as error:
+        raise RunError(
+            f"--config needs valid TOML, got an error in {str(path)!r}: {error}; correct the file"
+        ) from error
+
+
+def make_spec(options: Mapping[str, Any], kind: str = "search") -> Spec:
+    """Return the spec of a run from what a user gives: fields of the spec, or the shorthands in `OPTIONS`.
+
+    data: a name or path, a `DataSpec`, or a table of its fields. space: a built-in name, a path, TOML text, a table, or a `Space`.
+    start: candidates, files or names of built-in recipes. train_time, total_time: text such as "10m", or seconds.
+    Raises a `JointNASError` for what is unknown or does not fit together.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    kind = given.pop("kind", kind)
+    short = {name: given.pop(name) for name in OPTIONS if name in given}
+    given["clock"] = _clock(short, given.pop("clock", None))
+    given["data"] = _data(given.pop("data", None), short, given.get("seed", 0), given.get("train_fn"))
+    if "space" in given or issubclass(KINDS.get(kind, Spec), SearchSpec):
+        given["space"] = _space(given.pop("space", "resnet9"), short)
+    if "start" in given:
+        given["start"] = [c if isinstance(c, Mapping) else find_candidate(c).candidate for c in given["start"]]
+    if isinstance(given.get("constraints"), str):
+        raise SearchError(f"constraints are a list, got {given['constraints']!r}: write it in brackets")
+    if "total_time" in short:
+        searches = KINDS.get(kind, SearchSpec)
+        share = searches.confirm_share if issubclass(searches, SearchSpec) else 0.0
+        given |= _within(short["total_time"], given, "train_time" in short, share)
+    values = json.loads(json.dumps({**given, "kind": kind, "data": given["data"] and asdict(given["data"])}))
+    return spec_from_json(values)
+
+
+def _clock(short: Mapping[str, Any], clock: Mapping[str, float] | None) -> dict[str, float]:
+    return clock_json(short.get("train_time"), short.get("train_steps"), None if clock is None else dict(clock))
+
+
+def clock_json(
+    train_time: str | float | None, train_steps: int | None, default: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """Return the clock of a time or a number of steps; the default where neither is given. Raises `BudgetError`."""
+    if train_time is not None and train_steps is not None:
+        raise BudgetError(
+            f"a budget is a time or steps, got --train-time {train_time} and --train-steps {train_steps}: drop one"
+        )
+    if train_steps is not None:
+        if train_steps < 1:
+            raise BudgetError(f"a training needs one step or more, got {train_steps}: raise --train-steps")
+        return {"train_steps": train_steps}
+    if train_time is None and default is not None:
+        return dict(default)
+    seconds = _seconds(DEFAULT_TRAIN_TIME if train_time is None else train_time)
+    if seconds <= 0:
+        raise BudgetError(f"a training time must be above 0 seconds, got --train-time {train_time}: raise it")
+    return {"train_seconds": seconds}
+
+
+def _seconds(time: str | float) -> float:
+    return parse_duration(time) if isinstance(time, str) else float(time)
+
+
+def _data(given: Any, short: Mapping[str, Any], seed: int, train_fn: str | None) -> DataSpec | None:
+    counts = {name: short[name] for name in ("train_images", "val_images", "image_size") if name in short}
+    if given is None and train_fn is not None and not counts:
+        return None
+    table = (
+        {"source": given} if isinstance(given, str | Path) else asdict(given) if isinstance(given, DataSpec) else given
+    )
+    table = {"source": "digits"} if table is None else dict(table)
+    names = {f.name for f in fields(DataSpec)}
+    for name in table:
+        if name not in names:
+            raise RunError(f"data has no setting {name!r}: {suggest(name, sorted(names))}")
+    return DataSpec(**{**table, **counts, "source": str(table.get("source", "digits")), "seed": seed})
+
+
+def _space(given: Any, short: Mapping[str, Any]) -> str:
+    """Return the space as TOML, with knobs or the whole architecture held where the options hold them."""
+    if isinstance(given, Space):
+        space = given
+    elif isinstance(given, Mapping):
+        space = Space.from_toml(tomli_w.dumps(given))
+    elif isinstance(given, str) and "\n" in given:
+        space = Space.from_toml(given)
+    else:
+        space = Space.load(given)
+    if "architecture" in short:
+        space = space.with_architecture(find_candidate(short["architecture"]).candidate["architecture"])
+    return space.fix(short.get("fix", {})).to_toml()
+
+
+def _within(
+    total_time: str | float, given: Mapping[str, Any], has_train_time: bool, confirm_share: float
+) -> dict[str, Any]:
+    """Return the batch, and the clock where no training time is given, of a search that takes this time in all.
+
+    confirm_share: of the trainings, where their number is not given. Raises `BudgetError` where it does not hold one training a round.
+    """
+    if "batch" in given:
+        raise SearchError(f"--total-time sets the batch, got --batch {given['batch']} beside it: drop one")
+    if given.get("repeats", 1) > 1:
+        raise SearchError(
+            f"--total-time counts one training for each candidate, got --repeats {given['repeats']}: drop one"
+        )
+    if "train_seconds" not in given["clock"]:
+        raise BudgetError("--total-time needs a training time, got --train-steps: give --train-time or --batch")
+    rounds, workers = given.get("rounds", SearchSpec.rounds), given.get("workers", 1)
+    check_positive("rounds", rounds)
+    check_positive("workers", workers)
+    total, clock = _seconds(total_time), dict(given["clock"])
+    if not has_train_time:
+        shared = total * workers / PLANNED_TRAININGS
+        clock["train_seconds"] = float(min(LONGEST_PLANNED_SECONDS, max(1, math.floor(shared))))
+    waves, final = int(total / clock["train_seconds"]), int(given.get("final", BEST_NETWORK) != BEST_NETWORK)
+
+    def waves_of(batch: int) -> int:
+        confirm = given.get("confirm")
+        confirm = default_confirmations(rounds, batch, confirm_share, final) if confirm is None else confirm
+        each = (rounds * batch - confirm - final) / rounds
+        return int(rounds * math.ceil(math.ceil(each) / workers) + math.ceil(confirm / workers)) + final
+
+    batch = max((b for b in range(1, waves * workers + 1) if waves_of(b) <= waves), default=0)
+    if batch < 1:
+        least = format_duration(waves_of(1) * clock["train_seconds"])
+        raise BudgetError(
+            f"--total-time must hold one training a round, got {total_time} for {rounds} rounds: give {least} or more"
+        )
+    return {"batch": batch, "clock": clock}
