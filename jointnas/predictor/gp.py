@@ -25,6 +25,7 @@ from jointnas.cores import for_slices
 LENGTH_MEAN = 0.0  # of a logarithmic length scale; half the logarithm of the number of groups is added
 LENGTH_DEVIATION = 1.0
 SLOPE = (-2.0, 1.5)  # mean and deviation of the logarithmic variance of a group's linear function
+KNOB_SLOPE = -5.0  # that mean where each knob is a group: effects of a few ordered values are seldom straight
 AMPLITUDE = (-1.0, 1.5)  # of the Matérn function's
 EFFECT = (-1.5, 1.0)  # of a candidate's own effect
 NOISE = (-3.0, 1.0)  # of one training about its candidate
@@ -76,10 +77,10 @@ class Hyperparameters:
         return np.array([*self.slopes, *self.lengths, self.amplitude, self.effect, self.noise])
 
     @classmethod
-    def prior_mean(cls, g: int) -> Hyperparameters:
-        """Return the prior means for g groups."""
+    def prior_mean(cls, g: int, slope: float = SLOPE[0]) -> Hyperparameters:
+        """Return the prior means for g groups; slope: of their linear functions."""
         lengths = np.full(g, LENGTH_MEAN + 0.5 * np.log(max(1, g)))
-        return cls(np.full(g, SLOPE[0]), lengths, AMPLITUDE[0], EFFECT[0], NOISE[0])
+        return cls(np.full(g, slope), lengths, AMPLITUDE[0], EFFECT[0], NOISE[0])
 
     @classmethod
     def from_vector(cls, vector: Array) -> Hyperparameters:
@@ -219,14 +220,14 @@ class GaussianProcess:
 
 
 def fit_hyperparameters(
-    examples: Examples, groups: Groups, prior_mean: Hyperparameters | None = None
+    examples: Examples, groups: Groups, prior_mean: Hyperparameters | None = None, slope: float = SLOPE[0]
 ) -> Hyperparameters:
     """Return the mode of the hyperparameters' posterior.
 
-    prior_mean: by default `Hyperparameters.prior_mean`; those of another process narrow the prior to `TRANSFER_DEVIATION`.
+    prior_mean: by default `Hyperparameters.prior_mean` with this slope; those of another process narrow the prior to `TRANSFER_DEVIATION`.
     """
     g = int(groups.max()) + 1
-    means = (prior_mean or Hyperparameters.prior_mean(g)).to_vector()
+    means = (prior_mean or Hyperparameters.prior_mean(g, slope)).to_vector()
     deviations = np.array([*np.full(g, SLOPE[1]), *np.full(g, LENGTH_DEVIATION), AMPLITUDE[1], EFFECT[1], NOISE[1]])
     if prior_mean:
         deviations = np.minimum(deviations, TRANSFER_DEVIATION)

@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 from jointnas.cores import one_blas_thread
 from jointnas.predictor.contract import PredictorModel, filled_accuracies
 from jointnas.predictor.features import Featurizer
-from jointnas.predictor.gp import Examples, GaussianProcess, Groups, Hyperparameters, fit_hyperparameters
+from jointnas.predictor.gp import (
+    KNOB_SLOPE,
+    SLOPE,
+    Examples,
+    GaussianProcess,
+    Groups,
+    Hyperparameters,
+    fit_hyperparameters,
+)
 from jointnas.predictor.prior import Budget, Prior
 from jointnas.predictor.steps import StepsModel
 from jointnas.predictor.targets import SMALLEST_SPREAD, TargetTransform, TransformPosterior
@@ -151,7 +159,8 @@ class GPModel(PredictorModel):
         """Return the hyperparameters of the examples in these rows, or of a random part of them."""
         if len(rows) > MAX_FIT_EXAMPLES:
             rows = np.random.default_rng(self.seed).permutation(rows)[:MAX_FIT_EXAMPLES]
-        return fit_hyperparameters(self.examples(rows), self._featurizer.groups, self._prior_hyperparameters)
+        slope = KNOB_SLOPE if self.space.is_abstract else SLOPE[0]
+        return fit_hyperparameters(self.examples(rows), self._featurizer.groups, self._prior_hyperparameters, slope)
 
     def examples(self, rows: Rows) -> Examples:
         """Return those of its examples that are in these rows, less what is expected of them from the prior."""
