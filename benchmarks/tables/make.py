@@ -16,6 +16,7 @@ table has, the others are appended, `--drawn` at random, near good recipes, or w
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -191,8 +192,8 @@ def with_result(row: Row, event: Event) -> Row:
 
 def shares(texts: list[str]) -> dict[str, float]:
     """Return the shares that `value=share` texts give, 1 where there is none."""
-    parts = [text.partition("=") for text in texts]
-    return {value: float(share or 1) for value, _, share in parts}
+    parts = [re.fullmatch(r"(.+?)(?:(?<![<>])=([\d.]+))?", text) for text in texts]
+    return {part[1]: float(part[2] or 1) for part in parts if part}
 
 
 def main() -> None:

@@ -6,8 +6,8 @@ Every data set has the same design, so that tables can be read together:
 - **search spaces**: four fifths of the rows the full ResNet-9, the others `chain`, `resnet`, `fbnet` and `joint` in turn, less those
   whose networks do not exist for such images;
 - **bounds** on MACs in turn, from tight to none; where nothing in a space meets one, the next looser one;
-- **drawn** at random from a pool of the space under the bound, or by a predictor of the rows so far: then each is the best of a pool by a
-  function drawn from its posterior (Thompson sampling). A table begins with random ones; half of it is to be of either kind.
+- **drawn** at random from a pool of the space under the bound, or by a predictor of the rows so far: then each is the best of that pool and
+  of `near` candidates, by a function drawn from its posterior (Thompson sampling) as a search draws it. A table begins with random ones.
   Good recipes are too rare in a space of forty knobs for random draws to show what would better them: `near` draws take a member of
   the portfolio, made for the bound and the budget, and draw a few of its knobs anew;
 - **noise**: every twentieth candidate is trained with three seeds.
@@ -60,12 +60,16 @@ def extended(
 ) -> Table:
     """Return the table with so many more candidates.
 
-    prior: the name of the predictor that `predicted` ones start from. design: shares of `spaces`, `budgets` and `bounds` of these
-    candidates, where they differ from those of the table's card.
+    prior: what `predicted` ones start from, None for the pretrained network. design: shares of `spaces`, `budgets` and `bounds` of these
+    candidates, where they differ from those of the table's card; spaces and bounds are some of the card's.
     """
     card, first = table.card, len(table.by_candidate())
     rng = np.random.default_rng([card["seed"], first])
     own = {"spaces": card["space_shares"], "budgets": card["budgets"], "bounds": dict.fromkeys(card["bounds"], 1.0)}
+    for name in ("spaces", "bounds"):
+        for value in design.get(name, ()):
+            if value not in own[name]:
+                raise SystemExit(f"the table has the {name} {', '.join(own[name])}, got {value!r}: give one of these")
     columns = [rng.permutation(np.array(in_shares(shares, candidates))) for shares in (own | dict(design)).values()]
     cells = [(str(space), float(budget), str(bound)) for space, budget, bound in zip(*columns, strict=True)]
     drawing = Drawing(table, rng, drawn, prior)
@@ -125,6 +129,10 @@ class Drawing:
         bound, codes = self._pool(name, bound)
         if self._drawn != RANDOM:
             near = self._near(name, budget, bound)
+            if self._drawn == NEAR and not len(near):
+                raise SystemExit(
+                    f"the space {name!r} cannot express a recipe of the portfolio: leave it out (--spaces)"
+                )
             codes = near if self._drawn == NEAR else np.concatenate([codes, near])
         taken = self._taken.setdefault(name, set())
         for order in self._orders(name, budget, codes, n):
@@ -159,7 +167,7 @@ class Drawing:
     def _near(self, name: str, budget: float, bound: str) -> Codes:
         """Return members of the portfolio with a few knobs of other candidates, the nearer to their own bound and budget the more often.
 
-        None where the space cannot express a member.
+        Without a row where the space can express no member.
         """
         space, (_, others) = self._space(name), self._pool(name, bound)
         exact = exact_bounds(space, bound)
@@ -177,7 +185,7 @@ class Drawing:
         return codes[feasible(space, exact, codes)]
 
     def _predictor(self, name: str, budget: float) -> Predictor:
-        """Return what the prior and the rows of this space and budget say."""
+        """Return a predictor fitted to the rows of this space and budget."""
         space = self._space(name)
         rows = [row for row in self._table.rows if (row.space, row.budget_seconds) == (name, budget)]
         timed = [row for row in rows if row.quiet_step_seconds]

@@ -44,7 +44,7 @@ class Row:
     space: str
     bound: str  # as `macs<20M`, or "none"
     budget_seconds: float
-    drawn: str  # "random", "predicted", or by a "search"
+    drawn: str  # "random", "near" a recipe, "predicted", by a "search", or "recipe NAME"
     candidate: Candidate
     seed: int
     observation: Observation | None = None

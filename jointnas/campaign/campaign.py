@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -168,13 +169,13 @@ def _known(
     """Return the known recipes of the first batch by name, and the task: training images, and the steps that the budget holds."""
     query = Query(space, spec.constraints, spec.objective, meter, spec.measure, spec.seed)
     seconds, known = spec.clock.get("train_seconds"), {}
-    timed = None if seconds is None else BudgetSteps(meter, seconds, query.measured)
+    timed = None if seconds is None else BudgetSteps(meter, seconds)
     budget = spec.clock["train_steps"] if seconds is None else seconds
     if spec.known_recipes:
         emit(Activity("timing the known recipes"))
         with meter:
-            found = starting_candidates(space, query.exact, spec.known_recipes, timed or budget, spec.seed)
-            known = {name: c for name, c in found.items() if timed or meets(meter, query.measured, c)}
+            allowed = partial(meets, meter, query.measured)
+            known = starting_candidates(space, query.exact, spec.known_recipes, timed or budget, spec.seed, allowed)
     measured = None if timed is None else timed.measured
     return known, known_task(space, len(data.train), budget, prior, measured, spec.seed)
 

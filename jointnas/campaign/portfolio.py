@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan, log
+from math import isnan, log, nan
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +33,10 @@ MEASUREMENTS = 4  # of a member's networks at most
 NETWORKS = 256  # drawn where the space lacks a member's network
 
 Steps = Callable[[Candidate], float]
-"""How many training steps of a candidate the budget holds; NaN where it breaks a measured bound or cannot be measured."""
+"""How many training steps of a candidate the budget holds; NaN where that cannot be measured."""
+
+Allowed = Callable[[Candidate], bool]
+"""Whether a candidate meets the bounds that are measured on the device."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,16 @@ class Adapted(NamedTuple):
     distance: float
 
 
+def anything(candidate: Candidate) -> bool:
+    """Allow every candidate."""
+    return True
+
+
+def constant(steps: float) -> Steps:
+    """Return a budget of so many steps for every candidate."""
+    return lambda candidate: float(steps)
+
+
 def portfolio() -> list[Member]:
     """Return the members: the built-in recipes whose file has a table `portfolio`."""
     files = {name: find_candidate(name) for name in built_in_recipes()}
@@ -62,14 +75,15 @@ def portfolio() -> list[Member]:
 
 
 def starting_candidates(
-    space: Space, exact: Sequence[Constraint], n: int, steps: Steps | float, seed: int = 0
+    space: Space, exact: Sequence[Constraint], n: int, steps: Steps | float, seed: int = 0, allowed: Allowed = anything
 ) -> dict[str, Candidate]:
     """Return n members of the portfolio by name, as candidates of a bound space within the exact bounds, the nearest to their own first.
 
-    steps: a number where the budget counts steps itself: then a network costs no more than the one that the recipe is known for.
+    steps: a number where the budget counts steps itself: then a network costs no more than the one that the recipe is known for. allowed:
+    whether a candidate meets the bounds that are not exact.
     Members that the space cannot express, or not within the bounds, are left out.
     """
-    found = {member.name: adapted(member, space, exact, steps, seed) for member in portfolio()}
+    found = {member.name: adapted(member, space, exact, steps, seed, allowed) for member in portfolio()}
     members = sorted((own.distance, name, own.candidate) for name, own in found.items() if own is not None)
     chosen: dict[str, Candidate] = {}
     for _, name, candidate in members:
@@ -79,7 +93,12 @@ def starting_candidates(
 
 
 def adapted(
-    member: Member, space: Space, exact: Sequence[Constraint], steps: Steps | float, seed: int = 0
+    member: Member,
+    space: Space,
+    exact: Sequence[Constraint],
+    steps: Steps | float,
+    seed: int = 0,
+    allowed: Allowed = anything,
 ) -> Adapted | None:
     """Return a member as a candidate of a bound space, None where it has none within the bounds; see `starting_candidates`."""
     codes = _networks(member, space, exact, seed)
@@ -87,11 +106,12 @@ def adapted(
         return None
     macs, known = _network_macs(space, codes), _known_macs(space, member)
     if callable(steps):
-        row, reached = _costliest(space, codes, macs, member, steps)
-        if isnan(reached):
-            return None
+        first, need, steps_of = len(codes) - 1, float(member.steps), steps
     else:
-        row, reached = max(0, int(np.searchsorted(macs, known, side="right")) - 1), float(steps)
+        first, need, steps_of = max(0, int(np.searchsorted(macs, known, side="right")) - 1), 0.0, constant(steps)
+    row, reached = _costliest(space, codes, macs, first, need, lambda own: steps_of(own) if allowed(own) else nan)
+    if isnan(reached):
+        return None
     (candidate,) = space.to_candidates(codes[[row]])
     smaller = log(known / macs[row])
     return Adapted(candidate, abs(log(reached / member.steps)) + max(smaller, -0.5 * smaller))
@@ -141,20 +161,22 @@ def _network_macs(space: Space, codes: Codes) -> Codes:
     return np.asarray(space.costs(codes)["macs"] / space.views(codes))
 
 
-def _costliest(space: Space, codes: Codes, macs: Codes, member: Member, steps: Steps) -> tuple[int, float]:
-    """Return the row of the costliest network that gets about the member's steps, and its steps (NaN where none tried has any).
+def _costliest(space: Space, codes: Codes, macs: Codes, first: int, need: float, steps: Steps) -> tuple[int, float]:
+    """Return the row of the costliest network that gets about the steps needed, and its steps; else of the last one measured.
 
-    codes, macs: in ascending order of the (n,) MACs. Few networks are measured: the seconds of a step are taken to grow with the MACs
-    from the last one measured, and the next measurement corrects that. A network without steps is taken as too costly, and where none gets
-    enough the cheapest is returned.
+    codes, macs: in ascending order of the (n,) MACs. first: the row that is measured first. Few networks are measured: the seconds of a
+    step are taken to grow with the MACs from the last one measured, and the next measurement corrects that. A network without steps (NaN) is
+    taken as too costly; the last measurement is then of the cheapest.
     """
-    row, reached = len(codes) - 1, 0.0
-    for _ in range(MEASUREMENTS):
+    row = first
+    for left in reversed(range(MEASUREMENTS)):
         reached = steps(space.to_candidates(codes[[row]])[0])
-        if reached >= SHORTFALL * member.steps or row == 0:
+        if reached >= SHORTFALL * need or row == 0 or left == 0:
             break
-        share = 0.5 if isnan(reached) else reached / member.steps
+        share = 0.5 if isnan(reached) else reached / need
         row = min(row - 1, max(0, int(np.searchsorted(macs, macs[row] * share, side="right")) - 1))
+        if isnan(reached) and left == 1:
+            row = 0
     return row, reached if isnan(reached) else max(1.0, reached)
 
 

@@ -58,7 +58,7 @@ class GPModel(PredictorModel):
             self._condition(
                 reference[:0],
                 np.zeros(0),
-                self._prior_hyperparameters or Hyperparameters.prior_mean(self._featurizer.n_groups),
+                self._prior_hyperparameters or Hyperparameters.prior_mean(self._featurizer.n_groups, self._slope),
             )
 
     @property
@@ -120,6 +120,11 @@ class GPModel(PredictorModel):
     def _prior_hyperparameters(self) -> Hyperparameters | None:
         return None if self.prior is None else self.prior.hyperparameters(self.space)
 
+    @property
+    def _slope(self) -> float:
+        """The prior mean of the logarithmic variances of linear functions."""
+        return KNOB_SLOPE if self.space.is_abstract else SLOPE[0]
+
     # ----------------------------------------------------------------------------------------------------- fitting
 
     def fit(self, codes: Codes, observations: Sequence[Observation]) -> None:
@@ -159,8 +164,8 @@ class GPModel(PredictorModel):
         """Return the hyperparameters of the examples in these rows, or of a random part of them."""
         if len(rows) > MAX_FIT_EXAMPLES:
             rows = np.random.default_rng(self.seed).permutation(rows)[:MAX_FIT_EXAMPLES]
-        slope = KNOB_SLOPE if self.space.is_abstract else SLOPE[0]
-        return fit_hyperparameters(self.examples(rows), self._featurizer.groups, self._prior_hyperparameters, slope)
+        groups = self._featurizer.groups
+        return fit_hyperparameters(self.examples(rows), groups, self._prior_hyperparameters, self._slope)
 
     def examples(self, rows: Rows) -> Examples:
         """Return those of its examples that are in these rows, less what is expected of them from the prior."""

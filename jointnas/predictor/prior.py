@@ -97,6 +97,7 @@ class FittedPredictor(Protocol):
     observations: list[Observation]
     context: dict[str, Any]
     digest: str | None
+    prior: Prior | None
 
     @property
     def model(self) -> FittedModel:
@@ -150,6 +151,11 @@ class EarlierCampaign(Prior):
             effect=EFFECT[0],
             noise=NOISE[0],
         )
+
+    def relevance(self, names: Sequence[str]) -> Array:
+        """Return that of the predictor's own prior, under which its hyperparameters were fitted."""
+        prior = self.predictor.prior
+        return super().relevance(names) if prior is None else prior.relevance(names)
 
     def describe(self) -> str:
         """Return the number of its trials and their data."""

@@ -25,9 +25,9 @@ class Continuous(Knob):
     log: bool
 
     @property
-    def columns(self) -> int:
-        """One."""
-        return 1
+    def column_names(self) -> tuple[str, ...]:
+        """One: the position in the range."""
+        return (self.name,)
 
     @property
     def _ends(self) -> tuple[float, float]:
@@ -114,9 +114,9 @@ class Switchable(Continuous):
     off: float
 
     @property
-    def columns(self) -> int:
+    def column_names(self) -> tuple[str, ...]:
         """Two: the position of the number, and whether it is on."""
-        return 2
+        return self.name, f"{self.name} is on"
 
     @property
     def extremes(self) -> tuple[Value, ...]:

@@ -257,12 +257,10 @@ class KnobSpace:
         return np.concatenate(first, axis=1), np.concatenate([first[0], *parts[self.n_architecture :]], axis=1)
 
     def feature_names(self, knobs: Sequence[Knob]) -> list[str]:
-        """Return the name of each column that `knob_features` gives for these knobs; they mean the same in every space."""
-        names: list[str] = []
-        for knob in knobs:
-            names += [knob.name] if knob.columns == 1 else [f"{knob.name}={v}" for v in knob.extremes[: knob.columns]]
-            names += [f"{knob.name} is active"] if knob.when else []
-        return names
+        """Return the name of each column that `knob_features` gives for these knobs; those of recipe knobs mean the same in every space."""
+        return [
+            name for knob in knobs for name in (*knob.column_names, *([f"{knob.name} is active"] if knob.when else []))
+        ]
 
     def knob_features(self, codes: Codes) -> list[Codes]:
         """Return the features of (n, knobs) codes by knob, which `encode_codes` joins."""

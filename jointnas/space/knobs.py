@@ -33,8 +33,13 @@ class Knob(ABC):
 
     @property
     @abstractmethod
+    def column_names(self) -> tuple[str, ...]:
+        """The names of the columns of its encoding, without the activity flag."""
+
+    @property
     def columns(self) -> int:
         """The number of columns of its encoding, without the activity flag."""
+        return len(self.column_names)
 
     @abstractmethod
     def value(self, code: float) -> Value:
@@ -91,9 +96,9 @@ class Ordered(Knob):
     grid: tuple[float, float, float, bool] | None = None  # low, high, step, log
 
     @property
-    def columns(self) -> int:
-        """One."""
-        return 1
+    def column_names(self) -> tuple[str, ...]:
+        """One: the position in the order."""
+        return (self.name,)
 
     @cached_property
     def positions(self) -> Codes:
@@ -190,9 +195,9 @@ class Choice(Knob):
     choices: tuple[Value, ...]
 
     @property
-    def columns(self) -> int:
+    def column_names(self) -> tuple[str, ...]:
         """One for each category."""
-        return len(self.choices)
+        return tuple(f"{self.name}={choice}" for choice in self.choices)
 
     @property
     def extremes(self) -> tuple[Value, ...]:
@@ -244,9 +249,9 @@ class Fixed(Knob):
     only: Value
 
     @property
-    def columns(self) -> int:
+    def column_names(self) -> tuple[str, ...]:
         """None."""
-        return 0
+        return ()
 
     @property
     def extremes(self) -> tuple[Value, ...]:

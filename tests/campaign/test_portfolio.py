@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from jointnas.campaign.portfolio import SHORTFALL, adapted, portfolio, starting_candidates
+from jointnas.campaign.portfolio import SHORTFALL, Steps, adapted, portfolio, starting_candidates
 from jointnas.campaign.registry import find_prior
-from jointnas.campaign.timing import known_task
+from jointnas.campaign.timing import known_task, meets
 from jointnas.measurement.estimate import Estimator
 from jointnas.predictor.steps import StepsModel
-from jointnas.space.constraint import parse_all
+from jointnas.space.constraint import MEASURED, parse_all
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
+from tests.search.test_measured import CountingMeter
 
 SHAPE, CLASSES = (3, 32, 32), 10
 SPACE = Space.load("resnet9", SHAPE, CLASSES)
@@ -78,8 +80,39 @@ def test_a_network_that_cannot_be_measured_gives_way_to_a_cheaper_one() -> None:
     assert own.candidate["architecture"]["width"] <= 20
 
 
-def test_a_member_without_a_network_that_meets_the_measured_bounds_is_left_out() -> None:
-    assert adapted(ONE_MINUTE, SPACE, [], lambda candidate: math.nan) is None
+def test_the_network_of_a_member_is_one_that_was_measured() -> None:
+    measured: list[Candidate] = []
+
+    def steps(candidate: Candidate) -> float:
+        measured.append(candidate)
+        return 0.75 * ONE_MINUTE.steps  # never quite enough
+
+    own = adapted(ONE_MINUTE, SPACE, [], steps)
+    assert own is not None
+    assert own.candidate == measured[-1]
+
+
+@pytest.mark.parametrize("steps", [by_macs(1e15), 600])
+def test_a_member_gets_a_network_that_meets_measured_bounds_however_few_do(steps: Steps | float) -> None:
+    own = adapted(ONE_MINUTE, SPACE, [], steps, allowed=lambda candidate: candidate["architecture"]["width"] <= 4)
+    assert own is not None
+    assert own.candidate["architecture"]["width"] == 4
+
+
+@pytest.mark.parametrize("steps", [by_macs(1e15), 600])
+def test_a_member_without_a_network_that_meets_the_measured_bounds_is_left_out(steps: Steps | float) -> None:
+    assert adapted(ONE_MINUTE, SPACE, [], steps, allowed=lambda candidate: False) is None
+    assert starting_candidates(SPACE, [], 2, steps, allowed=lambda candidate: False) == {}
+
+
+def test_bounds_on_measured_metrics_are_met_where_the_measurement_says_so(tmp_path: Path) -> None:
+    meter = CountingMeter(tmp_path)
+    candidate = Space.load("resnet9", (1, 8, 8), 10).sample(1)[0]
+    (row,) = meter.measure([candidate], ["latency"])
+    at, below = (parse_all([f"latency<={row['latency'] * factor}s"], MEASURED) for factor in (1.01, 0.99))
+    assert meets(meter, at, candidate)
+    assert not meets(meter, below, candidate)
+    assert meets(meter, [], candidate)
 
 
 @pytest.mark.parametrize(("speed", "first"), [(1e9, "resnet9-10s"), (12e9, "resnet9-1m"), (120e9, "resnet9-10m")])

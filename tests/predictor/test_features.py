@@ -47,14 +47,20 @@ def test_every_space_with_networks_has_the_same_groups(name: str) -> None:
 def test_every_feature_has_a_name_of_its_own(name: str) -> None:
     features = make_featurizer(Space.load(name, (3, 32, 32), 10))
     assert len(set(features.names)) == len(features.names) == len(features.groups)
-    x = features(REFERENCE[:1]) if name == "resnet9" else None
-    if x is not None:  # a name is at the column of its feature
-        alike = REFERENCE[:1].copy()
-        flip = next(i for i, knob in enumerate(SPACE.knobs) if knob.name == "flip")
-        alike[0, flip] = (alike[0, flip] + 1) % 3
-        changed = {features.names[i] for i in np.flatnonzero((features(alike) != x)[0])}
-        assert changed <= {"flip=False", "flip=True", "flip=alternating"}
-        assert len(changed) == 2
+
+
+@pytest.mark.parametrize(
+    ("knob", "code", "named"),
+    [
+        ("flip", 1.0, {"flip=False", "flip=True"}),
+        ("bias_weight_decay", 1e-3, {"bias_weight_decay", "bias_weight_decay is on"}),
+    ],
+)
+def test_a_name_is_at_the_column_of_its_feature(knob: str, code: float, named: set[str]) -> None:
+    features, place = make_featurizer(), next(i for i, own in enumerate(SPACE.knobs) if own.name == knob)
+    one, other = REFERENCE[:1].copy(), REFERENCE[:1].copy()
+    one[0, place], other[0, place] = 0.0, code
+    assert {features.names[i] for i in np.flatnonzero((features(one) != features(other))[0])} == named
 
 
 def test_the_features_of_an_abstract_space_have_names_too() -> None:

@@ -115,11 +115,13 @@ def test_changed_files_are_refused(pretrained: Pretrained, tmp_path: Path) -> No
 def test_what_differs_between_data_sets_is_relevant_and_what_is_unknown_is_as_usual(
     pretrained: Pretrained, tmp_path: Path
 ) -> None:
-    flip, unknown, bias = pretrained.relevance(["flip=False", "no such feature", "bias_weight_decay"])
+    flip, unknown, bias = pretrained.relevance(["flip=False", "no such feature", "bias_weight_decay is on"])
     assert flip > 1 == unknown
     assert flip > bias
     pretrained.save(tmp_path)
     assert Pretrained.load(tmp_path).relevance(["flip=False"]) == pretrained.relevance(["flip=False"])
+    campaign = Predictor(SPACE, prior=pretrained).fit(SPACE.sample(4), [0.1, 0.2, 0.3, 0.4])
+    assert EarlierCampaign(campaign).relevance(["flip=False"]) == pretrained.relevance(["flip=False"])
 
 
 def test_a_relevance_that_is_no_positive_number_is_refused(pretrained: Pretrained, tmp_path: Path) -> None:

@@ -235,3 +235,13 @@ def test_a_forecast_with_a_large_error_gives_a_warning(tmp_path: Path) -> None:
     (warning,) = other.warnings
     assert other.forecast_errors["latency"] > LARGEST_FORECAST_ERROR
     assert warning.startswith("the forecast of latency is unreliable (median error")
+
+
+def test_a_pool_that_starts_with_its_own_members_holds_each_once_with_its_identity(tmp_path: Path) -> None:
+    space = Space.load("resnet9", (1, 8, 8), 10)
+    start = space.sample(3, seed=0)
+    for bounds in ((), ("latency<0.1ms",)):
+        search, _ = timed_search(tmp_path, *bounds, start=start)
+        assert search.pool.identities == space.identities(search.pool.codes)
+        assert len(set(search.pool.identities)) == search.pool_size
+        assert space.to_candidates(search.pool.codes[:3]) == start

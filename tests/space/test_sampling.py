@@ -16,7 +16,7 @@ from jointnas.errors import ConstraintError
 from jointnas.network.cost import METRICS, blueprint_cost
 from jointnas.space.constraint import Constraint, parse_all
 from jointnas.space.knob_space import Candidate
-from jointnas.space.sampling import draw_pool, feasible
+from jointnas.space.sampling import draw_members, draw_pool, feasible
 from jointnas.space.space import Space
 
 BUILT_IN = ["resnet9", "senet"]
@@ -87,6 +87,13 @@ def test_the_same_seed_gives_the_same_pool(name: str) -> None:
 def test_a_small_pool_is_the_beginning_of_a_large_one() -> None:
     space = load("senet")
     assert members(space, 300, "macs<200M")[:50] == members(space, 50, "macs<200M")
+
+
+@pytest.mark.parametrize("bounds", [[], ["macs<40M"], ["macs<600K"]])  # the last is met by repair and mutation alone
+def test_members_have_their_own_identities(bounds: list[str]) -> None:
+    space = Space.load("resnet9", (3, 32, 32), 10)
+    codes, identities = draw_members(space, 300, parse_all(bounds, space.metrics))
+    assert identities == space.identities(codes)
 
 
 def test_without_constraints_a_pool_is_the_sample() -> None:
