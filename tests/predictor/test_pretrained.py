@@ -75,7 +75,7 @@ def test_trainings_correct_it(kind: str, pretrained: Pretrained) -> None:
     predictor = Predictor(SPACE, prior=pretrained, kind=kind, task=Task(5000))
     before = kendalltau(predictor.scores(asked), accuracy(asked)).statistic
     predictor.fit_codes(codes, [Observation(float(a)) for a in accuracy(codes)])
-    assert kendalltau(predictor.scores(asked), accuracy(asked)).statistic > before + 0.3
+    assert kendalltau(predictor.scores(asked), accuracy(asked)).statistic > before + 0.2
 
 
 @pytest.mark.parametrize("kind", ["gp", "mlp"])

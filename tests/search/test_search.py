@@ -309,7 +309,7 @@ def test_winners_of_none_and_of_an_unknown_engine_are_refused() -> None:
 
 def test_it_finds_better_candidates_than_as_many_random_draws() -> None:
     best, random = [], []
-    for seed in range(2):
+    for seed in range(6):
         search = light(cube(), seed)
         for _ in range(2):
             batch = search.ask(12)
