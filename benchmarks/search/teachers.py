@@ -1,7 +1,7 @@
 """Models of the pooled rows of all tables that are too slow, or too large, to ship: the pretrained network learns from their predictions.
 
-A Gaussian process and a forest make other mistakes than a network does, and the mean of the three is better than each of them on images that
-none has seen (`transfer.py`).
+A Gaussian process and a forest make other mistakes than a network does: a network that learns the mean of the three ranks unseen images
+better than each of them (`transfer.py`).
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ class Featurizer:
 
     @cached_property
     def names(self) -> list[str]:
-        """The (d,) names of the features, which mean the same in every space."""
+        """The (d,) names of the features; except those of architecture knobs they mean the same in every space."""
         space, costs = self.space, [f"log {metric}" for metric in self.space.metrics]
         architecture, recipe = (
             space.feature_names(knobs)
