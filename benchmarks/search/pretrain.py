@@ -20,14 +20,13 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from benchmarks.search.pooled import Group, Part, read_groups
-from benchmarks.search.teachers import FARTHEST, Teacher, forest, process
+from benchmarks.search.teachers import Teacher, forest, pooled, process
 from jointnas.errors import BlueprintError, PredictorError, SpaceError
 from jointnas.measurement.estimate import Estimator
 from jointnas.predictor import network
 from jointnas.predictor.contract import Predictor
 from jointnas.predictor.gp import Hyperparameters, negative_log_likelihood
 from jointnas.predictor.gp_predictor import GPModel
-from jointnas.predictor.inputs import NetworkInputs
 from jointnas.predictor.network import ENCODER, HEAD, Plan
 from jointnas.predictor.pretrained import Card, Pretrained
 from jointnas.predictor.prior import Budget
@@ -127,14 +126,9 @@ def network_alone(
     groups: Sequence[Group], training: Training = Training(), command: str = "", seed: int = 0
 ) -> Pretrained:
     """Return the network that is fitted to the trainings of these groups alone."""
-    parts = [(group, part) for group in groups for part in group.parts]
-    inputs = NetworkInputs.fit([(part.space, part.codes, part.budget) for _, part in parts])
-    encoded = [inputs(part.space, part.codes, part.budget) for _, part in parts]
-    architecture, rest = (np.concatenate(arrays) for arrays in zip(*encoded, strict=True))
-    targets = np.concatenate([group.targets(part) for group, part in parts]).clip(-FARTHEST, FARTHEST)
-    weights = np.concatenate([np.full(len(part.codes), group.size**-training.weight_power) for group, part in parts])
+    inputs, architecture, rest, targets, weights = pooled(groups, training.weight_power)
     every = np.tile((weights / weights.mean()).astype(np.float32), (training.members, 1))
-    n_costs = len(parts[0][1].space.metrics)
+    n_costs = len(groups[0].parts[0].space.metrics)
     shape = network.Shape(architecture.shape[1], rest.shape[1], n_costs, training.members, hidden=training.hidden)
     passes = -(-len(rest) // Plan.batch)  # updates in one
     plan = Plan(10 * passes, weight_decay=0.0, dropout=0.0)

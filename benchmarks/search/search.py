@@ -1,6 +1,6 @@
 """The best network after so many trainings: ours against the optimisers that a user would pick instead.
 
-    pip install optuna==5.0.0 greenlet smac==2.4.1 nevergrad==1.0.12
+    pip install optuna==5.0.0 greenlet smac==2.4.1 nevergrad==1.0.12 botorch==0.12.0 neural-pipeline-search==0.17.0
     python -m benchmarks.search.search --seeds 20 --workers 2 --to benchmarks/results/search.json
 
 The objective is a surrogate of the table of real trainings: the mean of boosted trees and of a support vector machine, fitted to its first
@@ -8,15 +8,17 @@ The objective is a surrogate of the table of real trainings: the mean of boosted
 near. The card says how well it ranks the candidates that it has not seen. A training answers with the surrogate's accuracy
 and the noise that repeated trainings show. What counts is the surrogate's own accuracy for the candidate that looked best so far.
 
-Everyone trains `--trainings` candidates of the space. Ours asks for batches of `--batch`, which everyone else is spared. There is a loose
-bound and a tight one, and each optimiser gets it in its own best way: Optuna's as a constraint function, Nevergrad's as a cheap
-constraint, the others by drawing again; SMAC, which has none, is told the worst accuracy so far (it also takes trainings as free of
-noise, or it would repeat them). A candidate that breaks the bound is a training wasted. A training tells its steps too, which ours reads.
+Everyone spends the budgets of `--trainings` trainings. Ours asks for batches of `--batch`, all others learn after every training. There is a
+loose bound and a tight one, and each optimiser gets it in its own best way (`peers.py`); a candidate beyond the bound is not trained. SMAC
+takes trainings as free of noise, or it would repeat them. A training tells its steps too, which ours reads. An arm whose name ends with
+", recipes" starts from the known recipes that a search starts from, made for the bound.
 
 `--bounds none` leaves out the widest networks instead, until all that are left meet the table's own bound, and then bounds nothing: of
 networks beyond it nobody knows what they reach.
 
 `--rows` searches the table's own rows instead, with accuracies as they were trained: only what can rank a list takes part.
+`--public NAME` searches a complete public table instead (`public.py`), without a prior; NAS-Bench-201's networks have a bound on their
+parameters. `optimum` is the best value within the bound.
 `--arms` names others than the usual ones: variants of ours that choose their batches from the pool alone, by medians or by upper confidence.
 """
 
@@ -37,25 +39,33 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import machine
-from benchmarks.search.optimisers import ARMS, OF_ROWS, OF_SPACES
-from benchmarks.search.task import Array, Rows, Spent, Surrogate, Task
+from benchmarks.search.optimisers import ARMS, OF_PUBLIC, OF_ROWS, OF_SPACES
+from benchmarks.search.task import Array, Objective, Rows, Spent, Surrogate, Task
 from benchmarks.tables.table import TABLE, Table
 
 BOUNDS = ("macs<40M", "macs<3M")
-MARKS = (16, 32, 64, 128)
+MARKS = (8, 16, 32, 64, 128)
+WARM, RECIPES = ", recipes", 3  # an arm of this name starts from so many known recipes
 PEERS = {
     "optuna": "optuna",
     "smac": "smac",
     "nevergrad": "nevergrad",
     "PyNomadBBO": "PyNomad",
+    "botorch": "botorch",
+    "neural-pipeline-search": "neps",
 }  # distributions: modules
 
-OBJECTIVE: Surrogate | Rows
+OBJECTIVE: Objective
 
 
-def begin(table: Path, rows: bool, candidates: int) -> None:
+def begin(table: Path, rows: bool, candidates: int, public: str | None) -> None:
     """Read the table that the runs of this process search, or fit its surrogate."""
     global OBJECTIVE
+    if public:
+        from benchmarks.search.public import Published
+
+        OBJECTIVE = Published(public)
+        return
     searched = Table.read(table).commonest()
     OBJECTIVE = Rows(searched) if rows else Surrogate(searched, candidates)
 
@@ -64,11 +74,13 @@ def run(job: tuple[str, str, int], trainings: int, batch: int) -> dict[str, Any]
     """Return what one optimiser found with one seed."""
     name, bound, seed = job
     task = Task(OBJECTIVE, bound, trainings, batch, seed)
+    if name.endswith(WARM):
+        task.use_recipes(RECIPES)
     began = time.process_time()
     with suppress(Spent):
-        ARMS[name](task, seed)
+        ARMS[name.removesuffix(WARM)](task, seed)
     leaders = task.leaders()
-    last = leaders[-1] if leaders else None
+    last = leaders[-1]
     return {
         "arm": name,
         "bound": bound,
@@ -86,7 +98,7 @@ def summary(runs: list[dict[str, Any]], trainings: int) -> dict[str, Any]:
     for bound in sorted({one["bound"] for one in runs}):
         curves: dict[str, Array] = {}
         found[bound] = rows = {}
-        for name in ARMS:
+        for name in dict.fromkeys(one["arm"] for one in runs):
             own = [one for one in runs if one["arm"] == name and one["bound"] == bound]
             if not own:
                 continue
@@ -98,10 +110,10 @@ def summary(runs: list[dict[str, Any]], trainings: int) -> dict[str, Any]:
                 "wasted": float(np.median([one["wasted"] for one in own])),
                 "seconds": round(float(np.median([one["seconds"] for one in own])), 1),
             }
-        for name, own in curves.items():
+        for name, curve in curves.items():
             for mine in ("jointnas", "jointnas, no prior"):
                 if mine in curves and name != mine:
-                    below = np.flatnonzero(np.median(curves[mine], axis=0) < np.median(own[:, -1]))
+                    below = np.flatnonzero(np.median(curves[mine], axis=0) < np.median(curve[:, -1]))
                     reached = int(below[-1]) + 2 if len(below) else 1  # from here on it is never behind
                     rows[name][f"{mine}: trainings to its end"] = reached if reached <= trainings else None
     return found
@@ -116,15 +128,16 @@ def main() -> None:
     parser.add_argument("--trainings", type=int, default=128)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rows", action="store_true")
+    parser.add_argument("--public", metavar="NAME", help="such as 'nasbench201 cifar10'")
     parser.add_argument("--arms", nargs="+")
     parser.add_argument("--bounds", nargs="+", default=list(BOUNDS))
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--to", type=Path, required=True)
     options = parser.parse_args()
     kept = json.loads(options.to.read_text()) if options.to.exists() else {"runs": []}
-    task = [options.table, options.rows, options.candidates]
+    task = [options.table, options.rows, options.candidates, options.public]
     begin(*task)
-    arms = options.arms or (OF_ROWS if options.rows else OF_SPACES)
+    arms = options.arms or (OF_PUBLIC if options.public else OF_ROWS if options.rows else OF_SPACES)
     setting = {"objective": OBJECTIVE.card, "trainings": options.trainings, "batch": options.batch}
     if any(kept.get(name, value) != value for name, value in setting.items()):
         raise SystemExit(
@@ -145,7 +158,14 @@ def main() -> None:
     print(json.dumps(results, indent=1))
     versions = {name: version(name) for name in PEERS if find_spec(PEERS[name])}
     about = {"machine": {**machine(), **versions}, **setting, "unseen": unseen, "summary": results}
+    if options.public:
+        about["optimum"] = {bound: optimum(bound) for bound in options.bounds}
     keep(options.to, {**about, "runs": kept["runs"]})
+
+
+def optimum(bound: str) -> float:
+    """Return the best accuracy within a bound."""
+    return max(OBJECTIVE(candidate)[0] for candidate in Task(OBJECTIVE, bound, 0, 0, 0).pool or ())
 
 
 def keep(to: Path, found: dict[str, Any]) -> None:

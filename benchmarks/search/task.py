@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tomllib
-from typing import Any
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 import tomli_w
@@ -16,6 +17,8 @@ from sklearn.svm import SVR
 
 from benchmarks.search.rankers import Examples
 from benchmarks.tables.table import UNBOUNDED, Table
+from jointnas.campaign.early_stop import accuracy_at
+from jointnas.campaign.portfolio import starting_candidates
 from jointnas.predictor.features import Featurizer
 from jointnas.predictor.steps import StepsModel
 from jointnas.space.constraint import Constraint, parse_all
@@ -26,6 +29,8 @@ from jointnas.training.observation import Observation
 
 FOLDS = 5
 FREE = 4096
+FRACTIONS = (0.1, 0.25, 0.5, 0.75)  # of a training at which its accuracy is read
+ROUNDING = 1e-9
 Array = NDArray[np.float64]
 
 
@@ -33,8 +38,33 @@ class Spent(Exception):
     """All trainings are used up."""
 
 
+class Objective(Protocol):
+    """What answers trainings.
+
+    candidates: all that it can answer, None for every one of the space. constraints: that its candidates meet. deviation: of the noise of a
+    training. fingerprint, train_images: of its images, where it has any.
+    """
+
+    space: Space
+    constraints: list[Constraint]
+    candidates: list[Candidate] | None
+    deviation: float
+    fingerprint: str
+    train_images: int | None
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What a results file says of it."""
+
+    def __call__(self, candidate: Candidate) -> tuple[float, int | None]:
+        """Return a candidate's accuracy without noise, and the steps of its training where they are known."""
+
+
 class Surrogate:
     """An accuracy for every candidate, fitted to the table's rows."""
+
+    candidates: list[Candidate] | None = None
+    train_images: int | None
 
     def __init__(self, table: Table, candidates: int) -> None:
         fitted_to, others = table.split(candidates)
@@ -53,6 +83,7 @@ class Surrogate:
         self._features = Featurizer(self.space, self._steps_model, next(self.space.stream(0, chunk=FREE)))
         x = self._features(codes)
         self._models = models(x, y)
+        self._examples, self._x = examples, x
         said = np.empty(len(y))
         folds = np.random.default_rng(0).permutation(len(y)) % FOLDS
         for fold in range(FOLDS):
@@ -69,6 +100,17 @@ class Surrogate:
         codes = self.space.to_codes([candidate])
         return float(answer(self._models, self._features(codes))[0]), round(float(self._steps_model.steps(codes)[0]))
 
+    @cached_property
+    def _early(self) -> list[list[Any]]:
+        """What tells the accuracies at each of `FRACTIONS`."""
+        readings = [[accuracy_at(o, fraction) for o in self._examples.observations] for fraction in FRACTIONS]
+        return [models(self._x, np.array(own, dtype=np.float64)) for own in readings]
+
+    def reading(self, candidate: Candidate, fraction: float) -> float:
+        """Return a candidate's accuracy at a fraction of its training, interpolated between those where rows were read."""
+        x = self._features(self.space.to_codes([candidate]))
+        return float(np.interp(fraction, [*FRACTIONS, 1], [answer(m, x)[0] for m in (*self._early, self._models)]))
+
 
 class Rows:
     """The table's own accuracies."""
@@ -78,6 +120,7 @@ class Rows:
         self.fingerprint, self.train_images = table.card["fingerprint"], table.card["train_images"]
         self.space, self.deviation = self.examples.space, 0.0
         self.constraints = table.constraints
+        self.candidates: list[Candidate] | None = self.examples.candidates
         identities = self.space.identities(self.examples.codes)
         self._found = dict(zip(identities, self.examples.observations, strict=True))
         self.card = {"rows": len(self._found)}
@@ -121,21 +164,28 @@ def within(space: Space, constraints: list[Constraint]) -> Space:
 class Task:
     """One search: the space, the bound, and trainings that are counted."""
 
-    def __init__(self, objective: Surrogate | Rows, bound: str, trainings: int, batch: int, seed: int) -> None:
+    def __init__(self, objective: Objective, bound: str, trainings: int, batch: int, seed: int) -> None:
         self.objective = objective
-        self.space = within(objective.space, objective.constraints) if bound == UNBOUNDED else objective.space
+        narrowed = bound == UNBOUNDED and objective.constraints
+        self.space = within(objective.space, objective.constraints) if narrowed else objective.space
         self.fingerprint, self.train_images = objective.fingerprint, objective.train_images
         self.trainings, self.batch = trainings, batch
         self.constraints = parse_all([] if bound == UNBOUNDED else [bound], self.space.metrics)
         self._rng = np.random.default_rng([seed, 1])
+        self.start: list[Candidate] = []  # that an optimiser trains first
+        self.spent = 0.0  # of the trainings' budgets
         self.candidates: list[Candidate] = []
+        self.ended: list[float] = []  # what was spent when each training ended
         self.true: list[float] = []
         self.seen: list[float] = []
         self.held: list[bool] = []
 
-    def macs(self, candidate: Candidate) -> float:
+    def share(self, candidate: Candidate) -> float:
         """Return what is bounded, over the bound; 0 where nothing is."""
-        return float(self.space.cost(candidate)["macs"] / self.constraints[0].bound) if self.constraints else 0.0
+        if not self.constraints:
+            return 0.0
+        (bound,) = self.constraints
+        return float(self.space.cost(candidate)[bound.metric] / bound.bound)
 
     def train(self, candidate: Candidate) -> float:
         """Return the noisy accuracy of one more training. Raises `Spent`."""
@@ -143,28 +193,49 @@ class Task:
 
     def observe(self, candidate: Candidate) -> Observation:
         """Return what one more training tells. Raises `Spent`."""
-        if len(self.true) == self.trainings:
-            raise Spent
+        self._spend(1.0)
         accuracy, steps = self.objective(candidate)
         self.candidates.append(candidate)
+        self.ended.append(self.spent)
         self.true.append(accuracy)
-        self.seen.append(float(accuracy + self.objective.deviation * self._rng.standard_normal()))
-        self.held.append(self.macs(candidate) < 1)
+        self.seen.append(self._noisy(accuracy))
+        self.held.append(self.share(candidate) < 1)
         return Observation(self.seen[-1], steps=steps)
+
+    def train_until(self, candidate: Candidate, start: float, end: float) -> float:
+        """Return the noisy accuracy of a training that goes on from one fraction of its budget to another. Raises `Spent`."""
+        assert isinstance(self.objective, Surrogate)
+        if end == 1:
+            self.spent -= start
+            return self.train(candidate)
+        self._spend(end - start)
+        return self._noisy(self.objective.reading(candidate, end))
+
+    def use_recipes(self, n: int) -> None:
+        """Let the optimiser start from known recipes, made for the bound as a search makes them."""
+        found = starting_candidates(
+            self.space, self.constraints, n, lambda candidate: float(self.objective(candidate)[1] or np.nan)
+        )
+        self.start = list(found.values())
+
+    def _spend(self, budgets: float) -> None:
+        if self.spent + budgets > self.trainings + ROUNDING:
+            raise Spent
+        self.spent += budgets
+
+    def _noisy(self, accuracy: float) -> float:
+        return float(accuracy + self.objective.deviation * self._rng.standard_normal())
 
     @property
     def pool(self) -> list[Candidate] | None:
         """The rows within the bound, None where there is the whole space."""
-        if isinstance(self.objective, Surrogate):
-            return None
-        return [c for c in self.objective.examples.candidates if self.macs(c) < 1]
+        candidates = self.objective.candidates
+        return None if candidates is None else [c for c in candidates if self.share(c) < 1]
 
     def leaders(self) -> list[int | None]:
-        """Return after each training which one looked best so far among those within the bound; None before there is one."""
+        """Return after each budget which whole training looked best so far among those within the bound; None before there is one."""
         found: list[int | None] = []
-        leader = None
-        for i, (seen, held) in enumerate(zip(self.seen, self.held, strict=True)):
-            if held and (leader is None or seen > self.seen[leader]):
-                leader = i
-            found.append(leader)
-        return found + found[-1:] * (self.trainings - len(found))  # where an optimiser found nothing more to train
+        for budget in range(1, self.trainings + 1):
+            ended = [i for i, at in enumerate(self.ended) if at <= budget + ROUNDING and self.held[i]]
+            found.append(max(ended, key=lambda i: self.seen[i], default=None))
+        return found

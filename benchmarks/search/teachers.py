@@ -7,6 +7,7 @@ better than each of them (`transfer.py`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,17 +23,35 @@ from jointnas.space.space import Space
 GP_ROWS, GP_FITTED_ROWS = 2000, 400
 FARTHEST = 3.0  # target, in standard deviations
 Array = NDArray[np.float64]
+Float32 = NDArray[np.float32]
 Teacher = Callable[[Space, Codes, Budget], Array]
 """The (n,) scores of (n, knobs) codes of a bound space under a budget, in the unit of `pooled.Group.targets`."""
 
 
-def pooled(groups: Sequence[Group]) -> tuple[NetworkInputs, Array, Array, Array]:
-    """Return the inputs, (n, d) rows, (n,) targets and (n,) weights of all groups."""
+class PooledRows(NamedTuple):
+    """The candidates of all groups: (n, a) inputs of architectures, (n, r) others, and (n,) targets and weights."""
+
+    inputs: NetworkInputs
+    architecture: Float32
+    rest: Float32
+    targets: Array
+    weights: Array
+
+    @property
+    def x(self) -> Array:
+        """The (n, a + r) inputs."""
+        return np.concatenate([self.architecture, self.rest], axis=1).astype(np.float64)
+
+
+def pooled(groups: Sequence[Group], weight_power: float = 0.5) -> PooledRows:
+    """Return the rows of all groups; a candidate of a group of n has the weight n ** -weight_power."""
     parts = [(group, part) for group in groups for part in group.parts]
     inputs = NetworkInputs.fit([(part.space, part.codes, part.budget) for _, part in parts])
-    x = np.concatenate([rows(inputs, part.space, part.codes, part.budget) for _, part in parts])
-    y = np.concatenate([group.targets(part) for group, part in parts]).clip(-FARTHEST, FARTHEST)
-    return inputs, x, y, np.concatenate([np.full(len(part.codes), group.size**-0.5) for group, part in parts])
+    encoded = [inputs(part.space, part.codes, part.budget) for _, part in parts]
+    architecture, rest = (np.concatenate(arrays) for arrays in zip(*encoded, strict=True))
+    targets = np.concatenate([group.targets(part) for group, part in parts]).clip(-FARTHEST, FARTHEST)
+    weights = np.concatenate([np.full(len(part.codes), group.size**-weight_power) for group, part in parts])
+    return PooledRows(inputs, architecture, rest, targets, weights)
 
 
 def rows(inputs: NetworkInputs, space: Space, codes: Codes, budget: Budget) -> Array:
@@ -42,29 +61,29 @@ def rows(inputs: NetworkInputs, space: Space, codes: Codes, budget: Budget) -> A
 
 def forest(groups: Sequence[Group]) -> Teacher:
     """Return a forest of extremely randomised trees."""
-    inputs, x, y, weights = pooled(groups)
-    model = ExtraTreesRegressor(300, min_samples_leaf=2, max_features=0.3, random_state=0).fit(x, y, weights)
-    return lambda space, codes, budget: np.asarray(model.predict(rows(inputs, space, codes, budget)))
+    of = pooled(groups)
+    model = ExtraTreesRegressor(300, min_samples_leaf=2, max_features=0.3, random_state=0)
+    model.fit(of.x, of.targets, of.weights)
+    return lambda space, codes, budget: np.asarray(model.predict(rows(of.inputs, space, codes, budget)))
 
 
 def process(groups: Sequence[Group]) -> Teacher:
     """Return a Gaussian process of at most `GP_ROWS` rows, whose inputs are in groups of one meaning each."""
-    inputs, x, y, weights = pooled(groups)
-    first = groups[0].parts[0]
-    architecture, rest = inputs(first.space, first.codes[:1], Budget(np.zeros(1), 0.0, first.budget.train_images))
-    n_costs = len(first.space.metrics)
-    sizes = (architecture.shape[1] + n_costs, *recipe_groups(rest.shape[1] - n_costs))
+    of = pooled(groups)
+    x, n_costs = of.x, len(groups[0].parts[0].space.metrics)
+    sizes = (of.architecture.shape[1] + n_costs, *recipe_groups(of.rest.shape[1] - n_costs))
     members = np.repeat(np.arange(len(sizes)), sizes)
-    order = np.random.default_rng(0).choice(len(x), min(len(x), GP_ROWS), replace=False, p=weights / weights.sum())
+    shares = of.weights / of.weights.sum()
+    order = np.random.default_rng(0).choice(len(x), min(len(x), GP_ROWS), replace=False, p=shares)
 
     def examples(chosen: NDArray[np.int64]) -> Examples:
-        return Examples(x[chosen], np.ones((len(chosen), 1)), y[chosen])
+        return Examples(x[chosen], np.ones((len(chosen), 1)), of.targets[chosen])
 
     hyperparameters = fit_hyperparameters(examples(order[:GP_FITTED_ROWS]), members)
     model = GaussianProcess(examples(order), members, hyperparameters)
 
     def score(space: Space, codes: Codes, budget: Budget) -> Array:
-        return model.mean(rows(inputs, space, codes, budget), np.ones((len(codes), 1)))
+        return model.mean(rows(of.inputs, space, codes, budget), np.ones((len(codes), 1)))
 
     return score
 

@@ -5,7 +5,8 @@
 Each data set is left out in turn, with all tables of its images; what is pretrained is fitted to the others. Each split of a left-out group
 (a table under one budget, the space that most of its rows have) draws 16 random candidates that a campaign trains; all arms rank the other
 random candidates: Kendall's τ, and τ among the best quarter where it has 8 candidates or more. Every arm knows the number of training
-images and the steps of 24 candidates. The ceiling is what a predictor would reach that knew the mean of each candidate.
+images and the steps of 24 candidates. The ceiling is what a predictor would reach that knew the mean of each candidate; beside it stands
+how well the trainings of one seed rank those of another.
 """
 
 from __future__ import annotations
@@ -139,6 +140,19 @@ def ranked(scores: Array, true: Array) -> tuple[float, float]:
     return float(kendalltau(scores, true).statistic), among
 
 
+def seed_agreement(accuracies: Array, deviation: float, draws: int = 20) -> tuple[float, float]:
+    """Return τ and τ among the best quarter between trainings of (n,) candidates with one seed and with another.
+
+    The candidates' means are their accuracies moved towards each other, so that means and noise together vary as the accuracies do.
+    """
+    kept = np.sqrt(max(0.0, 1 - deviation**2 / accuracies.var()))
+    means = accuracies.mean() + kept * (accuracies - accuracies.mean())
+    rng = np.random.default_rng(0)
+    seeds = means + deviation * rng.standard_normal((draws, 2, len(means)))
+    found = np.array([ranked(one, other) for one, other in seeds])
+    return float(found[:, 0].mean()), float(found[:, 1].mean())
+
+
 def main() -> None:
     """Leave out each data set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -152,7 +166,9 @@ def main() -> None:
         targets = left.group.targets(left.part)[left.part.drawn_at_random]
         own: dict[str, Any] = {"candidates": len(targets)}
         if np.isfinite(left.group.noise):
-            own["ceiling"] = round(float(ceiling(targets, left.group.noise / left.group.spread)[0]), 3)
+            noise = left.group.noise / left.group.spread
+            own["ceiling"] = round(float(ceiling(targets, noise)[0]), 3)
+            own["two_seeds"], own["two_seeds_best_quarter"] = (round(t, 3) for t in seed_agreement(targets, noise))
         means = {arm: np.mean([split[arm] for split in splits], axis=0) for arm in splits[0]}
         own["tau"] = {arm: round(float(mean[0]), 3) for arm, mean in means.items()}
         own["tau_best_quarter"] = {arm: round(float(m[1]), 3) for arm, m in means.items() if np.isfinite(m[1])}

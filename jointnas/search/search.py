@@ -184,13 +184,16 @@ class Search:
         return np.concatenate([self._predicted_best(predictor, codes, n - n_filling), filling])
 
     def _predicted_best(self, predictor: Predictor, codes: Codes, n: int) -> Codes:
-        """Return n of the codes, or of the children of the best, by Thompson sampling."""
+        """Return n of the codes, or of the children of the best, by Thompson sampling.
+
+        Parents are the codes and what was observed; before that, what the search starts from.
+        """
         if n < 1:
             return codes[:0]
-        observed = codes[:0] if self.pool.closed else self.observed_codes
-        parents = np.concatenate([observed, codes])
+        own = codes[:0] if self.pool.closed else self.observed_codes if self.trained else self.pool.start
+        parents = np.concatenate([own, codes])
         medians = predictor.median_codes(parents)
-        candidates, candidate_medians = codes, medians[len(observed) :]
+        candidates, candidate_medians = codes, medians[len(own) :]
         n_asked = len(self._observations.asked)
         if not self.pool.closed:
             excluded = self._observations.asked.union(self.pool.identities)

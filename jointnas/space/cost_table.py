@@ -24,7 +24,8 @@ from jointnas.space.knobs import Codes, Knob
 Index = NDArray[np.int64]
 LARGEST_KEY = 2**62
 FEW = 16  # rows up to which each is looked up by itself
-KEPT = 20_000  # networks of the latest batch whose parts are cached, at most
+SMALL = 1024  # networks up to which each is cached by itself
+KEPT = 20_000  # networks whose parts are cached, at most
 
 Key = tuple[float | None, ...]
 """The key of a part's blueprint: the index of its input shape, and codes of knobs, None where inactive."""
@@ -88,24 +89,41 @@ class _Parts:
         shapes = _Shapes(input_shape)
         self.parts = [_PartTable(part, family, knobs, classes, shapes) for part in family.parts]
         self._latest: tuple[bytes | None, list[tuple[_PartTable, Index]]] = None, []
+        self._cached: dict[bytes, Index] = {}  # by a network's codes
 
     def _lookup(self, codes: Codes) -> list[tuple[_PartTable, Index]]:
         """Return for each part the (n,) indices of the blueprints that n networks have.
 
-        The latest result is cached, as costs, digests and sums of the same networks are usually computed one after another.
+        The latest result is cached, as costs, digests and sums of the same networks are usually computed one after another. Those of single
+        networks are cached too, as an evolution proposes few networks with many recipes.
         """
         key = codes.tobytes() if len(codes) <= KEPT else None
         if key is not None and key == self._latest[0]:
             return self._latest[1]
+        indices = self._cached_indices(codes) if len(codes) <= SMALL else self._indices(codes)
+        found = list(zip(self.parts, indices, strict=True))
+        if key is not None:
+            self._latest = key, found
+        return found
+
+    def _cached_indices(self, codes: Codes) -> Index:
+        """Return the (parts, n) indices of few networks."""
+        keys = [row.tobytes() for row in codes]
+        missing = {key: i for i, key in enumerate(keys) if key not in self._cached}
+        if missing:
+            if len(self._cached) > KEPT:
+                self._cached, missing = {}, {key: i for i, key in enumerate(keys)}
+            self._cached.update(zip(missing, self._indices(codes[list(missing.values())]).T, strict=True))
+        return np.array([self._cached[key] for key in keys], dtype=np.int64).reshape(len(keys), len(self.parts)).T
+
+    def _indices(self, codes: Codes) -> Index:
+        """Return the (parts, n) indices of n networks."""
         entering = np.zeros(len(codes), dtype=np.int64)
         indices = []
         for part in self.parts:
-            which = part.indices(codes, entering)
-            indices.append((part, which))
-            entering = part.leaving.array[which]
-        if key is not None:
-            self._latest = key, indices
-        return indices
+            indices.append(part.indices(codes, entering))
+            entering = part.leaving.array[indices[-1]]
+        return np.array(indices)
 
     def costs(self, codes: Codes) -> NDArray[np.float64]:
         total, peak = np.zeros((len(codes), 4)), np.zeros(len(codes))
@@ -214,7 +232,8 @@ class _PartTable:
     def sums(self, of: Sums) -> NDArray[np.float64]:
         """Return the (m, k) numbers of the m blueprints in this table."""
         sums = self._sums.setdefault(of, _Column(np.float64))
-        sums.extend([of(self._blueprint(key)) for key in islice(self.keys, len(sums), None)])
+        if len(sums) < len(self.keys):
+            sums.extend([of(self._blueprint(key)) for key in islice(self.keys, len(sums), None)])
         return sums.array
 
 

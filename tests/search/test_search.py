@@ -1,6 +1,7 @@
 """The search as ask-and-tell: what it asks, what it learns, and what it names as best."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,13 +10,15 @@ from scipy.spatial.distance import pdist
 from jointnas.campaign.direct import best_trained
 from jointnas.errors import CandidateError, ConstraintError, SearchError, SpaceError
 from jointnas.predictor.contract import Predictor
-from jointnas.search.batch import space_filling
+from jointnas.search.batch import children_of_the_best, space_filling
+from jointnas.search.objective import Query
 from jointnas.search.search import CAUTION, Search
 from jointnas.search.winners import RESOLUTION, Winner, distinct_columns, front, spread_out
 from jointnas.space.knob_space import Candidate
+from jointnas.space.knobs import Codes
 from jointnas.space.space import Space
 from jointnas.training.observation import Observation, mean_observation
-from tests.search.cube import cube, light, numbers, point, total, truth
+from tests.search.cube import PEAK, cube, light, numbers, point, total, truth
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +158,22 @@ def test_a_start_is_asked_first_and_once() -> None:
     asked = search.ask(53)
     assert asked[:3] == start
     assert len({space.identity(c) for c in asked}) == len(asked) == search.pool_size
+
+
+def test_what_a_search_starts_from_has_children_in_the_first_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    space, parents = cube(), list[list[list[float]]]()
+    trained = space.sample(40, seed=4)
+    prior = Predictor(space).fit(trained, [Observation(truth(c)) for c in trained])
+
+    def recording(predictor: Predictor, query: Query, codes: Codes, *more: Any) -> Any:
+        parents.append(codes.tolist())
+        return children_of_the_best(predictor, query, codes, *more)
+
+    monkeypatch.setattr("jointnas.search.search.children_of_the_best", recording)
+    search = Search(space, prior=prior, pool_size=8, start=[point(*PEAK)])
+    search.tell(search.ask(4), [0.5] * 4)
+    search.ask(4)
+    assert [own.count(list(PEAK)) for own in parents] == [1, 1]
 
 
 def test_a_start_that_breaks_a_bound_is_refused() -> None:
