@@ -27,14 +27,15 @@ from scipy.special import expit, logit
 from benchmarks.measure import machine, write
 from benchmarks.tables.table import TABLE, Table
 from jointnas.campaign.early_stop import accuracy_at
-from jointnas.predictor.contract import Predictor
+from jointnas.campaign.registry import find_prior
+from jointnas.predictor.task import Task
 from jointnas.search.search import Search
 from jointnas.space.knob_space import Candidate
 from jointnas.training.observation import Observation
 
-PRIOR = Path(__file__).parents[2] / "predictors" / "resnet9-digits"
 BATCH, RUNG = 8, 0.25
 EDGE = 0.01
+TIMED = 24  # candidates whose steps are known before the first training
 Array = NDArray[np.float64]
 
 
@@ -60,15 +61,19 @@ WAYS = {
 }
 
 
-def run(job: tuple[str, int], table: Path, budgets: int, prior: bool) -> dict[str, Any]:
+def run(job: tuple[str, int], table: Path, budgets: int, prior: str) -> dict[str, Any]:
     """Return a way's accuracies after each batch."""
     name, seed = job
     torch.set_num_threads(1)
     rows = Table.read(table).commonest()
     trainings = {rows.space.identity(c): own[0].observation for c, own in rows.trained() if own[0].accuracy is not None}
     pool = [c for c, own in rows.trained() if own[0].accuracy is not None]
-    start = Predictor.load(PRIOR) if prior else None
-    search = Search(rows.space, [str(c) for c in rows.constraints], seed, pool=pool, prior=start)
+    steps = [trainings[identity] for identity in rows.space.identities(rows.space.to_codes(pool[:TIMED]))]
+    task = Task(
+        rows.card["train_images"], rows.space.to_codes(pool[:TIMED]), np.array([o.steps for o in steps if o], float)
+    )
+    start = find_prior(prior, rows.space)
+    search = Search(rows.space, [str(c) for c in rows.constraints], seed, pool=pool, prior=start, task=task)
     way, whole, best, named = WAYS[name], list[Observation](), list[float](), list[float]()
     for _ in range(budgets // BATCH):
         batch = search.ask(way.width)
@@ -128,14 +133,19 @@ def main() -> None:
     parser.add_argument("--budgets", type=int, default=32)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--no-prior", action="store_true")
+    parser.add_argument("--prior", default="resnet9-digits", help="a predictor or a pretrained network, or none")
     parser.add_argument("--to", type=Path)
     options = parser.parse_args()
     jobs = [(name, seed) for seed in range(options.seeds) for name in WAYS]
-    work = partial(run, table=options.table, budgets=options.budgets, prior=not options.no_prior)
+    work = partial(run, table=options.table, budgets=options.budgets, prior=options.prior)
     with multiprocessing.get_context("spawn").Pool(options.workers) as workers:
         runs = list(workers.imap_unordered(work, jobs))
-    found: dict[str, Any] = {"machine": machine(), "rung": RUNG, "seeds": options.seeds, "prior": not options.no_prior}
+    found: dict[str, Any] = {
+        "machine": machine(),
+        "rung": RUNG,
+        "seeds": options.seeds,
+        "prior": Path(options.prior).name,
+    }
     for name in WAYS:
         own = sorted((one for one in runs if one["way"] == name), key=lambda one: one["seed"])
         found[name] = {"starts_a_batch": WAYS[name].width}

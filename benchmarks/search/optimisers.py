@@ -26,8 +26,6 @@ from benchmarks.search.peers import (
     regularised_evolution,
     smac_search,
 )
-from benchmarks.search.pooled import read_groups
-from benchmarks.search.pretrain import TABLES, pretrain
 from benchmarks.search.task import Array, Task
 from jointnas.predictor.contract import Predictor
 from jointnas.predictor.pretrained import Pretrained
@@ -68,16 +66,15 @@ def shuffled(task: Task) -> tuple[Predictor, Known]:
     return _shuffled(), Known()
 
 
-@cache
-def _pretrained(fingerprint: str) -> Pretrained:
-    return pretrain([group for group in read_groups(TABLES) if group.fingerprint != fingerprint])
-
-
 def tables(task: Task) -> tuple[Pretrained, Known]:
-    """Return the network that is pretrained on the tables of all other images, and the steps of some candidates."""
+    """Return the network of `--pretrained`, and the steps of some candidates."""
+    if task.pretrained is None:
+        raise SystemExit(
+            "this arm starts from a network that was fitted without the table searched: give it by --pretrained"
+        )
     codes = next(task.space.stream(TIMED, chunk=TIMED))
     steps = np.array([task.objective(candidate)[1] for candidate in task.space.to_candidates(codes)], dtype=np.float64)
-    return _pretrained(task.fingerprint), Known(task.train_images, codes, steps)
+    return Pretrained.load(task.pretrained), Known(task.train_images, codes, steps)
 
 
 PRIORS: dict[str, Callable[[Task], tuple[Predictor | Pretrained, Known]]] = {

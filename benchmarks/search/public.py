@@ -80,7 +80,7 @@ class Published:
     def __init__(self, name: str) -> None:
         kind, _, data = name.partition(" ")
         table = PublicTable.read(kind, data)
-        self.fingerprint, self.card = name, {"public": name}
+        self.card = {"public": name}
         self.constraints: list[Constraint] = []
         self.train_images: int | None = None
         candidates = table.space.to_candidates(table.codes)

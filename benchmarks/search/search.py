@@ -19,7 +19,8 @@ networks beyond it nobody knows what they reach.
 `--rows` searches the table's own rows instead, with accuracies as they were trained: only what can rank a list takes part.
 `--public NAME` searches a complete public table instead (`public.py`), without a prior; NAS-Bench-201's networks have a bound on their
 parameters. `optimum` is the best value within the bound.
-`--arms` names others than the usual ones: variants of ours that choose their batches from the pool alone, by medians or by upper confidence.
+`--pretrained FOLDER` is what the arm "jointnas, pretrained" starts from. `--arms` names others than the usual ones: variants of ours that
+choose their batches from the pool alone, by medians or by upper confidence.
 """
 
 from __future__ import annotations
@@ -70,10 +71,11 @@ def begin(table: Path, rows: bool, candidates: int, public: str | None) -> None:
     OBJECTIVE = Rows(searched) if rows else Surrogate(searched, candidates)
 
 
-def run(job: tuple[str, str, int], trainings: int, batch: int) -> dict[str, Any]:
+def run(job: tuple[str, str, int], trainings: int, batch: int, pretrained: Path | None) -> dict[str, Any]:
     """Return what one optimiser found with one seed."""
     name, bound, seed = job
     task = Task(OBJECTIVE, bound, trainings, batch, seed)
+    task.pretrained = pretrained
     if name.endswith(WARM):
         task.use_recipes(RECIPES)
     began = time.process_time()
@@ -129,6 +131,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rows", action="store_true")
     parser.add_argument("--public", metavar="NAME", help="such as 'nasbench201 cifar10'")
+    parser.add_argument("--pretrained", type=Path, help="of `benchmarks.search.pretrain --leave-out` this table")
     parser.add_argument("--arms", nargs="+")
     parser.add_argument("--bounds", nargs="+", default=list(BOUNDS))
     parser.add_argument("--workers", type=int, default=1)
@@ -147,7 +150,7 @@ def main() -> None:
     done = {(one["arm"], one["bound"], one["seed"]) for one in kept["runs"]}
     jobs = [(arm, bound, seed) for seed in range(options.seeds) for bound in options.bounds for arm in arms]
     jobs = [job for job in jobs if job not in done]
-    work = partial(run, trainings=options.trainings, batch=options.batch)
+    work = partial(run, trainings=options.trainings, batch=options.batch, pretrained=options.pretrained)
     with multiprocessing.get_context("spawn").Pool(options.workers, begin, task) as workers:
         for one in workers.imap_unordered(work, jobs):
             kept["runs"].append(one)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,14 +43,13 @@ class Objective(Protocol):
     """What answers trainings.
 
     candidates: all that it can answer, None for every one of the space. constraints: that its candidates meet. deviation: of the noise of a
-    training. fingerprint, train_images: of its images, where it has any.
+    training. train_images: where it has images.
     """
 
     space: Space
     constraints: list[Constraint]
     candidates: list[Candidate] | None
     deviation: float
-    fingerprint: str
     train_images: int | None
 
     @property
@@ -64,7 +64,6 @@ class Surrogate:
     """An accuracy for every candidate, fitted to the table's rows."""
 
     candidates: list[Candidate] | None = None
-    train_images: int | None
 
     def __init__(self, table: Table, candidates: int) -> None:
         fitted_to, others = table.split(candidates)
@@ -74,7 +73,7 @@ class Surrogate:
                 f"a surrogate is fitted to {candidates} trained candidates, got {missing} fewer: lower --candidates"
             )
         examples = Examples(fitted_to)
-        self.fingerprint, self.train_images = table.card["fingerprint"], table.card["train_images"]
+        self.train_images: int | None = table.card["train_images"]
         self.space: Space = examples.space
         self.constraints = table.constraints
         self.deviation = examples.noise
@@ -117,7 +116,7 @@ class Rows:
 
     def __init__(self, table: Table) -> None:
         self.examples = Examples(table)
-        self.fingerprint, self.train_images = table.card["fingerprint"], table.card["train_images"]
+        self.train_images: int | None = table.card["train_images"]
         self.space, self.deviation = self.examples.space, 0.0
         self.constraints = table.constraints
         self.candidates: list[Candidate] | None = self.examples.candidates
@@ -168,10 +167,11 @@ class Task:
         self.objective = objective
         narrowed = bound == UNBOUNDED and objective.constraints
         self.space = within(objective.space, objective.constraints) if narrowed else objective.space
-        self.fingerprint, self.train_images = objective.fingerprint, objective.train_images
+        self.train_images = objective.train_images
         self.trainings, self.batch = trainings, batch
         self.constraints = parse_all([] if bound == UNBOUNDED else [bound], self.space.metrics)
         self._rng = np.random.default_rng([seed, 1])
+        self.pretrained: Path | None = None  # a network that some optimisers start from
         self.start: list[Candidate] = []  # that an optimiser trains first
         self.spent = 0.0  # of the trainings' budgets
         self.candidates: list[Candidate] = []
