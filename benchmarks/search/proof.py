@@ -5,8 +5,9 @@
 
 Each search spends rounds × batch budgets, `--workers` at a time, under the bound; its network is the one that it leaves in its run. Each
 member of the portfolio, made for the bound as the search makes it, is trained alone in the same slots with the same seeds. All are scored
-on the test images once. The best recipe is the member with the highest mean accuracy on the validation images. `--hold-out` moves so many
-training images of each class into the test split first. The machine must be left alone meanwhile.
+on the test images once. The best recipe is the member with the highest mean accuracy on the validation images. `--all-images` also trains
+the recipes and each search's winner once more, on the training and validation images together, as `search --final train+val` does.
+`--hold-out` moves so many training images of each class into the test split first. The machine must be left alone meanwhile.
 """
 
 from __future__ import annotations
@@ -77,9 +78,14 @@ def searched(spec: DataSpec, options: argparse.Namespace, seed: int, out: Path) 
     )
     seconds = time.monotonic() - began
     winner = campaign.best
-    data = load_data(DataSpec(spec.source, spec.train_images, spec.val_images, spec.image_size, seed))
+    own = DataSpec(spec.source, spec.train_images, spec.val_images, spec.image_size, seed)
+    data, on_all_images = load_data(own), {}
+    if options.all_images:
+        (again,) = trained(own, options, {"winner": winner.candidate}, seed, with_val=True).values()
+        on_all_images = {"test_accuracy_all_images": again.test_accuracy}
     return {
         "seed": seed,
+        **on_all_images,
         "test_accuracy": test_accuracy(out, data.test()),
         "predicted": winner.mean,
         "std": winner.std,
@@ -117,15 +123,21 @@ def recipes(spec: DataSpec, options: argparse.Namespace) -> dict[str, Any]:
         for name, result in trained(own, options, members, seed).items():
             found[name]["val"].append(result.observation.accuracy)
             found[name]["test"].append(result.test_accuracy)
+        if options.all_images:
+            for name, result in trained(own, options, members, seed, with_val=True).items():
+                found[name].setdefault("test_all_images", []).append(result.test_accuracy)
     return found
 
 
 def trained(
-    spec: DataSpec, options: argparse.Namespace, members: Mapping[str, Candidate], seed: int
+    spec: DataSpec, options: argparse.Namespace, members: Mapping[str, Candidate], seed: int, with_val: bool = False
 ) -> dict[str, TrainingResult]:
-    """Train each member once in the search's slots, and score the test images."""
+    """Train each member once in the search's slots, and score the test images. with_val: on the validation images too."""
     clock, names, results = {"train_seconds": options.seconds}, list(members), {}
-    jobs = [TrainingJob(members[name], clock, FIRST_SEED + seed, test=True).numbered(i) for i, name in enumerate(names)]
+    jobs = [
+        TrainingJob(members[name], clock, FIRST_SEED + seed, test=True, with_val=with_val).numbered(i)
+        for i, name in enumerate(names)
+    ]
     slot = share_slots(options.workers, "cpu")
     with trial_executor(spec, slot, load_data(spec).fingerprint) as executor:
         for event in executor.results(jobs):
@@ -150,6 +162,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=["recipes", "search"])
+    parser.add_argument("--all-images", action="store_true")
     parser.add_argument("--runs", type=Path, help="where to keep the searches' runs")
     parser.add_argument("--to", type=Path)
     options = parser.parse_args()
