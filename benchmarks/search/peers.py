@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ class Knobs:
                         for other, values in knob.when
                         if not isinstance(by_name[other], Fixed)
                     }
-        return {knob.name: found[knob.name] for name in found for knob in self.free if knob.name == name}
+        return {name: own for name, own in found.items() if not isinstance(by_name[name], Fixed)}
 
 
 def real_range(knob: Continuous) -> tuple[float, float, bool]:
@@ -326,7 +326,8 @@ def neps_search(task: Task, seed: int) -> None:
     space = neps.SearchSpace(parameters)
     optimiser = neps.AskAndTell(neps.optimizers.algorithms.priorband(space, sample_prior_first=bool(prior)))
     trained: dict[str, int] = {}
-    for trial in asked_of(optimiser):
+    while True:
+        trial = optimiser.ask()
         config = dict(trial.config)
         units = int(config.pop("budget"))
         candidate = knobs.candidate(config)
@@ -336,9 +337,3 @@ def neps_search(task: Task, seed: int) -> None:
             seen = task.train_until(candidate, trained.get(name, 0) / WHOLE, units / WHOLE)
             trained[name] = units
         optimiser.tell(trial, 1 - seen)
-
-
-def asked_of(optimiser: Any) -> Iterator[Any]:
-    """Yield what an optimiser asks for, without end."""
-    while True:
-        yield optimiser.ask()
