@@ -4,7 +4,8 @@
 
 The tables hold every built-in recipe, made for a bound and a budget as a search makes it (`benchmarks.tables.make --drawn recipe`). A case is
 one data set, bound and budget. The loss of some recipes in a case is what the best of them is below the best of all recipes there, in
-accuracy on the validation images. Each step adds the recipe that lowers the mean loss most: cases of a data set are averaged first.
+accuracy on the validation images. Each step adds the recipe that lowers the mean loss most: cases of a data set are averaged first. `alone`
+is the mean loss of one recipe over the cases that it was trained in.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def greedy(cases: Mapping[Case, Mapping[str, float]]) -> list[dict[str, Any]]:
     while len(chosen) < len(names):
         loss, name = min((mean_loss(cases, [*chosen, name]), name) for name in names if name not in chosen)
         chosen.append(name)
-        steps.append({"recipe": name, "mean_loss": round(loss, 4), "alone": round(mean_loss(cases, [name]), 4)})
+        own = {case: recipes for case, recipes in cases.items() if name in recipes}
+        steps.append({"recipe": name, "mean_loss": round(loss, 4), "alone": round(mean_loss(own, [name]), 4)})
     return steps
 
 
