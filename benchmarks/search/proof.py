@@ -30,6 +30,7 @@ from benchmarks.measure import machine, write
 from jointnas.api import run_search
 from jointnas.campaign.portfolio import starting_candidates
 from jointnas.campaign.retrain import spread
+from jointnas.campaign.spec import FINALS
 from jointnas.campaign.timing import BudgetSteps
 from jointnas.campaign.winner_file import load
 from jointnas.data.dataset import load_data
@@ -74,6 +75,7 @@ def searched(spec: DataSpec, options: argparse.Namespace, seed: int, out: Path) 
         batch=options.batch,
         workers=options.workers,
         seed=seed,
+        final=options.final,
         out=str(out),
     )
     seconds = time.monotonic() - began
@@ -162,6 +164,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=["recipes", "search"])
+    parser.add_argument("--final", choices=FINALS, help="see `jointnas search --final`")
     parser.add_argument("--all-images", action="store_true")
     parser.add_argument("--runs", type=Path, help="where to keep the searches' runs")
     parser.add_argument("--to", type=Path)
@@ -177,7 +180,7 @@ def main() -> None:
         answer |= {
             name: getattr(options, name) for name in ("hold_out", "image_size", "train_images", "val_images", "bound")
         }
-        answer |= {name: getattr(options, name) for name in ("seconds", "rounds", "batch", "workers", "seeds")}
+        answer |= {name: getattr(options, name) for name in ("seconds", "rounds", "batch", "workers", "seeds", "final")}
         if "recipes" in options.arms:
             answer["recipes"] = found = recipes(spec, options)
             best = max(found, key=lambda name: fmean(found[name]["val"]))

@@ -17,12 +17,10 @@ import tomli_w
 
 from jointnas.campaign.candidate_file import find_candidate
 from jointnas.campaign.spec import (
-    BEST_NETWORK,
     KINDS,
     SearchSpec,
     Spec,
     check_positive,
-    default_confirmations,
     spec_from_json,
 )
 from jointnas.data.spec import DataSpec
@@ -78,8 +76,8 @@ def make_spec(options: Mapping[str, Any], kind: str = "search") -> Spec:
         raise SearchError(f"constraints are a list, got {given['constraints']!r}: write it in brackets")
     if "total_time" in short:
         searches = KINDS.get(kind, SearchSpec)
-        share = searches.confirm_share if issubclass(searches, SearchSpec) else 0.0
-        given |= _within(short["total_time"], given, "train_time" in short, share)
+        searches = searches if issubclass(searches, SearchSpec) else SearchSpec
+        given |= _within(short["total_time"], given, "train_time" in short, searches)
     values = json.loads(json.dumps({**given, "kind": kind, "data": given["data"] and asdict(given["data"])}))
     return spec_from_json(values)
 
@@ -143,11 +141,11 @@ def _space(given: Any, short: Mapping[str, Any]) -> str:
 
 
 def _within(
-    total_time: str | float, given: Mapping[str, Any], has_train_time: bool, confirm_share: float
+    total_time: str | float, given: Mapping[str, Any], has_train_time: bool, searches: type[SearchSpec]
 ) -> dict[str, Any]:
     """Return the batch, and the clock where no training time is given, of a search that takes this time in all.
 
-    confirm_share: of the trainings, where their number is not given. Raises `BudgetError` where it does not hold one training a round.
+    searches: the kind of search. Raises `BudgetError` where the time does not hold one training a round.
     """
     if "batch" in given:
         raise SearchError(f"--total-time sets the batch, got --batch {given['batch']} beside it: drop one")
@@ -164,13 +162,13 @@ def _within(
     if not has_train_time:
         shared = total * workers / PLANNED_TRAININGS
         clock["train_seconds"] = float(min(LONGEST_PLANNED_SECONDS, max(1, math.floor(shared))))
-    waves, final = int(total / clock["train_seconds"]), int(given.get("final", BEST_NETWORK) != BEST_NETWORK)
+    waves = int(total / clock["train_seconds"])
 
     def waves_of(batch: int) -> int:
-        confirm = given.get("confirm")
-        confirm = default_confirmations(rounds, batch, confirm_share, final) if confirm is None else confirm
-        each = (rounds * batch - confirm - final) / rounds
-        return int(rounds * math.ceil(math.ceil(each) / workers) + math.ceil(confirm / workers)) + final
+        last = searches.last_trainings(rounds, batch, *(given.get(name) for name in ("confirm", "final", "train_fn")))
+        each, rest = divmod(rounds * batch - sum(last), rounds)
+        trained_together = [each + 1] * rest + [each] * (rounds - rest) + list(last)
+        return sum(math.ceil(n / workers) for n in trained_together)
 
     batch = max((b for b in range(1, waves * workers + 1) if waves_of(b) <= waves), default=0)
     if batch < 1:

@@ -29,6 +29,7 @@ from jointnas.space.transfer import nearest_candidate
 WIDTH = "width"  # the knob that scales a network
 WIDTHS = 64  # values of a width that are tried at most
 SHORTFALL = 0.8  # share of a member's steps that is enough
+GROWTH = 4.0  # of the MACs at most, from the network that a recipe is known for
 MEASUREMENTS = 4  # of a member's networks at most
 NETWORKS = 256  # drawn where the space lacks a member's network
 
@@ -105,11 +106,13 @@ def adapted(
     if not len(codes):
         return None
     macs, known = _network_macs(space, codes), _known_macs(space, member)
-    if callable(steps):
-        first, need, steps_of = len(codes) - 1, float(member.steps), steps
-    else:
-        first, need, steps_of = max(0, int(np.searchsorted(macs, known, side="right")) - 1), 0.0, constant(steps)
-    row, reached = _costliest(space, codes, macs, first, need, lambda own: steps_of(own) if allowed(own) else nan)
+    first = _last_within(macs, known)
+    last = _last_within(macs, GROWTH * known) if callable(steps) else first
+    steps_of = steps if callable(steps) else constant(steps)
+    need = float(member.steps) if callable(steps) else 0.0
+    row, reached = _costliest(
+        space, codes, macs, (first, last), need, lambda own: steps_of(own) if allowed(own) else nan
+    )
     if isnan(reached):
         return None
     (candidate,) = space.to_candidates(codes[[row]])
@@ -161,23 +164,37 @@ def _network_macs(space: Space, codes: Codes) -> Codes:
     return np.asarray(space.costs(codes)["macs"] / space.views(codes))
 
 
-def _costliest(space: Space, codes: Codes, macs: Codes, first: int, need: float, steps: Steps) -> tuple[int, float]:
+def _costliest(
+    space: Space, codes: Codes, macs: Codes, rows: tuple[int, int], need: float, steps: Steps
+) -> tuple[int, float]:
     """Return the row of the costliest network that gets about the steps needed, and its steps; else of the last one measured.
 
-    codes, macs: in ascending order of the (n,) MACs. first: the row that is measured first. Few networks are measured: the seconds of a
-    step are taken to grow with the MACs from the last one measured, and the next measurement corrects that. A network without steps (NaN) is
-    taken as too costly; the last measurement is then of the cheapest.
+    codes, macs: in ascending order of the (n,) MACs. rows: the one that is measured first, and the last that may be chosen. Few networks are
+    measured: the seconds of a step are taken to grow with the MACs from the last one measured, and the next measurement corrects that. So
+    none is measured that is far too costly for the budget. A network without steps (NaN) is taken as too costly; the last measurement is
+    then of the cheapest.
     """
-    row = first
+    row, last = rows
+    enough: tuple[int, float] | None = None
     for left in reversed(range(MEASUREMENTS)):
         reached = steps(space.to_candidates(codes[[row]])[0])
-        if reached >= SHORTFALL * need or row == 0 or left == 0:
+        if reached >= SHORTFALL * need:
+            enough = row, reached
+            share = reached / need if need else 1.0
+        else:
+            last = row - 1
+            share = 0.5 if isnan(reached) else reached / need
+        following = min(last, _last_within(macs, macs[row] * share))
+        if left == 0 or last < 0 or (enough is not None and following <= enough[0]):
             break
-        share = 0.5 if isnan(reached) else reached / need
-        row = min(row - 1, max(0, int(np.searchsorted(macs, macs[row] * share, side="right")) - 1))
-        if isnan(reached) and left == 1:
-            row = 0
+        row = 0 if isnan(reached) and left == 1 else following
+    row, reached = enough or (row, reached)
     return row, reached if isnan(reached) else max(1.0, reached)
+
+
+def _last_within(macs: Codes, bound: float) -> int:
+    """Return the last row of ascending MACs within a bound, the first where none is."""
+    return max(0, int(np.searchsorted(macs, bound, side="right")) - 1)
 
 
 def _known_macs(space: Space, member: Member) -> float:

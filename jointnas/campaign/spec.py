@@ -25,6 +25,7 @@ from jointnas.training.clock import clock_from_json
 
 LARGEST_SEED = 99_999  # trials get seeds of 10,000 × seed + number, which stay below those of `retrain`
 BEST_NETWORK, ALL_IMAGES = FINALS = ("best", "train+val")
+FEWEST_FOR_ALL_IMAGES = 12  # budgets of a search that by default spends one of them on its winner and all images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,8 @@ class SearchSpec(Spec):
     space: TOML text, unbound. rounds, batch: their product is how many whole budgets the search spends, confirmations included.
     confirm: how many of these train the leaders again at the end, None for a quarter. portfolio: how many known recipes are in the
     first batch, None for half of it. final: "best" to keep the best network of the search, "train+val" to spend the last budget on
-    training it again on the training and validation images together. start: candidates to train before the known recipes. prior: the
+    training the winner again on the training and validation images together, None for that in a search of
+    `FEWEST_FOR_ALL_IMAGES` budgets or more. start: candidates to train before the known recipes. prior: the
     predictor to start from, "none" for none, None for the built-in one. early_stop: Kendall's τ from which later rounds train a part
     of the budget. train_fn: "module:function" that trains a candidate of an abstract space in place of the built-in trainer; cost_fn:
     one that returns such a candidate's costs by name, for constraints.
@@ -86,6 +88,7 @@ class SearchSpec(Spec):
     kind = "search"
     changeable: ClassVar[tuple[str, ...]] = ("rounds", "batch", "top", "engine", "confirm", "executor")
     confirm_share: ClassVar[float] = 0.25
+    uses_all_images: ClassVar[bool] = True  # at its end, by default
 
     space: str
     constraints: tuple[str, ...] = ()
@@ -101,7 +104,7 @@ class SearchSpec(Spec):
     early_stop: float | None = None
     confirm: int | None = None
     portfolio: int | None = None
-    final: str = BEST_NETWORK
+    final: str | None = None
     train_fn: str | None = None
     cost_fn: str | None = None
     executor: str = "local"
@@ -118,9 +121,9 @@ class SearchSpec(Spec):
             raise SearchError(
                 f"--early-stop is a rank correlation in (0, 1], got {self.early_stop:g}: the paper uses 0.92"
             )
-        if self.final not in FINALS:
+        if self.final is not None and self.final not in FINALS:
             raise SearchError(f"--final is {' or '.join(FINALS)}, got {self.final!r}: choose one of them")
-        if self.final != BEST_NETWORK and self.train_fn is not None:
+        if self.final == ALL_IMAGES and self.train_fn is not None:
             raise SearchError(f"--final {self.final} trains networks, got --train-fn {self.train_fn}: drop one of them")
         most = self.budgets - self.rounds - self.final_trainings
         if not 0 <= self.confirmations <= most:
@@ -139,14 +142,34 @@ class SearchSpec(Spec):
     @property
     def confirmations(self) -> int:
         """How many of the budgets train the leaders again."""
-        if self.confirm is not None:
-            return self.confirm
-        return default_confirmations(self.rounds, self.batch, self.confirm_share, self.final_trainings)
+        return self._last_trainings[0]
 
     @property
     def final_trainings(self) -> int:
-        """How many of the budgets train the best network on all images: one or none."""
-        return int(self.final != BEST_NETWORK)
+        """How many of the budgets train the winner on all images: one or none."""
+        return self._last_trainings[1]
+
+    @property
+    def _last_trainings(self) -> tuple[int, int]:
+        return self.last_trainings(self.rounds, self.batch, self.confirm, self.final, self.train_fn)
+
+    @classmethod
+    def last_trainings(
+        cls, rounds: int, batch: int, confirm: int | None, final: str | None, train_fn: str | None
+    ) -> tuple[int, int]:
+        """Return how many of a search's budgets train the leaders again, and how many the winner on all images.
+
+        By default a round keeps one training at least.
+        """
+        left = rounds * (batch - 1)
+        if final is None:
+            wanted = cls.uses_all_images and train_fn is None and rounds * batch >= FEWEST_FOR_ALL_IMAGES
+            on_all_images = int(wanted and left > (confirm or 0))
+        else:
+            on_all_images = int(final == ALL_IMAGES)
+        if confirm is None:
+            confirm = max(0, min(int(cls.confirm_share * rounds * batch), left - on_all_images))
+        return confirm, on_all_images
 
     @property
     def known_recipes(self) -> int:
@@ -169,6 +192,7 @@ class DirectSpec(SearchSpec):
     kind = "direct"
     changeable = ("rounds", "batch", "top", "engine", "repeats", "executor")
     confirm_share = 0.0
+    uses_all_images = False
 
     repeats: int = 1
 
@@ -199,6 +223,7 @@ class AutotrainSpec(SearchSpec):
     kind = "autotrain"
     changeable: ClassVar[tuple[str, ...]] = ()
     confirm_share = 0.0  # its winner is trained again beside the default
+    uses_all_images = False
 
     default: Candidate
 
@@ -232,11 +257,6 @@ class AdoptedSpec(Spec):
 KINDS: Mapping[str, type[Spec]] = {
     kind.kind: kind for kind in (SearchSpec, DirectSpec, AutotrainSpec, BaselinesSpec, AdoptedSpec)
 }
-
-
-def default_confirmations(rounds: int, batch: int, share: float, final: int) -> int:
-    """Return this share of a search's budgets, less where a round would be left without a training; `final` are spent otherwise."""
-    return max(0, min(int(share * rounds * batch), rounds * (batch - 1) - final))
 
 
 def check_positive(name: str, value: int) -> None:

@@ -101,12 +101,12 @@ def search_command(
         ),
     ] = None,
     final: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="The network to keep: best, of the search's own trainings, or train+val, trained once more on the training and "
-            "validation images together."
+            help="The network to keep: best, of the search's own trainings, or train+val, of the winner trained once more on the "
+            "training and validation images together (default: train+val where --rounds times --batch is 12 or more)."
         ),
-    ] = "best",
+    ] = None,
     engine: Annotated[
         str, typer.Option(help="What searches the predictor in stage two: evolution, mads, hillclimb, or all of them.")
     ] = "evolution",

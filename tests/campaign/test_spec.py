@@ -49,10 +49,8 @@ def test_shorthands_stand_for_the_fields_they_name() -> None:
     spec = make_spec({"train_time": "1m", "total_time": "10m", "rounds": 2, "workers": 2, "image_size": 16, "seed": 3})
     assert isinstance(spec, SearchSpec)
     assert spec.clock == {"train_seconds": 60.0}
-    assert (spec.batch, spec.confirmations) == (
-        9,
-        4,
-    )  # twice seven candidates, then four trainings again: 4 + 4 + 2 turns
+    # seven and six candidates, then four trainings again, then one on all images: 4 + 3 + 2 + 1 turns
+    assert (spec.batch, spec.confirmations, spec.final_trainings) == (9, 4, 1)
     assert spec.data is not None
     assert (spec.data.image_size, spec.data.seed) == (16, 3)
 
@@ -116,3 +114,39 @@ def test_a_configuration_file_that_cannot_be_read_is_named(tmp_path: Any) -> Non
         read_config(tmp_path / "bad.toml")
     with pytest.raises(RunError, match=r"readable TOML file.*none"):
         read_config(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "confirmations", "on_all_images"),
+    [
+        ({"rounds": 3, "batch": 6}, "search", 4, 1),
+        ({"rounds": 3, "batch": 4}, "search", 3, 1),
+        ({"rounds": 2, "batch": 5}, "search", 2, 0),
+        ({"rounds": 2, "batch": 5, "final": "train+val"}, "search", 2, 1),
+        ({"rounds": 3, "batch": 6, "final": "best"}, "search", 4, 0),
+        ({"rounds": 3, "batch": 6, "confirm": 15}, "search", 15, 0),
+        ({"rounds": 3, "batch": 6, "train_fn": "task:train", "space": SPACE}, "search", 4, 0),
+        ({"rounds": 3, "batch": 6}, "direct", 0, 0),
+    ],
+)
+def test_a_search_of_twelve_budgets_or_more_trains_its_winner_on_all_images(
+    options: dict[str, Any], kind: str, confirmations: int, on_all_images: int
+) -> None:
+    spec = make_spec(options, kind)
+    assert isinstance(spec, SearchSpec)
+    assert (spec.confirmations, spec.final_trainings) == (confirmations, on_all_images)
+    trained = sum(spec.batch_of(number) for number in range(1, spec.rounds + 1))
+    assert trained + confirmations + on_all_images == spec.budgets
+
+
+def test_the_last_training_fits_into_the_total_time() -> None:
+    plain, again = (
+        make_spec({"total_time": "10m", "train_time": "1m", "rounds": 2, "workers": 2, "final": final})
+        for final in ("best", None)
+    )
+    assert isinstance(plain, SearchSpec)
+    assert isinstance(again, SearchSpec)
+    assert (plain.final_trainings, again.final_trainings) == (0, 1)
+    for spec in (plain, again):
+        waves = [-(-n // 2) for n in (spec.batch_of(1), spec.batch_of(2), spec.confirmations, spec.final_trainings)]
+        assert sum(waves) <= 10

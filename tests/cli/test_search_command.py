@@ -22,8 +22,9 @@ def test_a_choice_that_others_depend_on_can_be_fixed(value):
 def test_a_total_time_is_filled_with_rounds_and_trainings_of_the_leaders(two_cores):
     times = ("--total-time", "2m", "--train-time", "10s", "--rounds", "2", "--workers", "2")
     plan = answer("search", *times, "--dry-run")
-    assert (plan["trainings"], plan["confirmations"]) == (20, 5)  # 8 and 7 candidates: 4 + 4 turns of two, then 3
-    assert plan["train_seconds"] == 110
+    # twice eight candidates in 4 + 4 turns of two, five leaders in 3, then one training on all images
+    assert (plan["trainings"], plan["confirmations"]) == (22, 5)
+    assert plan["train_seconds"] == 120
 
 
 def test_a_total_time_alone_gives_a_campaign(two_cores):
