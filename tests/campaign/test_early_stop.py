@@ -188,6 +188,7 @@ def make_search_spec(early_stop: float | None = None, **settings: Any) -> Search
             "data": DATA,
             "train_steps": STEPS,
             "rounds": ROUNDS,
+            "final": "best",
             "batch": EACH + CONFIRMED // ROUNDS,
             "seed": SEED,
             **settings,
