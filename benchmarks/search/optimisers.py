@@ -122,12 +122,13 @@ def upper_confidence(
 
 def forest(task: Task, seed: int) -> None:
     """Expected improvement by a random forest over all rows, which reads the knobs and the logarithms of the costs."""
-    assert task.pool is not None
-    codes = task.space.to_codes(task.pool)
+    pool = task.pool
+    assert pool is not None
+    codes = task.space.to_codes(pool)
     costs = [np.log(np.maximum(values, 1.0)) for values in task.space.costs(codes).values()]
     x = np.column_stack([*task.space.encode_codes(codes), *costs])
     known = np.random.default_rng(seed).permutation(len(x))[:FIRST].tolist()
-    found = [task.train(task.pool[i]) for i in known]
+    found = [task.train(pool[i]) for i in known]
     while len(known) < len(x):
         model = RandomForestRegressor(200, random_state=seed, n_jobs=1).fit(x[known], found)
         answers = np.array([tree.predict(x) for tree in model.estimators_])
@@ -136,7 +137,7 @@ def forest(task: Task, seed: int) -> None:
         gain = deviation * (better * norm.cdf(better) + norm.pdf(better))
         gain[known] = -1.0
         known.append(int(gain.argmax()))
-        found.append(task.train(task.pool[known[-1]]))
+        found.append(task.train(pool[known[-1]]))
 
 
 ARMS: dict[str, Callable[[Task, int], None]] = {

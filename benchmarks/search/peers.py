@@ -140,7 +140,7 @@ def mads(task: Task, seed: int) -> None:
 def optuna_search(task: Task, seed: int, sampler: str) -> None:
     """Optuna with one of its samplers and its constraint of a trial.
 
-    A trial beyond the bound is pruned; the Gaussian process, which learns from complete trials alone, is given the worst accuracy so far.
+    A trial of TPE beyond the bound is pruned. The other samplers learn from complete trials alone and are given the worst accuracy so far.
     TPE has conditional knobs, in groups; the Gaussian process would not model these and gets all knobs.
     """
     import optuna

@@ -8,10 +8,10 @@ The objective is a surrogate of the table of real trainings: the mean of boosted
 near. The card says how well it ranks the candidates that it has not seen. A training answers with the surrogate's accuracy
 and the noise that repeated trainings show. What counts is the surrogate's own accuracy for the candidate that looked best so far.
 
-Everyone spends the budgets of `--trainings` trainings. Ours asks for batches of `--batch`, all others learn after every training. There is a
-loose bound and a tight one, and each optimiser gets it in its own best way (`peers.py`); a candidate beyond the bound is not trained. SMAC
-takes trainings as free of noise, or it would repeat them. A training tells its steps too, which ours reads. An arm whose name ends with
-", recipes" starts from the known recipes that a search starts from, made for the bound.
+Everyone spends the budgets of `--trainings` trainings. Ours asks for batches of `--batch`; all others learn after every training. There is a
+loose bound and a tight one, and each optimiser gets it in its own best way (`peers.py`). A candidate beyond the bound is not trained. SMAC
+treats trainings as free of noise; otherwise it would train a candidate several times. A training also returns its number of steps, which
+only ours reads. An arm whose name ends with ", recipes" trains known recipes first, made for the bound as a search makes them.
 
 `--bounds none` leaves out the widest networks instead, until all that are left meet the table's own bound, and then bounds nothing: of
 networks beyond it nobody knows what they reach.

@@ -54,7 +54,7 @@ class Objective(Protocol):
 
     @property
     def card(self) -> dict[str, Any]:
-        """What a results file says of it."""
+        """The description of this objective in a results file."""
 
     def __call__(self, candidate: Candidate) -> tuple[float, int | None]:
         """Return a candidate's accuracy without noise, and the steps of its training where they are known."""
@@ -101,7 +101,7 @@ class Surrogate:
 
     @cached_property
     def _early(self) -> list[list[Any]]:
-        """What tells the accuracies at each of `FRACTIONS`."""
+        """For each of `FRACTIONS`, the models that predict the accuracy at that point of a training."""
         readings = [[accuracy_at(o, fraction) for o in self._examples.observations] for fraction in FRACTIONS]
         return [models(self._x, np.array(own, dtype=np.float64)) for own in readings]
 
@@ -131,7 +131,7 @@ class Rows:
 
 
 def agreement(said: Array, y: Array) -> dict[str, float]:
-    """Return how well (n,) numbers tell (n,) accuracies."""
+    """Return how well (n,) numbers predict (n,) accuracies."""
     explained = 1 - ((said - y) ** 2).sum() / ((y - y.mean()) ** 2).sum()
     return {"rows": len(y), "tau": round(float(kendalltau(said, y).statistic), 3), "r2": round(float(explained), 3)}
 

@@ -58,7 +58,7 @@ def test_a_slow_device_gets_a_narrower_network_that_still_gets_about_its_steps()
         assert steps(own.candidate) >= SHORTFALL * ONE_MINUTE.steps
         widths.append(own.candidate["architecture"]["width"])
     assert widths == sorted(widths, reverse=True)
-    assert widths[0] == 32  # four times the MACs of its own network
+    assert widths[0] == 32  # twice its own width, so the largest that may be chosen: four times its MACs
     assert widths[-1] < 16
 
 
