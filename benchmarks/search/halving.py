@@ -69,9 +69,7 @@ def run(job: tuple[str, int], table: Path, budgets: int, prior: str) -> dict[str
     trainings = {rows.space.identity(c): own[0].observation for c, own in rows.trained() if own[0].accuracy is not None}
     pool = [c for c, own in rows.trained() if own[0].accuracy is not None]
     steps = [trainings[identity] for identity in rows.space.identities(rows.space.to_codes(pool[:TIMED]))]
-    task = Task(
-        rows.card["train_images"], rows.space.to_codes(pool[:TIMED]), np.array([o.steps for o in steps if o], float)
-    )
+    task = Task(rows.images, rows.space.to_codes(pool[:TIMED]), np.array([o.steps for o in steps if o], float))
     start = find_prior(prior, rows.space)
     search = Search(rows.space, [str(c) for c in rows.constraints], seed, pool=pool, prior=start, task=task)
     way, whole, best, named = WAYS[name], list[Observation](), list[float](), list[float]()

@@ -74,7 +74,7 @@ def tables(task: Task) -> tuple[Pretrained, Known]:
         )
     codes = next(task.space.stream(TIMED, chunk=TIMED))
     steps = np.array([task.objective(candidate)[1] for candidate in task.space.to_candidates(codes)], dtype=np.float64)
-    return Pretrained.load(task.pretrained), Known(task.train_images, codes, steps)
+    return Pretrained.load(task.pretrained), Known(task.images, codes, steps)
 
 
 PRIORS: dict[str, Callable[[Task], tuple[Predictor | Pretrained, Known]]] = {

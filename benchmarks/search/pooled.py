@@ -152,7 +152,7 @@ def _part(table: Table, seconds: float, name: str, rows: Sequence[Row], lowest: 
     return Part(
         space,
         space.to_codes([own[0].candidate for own in candidates]),
-        Budget(log_steps, 0.0, table.card["train_images"]),
+        Budget(log_steps, 0.0, table.images),
         quiet,
         np.array([own[0].drawn == RANDOM for own in candidates]),
         np.array([np.mean(_filled(own, lowest)) for own in candidates]),

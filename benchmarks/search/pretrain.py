@@ -31,7 +31,7 @@ from jointnas.predictor.network import ENCODER, HEAD, Plan
 from jointnas.predictor.pretrained import Card, Pretrained
 from jointnas.predictor.prior import Budget
 from jointnas.predictor.steps import StepsModel
-from jointnas.predictor.task import Task
+from jointnas.predictor.task import Task, TrainingImages
 from jointnas.space.knobs import Codes
 from jointnas.space.space import Space
 from jointnas.training.observation import Observation
@@ -45,6 +45,7 @@ TASKS, TASK_CANDIDATES, PARENTS, DISTILLED_BATCH = 60, 512, 32, 128
 SPACES = (*["resnet9"] * 12, "chain", "resnet", "fbnet", "joint")  # of made-up tasks in turn
 SIDES, CHANNELS = (8, 28, 32, 32, 32, 64), (1, 3, 3)
 CLASSES, IMAGES, BUDGETS = (2, 40), (500, 10_000), (3, 200)  # the ends of ranges
+SYMMETRIES = (0.1, 1.0)  # the ends of a range, for half of the tasks; 1 for the others, as for photos
 RELEVANCE_DEVIATION = 1.5  # of the logarithms of relevance
 JOINT_DEVIATION = 2.0  # of the logarithms of hyperparameters about their usual prior means
 Array = NDArray[np.float64]
@@ -102,21 +103,22 @@ def made_up_tasks(prior: Pretrained, rng: np.random.Generator) -> Iterator[tuple
     """Yield candidates of tasks that no table has: half at random, half children of those that a prior finds the best of these."""
     for number in range(TASKS):
         side, channels = int(rng.choice(SIDES)), int(rng.choice(CHANNELS))
-        classes, images, seconds = (float(np.exp(rng.uniform(*np.log(ends)))) for ends in (CLASSES, IMAGES, BUDGETS))
+        classes, count, seconds = (float(np.exp(rng.uniform(*np.log(ends)))) for ends in (CLASSES, IMAGES, BUDGETS))
+        images = TrainingImages(int(count), float(rng.choice([1.0, rng.uniform(*SYMMETRIES)])))
         try:
             space = Space.load(SPACES[number % len(SPACES)], (channels, side, side), int(classes))
             codes = next(space.stream(int(rng.integers(2**31)), chunk=TASK_CANDIDATES))
-            budget = _budget(prior, space, codes, seconds, int(images))
+            budget = _budget(prior, space, codes, seconds, images)
         except (SpaceError, BlueprintError):  # the space has no networks for such images
             continue
         yield space, codes, budget
         best = codes[np.argsort(-prior.scores(space, codes, budget))[:PARENTS]]
         mothers, fathers = (best[rng.integers(len(best), size=TASK_CANDIDATES)] for _ in range(2))
         children = space.mutate_codes(space.cross_codes(mothers, fathers, rng), rng)
-        yield space, children, _budget(prior, space, children, seconds, int(images))
+        yield space, children, _budget(prior, space, children, seconds, images)
 
 
-def _budget(prior: Pretrained, space: Space, codes: Codes, seconds: float, images: int) -> Budget:
+def _budget(prior: Pretrained, space: Space, codes: Codes, seconds: float, images: TrainingImages) -> Budget:
     """Return so many seconds as a budget of (n, knobs) codes, by the prior's law of a step's seconds."""
     steps = seconds / StepsModel(space, prior.step_seconds).step_shares(codes)
     return Budget(np.log(np.maximum(1, steps)), 0.0, images)
@@ -191,7 +193,7 @@ def corrected(groups: Sequence[Group], prior: Pretrained) -> list[GPModel]:
         observed = [
             Observation(part.accuracies[i], steps=int(part.steps[i]), trainings=int(part.trainings[i])) for i in chosen
         ]
-        predictor = Predictor(part.space, prior=prior, task=Task(part.budget.train_images), kind="gp")
+        predictor = Predictor(part.space, prior=prior, task=Task(part.budget.images), kind="gp")
         model = predictor.fit_codes(part.codes[chosen], observed).model
         assert isinstance(model, GPModel)
         models.append(model)

@@ -16,6 +16,7 @@ import numpy as np
 import tomli_w
 from numpy.typing import NDArray
 
+from jointnas.predictor.task import TrainingImages
 from jointnas.space.constraint import Constraint
 from jointnas.space.knob_space import Candidate
 from jointnas.space.knobs import Codes
@@ -82,7 +83,7 @@ class Published:
         table = PublicTable.read(kind, data)
         self.card = {"public": name}
         self.constraints: list[Constraint] = []
-        self.train_images: int | None = None
+        self.images = TrainingImages()
         candidates = table.space.to_candidates(table.codes)
         self.candidates: list[Candidate] | None = candidates
         self.deviation = float(np.sqrt(np.mean([np.var(seeds, ddof=1) for seeds in table.values if len(seeds) > 1])))

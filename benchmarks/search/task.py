@@ -22,6 +22,7 @@ from jointnas.campaign.early_stop import accuracy_at
 from jointnas.campaign.portfolio import starting_candidates
 from jointnas.predictor.features import Featurizer
 from jointnas.predictor.steps import StepsModel
+from jointnas.predictor.task import TrainingImages
 from jointnas.space.constraint import Constraint, parse_all
 from jointnas.space.knob_space import Candidate
 from jointnas.space.sampling import feasible
@@ -43,14 +44,14 @@ class Objective(Protocol):
     """What answers trainings.
 
     candidates: all that it can answer, None for every one of the space. constraints: that its candidates meet. deviation: of the noise of a
-    training. train_images: where it has images.
+    training. images: what is known of those that it trains on.
     """
 
     space: Space
     constraints: list[Constraint]
     candidates: list[Candidate] | None
     deviation: float
-    train_images: int | None
+    images: TrainingImages
 
     @property
     def card(self) -> dict[str, Any]:
@@ -73,7 +74,7 @@ class Surrogate:
                 f"a surrogate is fitted to {candidates} trained candidates, got {missing} fewer: lower --candidates"
             )
         examples = Examples(fitted_to)
-        self.train_images: int | None = table.card["train_images"]
+        self.images = table.images
         self.space: Space = examples.space
         self.constraints = table.constraints
         self.deviation = examples.noise
@@ -116,7 +117,7 @@ class Rows:
 
     def __init__(self, table: Table) -> None:
         self.examples = Examples(table)
-        self.train_images: int | None = table.card["train_images"]
+        self.images = table.images
         self.space, self.deviation = self.examples.space, 0.0
         self.constraints = table.constraints
         self.candidates: list[Candidate] | None = self.examples.candidates
@@ -167,7 +168,7 @@ class Task:
         self.objective = objective
         narrowed = bound == UNBOUNDED and objective.constraints
         self.space = within(objective.space, objective.constraints) if narrowed else objective.space
-        self.train_images = objective.train_images
+        self.images = objective.images
         self.trainings, self.batch = trainings, batch
         self.constraints = parse_all([] if bound == UNBOUNDED else [bound], self.space.metrics)
         self._rng = np.random.default_rng([seed, 1])

@@ -15,7 +15,7 @@ from sklearn.ensemble import ExtraTreesRegressor
 
 from benchmarks.search.pooled import Group
 from jointnas.predictor.gp import Examples, GaussianProcess, fit_hyperparameters
-from jointnas.predictor.inputs import NetworkInputs
+from jointnas.predictor.inputs import TASK_INPUTS, NetworkInputs
 from jointnas.predictor.prior import Budget
 from jointnas.space.knobs import Codes
 from jointnas.space.space import Space
@@ -90,5 +90,5 @@ def process(groups: Sequence[Group]) -> Teacher:
 
 def recipe_groups(width: int) -> tuple[int, ...]:
     """Return the sizes of the groups of inputs of recipe and task: knobs, the five of `features.recipe_effects`, the task."""
-    effects, task = (4, 7, 3, 3, 45), 6
-    return (width - sum(effects) - task, *effects, task)
+    effects = (4, 7, 3, 3, 45)
+    return (width - sum(effects) - TASK_INPUTS, *effects, TASK_INPUTS)

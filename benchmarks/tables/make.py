@@ -33,6 +33,7 @@ from benchmarks.tables.plan import BOUNDS, BUDGETS, NEAR, PREDICTED, RANDOM, REC
 from benchmarks.tables.table import SPLIT, TABLE, Row, Table
 from jointnas.data.dataset import load_data
 from jointnas.data.spec import DataSpec
+from jointnas.data.symmetry import mirror_symmetry
 from jointnas.errors import BlueprintError, BudgetError, SpaceError
 from jointnas.execution import Event, Job, LocalExecutor, Slot
 from jointnas.execution.worker import Handler, Progress
@@ -69,6 +70,7 @@ def begun(options: argparse.Namespace, design: Mapping[str, Mapping[str, float]]
         "fingerprint": data.fingerprint,
         "image_size": options.image_size,
         "train_images": options.train_images,
+        "mirror_symmetry": round(mirror_symmetry(data), 3),
         "val_images": options.val_images,
         "curve_images": options.val_images,
         "seed": options.seed,

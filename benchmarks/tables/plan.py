@@ -190,7 +190,7 @@ class Drawing:
         rows = [row for row in self._table.rows if (row.space, row.budget_seconds) == (name, budget)]
         timed = [row for row in rows if row.quiet_step_seconds]
         steps = np.array([budget / row.quiet_step_seconds for row in timed if row.quiet_step_seconds])
-        task = Task(self._table.card["train_images"], space.to_codes([row.candidate for row in timed]), steps)
+        task = Task(self._table.images, space.to_codes([row.candidate for row in timed]), steps)
         predictor = Predictor(space, self._seed, prior=find_prior(self._prior, space), task=task)
         groups = [list(own) for _, own in groupby(rows, key=lambda row: row.group)]
         observed = [(own[0].candidate, [row.observation for row in own if row.observation]) for own in groups]

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from jointnas.data.spec import DataSpec
+from jointnas.predictor.task import TrainingImages
 from jointnas.space.constraint import Constraint
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
@@ -141,6 +142,11 @@ class Table:
         """Return the images of the table's trainings, wherever their source lies."""
         card = self.card
         return DataSpec(source, card["train_images"], card["val_images"], card["image_size"], SPLIT)
+
+    @property
+    def images(self) -> TrainingImages:
+        """What a predictor reads of the table's images."""
+        return TrainingImages(self.card["train_images"], self.card["mirror_symmetry"])
 
     def space_named(self, name: str) -> Space:
         """Return one of the search spaces, bound to the data."""

@@ -26,13 +26,14 @@ from jointnas.campaign.spec import DirectSpec, SearchSpec
 from jointnas.campaign.store import Context, Run
 from jointnas.campaign.timing import BudgetSteps, known_task, meets
 from jointnas.data.dataset import Data, load_data
+from jointnas.data.symmetry import mirror_symmetry
 from jointnas.errors import SpaceError
 from jointnas.execution.executor import Executor
 from jointnas.execution.slots import share_slots
 from jointnas.measurement.meter import Meter
 from jointnas.plugins import load_function
 from jointnas.predictor.prior import Prior
-from jointnas.predictor.task import Task
+from jointnas.predictor.task import Task, TrainingImages
 from jointnas.search.objective import Query
 from jointnas.search.search import Search
 from jointnas.space.constraint import format_metric
@@ -177,7 +178,8 @@ def _known(
             allowed = partial(meets, meter, query.measured)
             known = starting_candidates(space, query.exact, spec.known_recipes, timed or budget, spec.seed, allowed)
     measured = None if timed is None else timed.measured
-    return known, known_task(space, len(data.train), budget, prior, measured, spec.seed)
+    images = TrainingImages(len(data.train), mirror_symmetry(data))
+    return known, known_task(space, images, budget, prior, measured, spec.seed)
 
 
 def _known_text(setup: Setup) -> str:

@@ -11,7 +11,7 @@ from jointnas.measurement.meter import Meter
 from jointnas.predictor.pretrained import Pretrained
 from jointnas.predictor.prior import Prior
 from jointnas.predictor.steps import StepsModel
-from jointnas.predictor.task import Task
+from jointnas.predictor.task import Task, TrainingImages
 from jointnas.space.constraint import Constraint, violations
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
@@ -45,25 +45,25 @@ def meets(meter: Meter, bounds: Sequence[Constraint], candidate: Candidate) -> b
 
 def known_task(
     space: Space,
-    train_images: int,
+    images: TrainingImages,
     budget: float,
     prior: Prior | None,
     measured: Sequence[tuple[Candidate, float]] | None,
     seed: int,
 ) -> Task:
-    """Return the training images of a campaign, and the steps that its budget holds for some candidates of the bound space.
+    """Return a campaign's task: its training images, and the steps that its budget holds for some candidates of the bound space.
 
     budget: seconds, or steps where `measured` is None. measured: candidates with the steps that the budget holds for them. A pretrained
     prior brings the law of a step's seconds on its own machine; the candidates measured here say how much faster this one is.
     """
     codes = next(space.stream(seed, chunk=ESTIMATED))
     if measured is None:
-        return Task(train_images, codes, np.full(len(codes), budget))
+        return Task(images, codes, np.full(len(codes), budget))
     own = space.to_codes([candidate for candidate, _ in measured])
     steps = np.array([steps for _, steps in measured], dtype=np.float64)
     if not isinstance(prior, Pretrained):
-        return Task(train_images, own, steps)
+        return Task(images, own, steps)
     law = StepsModel(space, prior.step_seconds)
     slower = float(np.median(budget / steps / law.step_shares(own))) if len(steps) else 1.0
     estimated = budget / (slower * law.step_shares(codes))
-    return Task(train_images, np.concatenate([own, codes]), np.concatenate([steps, estimated]))
+    return Task(images, np.concatenate([own, codes]), np.concatenate([steps, estimated]))

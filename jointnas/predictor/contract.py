@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -22,7 +23,7 @@ from jointnas.predictor.gp import Hyperparameters
 from jointnas.predictor.pretrained import Pretrained, is_pretrained
 from jointnas.predictor.prior import EarlierCampaign, Prior
 from jointnas.predictor.targets import TransformPosterior
-from jointnas.predictor.task import Task
+from jointnas.predictor.task import Task, TrainingImages
 from jointnas.space.knob_space import Candidate
 from jointnas.space.knobs import Codes
 from jointnas.space.space import CostFunction, Space
@@ -296,8 +297,7 @@ class Predictor:
                 for c, o in zip(self.candidates, self.observations, strict=True)
             ],
         }
-        if self.task.train_images is not None:
-            about["train_images"] = self.task.train_images
+        about["images"] = asdict(self.task.images)
         self.digest = write_files(folder, about, tensors)
 
     @classmethod
@@ -317,7 +317,7 @@ class Predictor:
                 members=int(about["members"]),
                 kind=about.get("predictor", DEFAULT_KIND),
                 reference=tensors.get(REFERENCE),
-                task=Task(about.get("train_images"), tensors.get(TIMED_CODES), tensors.get(TIMED_STEPS)),
+                task=Task(_images(about), tensors.get(TIMED_CODES), tensors.get(TIMED_STEPS)),
             )
             predictor._restore(about, tensors)
             predictor.digest = about["digest"]
@@ -349,3 +349,8 @@ class Predictor:
             raise ValueError("the trials are not those it was fitted to")
         self.rank_correlation, self.context = about["rank_correlation"], about["context"]
         self._model.restore(codes, observations, tensors)
+
+
+def _images(about: Mapping[str, Any]) -> TrainingImages:
+    """Return what a description holds of the training images: older ones have their number at most."""
+    return TrainingImages(**about["images"]) if "images" in about else TrainingImages(about.get("train_images"))

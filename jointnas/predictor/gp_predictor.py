@@ -102,7 +102,7 @@ class GPModel(PredictorModel):
             return np.zeros(len(codes))
         if log_steps is None and self._steps_model.estimator:
             log_steps = self._featurizer.log_steps(codes)
-        budget = Budget(log_steps, self._featurizer.mean_log_steps, self.task.train_images)
+        budget = Budget(log_steps, self._featurizer.mean_log_steps, self.task.images)
         return self.prior.scores(self.space, codes, budget)
 
     def _prior_mean(self, codes: Codes, log_steps: Array | None = None) -> Array:

@@ -41,8 +41,9 @@ COUNTED = (
 DECAYS = ("weight_decay", "bias_weight_decay")  # act by their logarithms
 MEMORIES = ("ema", "momentum")  # act by the steps that they remember
 WIDE = 100.0  # ranges whose ends have this ratio or more are logarithmic
-TYPICAL_IMAGES = 3000  # training images where their number is unknown
+TYPICAL_IMAGES, TYPICAL_SYMMETRY = 3000, 1.0  # where those of the training images are unknown
 FARTHEST = 3.0  # standard deviations
+TASK_INPUTS = 8
 SCALES = ("quantity_mean", "quantity_deviation", "input_mean", "input_deviation")
 Array = NDArray[np.float64]
 Float32 = NDArray[np.float32]
@@ -73,7 +74,9 @@ def raw_inputs(space: Space, codes: Codes, budget: Budget, scale: Standardizer) 
     return Inputs(
         architecture_inputs(space, codes),
         np.log1p(np.stack([costs[name] for name in space.metrics], axis=1)),
-        np.concatenate([*recipe_inputs(recipes, len(codes)), *effects, _task(space, numbers, budget)], axis=1),
+        np.concatenate(
+            [*recipe_inputs(recipes, len(codes)), *effects, task_inputs(space, recipes, numbers, budget)], axis=1
+        ),
     )
 
 
@@ -127,13 +130,19 @@ def _number(name: str, values: Array) -> Array:
     return np.stack([acting, values > 0], axis=1) if switch else acting[:, None]
 
 
-def _task(space: Space, numbers: Array, budget: Budget) -> Array:
-    """Return (n, 6): logarithms of classes, training images, channels, side, steps, and passes over the images."""
+def task_inputs(space: Space, recipes: Columns, numbers: Array, budget: Budget) -> Array:
+    """Return (n, `TASK_INPUTS`): logarithms of classes, training images, channels, side, steps, and passes over the images; how far
+    mirrored images differ from images of their class, and the same where the recipe trains on mirrored images, 0 elsewhere.
+    """
     channels, height, width = space.input_shape or (1, 1, 1)
-    log_images = np.log(budget.train_images or TYPICAL_IMAGES)
+    symmetry = TYPICAL_SYMMETRY if budget.images.mirror_symmetry is None else budget.images.mirror_symmetry
+    log_images = np.log(budget.images.count or TYPICAL_IMAGES)
     fixed = [np.log(space.classes or 1), log_images, np.log(channels), 0.5 * np.log(height * width)]
     columns = [np.full(len(numbers), value) for value in fixed]
-    return np.stack([*columns, numbers[:, 0], numbers[:, 1] - log_images], axis=1)
+    mirrored = column(recipes, "flip", len(numbers)) != False  # noqa: E712  ("alternating" is a value too)
+    asymmetry = 1 - symmetry
+    columns += [numbers[:, 0], numbers[:, 1] - log_images, np.full(len(numbers), asymmetry), asymmetry * mirrored]
+    return np.stack(columns, axis=1)
 
 
 class NetworkInputs:
@@ -162,7 +171,10 @@ class NetworkInputs:
     def __call__(self, space: Space, codes: Codes, budget: Budget) -> tuple[Float32, Float32]:
         """Return the (n, a) inputs of architectures and the (n, c + r) others, of which the first c are the costs."""
         architecture, costs, recipe = raw_inputs(space, codes, budget, self._quantity_scale)
-        scaled = self._scale(np.concatenate([architecture, costs, recipe], axis=1))
+        raw = np.concatenate([architecture, costs, recipe], axis=1)
+        scaled = self._scale(
+            raw[:, : len(self.tensors["input_mean"])]
+        )  # networks of earlier versions lack the last inputs
         clipped = np.clip(scaled, -FARTHEST, FARTHEST, dtype=np.float32, casting="same_kind")
         width = architecture.shape[1]
         return np.ascontiguousarray(clipped[:, :width]), np.ascontiguousarray(clipped[:, width:])

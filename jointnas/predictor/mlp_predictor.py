@@ -82,7 +82,7 @@ class MLPModel(PredictorModel):
         """Return the budget of (n, knobs) codes: these steps, those of the steps model, or unknown ones."""
         if log_steps is None and self._steps_model.estimator is not None:
             log_steps = np.log(self._steps_model.steps(codes)) - self._mean_log_steps
-        return Budget(log_steps, self._mean_log_steps, self.task.train_images)
+        return Budget(log_steps, self._mean_log_steps, self.task.images)
 
     def _encoded(self, codes: Codes, log_steps: Array | None = None) -> tuple[Float32, Float32]:
         """Return the (n, a) inputs of architectures and the (n, r) others, of which the costs are first."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from jointnas.errors import PredictorError
 from jointnas.predictor.gp import EFFECT, NOISE, Hyperparameters
 from jointnas.predictor.targets import TransformPosterior
+from jointnas.predictor.task import UNKNOWN_IMAGES, TrainingImages
 from jointnas.space.knob_space import Candidate
 from jointnas.space.knobs import Codes
 from jointnas.space.space import Space
@@ -35,12 +36,12 @@ class Budget:
     """What the trainings of n candidates get.
 
     log_steps: the (n,) logarithms of their steps relative to `mean_log_steps`, the mean over typical candidates of the space; None where
-    steps are unknown. train_images: how many images they train on, None where unknown.
+    steps are unknown. images: those that they train on.
     """
 
     log_steps: Array | None = None
     mean_log_steps: float = 0.0
-    train_images: int | None = None
+    images: TrainingImages = UNKNOWN_IMAGES
 
 
 class Prior(ABC):

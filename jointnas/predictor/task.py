@@ -1,4 +1,4 @@
-"""What is known of a campaign before its first training."""
+"""What a predictor reads of a campaign before its first training."""
 
 from __future__ import annotations
 
@@ -14,13 +14,27 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class TrainingImages:
+    """What a predictor reads of the training images; None where unknown.
+
+    mirror_symmetry: how much of a simple classifier's accuracy is left on mirrored images, from 0 to 1 (`jointnas.data.symmetry`).
+    """
+
+    count: int | None = None
+    mirror_symmetry: float | None = None
+
+
+UNKNOWN_IMAGES = TrainingImages()
+
+
+@dataclass(frozen=True)
 class Task:
-    """The number of training images, and the steps that the budget holds for some candidates whose steps were timed.
+    """The training images, and the steps that the budget holds for some candidates whose steps were timed.
 
     codes: (m, knobs) of the predictor's space. steps: (m,), positive. Raises `PredictorError` unless both are given or neither.
     """
 
-    train_images: int | None = None
+    images: TrainingImages = UNKNOWN_IMAGES
     codes: Codes | None = None
     steps: Array | None = None
 

@@ -1,6 +1,7 @@
 """The inputs of networks that predict candidates of any space: of one meaning in all of them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,13 @@ import pytest
 
 from jointnas.predictor.inputs import FARTHEST, NetworkInputs
 from jointnas.predictor.prior import Budget
+from jointnas.predictor.task import TrainingImages
 from jointnas.space.space import Space
 from jointnas.space.transfer import nearest_candidate
 
 SPACE = Space.load("resnet9", (3, 32, 32), 10)
 CODES = next(SPACE.stream(0, chunk=512))
-BUDGET = Budget(np.linspace(-1, 1, 512), 6.0, 5000)
+BUDGET = Budget(np.linspace(-1, 1, 512), 6.0, TrainingImages(5000, 0.9))
 INPUTS = NetworkInputs.fit([(SPACE, CODES, BUDGET)])
 
 
@@ -50,14 +52,17 @@ def test_a_candidate_has_the_same_inputs_in_another_space_that_holds_it() -> Non
 @pytest.mark.parametrize(
     "change",
     [
-        lambda b: Budget(b.log_steps + 1, b.mean_log_steps, b.train_images),
-        lambda b: Budget(b.log_steps, b.mean_log_steps + 1, b.train_images),
-        lambda b: Budget(b.log_steps, b.mean_log_steps, 500),
+        lambda b: Budget(b.log_steps + 1, b.mean_log_steps, b.images),
+        lambda b: Budget(b.log_steps, b.mean_log_steps + 1, b.images),
+        lambda b: Budget(b.log_steps, b.mean_log_steps, replace(b.images, count=500)),
+        lambda b: Budget(b.log_steps, b.mean_log_steps, replace(b.images, mirror_symmetry=0.5)),
     ],
-    ids=["steps", "mean steps", "images"],
+    ids=["steps", "mean steps", "images", "mirror symmetry"],
 )
 def test_the_budget_counts(change: Callable[[Any], Budget]) -> None:
-    spread = NetworkInputs.fit([(SPACE, CODES, BUDGET), (SPACE, CODES, Budget(BUDGET.log_steps, 7.0, 1000))])
+    spread = NetworkInputs.fit(
+        [(SPACE, CODES, BUDGET), (SPACE, CODES, Budget(BUDGET.log_steps, 7.0, TrainingImages(1000, 0.2)))]
+    )
     before, after = (np.concatenate(spread(SPACE, CODES, budget), axis=1) for budget in (BUDGET, change(BUDGET)))
     assert not np.allclose(before, after)
 

@@ -15,7 +15,7 @@ from jointnas.errors import PredictorError
 from jointnas.predictor.contract import Predictor
 from jointnas.predictor.pretrained import Pretrained
 from jointnas.predictor.prior import Budget, EarlierCampaign
-from jointnas.predictor.task import Task
+from jointnas.predictor.task import Task, TrainingImages
 from jointnas.resources import resource_folder
 from jointnas.space.space import Space
 from jointnas.training.observation import Observation
@@ -33,7 +33,7 @@ def test_it_ranks_trainings_of_an_earlier_campaign_that_it_was_fitted_to(pretrai
     campaign = Predictor.load(find_predictor("resnet9-cifar10")[0])
     codes = campaign.space.to_codes(campaign.candidates[:300])
     steps = np.array([o.steps for o in campaign.observations[:300]], dtype=np.float64)
-    scores = pretrained.scores(campaign.space, codes, Budget(np.log(steps), 0.0, 5000))
+    scores = pretrained.scores(campaign.space, codes, Budget(np.log(steps), 0.0, TrainingImages(5000, 0.99)))
     assert kendalltau(scores, campaign.accuracies[:300]).statistic > 0.7
     unknown = pretrained.scores(campaign.space, codes, Budget())
     assert kendalltau(unknown, campaign.accuracies[:300]).statistic > 0.6
@@ -45,7 +45,7 @@ def test_a_search_of_any_space_with_networks_starts_from_it(name: str, kind: str
     space = Space.load(name, (3, 32, 32), 10)
     prior = find_prior(None, space)
     assert isinstance(prior, Pretrained)
-    predictor = Predictor(space, prior=prior, kind=kind, task=Task(5000))
+    predictor = Predictor(space, prior=prior, kind=kind, task=Task(TrainingImages(5000)))
     mean, deviation = predictor.predict(space.sample(20, seed=3))
     assert ((mean > 0) & (mean < 1) & (deviation > 0)).all()
     assert mean.std() > 0
@@ -72,7 +72,7 @@ def test_trainings_correct_it(kind: str, pretrained: Pretrained) -> None:
         return 0.9 - 0.03 * np.log(SPACE.costs(codes)["macs"] / 1e5)
 
     codes, asked = SPACE.to_codes(candidates), SPACE.to_codes(unseen)
-    predictor = Predictor(SPACE, prior=pretrained, kind=kind, task=Task(5000))
+    predictor = Predictor(SPACE, prior=pretrained, kind=kind, task=Task(TrainingImages(5000)))
     before = kendalltau(predictor.scores(asked), accuracy(asked)).statistic
     predictor.fit_codes(codes, [Observation(float(a)) for a in accuracy(codes)])
     assert kendalltau(predictor.scores(asked), accuracy(asked)).statistic > before + 0.2

@@ -8,7 +8,7 @@ import pytest
 from jointnas.errors import PredictorError
 from jointnas.predictor.contract import Predictor
 from jointnas.predictor.steps import StepsModel
-from jointnas.predictor.task import Task
+from jointnas.predictor.task import Task, TrainingImages
 from jointnas.space.space import Space
 from jointnas.training.observation import Observation
 
@@ -18,7 +18,11 @@ SPACE = Space.load("resnet9", (1, 8, 8), 10)
 def timed(n: int = 48, seed: int = 1) -> Task:
     """Return the task of a machine whose every MAC takes as long, and every step a little more."""
     codes = SPACE.to_codes(SPACE.fix({"gradient": "plain", "start_resolution": 1.0}).sample(n, seed=seed))
-    return Task(1000, codes, 1e12 / (1e9 + SPACE.costs(codes)["macs"] * SPACE.recipe_columns(codes)["batch_size"]))
+    return Task(
+        TrainingImages(1000, 0.3),
+        codes,
+        1e12 / (1e9 + SPACE.costs(codes)["macs"] * SPACE.recipe_columns(codes)["batch_size"]),
+    )
 
 
 def test_timed_candidates_give_the_steps_of_others_before_any_training() -> None:
@@ -49,7 +53,7 @@ def test_a_loaded_predictor_knows_its_task(kind: str, tmp_path: Path) -> None:
     predictor = Predictor(SPACE, kind=kind, task=task).fit(candidates, np.linspace(0.2, 0.8, 8))
     predictor.save(tmp_path)
     loaded = Predictor.load(tmp_path)
-    assert loaded.task.train_images == 1000
+    assert loaded.task.images == task.images
     np.testing.assert_array_equal(loaded.task.codes, task.codes)
     np.testing.assert_array_equal(loaded.task.steps, task.steps)
     np.testing.assert_allclose(loaded.predict(candidates), predictor.predict(candidates), rtol=1e-5)
@@ -58,6 +62,6 @@ def test_a_loaded_predictor_knows_its_task(kind: str, tmp_path: Path) -> None:
 def test_timed_candidates_have_positive_steps_each() -> None:
     codes = SPACE.to_codes(SPACE.sample(2))
     with pytest.raises(PredictorError, match="got 2 timed candidates and 1 steps"):
-        Task(None, codes, np.ones(1))
+        Task(TrainingImages(), codes, np.ones(1))
     with pytest.raises(PredictorError, match="no positive number of steps"):
-        Task(None, codes, np.array([3.0, np.nan]))
+        Task(TrainingImages(), codes, np.array([3.0, np.nan]))
