@@ -12,7 +12,7 @@ from jointnas.campaign.campaign import run
 from jointnas.campaign.events import Callback
 from jointnas.campaign.options import make_spec
 from jointnas.campaign.result import Campaign
-from jointnas.campaign.spec import SearchSpec
+from jointnas.campaign.spec import NashSpec, SearchSpec
 from jointnas.data.dataset import load_data
 from jointnas.data.spec import DataSpec
 from jointnas.errors import SearchError
@@ -33,10 +33,10 @@ def run_search(
     constraints: Sequence[str] = (),
     train_time: str | float | None = None,
     *,
-    rounds: int = SearchSpec.rounds,
+    rounds: int | None = None,
     batch: int | None = None,
     workers: int = 1,
-    space: str | Path | Space = "resnet9",
+    space: str | Path | Space | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
@@ -45,9 +45,9 @@ def run_search(
     """Run a whole campaign, as `jointnas search` does, and return its result, a view of the run's folder.
 
     data: a name, a path, or a `DataSpec` (default: digits). train_time: the budget of each training, as "60s" or in seconds
-    (default: 10m). space: a built-in name, a TOML file, or a `Space`. out: the run's folder; by default a new one in runs/.
+    (default: 10m). space: a built-in name, a TOML file, or a `Space` (default: resnet9). out: the run's folder; by default a new one in runs/.
     callbacks: called with every event (`jointnas.campaign.events`). options: the other settings of `jointnas search`, such as
-    train_steps, train_images, seed, objective, engine, prior, start, early_stop, confirm, fix, kind="direct", train_fn.
+    train_steps, train_images, seed, objective, engine, prior, start, early_stop, confirm, fix, kind="direct" or "nash", train_fn.
     Starts worker processes: call it below `if __name__ == "__main__":` in a script. Raises `JointNASError` for what is wrong
     with the settings, and `SearchError` when all trainings of the first round failed.
     """
@@ -61,8 +61,8 @@ def run_search(
         "space": space,
     }
     spec = make_spec({**settings, **options})
-    if not isinstance(spec, SearchSpec):
-        raise SearchError(f"run_search runs a search, got the kind {spec.kind!r}: use 'search' or 'direct'")
+    if not isinstance(spec, SearchSpec | NashSpec):
+        raise SearchError(f"run_search runs a search, got the kind {spec.kind!r}: use 'search', 'direct' or 'nash'")
     return run(spec, callbacks, out=None if out is None else Path(out), resume=resume)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jointnas.campaign.runner import weights_file
 from jointnas.campaign.store import FINAL, Trial
@@ -30,20 +31,24 @@ def keep_best(run: Path, data: Data | None, winners: Sequence[Winner], trials: S
         winner = kept[0][0]
         own = [t for w, t in kept if w is winner and t.accuracy is not None]
         chosen = final[0] if final else max(own, key=lambda t: t.accuracy or 0.0)
-        architecture, recipe = winner.candidate["architecture"], Recipe.from_knobs(winner.candidate["recipe"])
-        network = make_blueprint(architecture, data.input_shape, len(data.classes))
-        folder = run / BEST
-        try:
-            folder.mkdir(exist_ok=True)
-            shutil.copyfile(_file(run, chosen), folder / "network.safetensors")
-        except OSError as error:
-            raise RunError(
-                f"the best network cannot be written to {str(folder)!r} ({error.strerror}): make room, then go on with --resume"
-            ) from error
-        member = Member(network, "network.safetensors", data.mean, data.std, recipe.test_flip)
         results = {"predicted_accuracy": winner.mean, "std": winner.std, "val_accuracies": [t.accuracy for t in own]}
-        WinnerFile((member,), data.classes, winner.candidate, results).write(folder)
+        keep_network(run, data, chosen, results)
     shutil.rmtree(run / WEIGHTS, ignore_errors=True)
+
+
+def keep_network(run: Path, data: Data, trial: Trial, results: dict[str, Any]) -> None:
+    """Write the network of a trial into `RUN/best`, with its weights. Raises `RunError` when the folder cannot be written."""
+    recipe, folder = Recipe.from_knobs(trial.candidate["recipe"]), run / BEST
+    network = make_blueprint(trial.candidate["architecture"], data.input_shape, len(data.classes))
+    try:
+        folder.mkdir(exist_ok=True)
+        shutil.copyfile(_file(run, trial), folder / "network.safetensors")
+    except OSError as error:
+        raise RunError(
+            f"the best network cannot be written to {str(folder)!r} ({error.strerror}): make room, then go on with --resume"
+        ) from error
+    member = Member(network, "network.safetensors", data.mean, data.std, recipe.test_flip)
+    WinnerFile((member,), data.classes, trial.candidate, results).write(folder)
 
 
 def _is_kept(run: Path, winner: Winner) -> bool:

@@ -17,12 +17,13 @@ from jointnas.campaign.best import WEIGHTS, keep_best
 from jointnas.campaign.direct import DirectSearch
 from jointnas.campaign.events import Activity, Callback, Notice, RunOpened, WinnersFound, broadcast
 from jointnas.campaign.folders import open_run
+from jointnas.campaign.nash import run_nash
 from jointnas.campaign.portfolio import starting_candidates
 from jointnas.campaign.registry import PREDICTOR, context_of, find_prior
 from jointnas.campaign.result import Campaign
 from jointnas.campaign.rounds import Rounds
 from jointnas.campaign.runner import Runner
-from jointnas.campaign.spec import DirectSpec, SearchSpec
+from jointnas.campaign.spec import DirectSpec, NashSpec, SearchSpec
 from jointnas.campaign.store import Context, Run
 from jointnas.campaign.timing import BudgetSteps, known_task, meets
 from jointnas.data.dataset import Data, load_data
@@ -57,7 +58,7 @@ class Setup:
 
 
 def run(
-    spec: SearchSpec,
+    spec: SearchSpec | NashSpec,
     callbacks: Sequence[Callback] = (),
     *,
     out: Path | None = None,
@@ -70,6 +71,8 @@ def run(
     trials; by default local workers that end with the campaign. Callbacks get every `Event`.
     Raises `JointNASError` for what cannot be searched, and `SearchError` when all trainings of the first round failed.
     """
+    if isinstance(spec, NashSpec):
+        return run_nash(spec, callbacks, out=out, resume=resume, executor=executor)
     emit = broadcast(callbacks)
     setup = prepare(spec, emit)
     with ExitStack() as stack:

@@ -13,7 +13,9 @@ import tomli_w
 
 from jointnas.data.spec import DataSpec
 from jointnas.errors import ExportError, suggest
+from jointnas.network.cost import blueprint_cost, scoring_cost
 from jointnas.network.families import make_blueprint
+from jointnas.network.operations.operation import Shape
 from jointnas.resources import resource_folder
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
@@ -89,6 +91,12 @@ def find_candidate(name: str | Path) -> CandidateFile:
     """Return the candidate in a file (.toml or .json), or the built-in one of this name. Raises `ExportError`."""
     path = Path(name)
     return CandidateFile.read(path if path.suffix in (".toml", ".json") else recipe_path(str(name)))
+
+
+def candidate_costs(candidate: Candidate, input_shape: Shape, classes: int) -> dict[str, float]:
+    """Return what it costs to classify an image of shape (C, H, W), by all views that the recipe scores. Raises `BlueprintError`."""
+    network = make_blueprint(candidate["architecture"], input_shape, classes)
+    return scoring_cost(blueprint_cost(network), Recipe.from_knobs(candidate["recipe"]).views)
 
 
 def _check_training(training: Mapping[str, Any], candidate: Candidate, name: str) -> None:

@@ -118,5 +118,6 @@ MIGRATIONS: tuple[Migration, ...] = (
     _store_observations_as_json,
     _add_kinds,
     "ALTER TABLE winners ADD COLUMN found_by TEXT NOT NULL DEFAULT '[]'",
+    "ALTER TABLE trials ADD COLUMN parent INTEGER REFERENCES trials (number)",
 )
 """Numbered by position; a database that has seen n of them has user_version n."""

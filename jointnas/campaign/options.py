@@ -18,6 +18,8 @@ import tomli_w
 from jointnas.campaign.candidate_file import find_candidate
 from jointnas.campaign.spec import (
     KINDS,
+    DirectSpec,
+    NashSpec,
     SearchSpec,
     Spec,
     check_positive,
@@ -65,10 +67,14 @@ def make_spec(options: Mapping[str, Any], kind: str = "search") -> Spec:
     """
     given = {name: value for name, value in options.items() if value is not None}
     kind = given.pop("kind", kind)
+    if given.get("engine") == NashSpec.kind or kind == NashSpec.kind:
+        kind = _nash(given, kind)
     short = {name: given.pop(name) for name in OPTIONS if name in given}
     given["clock"] = _clock(short, given.pop("clock", None))
     given["data"] = _data(given.pop("data", None), short, given.get("seed", 0), given.get("train_fn"))
-    if "space" in given or issubclass(KINDS.get(kind, Spec), SearchSpec):
+    if kind == NashSpec.kind and "space" in given:
+        given["space"] = _space(given["space"], {})
+    elif "space" in given or issubclass(KINDS.get(kind, Spec), SearchSpec):
         given["space"] = _space(given.pop("space", "resnet9"), short)
     if "start" in given:
         given["start"] = [c if isinstance(c, Mapping) else find_candidate(c).candidate for c in given["start"]]
@@ -80,6 +86,19 @@ def make_spec(options: Mapping[str, Any], kind: str = "search") -> Spec:
         given |= _within(short["total_time"], given, "train_time" in short, searches)
     values = json.loads(json.dumps({**given, "kind": kind, "data": given["data"] and asdict(given["data"])}))
     return spec_from_json(values)
+
+
+def _nash(given: dict[str, Any], kind: str) -> str:
+    """Return the kind of a climb, whose engine is no setting of it. Raises `SearchError` for what does not go with it."""
+    given.pop("engine", None)
+    if kind not in (DirectSpec.kind, NashSpec.kind):
+        raise SearchError("--engine nash trains every network that it grows: add --real")
+    for name in ("fix", "architecture"):
+        if given.pop(name, None):
+            raise SearchError(
+                f"NASH takes network and recipe from its start, got --{name}: give both in a file with --start"
+            )
+    return NashSpec.kind
 
 
 def _clock(short: Mapping[str, Any], clock: Mapping[str, float] | None) -> dict[str, float]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jointnas.campaign.early_stop import accuracy_at, at_fraction
 from jointnas.campaign.folders import find_run, list_runs
-from jointnas.campaign.spec import AdoptedSpec, SearchSpec
+from jointnas.campaign.spec import KINDS, AdoptedSpec, SearchSpec
 from jointnas.campaign.store import DATABASE, Context, Run, Trial
 from jointnas.data.spec import DataSpec
 from jointnas.errors import PredictorError, RunError, suggest
@@ -40,11 +40,16 @@ def find_predictor(name: str) -> tuple[Path, Path | None]:
     """Return the folder of a predictor, and of the run that it belongs to, None where it stands alone.
 
     name: a run's folder or name, a predictor's folder, or a built-in predictor, in this order.
-    Raises `PredictorError` for a name that is none of these, and for a run whose search has not ended.
+    Raises `PredictorError` for a name that is none of these, and for a run without a predictor or whose search has not ended.
     """
     for run in (Path(name), Path("runs") / name):
         if (run / DATABASE).is_file():
-            Run.open(run).close()  # raises for a format that this version does not read
+            with Run.open(run) as opened:  # raises for a format that this version does not read
+                kind = opened.spec.kind
+            if not issubclass(KINDS[kind], SearchSpec | AdoptedSpec):
+                raise PredictorError(
+                    f"a {kind} run fits no predictor that can be asked, got {str(run)!r}: name the run of a search"
+                )
             if not (run / PREDICTOR / DESCRIPTION).is_file():
                 raise PredictorError(
                     f"the search of the run {str(run)!r} has not ended: go on with its command and --resume"

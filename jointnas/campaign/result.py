@@ -113,5 +113,6 @@ def trial_row(trial: Trial) -> dict[str, Any]:
         **trial.candidate,
         "predicted_accuracy": trial.predicted,
         "std": trial.std,
+        **({} if trial.parent is None else {"parent": trial.parent}),
         "observation": trial.observation.to_json() if trial.observation else None,
     }

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jointnas.campaign.candidate_file import CandidateFile
+from jointnas.campaign.candidate_file import CandidateFile, candidate_costs
 from jointnas.campaign.folders import find_run
 from jointnas.campaign.spec import SearchSpec
 from jointnas.campaign.store import Run
@@ -36,7 +36,7 @@ def trial_files(run: str | Path, numbers: Sequence[int]) -> dict[str, CandidateF
     Their predicted accuracies are those from before their training.
     """
     with Run.open(find_run(run)) as opened:
-        training, space = _training_of(opened), opened.space
+        training, context = _training_of(opened), opened.context
         trials = {trial.number: trial for trial in opened.trials()}
     files = {}
     for number in numbers:
@@ -47,7 +47,8 @@ def trial_files(run: str | Path, numbers: Sequence[int]) -> dict[str, CandidateF
         results: dict[str, Any] = {"predicted_accuracy": trial.predicted, "std": trial.std}
         if observation is not None:
             results |= {name: getattr(observation, name) for name in ("accuracy", "fraction", "failure")}
-        files[f"trial-{number}"] = CandidateFile(trial.candidate, results, dict(space.cost(trial.candidate)), training)
+        costs = candidate_costs(trial.candidate, context.input_shape or (), len(context.classes or ()))
+        files[f"trial-{number}"] = CandidateFile(trial.candidate, results, costs, training)
     return files
 
 
@@ -74,5 +75,5 @@ def _training_of(run: Run) -> dict[str, Any]:
         "slot": context.slot.to_json(),
         "input_shape": list(context.input_shape or ()),
         "classes": len(context.classes),
-        "space": run.space.to_toml(),
+        **({} if context.space is None else {"space": run.space.to_toml()}),
     }

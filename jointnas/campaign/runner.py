@@ -48,11 +48,12 @@ class Runner:
         *,
         kind: str = "trial",
         repeats: Sequence[int] | None = None,
+        parent: int | None = None,
     ) -> list[Trial]:
         """Return new trials of these candidates, recorded in the store.
 
         repeats: the number of each training among those of its candidate, 0 for the first. A run holds one trial of each
-        (identity, kind, repeat).
+        (identity, kind, repeat). parent: the trial whose weights they start from.
         """
         first = len(self.trials) + 1
         trials = []
@@ -60,30 +61,34 @@ class Runner:
             mean, std = (predictions[i] if predictions else None) or (None, None)
             number = first + i
             seed, repeat = self._seed * SEED_STRIDE + number, repeats[i] if repeats else 0
-            trials.append(
-                Trial(number, round_number, candidate, seed, identities[i], kind, repeat, predicted=mean, std=std)
-            )
+            trial = Trial(number, round_number, candidate, seed, identities[i], kind, repeat, mean, std, parent=parent)
+            trials.append(trial)
         self._run.add_trials(trials)
         self.trials.update({trial.number: trial for trial in trials})
         return trials
 
     def train(self, trials: Sequence[Trial]) -> list[Trial]:
         """Return the trials with their observations; those that have one already are not trained again."""
-        jobs = [
-            TrainingJob(
-                t.candidate,
-                self._clock,
-                t.seed,
-                stop_at=self.stop_at,
-                weights=weights_file(self._weights, t.number),
-                with_val=t.kind == FINAL,
-            ).numbered(t.number)
-            for t in trials
-            if t.observation is None
-        ]
+        jobs = [self.job(t).numbered(t.number) for t in trials if t.observation is None]
         for event in self._executor.results(jobs):
             self._handle(event)
         return [self.trials[t.number] for t in trials]
+
+    def job(self, trial: Trial) -> TrainingJob:
+        """Return how a trial is trained."""
+        return TrainingJob(
+            trial.candidate,
+            self._clock,
+            trial.seed,
+            stop_at=self.stop_at,
+            weights=weights_file(self._weights, trial.number),
+            with_val=trial.kind == FINAL,
+        )
+
+    def worth_keeping(self) -> set[int]:
+        """Return the numbers of the trials whose weights are kept: the most accurate ones."""
+        ended = [t for t in self.trials.values() if t.accuracy is not None]
+        return {t.number for t in sorted(ended, key=lambda t: -(t.accuracy or 0.0))[:KEPT]}
 
     def retry(self, trials: Sequence[Trial]) -> list[Trial]:
         """Return trials as if they had not been trained yet."""
@@ -98,18 +103,19 @@ class Runner:
         elif event.kind == "progress":
             self._emit(TrialProgress(trial, event.fraction, event.seconds))
         else:
-            observation = TrainingResult.of(event).observation
+            result = TrainingResult.of(event)
+            observation = replace(result.observation, test_accuracy=result.test_accuracy)
             self._run.end_trial(event.number, observation)
             self.trials[event.number] = replace(trial, observation=observation)
             self._emit(TrialEnded(self.trials[event.number]))
-            if self._weights is not None:
-                self._drop_weights()
+            self.drop_weights()
 
-    def _drop_weights(self) -> None:
-        """Delete the weights of all but the most accurate trainings."""
-        ended = [t for t in self.trials.values() if t.accuracy is not None]
-        for trial in sorted(ended, key=lambda t: -(t.accuracy or 0.0))[KEPT:]:
-            Path(str(weights_file(self._weights, trial.number))).unlink(missing_ok=True)
+    def drop_weights(self) -> None:
+        """Delete the weights of the trials that are not worth keeping."""
+        if self._weights is not None:
+            ended = {t.number for t in self.trials.values() if t.accuracy is not None}
+            for number in ended - self.worth_keeping():
+                Path(str(weights_file(self._weights, number))).unlink(missing_ok=True)
 
 
 def weights_file(folder: Path | None, number: int) -> str | None:

@@ -38,6 +38,7 @@ class Trial:
     kind: "trial", "confirmation" (of a leader), "final" (of the first winner, on all images; its observation has no accuracy) or "repeat"
     (of a trial, with another seed). repeat: its number
     among the trainings of one kind, from 0; with identity and kind it is unique in a run. predicted, std: before the training.
+    parent: the number of the trial whose weights it started from, None for fresh weights.
     """
 
     number: int
@@ -50,6 +51,7 @@ class Trial:
     predicted: float | None = None
     std: float | None = None
     observation: Observation | None = None
+    parent: int | None = None
 
     @property
     def accuracy(self) -> float | None:
@@ -241,14 +243,21 @@ class Run:
 
     def add_trials(self, trials: Sequence[Trial]) -> None:
         """Record trials that were asked for, all or none of them."""
-        columns = "number, round, kind, repeat, identity, candidate, seed, predicted, std, asked_at"
+        columns = "number, round, kind, repeat, identity, candidate, seed, predicted, std, parent, asked_at"
         rows = [
-            (t.number, t.round, t.kind, t.repeat, t.identity, json.dumps(t.candidate), t.seed, t.predicted, t.std)
+            (
+                *(t.number, t.round, t.kind, t.repeat, t.identity),
+                json.dumps(t.candidate),
+                t.seed,
+                t.predicted,
+                t.std,
+                t.parent,
+            )
             for t in trials
         ]
         with self._transaction():
             self._db.executemany(
-                f"INSERT INTO trials ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT INTO trials ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [(*row, time.time()) for row in rows],
             )
 
@@ -273,6 +282,7 @@ class Run:
                 row["predicted"],
                 row["std"],
                 Observation.from_json(json.loads(row["observation"])) if row["observation"] else None,
+                row["parent"],
             )
             for row in rows
         ]

@@ -26,7 +26,7 @@ from jointnas.campaign.events import (
     TrialStarted,
     WinnersFound,
 )
-from jointnas.campaign.spec import DirectSpec, SearchSpec
+from jointnas.campaign.spec import DirectSpec, NashSpec, SearchSpec
 from jointnas.campaign.store import CONFIRMATION, FINAL, Trial
 from jointnas.cli.common import messages
 from jointnas.units import format_duration
@@ -37,7 +37,7 @@ REDRAW_SECONDS = 0.4
 class Display:
     """Draws a campaign's events on stderr: live on a terminal, a line for each ended trial off it. Use as a context manager."""
 
-    def __init__(self, spec: SearchSpec) -> None:
+    def __init__(self, spec: SearchSpec | NashSpec) -> None:
         self.spec = spec
         self.trials: dict[int, Trial] = {}
         self.running: dict[int, tuple[float, float]] = {}  # trial: fraction of its budget, seconds
@@ -123,8 +123,11 @@ class Display:
 
     def round_line(self) -> str:
         """Return one line on the campaign as a whole."""
-        direct = isinstance(self.spec, DirectSpec)
-        parts = [f"batch {self.round}" if direct else f"round {self.round} of {self.spec.rounds}"]
+        parts = [f"round {self.round} of {self.spec.rounds}"]
+        if isinstance(self.spec, DirectSpec):
+            parts = [f"batch {self.round}"]
+        elif isinstance(self.spec, NashSpec):
+            parts = [f"step {self.round} of {self.spec.rounds}" if self.round else "first network"]
         observed = [t for t in self.trials.values() if t.accuracy is not None]
         parts.append(f"{sum(t.observation is not None for t in self.trials.values())} trials")
         if self.incumbent:
@@ -148,7 +151,8 @@ def outcome_text(trial: Trial) -> str:
     """Return the accuracy of an ended trial with its prediction, steps and seconds, or its failure."""
     o = trial.observation
     if trial.kind == FINAL and o is not None and o.failure is None:
-        return f"trained on the training and validation images together ({o.steps} steps)"
+        tested = "" if o.test_accuracy is None else f", test accuracy {o.test_accuracy:.4f}"
+        return f"trained on the training and validation images together ({o.steps} steps){tested}"
     if o is None or o.accuracy is None:
         return f"failed: {o.failure if o else 'no result'}"
     details = ["leader"] if trial.kind == CONFIRMATION else []

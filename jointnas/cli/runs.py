@@ -21,6 +21,7 @@ from jointnas.cli.common import (
     recipe_text,
     spread_text,
 )
+from jointnas.cli.family_tree import print_family
 
 if TYPE_CHECKING:
     from jointnas.campaign.calibration import Calibration
@@ -141,7 +142,10 @@ def runs_show(
         shown = {who: asdict(calibration) for who, calibration in calibrations.items()}
         print_json({"run": name, **about, "trials": rows, "retrained": retrained, "agreement": shown})
         return
-    _print_trials(name, trials, measured, measure or [])
+    if any(trial.parent for trial in trials):
+        print_family(trials, context)
+    else:
+        _print_trials(name, trials, measured, measure or [])
     if queries:
         typer.echo()
         print_table(

@@ -20,6 +20,7 @@ from jointnas.cli.common import (
     TrainTime,
     ValImages,
     Workers,
+    architecture_text,
     given_options,
     interruptible,
     messages,
@@ -29,7 +30,7 @@ from jointnas.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from jointnas.campaign.spec import SearchSpec
+    from jointnas.campaign.spec import NashSpec, SearchSpec
 
 OF_FROM = (
     "from_",
@@ -108,7 +109,11 @@ def search_command(
         ),
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="What searches the predictor in stage two: evolution, mads, hillclimb, or all of them.")
+        str,
+        typer.Option(
+            help="What searches the predictor in stage two: evolution, mads, hillclimb, or all of them; with --real also nash, "
+            "which grows one network."
+        ),
     ] = "evolution",
     real: Annotated[
         bool,
@@ -120,6 +125,16 @@ def search_command(
             help="With --real: trainings that a candidate needs before it counts as the best; their mean decides."
         ),
     ] = 1,
+    morphisms: Annotated[int, typer.Option(help="With --engine nash: network morphisms that make a child.")] = 5,
+    pretraining: Annotated[
+        float, typer.Option(help="With --engine nash: the first network's budget, in parts of the training time.")
+    ] = 20 / 17,
+    final_training: Annotated[
+        float, typer.Option(help="With --engine nash: the last training's budget, in parts of the training time.")
+    ] = 100 / 17,
+    last_learning_rate: Annotated[
+        float, typer.Option(help="With --engine nash: the learning rate at which each training ends.")
+    ] = 0.0,
     start: Annotated[
         list[str] | None,
         typer.Option(help="A candidate file or built-in recipe to train first; with --real, the start; repeatable."),
@@ -198,6 +213,7 @@ def search_command(
       jointnas search --config photos.toml --seed 1
       jointnas search --space autotrain --architecture resnet9-baseline --data photos/
       jointnas search --space nomad-nas --real --engine mads --objective 'min macs' --constraint 'accuracy>=0.6' --repeats 3
+      jointnas search --real --engine nash -c 'macs<20M' --data photos/ --train-time 20s --workers 2
       jointnas search --space mine.toml --train-fn mytask:train --rounds 4 --batch 8
     """
     from jointnas.errors import SearchError
@@ -239,10 +255,10 @@ def _check_from(options: Mapping[str, Any]) -> None:
         raise SearchError("--frontier trades accuracy itself, got a bound on accuracy beside it: drop the bound")
 
 
-def _spec(options: Mapping[str, Any], config: Path | None) -> SearchSpec:
+def _spec(options: Mapping[str, Any], config: Path | None) -> SearchSpec | NashSpec:
     """Return the spec of the options, over those of a configuration file."""
     from jointnas.campaign.options import make_spec, read_config
-    from jointnas.campaign.spec import SearchSpec
+    from jointnas.campaign.spec import NashSpec, SearchSpec
     from jointnas.errors import RunError, SearchError
 
     settings = {name: value for name, value in options.items() if name not in NO_SETTING}
@@ -261,14 +277,14 @@ def _spec(options: Mapping[str, Any], config: Path | None) -> SearchSpec:
             base.pop(steps, None)
     kind = "direct" if real else str(base.pop("kind", "search"))
     spec = make_spec({**base, **settings, "kind": kind})
-    if not isinstance(spec, SearchSpec):
+    if not isinstance(spec, SearchSpec | NashSpec):
         raise RunError(
             f"search runs the settings of a search, got those of a {spec.kind} run: use jointnas {spec.kind}"
         )
     return spec
 
 
-def _run(spec: SearchSpec, out: Path | None, resume: bool, as_json: bool) -> None:
+def _run(spec: SearchSpec | NashSpec, out: Path | None, resume: bool, as_json: bool) -> None:
     """Run the campaign, show it while it runs, and print its winners."""
     from jointnas.campaign.campaign import run
     from jointnas.campaign.events import Event, RunOpened
@@ -288,30 +304,37 @@ def _run(spec: SearchSpec, out: Path | None, resume: bool, as_json: bool) -> Non
         return
     bounds = f" under {', '.join(spec.constraints)}" if spec.constraints else ""
     print_winners(campaign, f"winners of {campaign.path}{bounds}")
-    if spec.train_fn is None:
+    if getattr(spec, "train_fn", None) is None:
         messages.print(f"next: jointnas predict {campaign.path} IMAGE, or jointnas retrain {campaign.path} --seeds 3")
 
 
-def _print_plan(spec: SearchSpec, as_json: bool) -> None:
+def _print_plan(spec: SearchSpec | NashSpec, as_json: bool) -> None:
     """Print what a search would train and how long it would take."""
     from jointnas.campaign.campaign import plan, prepare
-    from jointnas.campaign.spec import DirectSpec
+    from jointnas.campaign.nash import NashTask
+    from jointnas.campaign.spec import DirectSpec, NashSpec
     from jointnas.training.clock import clock_from_json
     from jointnas.units import format_duration
 
-    planned = plan(prepare(spec, lambda event: messages.print(getattr(event, "text", ""))))
+    if isinstance(spec, NashSpec):
+        planned = NashTask.of(spec).plan()
+    else:
+        planned = plan(prepare(spec, lambda event: messages.print(getattr(event, "text", ""))))
     if as_json:
         print_json(planned)
         return
     seconds = planned["train_seconds"]
     total = "" if seconds is None else f", {format_duration(seconds)} in all"
-    batches = sorted({spec.batch_of(number) for number in range(1, spec.rounds + 1)})
-    trainings = f"{spec.rounds} rounds of {' or '.join(map(str, batches))}"
-    trainings += f", {spec.confirmations} of the leaders" if spec.confirmations else ""
-    trainings += ", 1 on all images" if spec.final_trainings else ""
-    if isinstance(spec, DirectSpec):
+    if isinstance(spec, NashSpec):
+        trainings = f"the first network, {spec.rounds} steps of {spec.batch}, the best on all images"
+    elif isinstance(spec, DirectSpec):
         trainings = f"{spec.rounds * spec.batch} candidates at most, proposed by {spec.engine}"
         trainings += f", the best {spec.repeats} times" if spec.repeats > 1 else ""
+    else:
+        batches = sorted({spec.batch_of(number) for number in range(1, spec.rounds + 1)})
+        trainings = f"{spec.rounds} rounds of {' or '.join(map(str, batches))}"
+        trainings += f", {spec.confirmations} of the leaders" if spec.confirmations else ""
+        trainings += ", 1 on all images" if spec.final_trainings else ""
     images = f"{planned['train_images']} training, {planned['val_images']} validation, {planned['test_images']} test"
     bounds = ", ".join(planned["constraints"]) or "no constraint"
     rows = [
@@ -321,6 +344,8 @@ def _print_plan(spec: SearchSpec, as_json: bool) -> None:
             f"{planned['device']}, {planned['threads_each']} thread{'s' if planned['threads_each'] != 1 else ''} each",
         ),
         *([("images", images)] if spec.data else []),
-        ("pool", f"{planned['pool']:,} candidates, {bounds}"),
+        ("start", f"{architecture_text(planned['start'])}, {bounds}")
+        if isinstance(spec, NashSpec)
+        else ("pool", f"{planned['pool']:,} candidates, {bounds}"),
     ]
     print_table("", ("what", "value"), rows)

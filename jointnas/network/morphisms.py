@@ -1,13 +1,14 @@
 """Network morphisms: changes of a network and its weights to a larger network that computes the same function.
 
 They are the steps of NASH (Elsken, Metzen, Hutter 2017, "Simple and Efficient Architecture Search for CNNs"):
-`options` lists the morphisms of a network, `apply` applies one, `morph` several random ones. In evaluation mode the logits
-stay equal up to rounding.
+`options` lists the morphisms of a network, `draw` draws some of them at random, and `apply` applies one. In evaluation mode the
+logits stay equal up to rounding. A morphism is written as text, such as "deeper 2.1 kernel 3": block 2, node 1.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -39,6 +40,9 @@ class Deeper:
 
     place: Place
     kernel: int
+
+    def __str__(self) -> str:
+        return f"deeper {_text(self.place)} kernel {self.kernel}"
 
     def check(self, graph: Graph) -> None:
         """Raise `MorphismError` where the network does not allow it."""
@@ -83,6 +87,9 @@ class Wider:
     place: Place
     channels: int
 
+    def __str__(self) -> str:
+        return f"wider {_text(self.place)} channels {self.channels}"
+
     def check(self, graph: Graph) -> None:
         """Raise `MorphismError` where the network does not allow it."""
         start = graph.at(self.place)
@@ -121,6 +128,9 @@ class Skip:
     place: Place
     source: Place
     join: str
+
+    def __str__(self) -> str:
+        return f"skip {_text(self.place)} from {_text(self.source)} {self.join}"
 
     def check(self, graph: Graph) -> None:
         """Raise `MorphismError` where the network does not allow it."""
@@ -175,6 +185,38 @@ class Skip:
 
 
 Morphism = Deeper | Wider | Skip
+PATTERNS = (
+    re.compile(r"(?P<kind>deeper) (?P<place>\d+\.\d+) kernel (?P<kernel>\d+)"),
+    re.compile(r"(?P<kind>wider) (?P<place>\d+\.\d+) channels (?P<channels>\d+)"),
+    re.compile(r"(?P<kind>skip) (?P<place>\d+\.\d+) from (?P<source>\d+\.\d+) (?P<join>\w+)"),
+)
+
+
+def parse(text: object) -> Morphism:
+    """Return the morphism that is written as a text. Raises `MorphismError`."""
+    for pattern in PATTERNS:
+        match = pattern.fullmatch(text) if isinstance(text, str) else None
+        if match is None:
+            continue
+        place = _place(match["place"])
+        if match["kind"] == "deeper":
+            return Deeper(place, int(match["kernel"]))
+        if match["kind"] == "wider":
+            return Wider(place, int(match["channels"]))
+        return Skip(place, _place(match["source"]), match["join"])
+    raise MorphismError(
+        "a morphism is written as 'deeper 2.1 kernel 3', 'wider 2.0 channels 64' or 'skip 4.0 from 2.2 concat' (block.node), "
+        f"got {text!r}: correct it"
+    )
+
+
+def _text(place: Place) -> str:
+    return f"{place.block}.{place.node}"
+
+
+def _place(text: str) -> Place:
+    block, node = text.split(".")
+    return Place(int(block), int(node))
 
 
 def options(blueprint: Blueprint) -> dict[Morphism, str | None]:
@@ -214,6 +256,24 @@ def apply(network: Network, morphism: Morphism, rng: torch.Generator, noise: flo
     return graph.network()
 
 
+def draw(
+    blueprint: Blueprint,
+    rng: torch.Generator,
+    n: int,
+    fits: Callable[[Blueprint], bool] = lambda blueprint: True,
+) -> list[Morphism]:
+    """Return `n` random morphisms of a network, each of what the ones before it make; NASH makes its children with n = 5.
+
+    The kind of each is drawn first, then one of that kind. fits: a condition on every intermediate blueprint, such as a bound
+    on its costs. Raises `MorphismError` when none is left.
+    """
+    drawn = []
+    for _ in range(n):
+        drawn.append(_draw(blueprint, rng, fits))
+        blueprint = preview(blueprint, drawn[-1])
+    return drawn
+
+
 def morph(
     network: Network,
     rng: torch.Generator,
@@ -221,13 +281,9 @@ def morph(
     noise: float = NOISE,
     fits: Callable[[Blueprint], bool] = lambda blueprint: True,
 ) -> Network:
-    """Return a copy of a network after `n` random morphisms; NASH makes its children with n = 5.
-
-    The kind of each is drawn first, then one of that kind. fits: a condition on every intermediate blueprint, such as a bound
-    on its costs. Raises `MorphismError` when none is left.
-    """
-    for _ in range(n):
-        network = apply(network, _draw(network.blueprint, rng, fits), rng, noise)
+    """Return a copy of a network after `n` random morphisms; see `draw` and `apply`."""
+    for morphism in draw(network.blueprint, rng, n, fits):
+        network = apply(network, morphism, rng, noise)
     return network
 
 

@@ -16,8 +16,11 @@ from jointnas.execution import find_executor
 from jointnas.execution.executor import HANG_SECONDS, Event, Executor, Job
 from jointnas.execution.slots import Slot
 from jointnas.execution.worker import Handler, Progress
-from jointnas.network.families import make_blueprint
-from jointnas.network.module import save_weights
+from jointnas.network.blueprint import Blueprint
+from jointnas.network.families import MORPHISMS, make_blueprint
+from jointnas.network.module import Network, load_weights, save_weights
+from jointnas.network.morphisms import apply, parse
+from jointnas.network.operations.operation import Shape
 from jointnas.training.batches import Normalise
 from jointnas.training.clock import StepClock, clock_from_json
 from jointnas.training.observation import Observation
@@ -34,6 +37,7 @@ class TrainingJob:
 
     clock: JSON of a clock. stop_at, curve_images: see `train_network`. test: also score the test images, outside of the budget.
     weights: the file to save the weights in. with_val: train on the validation images too; then the result has no accuracy.
+    parent: the `Parent` whose weights the network starts from; None for fresh weights. last_rate: see `train_network`.
     """
 
     candidate: Mapping[str, Any]
@@ -44,6 +48,8 @@ class TrainingJob:
     test: bool = False
     weights: str | None = None
     with_val: bool = False
+    parent: Mapping[str, Any] | None = None
+    last_rate: float = 0.0
 
     def numbered(self, number: int) -> Job:
         """Return the job for an executor, with this number."""
@@ -53,6 +59,14 @@ class TrainingJob:
     def from_json(cls, payload: Mapping[str, Any]) -> TrainingJob:
         """Return the job of an executor's payload."""
         return cls(**payload)
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The network that another one is grown from: its architecture, of which the child's morphisms are a continuation, and its weights."""
+
+    architecture: Mapping[str, Any]
+    weights: str  # a safetensors file
 
 
 @dataclass(frozen=True)
@@ -104,10 +118,9 @@ def prepare_trials(spec: Mapping[str, Any], device: str, fingerprint: str | None
 
 def run_job(job: TrainingJob, data: Data, device: str, progress: Progress | None = None) -> TrainingResult:
     """Train the job's candidate in this process and return its result."""
-    network = make_blueprint(job.candidate["architecture"], data.input_shape, len(data.classes))
     recipe = Recipe.from_knobs(job.candidate["recipe"])
     observation, model = train_network(
-        network,
+        initial_network(job, data.input_shape, len(data.classes)),
         recipe,
         data.with_val_in_train() if job.with_val else data,
         clock_from_json(dict(job.clock)),
@@ -116,6 +129,7 @@ def run_job(job: TrainingJob, data: Data, device: str, progress: Progress | None
         stop_at=job.stop_at,
         curve_images=job.curve_images,
         progress=progress,
+        last_rate=job.last_rate,
     )
     if job.with_val:
         observation = replace(observation, accuracy=None, balanced_accuracy=None, log_loss=None, curve=())
@@ -129,6 +143,22 @@ def run_job(job: TrainingJob, data: Data, device: str, progress: Progress | None
     if job.weights:
         save_weights(model, Path(job.weights))
     return TrainingResult(observation, test_accuracy)
+
+
+def initial_network(job: TrainingJob, input_shape: Shape, classes: int) -> Blueprint | Network:
+    """Return what a job trains: the candidate's blueprint, or its parent's network, grown by the morphisms that the candidate has more.
+
+    The job's seed draws what the morphisms draw. Raises `ExportError` for weights that are not the parent's, `MorphismError`.
+    """
+    architecture = job.candidate["architecture"]
+    if job.parent is None:
+        return make_blueprint(architecture, input_shape, classes)
+    parent = Parent(**job.parent)
+    network = load_weights(Network(make_blueprint(parent.architecture, input_shape, classes)), Path(parent.weights))
+    rng = torch.Generator().manual_seed(job.seed)
+    for text in architecture.get(MORPHISMS, ())[len(parent.architecture.get(MORPHISMS, ())) :]:
+        network = apply(network, parse(text), rng)
+    return network
 
 
 def _warm_up(data: Data, device: str) -> None:

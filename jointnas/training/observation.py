@@ -39,6 +39,7 @@ class Observation:
     curve: tuple[CurvePoint, ...] = ()
     failure: str | None = None
     trainings: int = 1
+    test_accuracy: float | None = None  # of the last training of a run that scores its test images
 
     @property
     def was_disturbed(self) -> bool:

@@ -47,7 +47,7 @@ class Training(NamedTuple):
 
 
 def train_network(
-    blueprint: Blueprint,
+    network: Blueprint | Network,
     recipe: Recipe,
     data: Data,
     clock: Clock,
@@ -57,12 +57,14 @@ def train_network(
     stop_at: float = 1.0,
     curve_images: int = CURVE_IMAGES,
     progress: Progress | None = None,
+    last_rate: float = 0.0,
 ) -> Training:
-    """Train a new network and score it on the validation images.
+    """Train a network and score it on the validation images: a new one of a blueprint, or one that has weights already.
 
     On the CPU, a seed under a `StepClock` gives the same weights bit for bit at the same number of threads.
     stop_at: fraction of the budget after which the network is scored; the schedules are those of the whole budget.
     curve_images: maximum number of validation images that are scored for the learning curve, in the time of the clock.
+    last_rate: the learning rate at the end of the budget as a share of its peak, on top of which the schedule falls.
     Raises `BudgetError` when not one step fits or `stop_at` lies outside (0, 1], `DivergenceError` when the loss is not finite,
     `RecipeError` for a batch larger than the training set, `DataError` for too few images to fit the whitening.
     """
@@ -73,7 +75,16 @@ def train_network(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)  # dropout and stochastic depth use the global generator
         return Trainer(
-            blueprint, recipe, data, clock, seed, device, stop_at=stop_at, curve_images=curve_images, progress=progress
+            network,
+            recipe,
+            data,
+            clock,
+            seed,
+            device,
+            stop_at=stop_at,
+            curve_images=curve_images,
+            progress=progress,
+            last_rate=last_rate,
         ).run()
 
 
@@ -82,7 +93,7 @@ class Trainer:
 
     def __init__(
         self,
-        blueprint: Blueprint,
+        network: Blueprint | Network,
         recipe: Recipe,
         data: Data,
         clock: Clock,
@@ -92,15 +103,16 @@ class Trainer:
         stop_at: float = 1.0,
         curve_images: int = CURVE_IMAGES,
         progress: Progress | None = None,
+        last_rate: float = 0.0,
     ) -> None:
         self.recipe, self.data, self.clock, self.device = recipe, data, clock, device
-        self.stop_at, self.progress = stop_at, progress
+        self.stop_at, self.progress, self.last_rate = stop_at, progress, last_rate
         self.cpu_share = CpuShare() if device.type == "cpu" else None
         self.curve_images = min(curve_images, len(data.val))
         self.bfloat16 = trains_in_bfloat16(device)
         self.generator = torch.Generator().manual_seed(seed)
         self.normalise = Normalise(data.mean, data.std, device)
-        self.network = self._initial_network(blueprint)
+        self.network = self._initial_network(network)
         self.batches = Batches(data.train, len(data.classes), recipe, self.normalise, self.generator, device)
         self.optimizer = make_optimizer(self.network, recipe)
         self.gradient = make_gradient_rule(self.network, recipe)
@@ -116,14 +128,16 @@ class Trainer:
             0.0  # of scoring the curve's images, without and with what surrounds it
         )
 
-    def _initial_network(self, blueprint: Blueprint) -> Network:
-        network = build(blueprint, self.generator, dirac=self.recipe.initialisation == "dirac")
+    def _initial_network(self, given: Blueprint | Network) -> Network:
+        dirac = self.recipe.initialisation == "dirac"
+        network = given if isinstance(given, Network) else build(given, self.generator, dirac)
         network.regularise(self.recipe.dropout, self.recipe.stochastic_depth, self.recipe.ghost_batch)
         network = network.to(self.device).to(memory_format=torch.channels_last)
-        _, height, width = self.data.input_shape
-        images = self.data.train.images[: max(1, WHITENING_PIXELS // (height * width))]
-        network.fit_whitening(self.normalise(images.to(self.device)))
-        return network
+        if isinstance(given, Blueprint):
+            _, height, width = self.data.input_shape
+            images = self.data.train.images[: max(1, WHITENING_PIXELS // (height * width))]
+            network.fit_whitening(self.normalise(images.to(self.device)))
+        return network.train()
 
     @property
     def scored(self) -> Network:
@@ -174,7 +188,7 @@ class Trainer:
     def step(self, batches: Iterator[tuple[Tensor, Tensor]]) -> None:
         """Take one training step with the next batch. Raises `DivergenceError`."""
         fraction = self.clock.fraction()
-        factor = learning_rate_factor(self.recipe, fraction)
+        factor = self.last_rate + (1 - self.last_rate) * learning_rate_factor(self.recipe, fraction)
         set_learning_rate(self.optimizer, self.recipe.optimizer_learning_rate * factor)
         height, width = self.network.resize.size
         self.network.resize.training_size = (

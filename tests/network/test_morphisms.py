@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from jointnas.errors import MorphismError
+from jointnas.errors import BlueprintError, MorphismError
 from jointnas.network.blueprint import BlockBuilder, Blueprint
 from jointnas.network.cost import blueprint_cost
 from jointnas.network.families import FAMILIES, make_blueprint
 from jointnas.network.graph import Place
 from jointnas.network.layers import BatchNorm
 from jointnas.network.module import Network, build
-from jointnas.network.morphisms import Deeper, Morphism, Skip, Wider, apply, morph, options, preview
+from jointnas.network.morphisms import Deeper, Morphism, Skip, Wider, apply, draw, morph, options, parse, preview
 from jointnas.network.operations import OPERATIONS
 from jointnas.network.operations.operation import Channels
 
@@ -593,3 +593,33 @@ def test_a_celu_is_no_place_to_go_deeper() -> None:
     plan = make_blueprint({"network": "resnet9", "width": 4}, IMAGE, CLASSES)
     assert allowed(plan, Deeper) == []
     assert allowed(plan, Wider)
+
+
+# ------------------------------------------------------------------------------------------------------------ as text
+
+
+@pytest.mark.parametrize("name", ["chain", "resnet", "resnet9"])
+def test_a_morphism_can_be_written_and_read(name: str) -> None:
+    for morphism in options(small(name)):
+        assert parse(str(morphism)) == morphism
+
+
+def test_an_architecture_with_morphisms_is_the_morphed_network() -> None:
+    architecture = {"network": "chain", "width": 4, "stages": 2}
+    plan = make_blueprint(architecture, IMAGE, CLASSES)
+    drawn = draw(plan, seeded(0), 5)
+    expected = plan
+    for morphism in drawn:
+        expected = preview(expected, morphism)
+    assert make_blueprint({**architecture, "morphisms": [str(m) for m in drawn]}, IMAGE, CLASSES) == expected
+
+
+@pytest.mark.parametrize("text", ["deeper 1.1", "wider 1.x channels 8", "skip 3.0 from 2 concat", "", 7])
+def test_other_texts_are_no_morphisms(text: object) -> None:
+    with pytest.raises(MorphismError, match=r"a morphism is written as 'deeper 2\.1 kernel 3'"):
+        parse(text)
+
+
+def test_morphisms_are_a_list() -> None:
+    with pytest.raises(BlueprintError, match=r"are a list of texts, got 'deeper 0\.2 kernel 3'"):
+        make_blueprint({"network": "chain", "morphisms": "deeper 0.2 kernel 3"}, IMAGE, CLASSES)

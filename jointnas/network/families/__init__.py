@@ -6,7 +6,7 @@ candidate files are checked against them. A family is built in, registered, or d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -35,6 +35,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+MORPHISMS = "morphisms"  # what an architecture may have beside the knobs of its family
 ENTRY_POINTS = "jointnas.families"
 """The group in which an installed package declares network families: `name = "module:family"`."""
 
@@ -73,15 +74,28 @@ def _load(entry: EntryPoint) -> Family:
 def make_blueprint(architecture: Mapping[str, Any], input_shape: Shape, classes: int) -> Blueprint:
     """Return the blueprint of `{"network": family, knob: value, …}`; absent knobs take the family's defaults.
 
-    Raises `BlueprintError` for an unknown network or knob, or a network that does not fit the input.
+    `morphisms`, beside the knobs, is a list of morphisms in text form that change the family's network one after the other
+    (`network.morphisms`). Raises `BlueprintError` for an unknown network or knob, or a network that does not fit the input, and
+    `MorphismError` for a morphism that the network does not allow.
     """
     knobs = dict(architecture)
     if "network" not in knobs:
         raise BlueprintError('an architecture needs a network, got none: add network = "resnet9"')
-    name = knobs.pop("network")
+    name, morphisms = knobs.pop("network"), knobs.pop(MORPHISMS, ())
     made = find_family(name)
     check_input(input_shape, classes)
-    return made.blueprint(tuple(input_shape), classes, made.values(str(name), knobs))
+    blueprint = made.blueprint(tuple(input_shape), classes, made.values(str(name), knobs))
+    return _morphed(blueprint, morphisms) if morphisms else blueprint
+
+
+def _morphed(blueprint: Blueprint, morphisms: Any) -> Blueprint:
+    from jointnas.network.morphisms import parse, preview  # they import PyTorch, which most callers do without
+
+    if not isinstance(morphisms, Sequence) or isinstance(morphisms, str):
+        raise BlueprintError(f"the morphisms of an architecture are a list of texts, got {morphisms!r}: write a list")
+    for text in morphisms:
+        blueprint = preview(blueprint, parse(text))
+    return blueprint
 
 
 def check_input(input_shape: Shape, classes: int) -> None:

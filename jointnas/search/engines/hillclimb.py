@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from jointnas.search.engines.problem import Merit, Problem
@@ -12,17 +10,13 @@ from jointnas.space.knobs import Codes
 KICKS = 3  # mutations from the best candidate to a new start
 PATIENCE = 20  # restarts in a row without a new candidate
 
-Neighbours = Callable[[Codes], Codes]
-"""Returns the (m, knobs) codes of the neighbours of one candidate's (knobs,) code."""
 
-
-def climb(problem: Problem, neighbours: Neighbours | None = None) -> None:
+def climb(problem: Problem) -> None:
     """Climb from each start, the best first, then from mutations of the best candidate, until the budget is spent.
 
     A climb evaluates all neighbours of a candidate in one call (`Problem.poll`), moves to the best of them, and ends where none is
-    better. neighbours: by default one step of one knob (`Space.neighbour_codes`).
+    better. Neighbours differ by one step of one knob (`Space.neighbour_codes`).
     """
-    find_neighbours = neighbours or problem.space.neighbour_codes
     rng = np.random.default_rng(problem.seed)
     codes, evaluation = problem.evaluate(problem.start)
     starts = [(codes[i], evaluation.merit(i)) for i in evaluation.ranked()]
@@ -33,7 +27,7 @@ def climb(problem: Problem, neighbours: Neighbours | None = None) -> None:
     while not problem.exhausted and idle < PATIENCE:
         before = problem.spent
         start, merit = starts.pop(0) if starts else _kicked(problem, best, rng)
-        peak, merit = _ascend(problem, start, merit, find_neighbours, rng)
+        peak, merit = _ascend(problem, start, merit, rng)
         if merit < best_merit:
             best, best_merit = peak, merit
         idle = 0 if starts or problem.spent > before else idle + 1
@@ -48,12 +42,10 @@ def _kicked(problem: Problem, code: Codes, rng: np.random.Generator) -> tuple[Co
     return codes[0], evaluation.merit(0)
 
 
-def _ascend(
-    problem: Problem, code: Codes, merit: Merit, neighbours: Neighbours, rng: np.random.Generator
-) -> tuple[Codes, Merit]:
+def _ascend(problem: Problem, code: Codes, merit: Merit, rng: np.random.Generator) -> tuple[Codes, Merit]:
     """Return the candidate at which steepest ascent ends, and its merit."""
     while not problem.exhausted:
-        codes, evaluation = problem.poll(neighbours(code), merit, rng)
+        codes, evaluation = problem.poll(problem.space.neighbour_codes(code), merit, rng)
         order = evaluation.ranked()
         if not len(order) or not evaluation.merit(order[0]) < merit:
             break
