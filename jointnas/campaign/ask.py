@@ -10,9 +10,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from jointnas.campaign.registry import adopt, find_predictor, load_predictor_of
+from jointnas.campaign.shares import as_ensembles, bounds_of_member
 from jointnas.campaign.store import Run
 from jointnas.cores import available_cores
-from jointnas.errors import RunError
+from jointnas.errors import RunError, SearchError
 from jointnas.execution.slots import share_slots
 from jointnas.search.objective import ACCURACY, parse_objective
 from jointnas.search.search import Search
@@ -80,18 +81,30 @@ class FittedCampaign:
 
         Raises `ConstraintError` when nothing meets the constraints, `SearchError` for options that do not fit.
         """
-        space = self.predictor.space
+        space, members = self.predictor.space, self._members()
+        bounds = bounds_of_member(constraints, members)
+        if members > 1 and (measure or frontier in MEASURED):
+            raise SearchError(
+                f"several members share costs that add up exactly, got {[*measure, frontier][0]}: drop it"
+            )
         metrics = {*self._metrics(constraints), parse_objective(objective, (*space.metrics, *MEASURED)), frontier}
         needed = bool(measure or metrics - {*space.metrics, ACCURACY, None})
         meter = self._make_meter() if needed else None
         search = Search(
-            space, constraints, seed, predictor=self.predictor, objective=objective, meter=meter, reported=measure
+            space, bounds, seed, predictor=self.predictor, objective=objective, meter=meter, reported=measure
         )
-        winners = search.best(top, engine) if frontier is None else search.front(frontier, top)
-        texts = tuple(str(c) for c in search.constraints)
+        winners = as_ensembles(search.best(top, engine) if frontier is None else search.front(frontier, top), members)
+        texts = tuple(self.check(constraints))
         notes = [*search.warnings, *(f"a metric could not be measured: {f}" for f in (meter.failures if meter else ()))]
         number = self._record(texts, engine if frontier is None else "nsga2", seed, winners)
         return Answer(texts, winners, search.reports, number, notes)
+
+    def _members(self) -> int:
+        """Return how many networks the campaign trained together."""
+        if self.run is None:
+            return 1
+        with Run.open(self.run) as opened:
+            return int(getattr(opened.spec, "members", 1))
 
     def _metrics(self, constraints: Sequence[str]) -> list[str]:
         metrics = (*self.predictor.space.metrics, *MEASURED, ACCURACY)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jointnas.campaign.runner import weights_file
+from jointnas.campaign.runner import trained_members
 from jointnas.campaign.store import FINAL, Trial
 from jointnas.campaign.winner_file import BEST, WINNER_FILE, Member, WinnerFile
 from jointnas.data.dataset import Data
 from jointnas.errors import RunError
 from jointnas.network.families import make_blueprint
 from jointnas.search.winners import Winner
+from jointnas.training.job import member_files
 from jointnas.training.recipe import Recipe
 
 WEIGHTS = "weights"  # the folder of a run's weights while it searches
@@ -25,7 +26,12 @@ def keep_best(run: Path, data: Data | None, winners: Sequence[Winner], trials: S
     That is the training on all images where there is one, else the most accurate on the validation images, on which the search chose it.
     Nothing is kept where no winner has weights. Raises `RunError` when the folder cannot be written; the weights then stay.
     """
-    kept = [(w, t) for w in winners for t in trials if t.candidate == w.candidate and _file(run, t).is_file()]
+    kept = [
+        (w, t)
+        for w in winners
+        for t in trials
+        if t.candidate == w.candidate and trained_members(run / WEIGHTS, t.number)
+    ]
     final = [t for w, t in kept if w is winners[0] and t.kind == FINAL]
     if data is not None and kept and (final or not _is_kept(run, winners[0])):
         winner = kept[0][0]
@@ -41,20 +47,19 @@ def keep_network(run: Path, data: Data, trial: Trial, results: dict[str, Any]) -
     recipe, folder = Recipe.from_knobs(trial.candidate["recipe"]), run / BEST
     network = make_blueprint(trial.candidate["architecture"], data.input_shape, len(data.classes))
     try:
+        trained = trained_members(run / WEIGHTS, trial.number)
+        files = member_files(folder / "network.safetensors", len(trained))
         folder.mkdir(exist_ok=True)
-        shutil.copyfile(_file(run, trial), folder / "network.safetensors")
+        for source, target in zip(trained, files, strict=True):
+            shutil.copyfile(source, target)
     except OSError as error:
         raise RunError(
             f"the best network cannot be written to {str(folder)!r} ({error.strerror}): make room, then go on with --resume"
         ) from error
-    member = Member(network, "network.safetensors", data.mean, data.std, recipe.test_flip)
-    WinnerFile((member,), data.classes, trial.candidate, results).write(folder)
+    members = tuple(Member(network, file.name, data.mean, data.std, recipe.test_flip) for file in files)
+    WinnerFile(members, data.classes, trial.candidate, results).write(folder)
 
 
 def _is_kept(run: Path, winner: Winner) -> bool:
     """Whether a search that was continued has kept this winner before."""
     return (run / BEST / WINNER_FILE).is_file() and WinnerFile.read(run / BEST).candidate == winner.candidate
-
-
-def _file(run: Path, trial: Trial) -> Path:
-    return Path(str(weights_file(run / WEIGHTS, trial.number)))

@@ -23,6 +23,7 @@ from jointnas.campaign.registry import PREDICTOR, context_of, find_prior
 from jointnas.campaign.result import Campaign
 from jointnas.campaign.rounds import Rounds
 from jointnas.campaign.runner import Runner
+from jointnas.campaign.shares import as_ensembles, bounds_of_member
 from jointnas.campaign.spec import DirectSpec, NashSpec, SearchSpec
 from jointnas.campaign.store import Context, Run
 from jointnas.campaign.timing import BudgetSteps, known_task, meets
@@ -37,11 +38,12 @@ from jointnas.predictor.prior import Prior
 from jointnas.predictor.task import Task, TrainingImages
 from jointnas.search.objective import Query
 from jointnas.search.search import Search
-from jointnas.space.constraint import format_metric
+from jointnas.space.constraint import format_metric, parse_all
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
 from jointnas.space.transfer import nearest_candidate
 from jointnas.training.job import trial_executor
+from jointnas.training.members import part_of
 from jointnas.training.user_function import UserFunction, function_executor
 
 
@@ -91,7 +93,7 @@ def run(
 def _conduct(setup: Setup, store: Run, executor: Executor, emit: Callback) -> Campaign:
     spec, search = setup.spec, setup.search
     weights = store.path / WEIGHTS if spec.train_fn is None else None
-    runner = Runner(store, executor, spec.clock, spec.seed, emit, weights)
+    runner = Runner(store, executor, spec.clock, spec.seed, emit, weights, spec.members, spec.ensemble)
     conductor = (
         DirectSearch(search, runner, spec, emit)
         if isinstance(spec, DirectSpec)
@@ -106,10 +108,10 @@ def _conduct(setup: Setup, store: Run, executor: Executor, emit: Callback) -> Ca
     with ExitStack() as stack:
         if setup.meter:
             stack.enter_context(setup.meter)
-        winners = conductor.winners()
+        winners = as_ensembles(conductor.winners(), spec.members)
     for reason in setup.meter.failures if setup.meter else ():
         emit(Notice(f"a metric could not be measured: {reason}"))
-    constraints = [str(c) for c in search.constraints]
+    constraints = [str(c) for c in parse_all(spec.constraints, [c.metric for c in search.constraints])]
     store.add_query(constraints, spec.engine, spec.seed, winners)
     emit(WinnersFound(winners, search.rank_correlation))
     if isinstance(conductor, Rounds) and spec.final_trainings:
@@ -145,7 +147,7 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
     known, task = _known(spec, space, meter, prior, data, emit) if meter and data else ({}, Task())
     search = Search(
         space,
-        spec.constraints,
+        bounds_of_member(spec.constraints, spec.members),
         seed=spec.seed,
         objective=spec.objective,
         meter=meter,
@@ -171,10 +173,12 @@ def _known(
     spec: SearchSpec, space: Space, meter: Meter, prior: Prior | None, data: Data, emit: Callback
 ) -> tuple[dict[str, Candidate], Task]:
     """Return the known recipes of the first batch by name, and the task: training images, and the steps that the budget holds."""
-    query = Query(space, spec.constraints, spec.objective, meter, spec.measure, spec.seed)
-    seconds, known = spec.clock.get("train_seconds"), {}
+    bounds = bounds_of_member(spec.constraints, spec.members)
+    query = Query(space, bounds, spec.objective, meter, spec.measure, spec.seed)
+    clock = part_of(spec.clock, spec.members)
+    seconds, known = clock.get("train_seconds"), {}
     timed = None if seconds is None else BudgetSteps(meter, seconds)
-    budget = spec.clock["train_steps"] if seconds is None else seconds
+    budget = clock["train_steps"] if seconds is None else seconds
     if spec.known_recipes:
         emit(Activity("timing the known recipes"))
         with meter:
@@ -218,7 +222,8 @@ def plan(setup: Setup) -> dict[str, Any]:
         "val_images": len(data.val) if data else None,
         "test_images": data.test_images if data else None,
         "pool": setup.search.pool_size,
-        "constraints": [str(c) for c in setup.search.constraints],
+        "members": spec.members,
+        "constraints": [str(c) for c in parse_all(spec.constraints, [c.metric for c in setup.search.constraints])],
         "train_seconds": waves * spec.clock["train_seconds"] if "train_seconds" in spec.clock else None,
     }
 

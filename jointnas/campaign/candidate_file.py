@@ -30,9 +30,9 @@ FORMATS = ("toml", "json")
 class CandidateFile:
     """A candidate with its costs, its results, and how it was or would be trained.
 
-    training: `data` (a `DataSpec` in JSON) and its `fingerprint`, `input_shape` and `classes`, `clock`, `slot`, and the
-    `space` as TOML; empty in a hand-written file. portfolio: of a recipe from which searches start, the `steps` that it takes
-    with its network.
+    training: `data` (a `DataSpec` in JSON) and its `fingerprint`, `input_shape` and `classes`, `clock`, `slot`, the `space` as TOML,
+    and of an ensemble the number of its `members` and its kind, `ensemble`; empty in a hand-written file.
+    portfolio: of a recipe from which searches start, the `steps` that it takes with its network.
     """
 
     candidate: Candidate
@@ -93,10 +93,14 @@ def find_candidate(name: str | Path) -> CandidateFile:
     return CandidateFile.read(path if path.suffix in (".toml", ".json") else recipe_path(str(name)))
 
 
-def candidate_costs(candidate: Candidate, input_shape: Shape, classes: int) -> dict[str, float]:
-    """Return what it costs to classify an image of shape (C, H, W), by all views that the recipe scores. Raises `BlueprintError`."""
+def candidate_costs(candidate: Candidate, input_shape: Shape, classes: int, members: int = 1) -> dict[str, float]:
+    """Return what it costs to classify an image of shape (C, H, W), by all views that the recipe scores and by so many equal members.
+
+    Raises `BlueprintError`.
+    """
     network = make_blueprint(candidate["architecture"], input_shape, classes)
-    return scoring_cost(blueprint_cost(network), Recipe.from_knobs(candidate["recipe"]).views)
+    costs = scoring_cost(blueprint_cost(network), Recipe.from_knobs(candidate["recipe"]).views)
+    return {name: value * members for name, value in costs.items()}
 
 
 def _check_training(training: Mapping[str, Any], candidate: Candidate, name: str) -> None:
@@ -109,6 +113,8 @@ def _check_training(training: Mapping[str, Any], candidate: Candidate, name: str
         "classes": int,
         "space": str,
         "fingerprint": str,
+        "members": int,
+        "ensemble": str,
     }
     for key, value in training.items():
         if key not in kinds or not isinstance(value, kinds[key]):

@@ -16,7 +16,8 @@ from jointnas.execution.executor import Executor
 from jointnas.execution.recorded import RecordedExecutor
 from jointnas.execution.slots import Slot
 from jointnas.network.families import make_blueprint
-from jointnas.training.job import TrainingJob, TrainingResult
+from jointnas.training.job import TrainingJob, TrainingResult, member_files
+from jointnas.training.members import SEEDS
 from jointnas.training.recipe import Recipe
 
 FIRST_SEED = 1_000_000_000
@@ -97,6 +98,8 @@ def retrain_candidates(
             FIRST_SEED + seed,
             test=True,
             weights=str(to / f"winner-{rank}" / f"seed-{seed}.safetensors"),
+            members=files[rank - 1].training.get("members", 1),
+            ensemble=files[rank - 1].training.get("ensemble", SEEDS),
         ).numbered(number)
         for number, (rank, seed) in enumerate(places)
     ]
@@ -119,9 +122,9 @@ def _collect(rank: int, file: CandidateFile, results: Sequence[TrainingResult], 
     failed = [(seed, r) for seed, r in enumerate(results) if r.test_accuracy is None]
     seed = trained[0][0] if trained else 0
     test_flip = Recipe.from_knobs(file.candidate["recipe"]).test_flip
-    winner = WinnerFile(
-        (Member(network, f"seed-{seed}.safetensors", data.mean, data.std, test_flip),), data.classes, file.candidate, {}
-    )
+    weights = member_files(folder / f"seed-{seed}.safetensors", results[seed].members)
+    members = tuple(Member(network, path.name, data.mean, data.std, test_flip) for path in weights)
+    winner = WinnerFile(members, data.classes, file.candidate, {})
     retrained = Retrained(
         rank,
         file,

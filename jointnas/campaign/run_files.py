@@ -47,7 +47,9 @@ def trial_files(run: str | Path, numbers: Sequence[int]) -> dict[str, CandidateF
         results: dict[str, Any] = {"predicted_accuracy": trial.predicted, "std": trial.std}
         if observation is not None:
             results |= {name: getattr(observation, name) for name in ("accuracy", "fraction", "failure")}
-        costs = candidate_costs(trial.candidate, context.input_shape or (), len(context.classes or ()))
+        costs = candidate_costs(
+            trial.candidate, context.input_shape or (), len(context.classes or ()), training.get("members", 1)
+        )
         files[f"trial-{number}"] = CandidateFile(trial.candidate, results, costs, training)
     return files
 
@@ -68,6 +70,8 @@ def _training_of(run: Run) -> dict[str, Any]:
         raise RunError(
             f"only candidates that jointnas can train are exported, got a run of kind {kind!r}: name another run"
         )
+    together = isinstance(spec, SearchSpec) and spec.members > 1
+    ensemble = {name: getattr(spec, name) for name in ("members", "ensemble")} if together else {}
     return {
         "data": spec.data.to_json(),
         "fingerprint": context.fingerprint,
@@ -76,4 +80,5 @@ def _training_of(run: Run) -> dict[str, Any]:
         "input_shape": list(context.input_shape or ()),
         "classes": len(context.classes),
         **({} if context.space is None else {"space": run.space.to_toml()}),
+        **ensemble,
     }

@@ -10,7 +10,8 @@ from jointnas.campaign.events import Callback, TrialEnded, TrialProgress, TrialS
 from jointnas.campaign.store import FINAL, Run, Trial
 from jointnas.execution.executor import Event, Executor
 from jointnas.space.knob_space import Candidate
-from jointnas.training.job import TrainingJob, TrainingResult
+from jointnas.training.job import TrainingJob, TrainingResult, member_files
+from jointnas.training.members import LARGEST_ENSEMBLE, SEEDS
 
 KEPT = 12  # trainings whose weights are kept while a search runs
 SEED_STRIDE = 10_000  # between the trials' seeds of two searches with neighbouring seeds
@@ -22,7 +23,7 @@ Prediction = tuple[float, float] | None
 class Runner:
     """The trials of one run: those that the store holds, and those that are added and trained.
 
-    weights: the folder that keeps the weights of the `KEPT` most accurate trainings, None for none.
+    weights: the folder that keeps the weights of the `KEPT` most accurate trainings, None for none. members, ensemble: see `TrainingJob`.
     """
 
     def __init__(
@@ -33,9 +34,11 @@ class Runner:
         seed: int,
         emit: Callback,
         weights: Path | None = None,
+        members: int = 1,
+        ensemble: str = SEEDS,
     ) -> None:
         self._run, self._executor, self._clock, self._seed, self._emit = run, executor, dict(clock), seed, emit
-        self._weights = weights
+        self._weights, self._members, self._ensemble = weights, members, ensemble
         self.trials: dict[int, Trial] = {trial.number: trial for trial in run.trials()}
         self.stop_at = 1.0  # fraction of the budget that trainings run
 
@@ -83,6 +86,8 @@ class Runner:
             stop_at=self.stop_at,
             weights=weights_file(self._weights, trial.number),
             with_val=trial.kind == FINAL,
+            members=self._members,
+            ensemble=self._ensemble,
         )
 
     def worth_keeping(self) -> set[int]:
@@ -115,7 +120,14 @@ class Runner:
         if self._weights is not None:
             ended = {t.number for t in self.trials.values() if t.accuracy is not None}
             for number in ended - self.worth_keeping():
-                Path(str(weights_file(self._weights, number))).unlink(missing_ok=True)
+                for file in trained_members(self._weights, number):
+                    file.unlink()
+
+
+def trained_members(folder: Path, number: int) -> list[Path]:
+    """Return the files of the weights of each member that a trial kept, none where they are not kept."""
+    first = Path(str(weights_file(folder, number)))
+    return [path for path in member_files(first, LARGEST_ENSEMBLE) if path.is_file()]
 
 
 def weights_file(folder: Path | None, number: int) -> str | None:

@@ -23,6 +23,7 @@ from jointnas.search.engines import engine_names, find_engine
 from jointnas.search.search import ALL
 from jointnas.space.knob_space import Candidate
 from jointnas.training.clock import clock_from_json
+from jointnas.training.members import ENSEMBLES, LARGEST_ENSEMBLE, SEEDS, part_of
 
 LARGEST_SEED = 99_999  # trials get seeds of 10,000 × seed + number, which stay below those of `retrain`
 BEST_NETWORK, ALL_IMAGES = FINALS = ("best", "train+val")
@@ -80,7 +81,8 @@ class SearchSpec(Spec):
     confirm: how many of these train the leaders again at the end, None for a quarter. portfolio: how many known recipes are in the
     first batch, None for half of it. final: "best" to keep the best network of the search, "train+val" to spend the last budget on
     training the winner again on the training and validation images together, None for that in a search of
-    `FEWEST_FOR_ALL_IMAGES` budgets or more. start: candidates to train before the known recipes. prior: the
+    `FEWEST_FOR_ALL_IMAGES` budgets or more. members, ensemble: networks that are trained together within a budget, whose probabilities are
+    averaged and whose costs add up, and their kind (`training.ensemble`). start: candidates to train before the known recipes. prior: the
     predictor to start from, "none" for none, None for the built-in one. early_stop: Kendall's τ from which later rounds train a part
     of the budget. train_fn: "module:function" that trains a candidate of an abstract space in place of the built-in trainer; cost_fn:
     one that returns such a candidate's costs by name, for constraints.
@@ -106,6 +108,8 @@ class SearchSpec(Spec):
     confirm: int | None = None
     portfolio: int | None = None
     final: str | None = None
+    members: int = 1
+    ensemble: str = SEEDS
     train_fn: str | None = None
     cost_fn: str | None = None
     executor: str = "local"
@@ -116,8 +120,20 @@ class SearchSpec(Spec):
             find_engine(name)
         find_executor(self.executor)
         find_model(self.predictor)
-        for name in ("rounds", "batch", "top"):
+        for name in ("rounds", "batch", "top", "members"):
             check_positive(name, getattr(self, name))
+        if self.members > LARGEST_ENSEMBLE:
+            raise SearchError(f"--members must be {LARGEST_ENSEMBLE} at most, got {self.members}: lower it")
+        if self.ensemble not in ENSEMBLES:
+            raise SearchError(f"--ensemble is {' or '.join(ENSEMBLES)}, got {self.ensemble!r}: choose one of them")
+        if self.members > 1 and (self.train_fn is not None or self.early_stop is not None):
+            other = "--train-fn" if self.train_fn is not None else "--early-stop"
+            raise SearchError(
+                f"--members trains whole networks, got --members {self.members} and {other}: drop one of them"
+            )
+        if self.members > 1 and self.measure:
+            raise SearchError(f"--members adds up exact costs, got --measure {self.measure[0]}: drop one of them")
+        part_of(self.clock, self.members)
         if self.early_stop is not None and not 0 < self.early_stop <= 1:
             raise SearchError(
                 f"--early-stop is a rank correlation in (0, 1], got {self.early_stop:g}: the paper uses 0.92"

@@ -30,6 +30,13 @@ def retrain_command(
     train_time: TrainTime = None,
     train_steps: TrainSteps = None,
     workers: Annotated[int | None, typer.Option(help="Trainings side by side (default: the run's).")] = None,
+    members: Annotated[
+        int | None,
+        typer.Option(
+            help="Networks trained together within the budget; their probabilities are averaged (default: the run's)."
+        ),
+    ] = None,
+    ensemble: Annotated[str | None, typer.Option(help="Their kind: seeds, or snapshots of one training.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda (default: the run's).")] = None,
     to: Annotated[Path | None, typer.Option(help="Folder for the networks (default: RUN/retrained).")] = None,
     measure: Measured = None,
@@ -59,6 +66,8 @@ def retrain_command(
         workers=workers,
         device=device,
         to=to,
+        members=members,
+        ensemble=ensemble,
     )
     for note in retraining.notes:
         messages.print(note)

@@ -108,6 +108,15 @@ def search_command(
             "training and validation images together (default: train+val where --rounds times --batch is 12 or more)."
         ),
     ] = None,
+    members: Annotated[
+        int,
+        typer.Option(
+            help="Networks that are trained together within each budget; their probabilities are averaged, and the bounds hold for their sum."
+        ),
+    ] = 1,
+    ensemble: Annotated[
+        str, typer.Option(help="With --members: seeds, trained one after another, or snapshots of one training.")
+    ] = "seeds",
     engine: Annotated[
         str,
         typer.Option(

@@ -23,9 +23,11 @@ from jointnas.network.morphisms import apply, parse
 from jointnas.network.operations.operation import Shape
 from jointnas.training.batches import Normalise
 from jointnas.training.clock import StepClock, clock_from_json
+from jointnas.training.ensemble import train_ensemble
+from jointnas.training.members import SEEDS
 from jointnas.training.observation import Observation
 from jointnas.training.recipe import Recipe
-from jointnas.training.scoring import accuracies, predict
+from jointnas.training.scoring import accuracies, predict, vote
 from jointnas.training.trainer import CURVE_IMAGES, train_network
 
 WORKER_MODULES = ("jointnas.training.job", "torch._dynamo")  # optimizers import torch._dynamo in their first step
@@ -38,6 +40,7 @@ class TrainingJob:
     clock: JSON of a clock. stop_at, curve_images: see `train_network`. test: also score the test images, outside of the budget.
     weights: the file to save the weights in. with_val: train on the validation images too; then the result has no accuracy.
     parent: the `Parent` whose weights the network starts from; None for fresh weights. last_rate: see `train_network`.
+    members, ensemble: how many networks to train together within the budget, and of which kind (`training.ensemble`).
     """
 
     candidate: Mapping[str, Any]
@@ -50,6 +53,8 @@ class TrainingJob:
     with_val: bool = False
     parent: Mapping[str, Any] | None = None
     last_rate: float = 0.0
+    members: int = 1
+    ensemble: str = SEEDS
 
     def numbered(self, number: int) -> Job:
         """Return the job for an executor, with this number."""
@@ -71,21 +76,27 @@ class Parent:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The result of a job. test_accuracy: None without `test`, or after a failure."""
+    """The result of a job. test_accuracy: None without `test`, or after a failure. members: how many networks it kept."""
 
     observation: Observation
     test_accuracy: float | None = None
+    members: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON types."""
-        return {"observation": self.observation.to_json(), "test_accuracy": self.test_accuracy}
+        return {
+            "observation": self.observation.to_json(),
+            "test_accuracy": self.test_accuracy,
+            "members": self.members,
+        }
 
     @classmethod
     def of(cls, event: Event) -> TrainingResult:
         """Return the result in a "done" or "failed" event."""
         if event.kind == "failed":
             return cls(Observation.failed(event.reason))
-        return cls(Observation.from_json(event.result["observation"]), event.result["test_accuracy"])
+        result = event.result
+        return cls(Observation.from_json(result["observation"]), result["test_accuracy"], result.get("members", 1))
 
 
 def trial_executor(
@@ -119,18 +130,35 @@ def prepare_trials(spec: Mapping[str, Any], device: str, fingerprint: str | None
 def run_job(job: TrainingJob, data: Data, device: str, progress: Progress | None = None) -> TrainingResult:
     """Train the job's candidate in this process and return its result."""
     recipe = Recipe.from_knobs(job.candidate["recipe"])
-    observation, model = train_network(
-        initial_network(job, data.input_shape, len(data.classes)),
-        recipe,
-        data.with_val_in_train() if job.with_val else data,
-        clock_from_json(dict(job.clock)),
-        seed=job.seed,
-        device=device,
-        stop_at=job.stop_at,
-        curve_images=job.curve_images,
-        progress=progress,
-        last_rate=job.last_rate,
-    )
+    network = initial_network(job, data.input_shape, len(data.classes))
+    own = data.with_val_in_train() if job.with_val else data
+    if job.members > 1 and isinstance(network, Blueprint):
+        observation, networks = train_ensemble(
+            network,
+            recipe,
+            own,
+            job.clock,
+            job.members,
+            job.ensemble,
+            seed=job.seed,
+            device=device,
+            keep_all=job.with_val,
+            progress=progress,
+        )
+    else:
+        observation, model = train_network(
+            network,
+            recipe,
+            own,
+            clock_from_json(dict(job.clock)),
+            seed=job.seed,
+            device=device,
+            stop_at=job.stop_at,
+            curve_images=job.curve_images,
+            progress=progress,
+            last_rate=job.last_rate,
+        )
+        networks = [model]
     if job.with_val:
         observation = replace(observation, accuracy=None, balanced_accuracy=None, log_loss=None, curve=())
     test_accuracy = None
@@ -138,11 +166,17 @@ def run_job(job: TrainingJob, data: Data, device: str, progress: Progress | None
         split = data.test()
         normalise = Normalise(data.mean, data.std, torch.device(device))
         report = (lambda: progress(1.0, observation.seconds or 0.0)) if progress else (lambda: None)
-        logits = predict(model, split, normalise, torch.device(device), recipe.test_flip, report)
-        test_accuracy = accuracies(logits, split.labels)[0]
+        logits = [predict(n, split, normalise, torch.device(device), recipe.test_flip, report) for n in networks]
+        test_accuracy = accuracies(vote(logits), split.labels)[0]
     if job.weights:
-        save_weights(model, Path(job.weights))
-    return TrainingResult(observation, test_accuracy)
+        for own_network, path in zip(networks, member_files(Path(job.weights), len(networks)), strict=True):
+            save_weights(own_network, path)
+    return TrainingResult(observation, test_accuracy, len(networks))
+
+
+def member_files(weights: Path, members: int) -> list[Path]:
+    """Return the files of the weights of each member of an ensemble: that of a single network, then others beside it."""
+    return [weights, *(weights.with_stem(f"{weights.stem}-member-{i}") for i in range(2, members + 1))]
 
 
 def initial_network(job: TrainingJob, input_shape: Shape, classes: int) -> Blueprint | Network:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,13 @@ def predict(
         parts.append(logits_of(network, images, flip))
         on_batch()
     return torch.cat(parts).cpu()
+
+
+def vote(logits: Sequence[Tensor]) -> Tensor:
+    """Return the (n, classes) logarithms of the mean of several networks' probabilities; the logits themselves of a single network."""
+    if len(logits) == 1:
+        return logits[0]
+    return torch.stack([own.log_softmax(dim=1) for own in logits]).logsumexp(dim=0) - math.log(len(logits))
 
 
 def accuracies(logits: Tensor, labels: Tensor) -> tuple[float, float]:

@@ -27,7 +27,7 @@ from jointnas.training.optimizers import make_optimizer, set_learning_rate
 from jointnas.training.precision import trains_in_bfloat16
 from jointnas.training.recipe import Recipe
 from jointnas.training.schedules import learning_rate_factor, training_side
-from jointnas.training.scoring import accuracies, log_loss, predict
+from jointnas.training.scoring import accuracies, log_loss, predict, vote
 
 CURVE_IMAGES = 512  # validation images that are scored for the learning curve
 WHITENING_PIXELS = 500 * 32 * 32
@@ -72,8 +72,7 @@ def train_network(
     if not 0 < stop_at <= 1:
         raise BudgetError(f"stop_at must be a fraction of the budget in (0, 1], got {stop_at!r}")
     device = torch.device(device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)  # dropout and stochastic depth use the global generator
+    with seeded(seed, device):
         return Trainer(
             network,
             recipe,
@@ -88,8 +87,20 @@ def train_network(
         ).run()
 
 
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the global generator, which dropout and stochastic depth use, and restore it."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
 class Trainer:
-    """The state of one training: `run` is the whole of it, `step` one step."""
+    """The state of one training: `run` is the whole of it, `step` one step.
+
+    snapshots: how many networks it ends with, copies at equal parts of the budget after the warm-up, the last one at its end. They are
+    scored together, by the mean of their probabilities.
+    """
 
     def __init__(
         self,
@@ -104,6 +115,7 @@ class Trainer:
         curve_images: int = CURVE_IMAGES,
         progress: Progress | None = None,
         last_rate: float = 0.0,
+        snapshots: int = 1,
     ) -> None:
         self.recipe, self.data, self.clock, self.device = recipe, data, clock, device
         self.stop_at, self.progress, self.last_rate = stop_at, progress, last_rate
@@ -118,6 +130,10 @@ class Trainer:
         self.gradient = make_gradient_rule(self.network, recipe)
         self.average = MovingAverage(self.network, recipe.ema) if recipe.ema else None
         self.lookahead = Lookahead(self.network, recipe.lookahead, recipe.lookahead_rate) if recipe.lookahead else None
+        parts = range(1, snapshots)
+        self.due_snapshots = [recipe.warmup + (1 - recipe.warmup) * part / snapshots for part in parts]
+        self.snapshots: list[Network] = []
+        self.val_logits: list[Tensor] = []  # (n, classes) of each network, once they are scored
         self.curve: list[CurvePoint] = []
         self.due_fractions = list(CURVE_FRACTIONS)
         self.steps = 0
@@ -140,6 +156,11 @@ class Trainer:
         return network.train()
 
     @property
+    def networks(self) -> list[Network]:
+        """The networks that the training ends with."""
+        return [*self.snapshots, self.scored]
+
+    @property
     def scored(self) -> Network:
         """The network that is scored: the moving average if the recipe has one."""
         return self.average.network if self.average else self.network
@@ -154,6 +175,7 @@ class Trainer:
             self.step(batches)
             self.step_seconds += time.perf_counter() - began
             self.clock.stepped()
+            self._take_snapshot()
             self._update_curve()
             self._report_progress()
         if self.steps == 0:
@@ -167,7 +189,11 @@ class Trainer:
     def _observe(self) -> Observation:
         """Score the validation images and return the observation. Raises `DivergenceError`."""
         split, recipe = self.data.val, self.recipe
-        logits = predict(self.scored, split, self.normalise, self.device, recipe.test_flip, self._report_progress)
+        self.val_logits = [
+            predict(network, split, self.normalise, self.device, recipe.test_flip, self._report_progress)
+            for network in self.networks
+        ]
+        logits = vote(self.val_logits)
         seconds = self.clock.seconds()
         if not bool(torch.isfinite(logits).all()):
             raise self._diverged(f"the network's outputs are not finite after step {self.steps}")
@@ -257,6 +283,15 @@ class Trainer:
         yield
         self.scored.load_state_dict(current)
 
+    def _take_snapshot(self) -> None:
+        """Copy the network if a snapshot is due, as it would be scored now."""
+        if self.due_snapshots and self.clock.fraction() >= self.due_snapshots[0]:
+            del self.due_snapshots[0]
+            with self._final_weights():
+                self.snapshots.append(copy.deepcopy(self.scored))
+            self.snapshots[-1].resize.training_size = None
+            self.network.train()
+
     def _update_curve(self) -> None:
         """Add a point to the learning curve if one is due and its time fits."""
         fraction, seconds = self.clock.fraction(), self.clock.seconds()
@@ -285,5 +320,8 @@ class Trainer:
         self.network.train()
         self.curve_seconds = time.perf_counter() - began
         norm_images = min(self.recipe.norm_images, len(self.data.train)) / self.recipe.views
-        self.clock.reserve(SCORING_MARGIN * self.scoring_seconds * (len(self.data.val) + norm_images) / len(part))
+        networks = len(self.networks) + len(self.due_snapshots)
+        self.clock.reserve(
+            SCORING_MARGIN * self.scoring_seconds * (networks * len(self.data.val) + norm_images) / len(part)
+        )
         return logits, part.labels
