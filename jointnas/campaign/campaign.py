@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -186,7 +186,7 @@ def _known(
             known = starting_candidates(space, query.exact, spec.known_recipes, timed or budget, spec.seed, allowed)
     measured = None if timed is None else timed.measured
     images = TrainingImages(len(data.train), mirror_symmetry(data))
-    return known, known_task(space, images, budget, prior, measured, spec.seed)
+    return known, replace(known_task(space, images, budget, prior, measured, spec.seed), val_images=len(data.val))
 
 
 def _known_text(setup: Setup) -> str:

@@ -41,6 +41,9 @@ TIMED_CODES, TIMED_STEPS = "timed_codes", "timed_steps"  # the tensors of a task
 MEMBERS = 10
 REFERENCE_SIZE = 4096
 MIN_FIT_EXAMPLES = 2
+LEAST_NOISE = 0.5
+"""Variance between two trainings of one candidate, as a share of the binomial variance of an accuracy on the validation images: those of
+accurate networks in the tables have 0.35 to 3 times the binomial variance."""
 Array = NDArray[np.float64]
 
 
@@ -227,9 +230,13 @@ class Predictor:
     def predict_codes(self, codes: Codes) -> tuple[Array, Array]:
         """Return the (n,) means and standard deviations of the accuracy of one training of each of (n, knobs) codes.
 
-        A deviation covers the uncertainty about the candidate and the noise between its trainings. Raises `PredictorError` before a fit.
+        A deviation covers the uncertainty about the candidate and the noise between its trainings, which is no less than a share of the
+        validation images' sampling noise. Raises `PredictorError` before a fit.
         """
-        return self.model.targets.expected(*self.model.predict_scores(codes))
+        mean, deviation = self.model.targets.expected(*self.model.predict_scores(codes))
+        if self.task.val_images is not None:
+            deviation = np.maximum(deviation, np.sqrt(LEAST_NOISE * mean * (1 - mean) / self.task.val_images))
+        return mean, deviation
 
     def bound_codes(self, codes: Codes, deviations: float) -> Array:
         """Return (n,) confidence bounds of (n, knobs) codes: so many deviations above the median of a candidate's mean accuracy.
@@ -298,6 +305,7 @@ class Predictor:
             ],
         }
         about["images"] = asdict(self.task.images)
+        about["val_images"] = self.task.val_images
         self.digest = write_files(folder, about, tensors)
 
     @classmethod
@@ -317,7 +325,7 @@ class Predictor:
                 members=int(about["members"]),
                 kind=about.get("predictor", DEFAULT_KIND),
                 reference=tensors.get(REFERENCE),
-                task=Task(_images(about), tensors.get(TIMED_CODES), tensors.get(TIMED_STEPS)),
+                task=Task(_images(about), tensors.get(TIMED_CODES), tensors.get(TIMED_STEPS), about.get("val_images")),
             )
             predictor._restore(about, tensors)
             predictor.digest = about["digest"]

@@ -29,14 +29,16 @@ UNKNOWN_IMAGES = TrainingImages()
 
 @dataclass(frozen=True)
 class Task:
-    """The training images, and the steps that the budget holds for some candidates whose steps were timed.
+    """The images, and the steps that the budget holds for some candidates whose steps were timed.
 
-    codes: (m, knobs) of the predictor's space. steps: (m,), positive. Raises `PredictorError` unless both are given or neither.
+    codes: (m, knobs) of the predictor's space. steps: (m,), positive. val_images: how many validation images accuracies are measured on,
+    None where unknown. Raises `PredictorError` unless both are given or neither.
     """
 
     images: TrainingImages = UNKNOWN_IMAGES
     codes: Codes | None = None
     steps: Array | None = None
+    val_images: int | None = None
 
     def __post_init__(self) -> None:
         rows = [0 if values is None else len(values) for values in (self.codes, self.steps)]

@@ -1,12 +1,13 @@
 """What a predictor knows before its first training: the number of images, and steps that were timed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jointnas.errors import PredictorError
-from jointnas.predictor.contract import Predictor
+from jointnas.predictor.contract import LEAST_NOISE, Predictor
 from jointnas.predictor.steps import StepsModel
 from jointnas.predictor.task import Task, TrainingImages
 from jointnas.space.space import Space
@@ -49,11 +50,11 @@ def test_steps_of_trainings_and_of_timed_candidates_are_learned_together() -> No
 
 @pytest.mark.parametrize("kind", ["gp", "mlp"])
 def test_a_loaded_predictor_knows_its_task(kind: str, tmp_path: Path) -> None:
-    task, candidates = timed(), SPACE.sample(8)
+    task, candidates = replace(timed(), val_images=500), SPACE.sample(8)
     predictor = Predictor(SPACE, kind=kind, task=task).fit(candidates, np.linspace(0.2, 0.8, 8))
     predictor.save(tmp_path)
     loaded = Predictor.load(tmp_path)
-    assert loaded.task.images == task.images
+    assert (loaded.task.images, loaded.task.val_images) == (task.images, 500)
     np.testing.assert_array_equal(loaded.task.codes, task.codes)
     np.testing.assert_array_equal(loaded.task.steps, task.steps)
     np.testing.assert_allclose(loaded.predict(candidates), predictor.predict(candidates), rtol=1e-5)
@@ -65,3 +66,15 @@ def test_timed_candidates_have_positive_steps_each() -> None:
         Task(TrainingImages(), codes, np.ones(1))
     with pytest.raises(PredictorError, match="no positive number of steps"):
         Task(TrainingImages(), codes, np.array([3.0, np.nan]))
+
+
+def test_a_deviation_is_no_less_than_the_sampling_noise_of_the_validation_images_allows() -> None:
+    candidates, accuracies = SPACE.sample(12), np.linspace(0.990, 0.993, 12)
+    known, unknown = (
+        Predictor(SPACE, task=replace(timed(), val_images=n)).fit(candidates, accuracies) for n in (200, None)
+    )
+    (mean, deviation), (same, less) = (own.predict(candidates) for own in (known, unknown))
+    np.testing.assert_array_equal(mean, same)
+    least = np.sqrt(LEAST_NOISE * mean * (1 - mean) / 200)
+    assert (deviation >= least).all()
+    assert (less < least).any()
