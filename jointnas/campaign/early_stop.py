@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from scipy.stats import kendalltau
 
 from jointnas.training.observation import CURVE_FRACTIONS, Observation
 
@@ -33,6 +32,8 @@ def stop_fraction(observations: Sequence[Observation], threshold: float, seed: i
     threshold. 1 where no fraction does, or fewer than twelve trainings ended well. Source: Dai et al., CVPR 2021, algorithm 1,
     whose threshold is 0.92, of one value of τ.
     """
+    from scipy.stats import kendalltau  # half a second, which most commands do without
+
     ended = [o for o in observations if o.accuracy is not None and o.fraction == 1]
     if len(ended) < FEWEST:
         return 1.0

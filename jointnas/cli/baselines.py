@@ -27,7 +27,6 @@ from jointnas.cli.common import (
     print_table,
     spread_text,
 )
-from jointnas.cli.display import outcome_text
 
 if TYPE_CHECKING:
     from jointnas.campaign.spec import BaselinesSpec
@@ -101,6 +100,7 @@ def _train_and_print(spec: BaselinesSpec, measure: list[str], out: Path | None, 
     from jointnas.campaign.events import Event, TrialEnded
     from jointnas.campaign.folders import open_run
     from jointnas.campaign.store import Context
+    from jointnas.cli.display import outcome_text
     from jointnas.data.dataset import load_data
     from jointnas.errors import SearchError
     from jointnas.execution.slots import share_slots

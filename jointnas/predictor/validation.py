@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import kendalltau
 
 FOLDS = 5
 MIN_CANDIDATES = 4
@@ -43,5 +42,7 @@ def candidate_folds(features: Array, seed: int) -> Rows | None:
 
 def rank_correlation(scores: Array, accuracies: Array) -> float:
     """Return Kendall's τ; 0 where all scores are equal."""
+    from scipy.stats import kendalltau  # half a second, which most commands do without
+
     tau = float(kendalltau(scores, accuracies).statistic)
     return tau if np.isfinite(tau) else 0.0

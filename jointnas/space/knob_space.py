@@ -13,7 +13,6 @@ from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import qmc
 
 from jointnas.errors import CandidateError, SpaceError, suggest
 from jointnas.space.continuous import Continuous
@@ -105,6 +104,8 @@ class KnobSpace:
 
     def stream(self, seed: int, chunk: int = 8192) -> Iterator[Codes]:
         """Yield (chunk, knobs) arrays of codes from one scrambled Sobol sequence without end (chunk rounded up to a power of 2)."""
+        from scipy.stats import qmc  # half a second, which most commands do without
+
         free = np.flatnonzero(self._free)
         size = 1 << (chunk - 1).bit_length()
         sobol = qmc.Sobol(max(1, len(free)), scramble=True, seed=np.random.default_rng(seed))
