@@ -15,13 +15,11 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from jointnas.campaign.calibration import Prediction, predictions_of
+from jointnas.campaign.candidate_file import candidate_costs
 from jointnas.campaign.spec import SearchSpec
 from jointnas.campaign.store import Run, Trial
 from jointnas.campaign.winner_file import WINNER_FILE
-from jointnas.network.cost import blueprint_cost, scoring_cost
-from jointnas.network.families import make_blueprint
 from jointnas.space.knob_space import Candidate
-from jointnas.training.recipe import Recipe
 
 COLOURS = plt.colormaps["viridis"]
 
@@ -39,9 +37,7 @@ def draw_trials(axes: Axes, trials: list[Trial], shape: tuple[int, ...], classes
 
 def millions_of_macs(candidate: Candidate, shape: tuple[int, ...], classes: int) -> float:
     """Return the MACs of all views that a candidate scores."""
-    one_view = blueprint_cost(make_blueprint(candidate["architecture"], shape, classes))
-    macs: int = scoring_cost(one_view, Recipe.from_knobs(candidate["recipe"]).views)["macs"]
-    return macs / 1e6
+    return candidate_costs(candidate, shape, classes)["macs"] / 1e6
 
 
 def draw_winners(axes: Axes, folder: Path) -> None:
