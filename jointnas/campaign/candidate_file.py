@@ -11,6 +11,7 @@ from typing import Any
 
 import tomli_w
 
+from jointnas.campaign.policy_file import with_policy_text
 from jointnas.data.spec import DataSpec
 from jointnas.errors import ExportError, suggest
 from jointnas.network.cost import blueprint_cost, scoring_cost
@@ -69,7 +70,8 @@ class CandidateFile:
         for key in (*GROUPS, "results", "costs", "training", "portfolio"):
             if not isinstance(data.setdefault(key, {}), dict):
                 raise ExportError(f"{key} must be a table, got {data[key]!r} in {path.name}: write [{key}]")
-        candidate: Candidate = {"architecture": data["architecture"], "recipe": data["recipe"]}
+        recipe = with_policy_text(data["recipe"], path.parent)
+        candidate: Candidate = {"architecture": data["architecture"], "recipe": recipe}
         Recipe.from_knobs(candidate["recipe"])
         _check_training(data["training"], candidate, path.name)
         return cls(candidate, data["results"], data["costs"], data["training"], data["portfolio"])

@@ -16,6 +16,7 @@ from typing import Any
 import tomli_w
 
 from jointnas.campaign.candidate_file import find_candidate
+from jointnas.campaign.policy_file import with_policy_text
 from jointnas.campaign.spec import (
     KINDS,
     DirectSpec,
@@ -156,7 +157,7 @@ def _space(given: Any, short: Mapping[str, Any]) -> str:
         space = Space.load(given)
     if "architecture" in short:
         space = space.with_architecture(find_candidate(short["architecture"]).candidate["architecture"])
-    return space.fix(short.get("fix", {})).to_toml()
+    return space.fix(with_policy_text(short.get("fix", {}), Path())).to_toml()
 
 
 def _within(

@@ -33,6 +33,7 @@ def augment_command(
       jointnas augment nomad-senet --data cifar10 --images 6 --show nomad.png
     """
     from jointnas.campaign.candidate_file import find_candidate
+    from jointnas.campaign.policy_file import with_policy_text
     from jointnas.data.dataset import load_data
     from jointnas.data.spec import DataSpec
     from jointnas.errors import ExportError
@@ -40,7 +41,7 @@ def augment_command(
     from jointnas.training.sheet import contact_sheet
 
     knobs = find_candidate(candidate).candidate["recipe"] if candidate else {}
-    recipe = Recipe.from_knobs({**knobs, **parse_assignments(fix or [])})
+    recipe = Recipe.from_knobs({**knobs, **with_policy_text(parse_assignments(fix or []), Path())})
     if show.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise ExportError(f"a picture is a .png, .jpg or .webp, got {str(show)!r}: change --show")
     loaded = load_data(DataSpec(data or "digits", train_images=train_images, image_size=image_size))

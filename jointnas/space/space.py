@@ -27,7 +27,7 @@ from jointnas.space.knob_space import Candidate, KnobSpace
 from jointnas.space.knobs import Codes, Fixed, Value
 from jointnas.space.restriction import with_values
 from jointnas.space.toml import Definition, check_definition, read_definition, write_definition
-from jointnas.training.recipe import Recipe, default_of, effective_rows, views
+from jointnas.training.recipe import Recipe, check_value, default_of, effective_rows, is_text, views
 
 CostFunction = Callable[[Candidate], Mapping[str, float]]
 
@@ -114,7 +114,11 @@ class Space(KnobSpace):
         knobs = list(self.knobs)
         for name, value in values.items():
             index = self._index(name)
-            knobs[index] = Fixed(name, knobs[index].when, knobs[index].value(knobs[index].code(value)))
+            if is_text(name, value):  # of which no space lists all
+                check_value(name, value)
+                knobs[index] = Fixed(name, knobs[index].when, value)
+            else:
+                knobs[index] = Fixed(name, knobs[index].when, knobs[index].value(knobs[index].code(value)))
         return replace(self, knobs=tuple(knobs), _costs={})
 
     def restricted(self, train_images: int) -> Space:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from functools import cache
@@ -12,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jointnas.errors import RecipeError, suggest
+from jointnas.training.policy_text import parse_policy
 
 EXPECTED_LEARNING_RATE: Mapping[str, float] = {
     "sgd": 0.1,
@@ -28,6 +31,7 @@ EXPECTED_LEARNING_RATE: Mapping[str, float] = {
 
 SCHEDULES = ("linear", "cosine", "one-cycle", "piecewise", "sgdr")
 GRADIENTS = ("plain", "sam", "mltp")
+TEXT = re.compile(r"[\s;,]")  # what a text has and no name of a choice
 INITIALISATIONS = ("he", "dirac")
 POLICIES = (
     "none",
@@ -52,9 +56,17 @@ def _number(default: float, low: float, high: float, about: str, when: Condition
 
 
 def _choice(
-    default: str | bool, choices: tuple[str | bool, ...], about: str, when: Condition | None = None, *, speed: str
+    default: str | bool,
+    choices: tuple[str | bool, ...],
+    about: str,
+    when: Condition | None = None,
+    *,
+    speed: str,
+    text: Callable[[str], Any] | None = None,
 ) -> Any:
-    return field(default=default, metadata={"choices": choices, "about": about, "when": when, "speed": speed})
+    """Return the field of a knob with these choices. text: reads other values, and raises `RecipeError` for what is none."""
+    metadata = {"choices": choices, "about": about, "when": when, "speed": speed, "text": text}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -191,7 +203,13 @@ class Recipe:
     cutout: float = _number(
         0.0, 0, 1, "side of the erased square, relative to the image's; it may cross the border; 0 is off", speed=SWITCH
     )
-    policy: str = _choice("none", POLICIES, "published augmentation policy, sampled per image", speed=EACH_VALUE)
+    policy: str = _choice(
+        "none",
+        POLICIES,
+        "augmentation policy, sampled per image: a published one, or the text of one (`training.policy_text`)",
+        speed=EACH_VALUE,
+        text=parse_policy,
+    )
     policy_operations: int = _number(
         2, 1, 5, "RandAugment's N, operations per image", lambda r: r.policy == "randaugment", speed=EACH_VALUE
     )
@@ -312,7 +330,12 @@ def _as_numbers(name: str, values: NDArray[Any]) -> NDArray[np.float64]:
     if choices is None:
         return values.astype(np.float64)
     index = {choice: float(i) for i, choice in enumerate(choices)}
-    return np.array([index[value] for value in values.tolist()])
+    return np.array([index[value] if value in index else _text_number(value) for value in values.tolist()])
+
+
+def _text_number(text: str) -> float:
+    """Return a number that tells texts apart, beyond the indices of choices."""
+    return float(int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)) + len(POLICIES)
 
 
 def knobs_by_speed(speed: str) -> tuple[str, ...]:
@@ -353,6 +376,12 @@ def default_of(name: str) -> Any:
     return knob(name).default
 
 
+def is_text(name: str, value: Any) -> bool:
+    """Return whether a value of a recipe knob is a text in place of one of its choices, such as that of a policy."""
+    has_text = name in knob_fields() and knob(name).metadata.get("text") is not None
+    return has_text and isinstance(value, str) and TEXT.search(value) is not None
+
+
 def check_value(name: str, value: Any) -> None:
     """Raise `RecipeError` unless the knob exists and `value` lies in its range."""
     problem = _problem(knob(name), value)
@@ -364,6 +393,9 @@ def _problem(spec: Field[Any], value: Any) -> str | None:
     choices = spec.metadata.get("choices")
     if choices is not None:
         if not any(type(value) is type(c) and value == c for c in choices):
+            if is_text(spec.name, value):
+                spec.metadata["text"](value)
+                return None
             return f"the recipe knob {spec.name} must be one of {', '.join(map(str, choices))}, got {value!r}"
         return None
     low, high = spec.metadata["low"], spec.metadata["high"]

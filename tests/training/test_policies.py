@@ -4,14 +4,26 @@ from collections import Counter
 from math import sqrt
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torchvision.transforms import v2
 
 from jointnas.errors import RecipeError
 from jointnas.training.augmentation import OPERATIONS, make_policy
-from jointnas.training.augmentation.policies import NAMES, PART_PIXELS, SIGNED, Policy, apply, magnitude_table
-from jointnas.training.recipe import POLICIES
+from jointnas.training.augmentation.operations import GREY, PLACED
+from jointnas.training.augmentation.policies import (
+    AUTOAUGMENT,
+    NAMES,
+    PART_PIXELS,
+    SIGNED,
+    Policy,
+    Round,
+    apply,
+    magnitude_table,
+)
+from jointnas.training.policy_text import OPERATION_NAMES, format_policy, parse_policy
+from jointnas.training.recipe import POLICIES, Recipe, effective_rows
 from tests.training.test_operations import pictures, torchvisions
 
 TABLES = {
@@ -52,7 +64,7 @@ def keys(policy: Policy, n: int, side: int, seed: int = 0) -> Counter[Key]:
     rounds = [
         [
             (NAMES[k], round(abs(m), 3) if NAMES[k] != "identity" else 0.0)
-            for k, m in zip(*map(torch.Tensor.tolist, r), strict=True)
+            for k, m in zip(r.operations.tolist(), r.magnitudes.tolist(), strict=True)
         ]
         for r in policy.draw(n, side, side, seeded(seed))
     ]
@@ -134,7 +146,7 @@ def test_trivialaugment_draws_any_operation_at_any_of_31_magnitudes() -> None:
 @pytest.mark.parametrize("name", DRAWN)
 def test_signs_are_even_where_torchvision_negates_and_positive_elsewhere(name: str) -> None:
     signs: dict[str, Counter[bool]] = {}
-    for drawn, strengths in policy_of(name).draw(50_000, 32, 32, seeded(1)):
+    for drawn, strengths, _ in policy_of(name).draw(50_000, 32, 32, seeded(1)):
         for k, m in zip(drawn.tolist(), strengths.tolist(), strict=True):
             if m:
                 signs.setdefault(NAMES[k], Counter())[m < 0] += 1
@@ -159,7 +171,7 @@ def test_a_batch_is_what_torchvision_makes_of_each_image_by_the_same_draws(
     results = policy(images, seeded(3))
     for i, result in enumerate(results):
         expected, sheared = images[i], False
-        for drawn, strengths in rounds:
+        for drawn, strengths, _ in rounds:
             operation = NAMES[int(drawn[i])]
             expected = torchvisions(operation, expected, float(strengths[i]))
             sheared |= operation in ("shear_x", "shear_y", "rotate")
@@ -192,8 +204,8 @@ def test_any_size_and_number_of_channels_is_taken(name: str, shape: tuple[int, i
 def test_a_group_that_goes_through_in_parts_is_changed_like_a_small_one() -> None:
     images = pictures(40, 64, 64, 1)
     assert PART_PIXELS < 64 * 64 * 40
-    turn = (torch.full((40,), NAMES.index("rotate")), torch.linspace(-30, 30, 40))
-    expected = OPERATIONS["rotate"](images, turn[1])
+    turn = Round(torch.full((40,), NAMES.index("rotate")), torch.linspace(-30, 30, 40))
+    expected = OPERATIONS["rotate"](images, turn.magnitudes)
     assert torch.equal(apply(images, [turn]), expected)
 
 
@@ -205,3 +217,78 @@ def test_none_is_no_policy_and_an_unknown_name_is_refused_with_the_nearest() -> 
         make_policy("autoaugment-cifar")
     with pytest.raises(RecipeError, match="no augmentation policy 'autoaugment': "):
         make_policy("autoaugment")
+
+
+# ------------------------------------------------------------------------------------------------- policies as text
+
+MINE = "cutout 1 9, invert 0 0; sample_pairing 1.0 9, identity 1; rotate .5 3, equalize 0.5"
+
+
+def test_a_policy_is_written_as_text() -> None:
+    assert format_policy(parse_policy(MINE)) == (
+        "cutout 1 9, invert 0 0; sample_pairing 1 9, identity 1 0; rotate 0.5 3, equalize 0.5 0"
+    )
+    assert parse_policy(format_policy(parse_policy(MINE))) == parse_policy(MINE)
+    for text in AUTOAUGMENT.values():
+        assert len(parse_policy(text)) == 25
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rotate 0.5 3, rotat 0.5 3", r"no image operation is called 'rotat'.* did you mean 'rotate'"),
+        ("rotate 1.3 3, invert 1", r"a probability lies between 0 and 1, got 1\.3 in"),
+        ("rotate 1 10, invert 1", "a magnitude is a whole number from 0 to 9, got 10 in"),
+        ("rotate 1 3", "a sub-policy has two operations"),
+        ("rotate, invert", "an operation is written as name, probability and magnitude"),
+        (" ; ", "a policy needs a sub-policy"),
+    ],
+)
+def test_other_texts_are_refused(text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Recipe(policy=text)
+
+
+def test_recipes_with_other_policies_are_others() -> None:
+    texts = ["none", "randaugment", MINE, MINE.replace(".5 3", ".5 4")]
+    columns = {"policy": np.array(texts, dtype=object)}
+    assert len(np.unique(effective_rows(columns, 4, 32, 32), axis=0)) == 4
+
+
+def test_a_text_applies_its_operations() -> None:
+    images = pictures(64, 32, 32, 3)
+    policy = make_policy("posterize 1 9, invert 1")
+    assert policy is not None
+    expected = OPERATIONS["invert"](OPERATIONS["posterize"](images, torch.full((64,), 4.0)), torch.zeros(64))
+    assert torch.equal(policy(images, seeded()), expected)
+
+
+def test_cutout_erases_a_square_of_its_side_around_a_random_pixel() -> None:
+    images = torch.full((400, 20, 30, 3), 200, dtype=torch.uint8)
+    places = torch.rand(400, 2, generator=seeded())
+    erased = (PLACED["cutout"](images, torch.full((400,), 6.2), places, images) == GREY).all(3)
+    sizes = erased.flatten(1).sum(1)
+    assert int(sizes.max()) == 36
+    assert int(sizes.min()) == 9  # a quarter, at a corner
+    assert erased.float().mean(0).gt(0).all()
+    assert not (PLACED["cutout"](images, torch.zeros(400), places, images) == GREY).any()
+
+
+def test_sample_pairing_mixes_in_another_image_of_the_batch() -> None:
+    levels = torch.arange(8, dtype=torch.uint8)[:, None, None, None] * 30
+    images = levels.expand(8, 4, 4, 1).contiguous()
+    places = torch.tensor([[0.0, 0.0], [0.99, 0.0]])
+    mixed = PLACED["sample_pairing"](images[:2], torch.full((2,), 0.25), places, images)
+    assert mixed[:, 0, 0, 0].tolist() == [0, int(0.75 * 30 + 0.25 * 210)]
+
+
+def test_a_policy_at_random_places_is_the_same_for_equal_seeds() -> None:
+    policy, images = make_policy(MINE), pictures(90, 16, 16, 3)
+    assert policy is not None
+    one, same, other = (policy(images, seeded(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+
+
+def test_the_names_of_operations_are_those_that_there_are() -> None:
+    assert (*OPERATIONS, *PLACED) == OPERATION_NAMES

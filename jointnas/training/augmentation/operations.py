@@ -16,7 +16,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 Operation = Callable[[Tensor, Tensor], Tensor]
+PlacedOperation = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""An operation at random places: (m, 2) numbers in [0, 1), and the (n, H, W, C) images of the whole batch, are given too."""
 
+GREY = 128
 LUMA = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in grey, ITU-R BT.601 as torchvision rounds it."""
 
@@ -184,6 +187,28 @@ def sharpness(images: Tensor, magnitudes: Tensor) -> Tensor:
     return sharpened
 
 
+# ---- at a random place, or with a random other image
+
+
+def cutout(images: Tensor, magnitudes: Tensor, places: Tensor, batch: Tensor) -> Tensor:
+    """Set a square of `magnitude` pixels, rounded, to grey; its centre is a random pixel, so part of it may lie outside."""
+    height, width = images.shape[1:3]
+    half = magnitudes.round() / 2
+    inside = []
+    for side, place in ((height, places[:, 0]), (width, places[:, 1])):
+        centre = (place * side).floor()
+        distance = torch.arange(side, device=images.device) + 0.5 - centre[:, None]
+        inside.append(distance.abs() < half[:, None])  # (m, side)
+    erased = inside[0][:, :, None] & inside[1][:, None, :]
+    return images.masked_fill(erased[..., None], GREY)
+
+
+def sample_pairing(images: Tensor, magnitudes: Tensor, places: Tensor, batch: Tensor) -> Tensor:
+    """Return (1 − magnitude) · value + magnitude · value of a random image of the batch; the label stays (Inoue 2018)."""
+    others = batch.index_select(0, (places[:, 0] * len(batch)).long())
+    return _bytes(torch.lerp(images.float(), others.float(), magnitudes.view(-1, 1, 1, 1)))
+
+
 def _grey(images: Tensor) -> Tensor:
     """Return (m, H, W, 1) float: the grey of each pixel, rounded down."""
     values = images.float()
@@ -205,4 +230,7 @@ OPERATIONS: Mapping[str, Operation] = {
         posterize, solarize, autocontrast, equalize, invert,
     )
 }  # fmt: skip
-"""Every operation by name."""
+"""Every operation by name, without those at random places."""
+
+PLACED: Mapping[str, PlacedOperation] = {operation.__name__: operation for operation in (cutout, sample_pairing)}
+"""Operations at random places, by name."""

@@ -9,16 +9,30 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from jointnas.errors import RecipeError, suggest
-from jointnas.training.augmentation.operations import OPERATIONS
-from jointnas.training.recipe import POLICIES
+from jointnas.training.augmentation.operations import OPERATIONS, PLACED
+from jointnas.training.policy_text import OPERATION_NAMES, parse_policy
+from jointnas.training.recipe import POLICIES, TEXT
 
-Draws = list[tuple[Tensor, Tensor]]
-"""For each round, the index of each image's operation (n,) and its magnitude (n,)."""
+
+class Round(NamedTuple):
+    """What happens to each of n images at once: the index of its operation (n,), and its magnitude (n,).
+
+    places: (n, 2) numbers in [0, 1), for operations at a random place or with a random other image; None where there is none.
+    """
+
+    operations: Tensor
+    magnitudes: Tensor
+    places: Tensor | None = None
+
+
+Draws = list[Round]
+"""The rounds of a batch."""
 
 
 class Policy(ABC):
@@ -37,7 +51,7 @@ class Policy(ABC):
         """Return the draws of each round."""
 
 
-NAMES = tuple(OPERATIONS)
+NAMES = OPERATION_NAMES
 """The operation of each index."""
 
 IDENTITY = NAMES.index("identity")
@@ -46,7 +60,7 @@ SIGNED = torch.tensor([name in {
 } for name in NAMES])  # fmt: skip
 """Whether an operation's magnitude is negated with probability one half, (operations,)."""
 
-UNIFORM = torch.tensor([NAMES.index(name) for name in NAMES if name != "invert"])
+UNIFORM = torch.tensor([i for i, name in enumerate(NAMES) if name != "invert" and name not in PLACED])
 """The 14 operations that RandAugment and TrivialAugment sample uniformly."""
 
 PART_PIXELS = 128 * 32 * 32
@@ -66,17 +80,21 @@ def magnitude_table(bins: int, height: int, width: int, wide: bool = False) -> T
     table = {name: torch.linspace(0, value, bins) for name, value in highest.items()}
     table["posterize"] = (8 - torch.arange(bins) / ((bins - 1) / bits)).round()
     table["solarize"] = 255 * torch.linspace(1, 0, bins)
+    table["cutout"] = torch.linspace(0, 60 / 331 * min(height, width), bins)
+    table["sample_pairing"] = torch.linspace(0, 0.4, bins)
     return torch.stack([table.get(name, torch.zeros(bins)) for name in NAMES])
 
 
 class AutoAugment(Policy):
-    """One of 25 sub-policies per image: two operations, each with a probability and one of 10 magnitude bins."""
+    """One of its sub-policies (25, as published) per image: two operations, each with a probability and one of 10 magnitude bins."""
 
-    def __init__(self, sub_policies: str) -> None:
-        steps = [[_parse(operation) for operation in line.split(",")] for line in sub_policies.strip().splitlines()]
-        self.operations = torch.tensor([[NAMES.index(name) for name, _, _ in pair] for pair in steps])  # (25, 2)
-        self.probabilities = torch.tensor([[probability for _, probability, _ in pair] for pair in steps])
-        self.bins = torch.tensor([[b for _, _, b in pair] for pair in steps])
+    def __init__(self, text: str) -> None:
+        """text: see `policy_text`."""
+        steps = parse_policy(text)
+        self.operations = torch.tensor([[NAMES.index(step.operation) for step in pair] for pair in steps])  # (25, 2)
+        self.probabilities = torch.tensor([[step.probability for step in pair] for pair in steps])
+        self.bins = torch.tensor([[step.magnitude for step in pair] for pair in steps])
+        self.is_placed = any(step.operation in PLACED for pair in steps for step in pair)
 
     def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> Draws:
         """Return two rounds; an operation that is not applied is the identity."""
@@ -88,7 +106,8 @@ class AutoAugment(Policy):
         ):
             skipped = torch.rand(n, generator=generator) >= probabilities
             strengths = table[operations, bins] * _signs(operations, generator)
-            rounds.append((operations.masked_fill(skipped, IDENTITY), strengths))
+            places = torch.rand(n, 2, generator=generator) if self.is_placed else None
+            rounds.append(Round(operations.masked_fill(skipped, IDENTITY), strengths, places))
         return rounds
 
 
@@ -104,7 +123,7 @@ class RandAugment(Policy):
         rounds = []
         for _ in range(self.operations):
             drawn = UNIFORM[torch.randint(len(UNIFORM), (n,), generator=generator)]
-            rounds.append((drawn, strengths[drawn] * _signs(drawn, generator)))
+            rounds.append(Round(drawn, strengths[drawn] * _signs(drawn, generator)))
         return rounds
 
 
@@ -116,14 +135,14 @@ class TrivialAugment(Policy):
         table = magnitude_table(31, height, width, wide=True)
         drawn = UNIFORM[torch.randint(len(UNIFORM), (n,), generator=generator)]
         bins = torch.randint(31, (n,), generator=generator)
-        return [(drawn, table[drawn, bins] * _signs(drawn, generator))]
+        return [Round(drawn, table[drawn, bins] * _signs(drawn, generator))]
 
 
 def apply(images: Tensor, rounds: Draws) -> Tensor:
     """Return the images after all rounds; in each round, images with the same operation are changed together."""
     changed = images.clone(memory_format=torch.contiguous_format)
     part = max(1, PART_PIXELS // (images.shape[1] * images.shape[2]))
-    for drawn, strengths in rounds:
+    for drawn, strengths, places in rounds:
         order = drawn.argsort(stable=True)
         counts = drawn.bincount(minlength=len(NAMES)).tolist()
         groups = torch.split(order.to(images.device, non_blocking=True), counts)
@@ -132,7 +151,12 @@ def apply(images: Tensor, rounds: Draws) -> Tensor:
             if name == "identity" or not len(group):
                 continue
             for rows, values in zip(torch.split(group, part), torch.split(magnitudes, part), strict=True):
-                result = OPERATIONS[name](changed.index_select(0, rows), values)
+                own = changed.index_select(0, rows)
+                if name in PLACED:
+                    assert places is not None
+                    result = PLACED[name](own, values, places[rows.cpu()].to(images.device), images)
+                else:
+                    result = OPERATIONS[name](own, values)
                 _as_words(changed).index_copy_(0, rows, _as_words(result))
     return changed
 
@@ -147,12 +171,6 @@ def _signs(operations: Tensor, generator: torch.Generator) -> Tensor:
     """Return a random sign for each drawn operation that has one, 1 for the others."""
     negated = torch.rand(len(operations), generator=generator) < 0.5
     return 1.0 - 2.0 * (negated & SIGNED[operations])
-
-
-def _parse(operation: str) -> tuple[str, float, int]:
-    """Return the name, probability and magnitude bin of an operation, 0 for operations without a magnitude."""
-    name, probability, *magnitude_bin = operation.split()
-    return name, float(probability), int(magnitude_bin[0]) if magnitude_bin else 0
 
 
 AUTOAUGMENT = {
@@ -242,7 +260,7 @@ AUTOAUGMENT = {
 
 
 def make_policy(name: str, *, operations: int = 2, magnitude: int = 9) -> Policy | None:
-    """Return the policy of this name, None for "none". Raises `RecipeError` for an unknown name.
+    """Return the policy of this name or text (`policy_text`), None for "none". Raises `RecipeError` for what is neither.
 
     operations, magnitude: RandAugment's N and M (0…30).
     """
@@ -256,4 +274,6 @@ def make_policy(name: str, *, operations: int = 2, magnitude: int = 9) -> Policy
         return makers[name]()
     if kind == "autoaugment" and data_set in AUTOAUGMENT:
         return AutoAugment(AUTOAUGMENT[data_set])
+    if TEXT.search(name):
+        return AutoAugment(name)
     raise RecipeError(f"there is no augmentation policy {name!r}: {suggest(name, POLICIES)}")

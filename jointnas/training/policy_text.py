@@ -1,0 +1,92 @@
+"""Augmentation policies as text: sub-policies of two operations each, as AutoAugment has them (Cubuk et al. 2019).
+
+A sub-policy is written "rotate 0.7 2, translate_x 0.3 9": operation, probability, and one of ten magnitudes, 0 where the operation has none.
+Sub-policies are separated by a semicolon or a line break.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from jointnas.errors import RecipeError, suggest
+
+OPERATION_NAMES = (
+    "identity",
+    "shear_x",
+    "shear_y",
+    "translate_x",
+    "translate_y",
+    "rotate",
+    "brightness",
+    "color",
+    "contrast",
+    "sharpness",
+    "posterize",
+    "solarize",
+    "autocontrast",
+    "equalize",
+    "invert",
+    "cutout",
+    "sample_pairing",
+)
+SEARCHED = OPERATION_NAMES[1:]  # the 16 operations of AutoAugment's search space
+MAGNITUDES = 10
+OPERATIONS_EACH = 2  # of a sub-policy
+EXAMPLE = "rotate 0.7 2, translate_x 0.3 9"
+
+
+class Step(NamedTuple):
+    """One operation of a sub-policy. magnitude: 0 to 9."""
+
+    operation: str
+    probability: float
+    magnitude: int
+
+    def __str__(self) -> str:
+        return f"{self.operation} {self.probability:g} {self.magnitude}"
+
+
+SubPolicy = tuple[Step, ...]
+
+
+def parse_policy(text: str) -> list[SubPolicy]:
+    """Return the sub-policies of a text. Raises `RecipeError`."""
+    lines = [line.strip() for line in re.split(r"[;\n]", text) if line.strip()]
+    if not lines:
+        raise RecipeError(f"a policy needs a sub-policy such as {EXAMPLE!r}, got none: write one")
+    return [_sub_policy(line) for line in lines]
+
+
+def format_policy(sub_policies: list[SubPolicy]) -> str:
+    """Return the text that `parse_policy` reads, in one line."""
+    return "; ".join(", ".join(map(str, steps)) for steps in sub_policies)
+
+
+def _sub_policy(line: str) -> SubPolicy:
+    steps = tuple(_step(part.split(), line) for part in line.split(","))
+    if len(steps) != OPERATIONS_EACH:
+        raise RecipeError(f"a sub-policy has two operations, as in {EXAMPLE!r}, got {line!r}: write two")
+    return steps
+
+
+def _step(words: list[str], line: str) -> Step:
+    try:
+        operation, probability, *rest = words
+        (magnitude,) = rest or ["0"]
+        step = Step(operation, float(probability), int(magnitude))
+    except ValueError as error:
+        raise RecipeError(
+            f"an operation is written as name, probability and magnitude, as in {EXAMPLE!r}, got {line!r}: correct it"
+        ) from error
+    if operation not in OPERATION_NAMES:
+        raise RecipeError(
+            f"no image operation is called {operation!r}, in {line!r}: {suggest(operation, OPERATION_NAMES)}"
+        )
+    if not 0 <= step.probability <= 1:
+        raise RecipeError(f"a probability lies between 0 and 1, got {probability} in {line!r}: correct it")
+    if not 0 <= step.magnitude < MAGNITUDES:
+        raise RecipeError(
+            f"a magnitude is a whole number from 0 to {MAGNITUDES - 1}, got {magnitude} in {line!r}: correct it"
+        )
+    return step
