@@ -6,7 +6,8 @@
 Each search spends rounds × batch budgets, `--workers` at a time, under the bound; its network is the one that it leaves in its run. Each
 member of the portfolio, made for the bound as the search makes it, is trained alone in the same slots with the same seeds. All are scored
 on the test images once. The best recipe is the member with the highest mean accuracy on the validation images. `--all-images` also trains
-the recipes and each search's winner once more, on the training and validation images together, as `search --final train+val` does.
+the recipes and each search's winner once more, on the training and validation images together, as `search --final train+val` does; a
+search that ends so is compared with the recipe on all images.
 `--hold-out` moves so many training images of each class into the test split first. The machine must be left alone meanwhile.
 """
 
@@ -30,7 +31,7 @@ from benchmarks.measure import machine, write
 from jointnas.api import run_search
 from jointnas.campaign.portfolio import starting_candidates
 from jointnas.campaign.retrain import spread
-from jointnas.campaign.spec import FINALS
+from jointnas.campaign.spec import BEST_NETWORK, FINALS
 from jointnas.campaign.timing import BudgetSteps
 from jointnas.campaign.winner_file import load
 from jointnas.data.dataset import load_data
@@ -185,13 +186,17 @@ def main() -> None:
             answer["recipes"] = found = recipes(spec, options)
             best = max(found, key=lambda name: fmean(found[name]["val"]))
             answer["best_recipe"] = {"name": best, "test_accuracy": spread(found[best]["test"])}
+            if options.all_images:
+                answer["best_recipe"]["test_accuracy_all_images"] = spread(found[best]["test_all_images"])
             print(json.dumps(answer["best_recipe"]), flush=True)
         if "search" in options.arms:
             runs = options.runs or Path(folder) / "runs"
             answer["searches"] = [searched(spec, options, seed, runs / f"seed-{seed}") for seed in options.seeds]
             answer["search"] = spread([one["test_accuracy"] for one in answer["searches"]])
         if {"recipes", "search"} <= set(options.arms):
-            pairs = zip(answer["search"]["seeds"], answer["best_recipe"]["test_accuracy"]["seeds"], strict=True)
+            on_all = options.all_images and options.final != BEST_NETWORK  # as the search's own network
+            recipe = answer["best_recipe"]["test_accuracy_all_images" if on_all else "test_accuracy"]["seeds"]
+            pairs = zip(answer["search"]["seeds"], recipe, strict=True)
             answer["search_minus_recipe"] = spread([ours - recipe for ours, recipe in pairs])
         write(answer, options.to)
 

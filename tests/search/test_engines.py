@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from jointnas.errors import SearchError
-from jointnas.search.engines import ENGINES, Evaluation, Problem, engine_names, evolve_front, find_engine
+from jointnas.search.engines import CONTROLLER, ENGINES, Evaluation, Problem, engine_names, evolve_front, find_engine
 from jointnas.search.engines.evolution import adaptive
+from jointnas.search.engines.ppo import Controller, levels
 from jointnas.search.engines.problem import FAILURE, Merit
 from jointnas.space.constraint import parse_all
 from jointnas.space.knobs import Codes
@@ -468,3 +470,51 @@ def test_an_installed_package_adds_an_engine(tmp_path: Path) -> None:
         assert {report.engine for report in search.reports} == {*ENGINES, "climber"}
     with pytest.raises(SearchError, match="no engine is called 'climber'"):
         find_engine("climber")
+
+
+# --------------------------------------------------------------------------------------------------------------- ppo
+
+
+def controlled(budget: int, constraint: str | None = None, seed: int = 0) -> Recorder:
+    space = grid(knobs=3, high=3)
+    recorder = Recorder(space)
+    task = problem(space, recorder, *([constraint] if constraint else []), budget=budget)
+    task.batch, task.seed = 8, seed
+    find_engine(CONTROLLER)(task)
+    return recorder
+
+
+def test_the_controller_keeps_budget_bounds_and_batches() -> None:
+    recorder = controlled(40, "total<6")
+    assert len(recorder.codes) == 40
+    assert len(set(recorder.space.identities(recorder.codes))) == 40
+    assert (values(recorder.space, recorder.codes).sum(axis=1) < 6).all()
+    assert max(len(batch) for batch in recorder.batches) <= 8
+
+
+def test_the_controller_is_deterministic_in_its_seed() -> None:
+    one, same, other = (controlled(24, seed=seed).codes for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
+def test_the_controller_comes_to_prefer_what_is_rewarded() -> None:
+    rng, controller = torch.Generator().manual_seed(0), Controller([4, 4])
+    optimizer = torch.optim.Adam(controller.parameters(), lr=0.01)
+    for _ in range(60):
+        actions, log_probabilities, _ = controller(16, rng)
+        rewards = (actions[:, 1] == 2).float()
+        optimizer.zero_grad()
+        (-(log_probabilities * (rewards - rewards.mean())).mean()).backward()
+        optimizer.step()
+    assert (controller(200, rng)[0][:, 1] == 2).float().mean() > 0.8
+
+
+def test_a_continuous_knob_has_a_few_levels() -> None:
+    space = Space.from_toml("format = 1\n[architecture]\nx = { low = 0.0, high = 1.0 }\ny = { values = [1, 5, 7] }\n")
+    assert [len(levels(knob)) for knob in space.knobs] == [11, 3]
+    assert levels(space.knobs[0]).min() == pytest.approx(0, abs=1e-3)
+
+
+def test_all_engines_are_without_the_controller() -> None:
+    assert CONTROLLER not in engine_names()

@@ -12,6 +12,9 @@ from jointnas.search.engines.mads import check_nomad, run_mads
 from jointnas.search.engines.problem import Engine, Evaluation, Problem
 
 ENGINES: Mapping[str, Engine] = {"evolution": evolve, "mads": run_mads, "hillclimb": climb}
+CONTROLLER = "ppo"
+"""AutoAugment's controller, an engine for real trainings: it needs thousands of them, so `--engine all` leaves it out."""
+
 ENGINE_GROUP = "jointnas.engines"
 
 
@@ -29,8 +32,12 @@ def find_engine(name: str) -> Engine:
         check_nomad()
     if name in ENGINES:
         return ENGINES[name]
+    if name == CONTROLLER:
+        from jointnas.search.engines.ppo import control  # it imports PyTorch, which other engines do without
+
+        return control
     engine: Engine = load_plugin(ENGINE_GROUP, name, ENGINES, SearchError)
     return engine
 
 
-__all__ = ["ENGINES", "Engine", "Evaluation", "Problem", "engine_names", "evolve_front", "find_engine"]
+__all__ = ["CONTROLLER", "ENGINES", "Engine", "Evaluation", "Problem", "engine_names", "evolve_front", "find_engine"]
