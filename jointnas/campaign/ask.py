@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 from jointnas.campaign.registry import adopt, find_predictor, load_predictor_of
 from jointnas.campaign.shares import as_ensembles, bounds_of_member
+from jointnas.campaign.spec import check_exact
 from jointnas.campaign.store import Run
 from jointnas.cores import available_cores
 from jointnas.errors import RunError, SearchError
 from jointnas.execution.slots import share_slots
+from jointnas.search.engines import CONTROLLER
 from jointnas.search.objective import ACCURACY, parse_objective
 from jointnas.search.search import Search
 from jointnas.search.winners import EngineReport, Winner
@@ -83,10 +85,10 @@ class FittedCampaign:
         """
         space, members = self.predictor.space, self._members()
         bounds = bounds_of_member(constraints, members)
-        if members > 1 and (measure or frontier in MEASURED):
-            raise SearchError(
-                f"several members share costs that add up exactly, got {[*measure, frontier][0]}: drop it"
-            )
+        if members > 1:
+            check_exact(objective if frontier is None else frontier, measure)
+        if engine == CONTROLLER:
+            raise SearchError(f"--engine {CONTROLLER} searches real trainings, not a predictor: choose another engine")
         metrics = {*self._metrics(constraints), parse_objective(objective, (*space.metrics, *MEASURED)), frontier}
         needed = bool(measure or metrics - {*space.metrics, ACCURACY, None})
         meter = self._make_meter() if needed else None
@@ -101,10 +103,7 @@ class FittedCampaign:
 
     def _members(self) -> int:
         """Return how many networks the campaign trained together."""
-        if self.run is None:
-            return 1
-        with Run.open(self.run) as opened:
-            return int(getattr(opened.spec, "members", 1))
+        return int(self.predictor.context.get("members", 1))
 
     def _metrics(self, constraints: Sequence[str]) -> list[str]:
         metrics = (*self.predictor.space.metrics, *MEASURED, ACCURACY)

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jointnas.campaign.spec import Spec
+from jointnas.campaign.spec import SearchSpec, Spec
 from jointnas.campaign.store import CONFIRMATION, Context, Trial
+from jointnas.training.members import budget_json
 
 WIDTH = 2  # standard deviations on either side of a prediction, within which 95 % of accuracies should lie
 
@@ -58,8 +59,9 @@ def predictions_of(
         if trial.predicted is not None and trial.std is not None:
             who = "leaders" if trial.kind == CONFIRMATION else "trials"
             groups[who].append(Prediction(trial.predicted, trial.std, trial.accuracy or 0.0))
-    if all(t.observation and t.observation.fraction == 1 for t in observed):
-        settings = {"clock": dict(spec.clock), "slot": context.slot.to_json()}
+    if isinstance(spec, SearchSpec) and all(t.observation and t.observation.fraction == 1 for t in observed):
+        budget = budget_json(spec.clock, spec.members, spec.ensemble)
+        settings = {"clock": budget, "slot": context.slot.to_json()}
         groups["retrained_winners"] = [
             Prediction(row["predicted"], row["std"], fmean(row["val_accuracies"]))
             for row in retrained

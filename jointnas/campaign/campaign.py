@@ -24,7 +24,7 @@ from jointnas.campaign.result import Campaign
 from jointnas.campaign.rounds import Rounds
 from jointnas.campaign.runner import Runner
 from jointnas.campaign.shares import as_ensembles, bounds_of_member
-from jointnas.campaign.spec import DirectSpec, NashSpec, SearchSpec
+from jointnas.campaign.spec import DirectSpec, NashSpec, PolicySpec, SearchSpec
 from jointnas.campaign.store import Context, Run
 from jointnas.campaign.timing import BudgetSteps, known_task, meets
 from jointnas.data.dataset import Data, load_data
@@ -33,6 +33,7 @@ from jointnas.errors import SpaceError
 from jointnas.execution.executor import Executor
 from jointnas.execution.slots import share_slots
 from jointnas.measurement.meter import Meter
+from jointnas.network.families import make_blueprint
 from jointnas.plugins import load_function
 from jointnas.predictor.prior import Prior
 from jointnas.predictor.task import Task, TrainingImages
@@ -43,7 +44,8 @@ from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
 from jointnas.space.transfer import nearest_candidate
 from jointnas.training.job import trial_executor
-from jointnas.training.members import part_of
+from jointnas.training.members import SNAPSHOTS, part_of
+from jointnas.training.recipe import Recipe
 from jointnas.training.user_function import UserFunction, function_executor
 
 
@@ -92,11 +94,12 @@ def run(
 
 def _conduct(setup: Setup, store: Run, executor: Executor, emit: Callback) -> Campaign:
     spec, search = setup.spec, setup.search
-    weights = store.path / WEIGHTS if spec.train_fn is None else None
-    runner = Runner(store, executor, spec.clock, spec.seed, emit, weights, spec.members, spec.ensemble)
+    keeps_networks = spec.train_fn is None and not isinstance(spec, PolicySpec)
+    weights = store.path / WEIGHTS if keeps_networks else None
+    runner = Runner(store, executor, spec.clock, spec.seed, emit, weights, spec.members, spec.ensemble, spec.trained_as)
     conductor = (
         DirectSearch(search, runner, spec, emit)
-        if isinstance(spec, DirectSpec)
+        if isinstance(spec, DirectSpec | PolicySpec) and spec.is_direct
         else Rounds(search, runner, store, spec, emit)
     )
     conductor.train()
@@ -116,7 +119,8 @@ def _conduct(setup: Setup, store: Run, executor: Executor, emit: Callback) -> Ca
     emit(WinnersFound(winners, search.rank_correlation))
     if isinstance(conductor, Rounds) and spec.final_trainings:
         conductor.train_final(winners[0])
-    keep_best(store.path, setup.data, winners, list(runner.trials.values()))
+    if keeps_networks:
+        keep_best(store.path, setup.data, winners, list(runner.trials.values()))
     return Campaign(store.path, reports=search.reports)
 
 
@@ -127,7 +131,7 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
     """
     slot = share_slots(spec.workers, spec.device)
     space = Space.from_toml(spec.space)
-    if spec.train_fn is None and space.is_abstract:
+    if spec.train_fn is None and space.is_abstract and not isinstance(spec, PolicySpec):
         raise SpaceError(
             f'the built-in trainer needs networks, but the space {space.name!r} has none: add network = "resnet9", '
             "or train with your own code (--train-fn)"
@@ -135,6 +139,8 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
     if spec.train_fn is not None:
         load_function(spec.train_fn)  # a wrong name costs nothing
     data = None if spec.data is None else load_data(spec.data)
+    if isinstance(spec, PolicySpec):
+        _check_trained(spec, space, data)
     for note in data.notes if data else ():
         emit(Notice(note))
     if data is not None and not space.is_abstract:
@@ -169,13 +175,27 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
     return Setup(spec, context, data, search, meter, known)
 
 
+def _check_trained(spec: PolicySpec, space: Space, data: Data | None) -> None:
+    """Raise a `JointNASError` unless the space is one of policies, and its candidates can be trained on the data."""
+    if not space.is_abstract:
+        raise SpaceError(
+            f"a policy is searched in a space without networks, got {space.name!r}: use augmentation-policy or randaugment"
+        )
+    candidate = spec.trained_as(space.sample(1)[0])
+    Recipe.from_knobs(candidate["recipe"])
+    if data is not None:
+        make_blueprint(candidate["architecture"], data.input_shape, len(data.classes))
+
+
 def _known(
     spec: SearchSpec, space: Space, meter: Meter, prior: Prior | None, data: Data, emit: Callback
 ) -> tuple[dict[str, Candidate], Task]:
     """Return the known recipes of the first batch by name, and the task: training images, and the steps that the budget holds."""
     bounds = bounds_of_member(spec.constraints, spec.members)
     query = Query(space, bounds, spec.objective, meter, spec.measure, spec.seed)
-    clock = part_of(spec.clock, spec.members)
+    clock = (
+        spec.clock if spec.ensemble == SNAPSHOTS else part_of(spec.clock, spec.members)
+    )  # snapshots are of one training
     seconds, known = clock.get("train_seconds"), {}
     timed = None if seconds is None else BudgetSteps(meter, seconds)
     budget = clock["train_steps"] if seconds is None else seconds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from jointnas.resources import resource_folder
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
 from jointnas.space.toml import GROUPS
+from jointnas.training.members import ENSEMBLES, LARGEST_ENSEMBLE, SEEDS
 from jointnas.training.recipe import Recipe
 
 FORMAT = 1
@@ -76,6 +77,30 @@ class CandidateFile:
         _check_training(data["training"], candidate, path.name)
         return cls(candidate, data["results"], data["costs"], data["training"], data["portfolio"])
 
+    def with_members(self, members: int | None, ensemble: str | None) -> CandidateFile:
+        """Return the candidate trained as an ensemble of so many members, of this kind; None keeps what it has. Raises `ExportError`."""
+        if members is not None and not 1 <= members <= LARGEST_ENSEMBLE:
+            raise ExportError(f"--members must be between 1 and {LARGEST_ENSEMBLE}, got {members}: change it")
+        if ensemble is not None and ensemble not in ENSEMBLES:
+            raise ExportError(f"--ensemble is {' or '.join(ENSEMBLES)}, got {ensemble!r}: choose one of them")
+        asked = {name: value for name, value in (("members", members), ("ensemble", ensemble)) if value is not None}
+        changed = replace(self, training={**self.training, **asked})
+        if ensemble is not None and changed.members == 1:
+            raise ExportError(
+                f"--ensemble goes with several --members, got --ensemble {ensemble} alone: add --members 3"
+            )
+        return changed
+
+    @property
+    def members(self) -> int:
+        """How many networks are trained together."""
+        return int(self.training.get("members", 1))
+
+    @property
+    def ensemble(self) -> str:
+        """Their kind."""
+        return str(self.training.get("ensemble", SEEDS))
+
 
 def built_in_recipes() -> list[str]:
     """Return the names of the candidates that travel with the package."""
@@ -123,6 +148,11 @@ def _check_training(training: Mapping[str, Any], candidate: Candidate, name: str
             raise ExportError(
                 f"[training] of a candidate file has {', '.join(kinds)}, got {key} = {value!r} in {name}: export it again"
             )
+    if not 1 <= training.get("members", 1) <= LARGEST_ENSEMBLE or training.get("ensemble", SEEDS) not in ENSEMBLES:
+        raise ExportError(
+            f"training.members is 1 to {LARGEST_ENSEMBLE} and training.ensemble {' or '.join(ENSEMBLES)}, got "
+            f"{training.get('members')!r} and {training.get('ensemble')!r} in {name}: correct them"
+        )
     shape = training.get("input_shape", [3, 32, 32])
     if len(shape) != 3 or not all(isinstance(d, int) for d in shape):
         raise ExportError(

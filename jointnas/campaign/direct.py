@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from jointnas.campaign.events import Activity, Callback, IncumbentChanged, Planned, RoundEnded, RoundStarted
 from jointnas.campaign.runner import Runner
-from jointnas.campaign.spec import DirectSpec
+from jointnas.campaign.spec import DirectSpec, PolicySpec
 from jointnas.campaign.store import Trial
 from jointnas.errors import ConstraintError, SearchError
 from jointnas.search.engines import Evaluation, Problem, find_engine
@@ -30,7 +30,7 @@ class DirectSearch:
     training then meets no bound on accuracy. Repeats do not count as candidates.
     """
 
-    def __init__(self, search: Search, runner: Runner, spec: DirectSpec, emit: Callback) -> None:
+    def __init__(self, search: Search, runner: Runner, spec: DirectSpec | PolicySpec, emit: Callback) -> None:
         self._search, self._runner, self._spec, self._emit = search, runner, spec, emit
         self._budget = spec.rounds * spec.batch
         self._trials: dict[str, list[Trial]] = {}  # by identity, the repeats in their order

@@ -45,17 +45,18 @@ from jointnas.execution.slots import Slot, share_slots
 from jointnas.network.blueprint import Blueprint
 from jointnas.network.cost import METRICS, blueprint_cost, scoring_cost
 from jointnas.network.families import MORPHISMS, make_blueprint
-from jointnas.network.morphisms import draw
+from jointnas.network.morphisms import draw, preview
 from jointnas.search.objective import ACCURACY
 from jointnas.search.winners import Winner
 from jointnas.space.constraint import MEASURED, Constraint, format_metric, parse_all, violations
 from jointnas.space.knob_space import Candidate
+from jointnas.space.sampling import smallest_network
 from jointnas.space.space import Space
 from jointnas.training.job import Parent, TrainingJob, trial_executor
 from jointnas.training.recipe import Recipe
 
 START = "nash"  # the built-in recipe
-SAMPLED = 512  # candidates of a space, of which the smallest is the start
+SAMPLED = 512  # candidates of a space, from which the descent to its smallest network begins
 DRAWING_SEED = 3_000_000_000  # far from the seeds of trainings
 
 
@@ -84,6 +85,7 @@ def run_nash(
                 own = trial_executor(task.source, slot, data.fingerprint, kind=spec.executor)
                 executor = stack.enter_context(own)
             Climb(task, store, executor, emit).run()
+        shutil.rmtree(store.path / WEIGHTS, ignore_errors=True)
         return Campaign(store.path)
 
 
@@ -104,6 +106,11 @@ class NashTask:
             raise SearchError("NASH trains networks on images, got none: name them with --data")
         data = load_data(spec.data)
         task = cls(spec, data, share_slots(spec.workers, spec.device), _start(spec, data), _bounds(spec))
+        rate = task.recipe.learning_rate
+        if spec.last_learning_rate > rate:
+            raise SearchError(
+                f"a learning rate falls from {rate:g}, that of the start, got --last-learning-rate {spec.last_learning_rate:g}: lower it"
+            )
         costs = task.costs(task.start)
         broken = [c for c in task.constraints if c.violation(np.array([costs[c.metric]])).any()]
         if broken:
@@ -148,7 +155,9 @@ class NashTask:
     def plan(self) -> dict[str, Any]:
         """Return what will be trained and how long that takes, as `search --dry-run --json` prints it."""
         spec, data = self.spec, self.data
-        waves = spec.pretraining + spec.rounds * ceil(spec.batch / self.slot.workers) + spec.final_training
+        waves = (
+            spec.pretraining + spec.rounds * ceil(spec.batch / self.slot.workers) + spec.final_training
+        )  # in budgets
         return {
             "trainings": spec.budgets,
             "rounds": spec.rounds,
@@ -177,8 +186,7 @@ def _start(spec: NashSpec, data: Data) -> Candidate:
     if space.is_abstract:
         raise SpaceError(f"NASH grows networks, but the space {space.name!r} has none: choose another or give --start")
     space = space.bind(data.input_shape, len(data.classes))
-    candidates = space.sample(SAMPLED, seed=spec.seed)
-    smallest = min(candidates, key=lambda candidate: space.cost(candidate)["macs"])
+    smallest = smallest_network(space, next(space.stream(spec.seed, chunk=SAMPLED)))
     return {"architecture": smallest["architecture"], "recipe": own["recipe"]}
 
 
@@ -205,14 +213,13 @@ class Lineage(Runner):
     def job(self, trial: Trial) -> TrainingJob:
         """Return how a trial is trained: from fresh weights, or from its parent's."""
         spec, final = self._spec, trial.kind == FINAL
-        budgets = spec.final_training if final else 1.0 if trial.round else spec.pretraining
         parent = None
         if trial.parent is not None and (spec.inherit or final):
             weights = str(weights_file(self.folder, trial.parent))
             parent = asdict(Parent(self.trials[trial.parent].candidate["architecture"], weights))
         return TrainingJob(
             trial.candidate,
-            spec.clock_of(budgets),
+            spec.clock_of(spec.budgets_of(trial.round, final)),
             trial.seed,
             test=final,
             weights=weights_file(self.folder, trial.number),
@@ -241,15 +248,14 @@ class Climb:
             best = self._step(number, best)
         winner = self._winner(best)
         final = self._train_final(best)
-        results = {"predicted_accuracy": winner.mean, "std": winner.std, "val_accuracies": [best.accuracy]}
-        if final.observation is not None and final.observation.failure is None:
-            keep_network(
-                self._run.path, self._task.data, final, {**results, "test_accuracy": final.observation.test_accuracy}
-            )
-        else:
-            keep_network(self._run.path, self._task.data, best, results)
+        results = {
+            "predicted_accuracy": winner.mean,
+            "std": winner.std,
+            "val_accuracies": [best.accuracy],
+            "test_accuracy": final.observation.test_accuracy if final.observation else None,
+        }
+        keep_network(self._run.path, self._task.data, final, results)
         self._run.add_query([str(c) for c in self._task.constraints], self._spec.kind, self._spec.seed, [winner])
-        shutil.rmtree(self._runner.folder, ignore_errors=True)
         self._emit(WinnersFound([winner], None))
 
     def _step(self, number: int, best: Trial | None) -> Trial:
@@ -266,18 +272,16 @@ class Climb:
             reason = min(str(t.observation.failure) for t in trials if t.observation is not None)
             which = f"all {len(trials)} trainings of step {number}" if number else "the training of the first network"
             raise SearchError(f"{which} failed ({reason}): remove the cause, then go on with --resume")
-        self._run.end_round(number, len(self._runner.trials), None)
+        if number not in {row["number"] for row in self._run.rounds()}:
+            self._run.end_round(number, sum(t.round <= number for t in self._runner.trials.values()), None)
         self._emit(RoundEnded(number, None))
         return max(ended, key=lambda t: t.accuracy or 0.0)
 
     def _train(self, trials: Sequence[Trial]) -> list[Trial]:
         """Train a step's trials. Raises `RunError` where the weights that they start from are gone."""
         for trial in trials:
-            file = Path(str(weights_file(self._runner.folder, trial.parent))) if trial.parent else None
-            if trial.observation is None and file is not None and not file.is_file():
-                raise RunError(
-                    f"the weights from which trial {trial.number} grows are not in {str(file)!r}: restore the file or start a new run"
-                )
+            if trial.observation is None and trial.parent is not None:
+                self._weights_of(trial.parent)
         return self._runner.train(trials)
 
     def _neighbours(self, number: int, best: Trial | None) -> list[Trial]:
@@ -285,50 +289,65 @@ class Climb:
         if best is None:
             return self._add(number, [self._task.start], None)
         self._emit(Activity("drawing morphisms"))
-        children = [self._child(best, i) for i in range(self._spec.batch - 1)]
+        count = max(1, self._spec.batch - 1)  # a step of one network trains a random child
+        children = [self._child(best, i) for i in range(count)]
         grown = [child for child in children if child is not None]
-        if len(grown) < len(children):
+        if len(grown) < count:
             self._emit(Notice(f"step {number}: no morphism of trial {best.number} fits the bounds any more"))
-        return self._add(number, [*grown, best.candidate], best)
+        unmodified = [best.candidate] if self._spec.batch > 1 or not grown else []
+        return self._add(number, [*grown, *unmodified], best)
 
     def _child(self, best: Trial, index: int) -> Candidate | None:
         """Return a child of the best network after random morphisms, as many as the bounds allow; None where they allow none."""
         number = len(self._runner.trials) + 1 + index
         rng = torch.Generator().manual_seed(DRAWING_SEED + self._spec.seed * SEED_STRIDE + number)
-        architecture: dict[str, Any] = {**best.candidate["architecture"]}
-        texts = list(architecture.get(MORPHISMS, ()))
-        inherited = len(texts)
+        blueprint, drawn = self._task.blueprint(best.candidate), list[str]()
         for _ in range(self._spec.morphisms):
-            blueprint = self._task.blueprint(_with_morphisms(best.candidate, texts))
             try:
                 (morphism,) = draw(blueprint, rng, 1, self._task.fits)
             except MorphismError:
                 break
-            texts.append(str(morphism))
-        return _with_morphisms(best.candidate, texts) if len(texts) > inherited else None
+            drawn.append(str(morphism))
+            blueprint = preview(blueprint, morphism)
+        return with_morphisms(best.candidate, drawn) if drawn else None
 
     def _add(self, number: int, candidates: Sequence[Candidate], best: Trial | None) -> list[Trial]:
-        parent = None if best is None else best.number
-        inherits = best is not None and self._spec.inherit
-        weights = Path(str(weights_file(self._runner.folder, best.number))).read_bytes() if best and inherits else b""
+        weights = self._weights_of(best.number).read_bytes() if best and self._spec.inherit else b""
         _, height, width = self._task.data.input_shape
         recipe = json.dumps(self._task.recipe.effective(height, width), sort_keys=True)
-        ended = [trial.identity for trial in self._runner.trials.values()]
+        before = [trial.identity for trial in self._runner.trials.values()]
         identities, repeats = list[str](), list[int]()
         for candidate in candidates:
             text = self._task.blueprint(candidate).digest() + recipe
             identities.append(hashlib.sha256(text.encode() + weights).hexdigest()[:16])
-            repeats.append([*ended, *identities].count(identities[-1]) - 1)
+            repeats.append([*before, *identities].count(identities[-1]) - 1)
+        parent = None if best is None else best.number
         return self._runner.add(number, candidates, identities, repeats=repeats, parent=parent)
+
+    def _weights_of(self, number: int) -> Path:
+        """Return the file of a trial's weights. Raises `RunError` where it is gone."""
+        file = Path(str(weights_file(self._runner.folder, number)))
+        if not file.is_file():
+            raise RunError(
+                f"the weights of trial {number}, from which others grow, are not in {str(file)!r}: restore the file or start a new run"
+            )
+        return file
 
     def _train_final(self, best: Trial) -> Trial:
         trials = [t for t in self._runner.trials.values() if t.kind == FINAL]
         if not trials:
-            self._emit(Activity("training on all images"))
             trials = self._runner.add(
                 self._spec.rounds, [best.candidate], [best.identity], kind=FINAL, parent=best.number
             )
+        elif _has_failed(trials[0]):
+            trials = self._runner.retry(trials)
+        self._emit(Activity("training on all images"))
         (trial,) = self._train(trials)
+        if trial.observation is None or _has_failed(trial):
+            reason = trial.observation.failure if trial.observation else "no result"
+            raise SearchError(
+                f"the training on all images failed ({reason}): remove the cause, then go on with --resume"
+            )
         return trial
 
     def _winner(self, best: Trial) -> Winner:
@@ -339,6 +358,12 @@ class Climb:
         return Winner(best.candidate, accuracy, noise, accuracy, costs)
 
 
-def _with_morphisms(candidate: Candidate, texts: Sequence[str]) -> Candidate:
-    architecture: Any = {**candidate["architecture"], MORPHISMS: list(texts)}
+def _has_failed(trial: Trial) -> bool:
+    return trial.observation is not None and trial.observation.failure is not None
+
+
+def with_morphisms(candidate: Candidate, texts: Sequence[str]) -> Candidate:
+    """Return the candidate whose network is changed by more morphisms, in text form."""
+    architecture: Any = dict(candidate["architecture"])
+    architecture[MORPHISMS] = [*architecture.get(MORPHISMS, ()), *texts]
     return {"architecture": architecture, "recipe": candidate["recipe"]}

@@ -21,6 +21,7 @@ from jointnas.campaign.spec import (
     KINDS,
     DirectSpec,
     NashSpec,
+    PolicySpec,
     SearchSpec,
     Spec,
     check_positive,
@@ -28,10 +29,12 @@ from jointnas.campaign.spec import (
 )
 from jointnas.data.spec import DataSpec
 from jointnas.errors import BudgetError, RunError, SearchError, suggest
+from jointnas.space.knob_space import check_candidate
 from jointnas.space.space import Space
 from jointnas.units import format_duration, parse_duration
 
 DEFAULT_TRAIN_TIME = "10m"
+DEFAULT_SPACES = {PolicySpec.kind: "augmentation-policy"}  # resnet9 for other kinds
 PLANNED_TRAININGS = 24  # of a search for which a total time alone is given
 LONGEST_PLANNED_SECONDS = 600.0  # of one of them
 OPTIONS = (
@@ -76,7 +79,12 @@ def make_spec(options: Mapping[str, Any], kind: str = "search") -> Spec:
     if kind == NashSpec.kind and "space" in given:
         given["space"] = _space(given["space"], {})
     elif "space" in given or issubclass(KINDS.get(kind, Spec), SearchSpec):
-        given["space"] = _space(given.pop("space", "resnet9"), short)
+        given["space"] = _space(given.pop("space", DEFAULT_SPACES.get(kind, "resnet9")), short)
+    if "trained" in given and not isinstance(given["trained"], Mapping):
+        given["trained"] = find_candidate(given["trained"]).candidate
+    for candidate in [*given.get("start", ()), given.get("trained")]:
+        if isinstance(candidate, Mapping):
+            check_candidate(candidate)
     if "start" in given:
         given["start"] = [c if isinstance(c, Mapping) else find_candidate(c).candidate for c in given["start"]]
     if isinstance(given.get("constraints"), str):
@@ -91,7 +99,9 @@ def make_spec(options: Mapping[str, Any], kind: str = "search") -> Spec:
 
 def _nash(given: dict[str, Any], kind: str) -> str:
     """Return the kind of a climb, whose engine is no setting of it. Raises `SearchError` for what does not go with it."""
-    given.pop("engine", None)
+    engine = given.pop("engine", NashSpec.kind)
+    if engine != NashSpec.kind:
+        raise SearchError(f"a nash run climbs by morphisms, got --engine {engine}: drop it")
     if kind not in (DirectSpec.kind, NashSpec.kind):
         raise SearchError("--engine nash trains every network that it grows: add --real")
     for name in ("fix", "architecture"):
@@ -99,6 +109,10 @@ def _nash(given: dict[str, Any], kind: str) -> str:
             raise SearchError(
                 f"NASH takes network and recipe from its start, got --{name}: give both in a file with --start"
             )
+    if "total_time" in given:
+        raise SearchError(
+            f"NASH trains so many networks of --train-time, got --total-time {given['total_time']}: see how long it takes with --dry-run"
+        )
     return NashSpec.kind
 
 

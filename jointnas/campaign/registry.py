@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jointnas.campaign.early_stop import accuracy_at, at_fraction
 from jointnas.campaign.folders import find_run, list_runs
-from jointnas.campaign.spec import KINDS, AdoptedSpec, SearchSpec
+from jointnas.campaign.spec import AdoptedSpec, PolicySpec, SearchSpec
 from jointnas.campaign.store import DATABASE, Context, Run, Trial
 from jointnas.data.spec import DataSpec
 from jointnas.errors import PredictorError, RunError, suggest
@@ -27,6 +27,7 @@ PRETRAINED = "tables"  # the network that searches start from
 NONE = "none"
 PREDICTOR = "predictor"  # the folder of a run's predictor
 
+CONTEXT_KEYS = ("data", "fingerprint", "clock", "slot", "classes", "members", "ensemble")
 REQUIRED = ("data", "fingerprint", "clock", "slot", "classes")
 """What a predictor's context must hold before it can become a run."""
 
@@ -45,10 +46,10 @@ def find_predictor(name: str) -> tuple[Path, Path | None]:
     for run in (Path(name), Path("runs") / name):
         if (run / DATABASE).is_file():
             with Run.open(run) as opened:  # raises for a format that this version does not read
-                kind = opened.spec.kind
-            if not issubclass(KINDS[kind], SearchSpec | AdoptedSpec):
+                spec = opened.spec
+            if isinstance(spec, PolicySpec) or not isinstance(spec, SearchSpec | AdoptedSpec):
                 raise PredictorError(
-                    f"a {kind} run fits no predictor that can be asked, got {str(run)!r}: name the run of a search"
+                    f"a {spec.kind} run has no predictor of networks to ask, got {str(run)!r}: name the run of a search"
                 )
             if not (run / PREDICTOR / DESCRIPTION).is_file():
                 raise PredictorError(
@@ -166,6 +167,7 @@ def context_of(spec: SearchSpec, context: Context) -> dict[str, object]:
         "clock": dict(spec.clock),
         "slot": context.slot.to_json(),
         "classes": list(context.classes or ()),
+        **({"members": spec.members, "ensemble": spec.ensemble} if spec.members > 1 else {}),
     }
 
 
@@ -174,8 +176,8 @@ def _check_alike(
 ) -> None:
     """Raise `PredictorError` unless two runs share what decides an accuracy."""
     mine, theirs = ({**s.to_json(), **c.to_json()} for s, c in ((spec, context), (other, other_context)))
-    for key in ("space", "input_shape", "classes", "data", "fingerprint", "clock", "slot", "prior", "train_fn"):
-        if mine[key] != theirs[key]:
+    for key in (*CONTEXT_KEYS, "space", "input_shape", "prior", "train_fn", "trained"):
+        if mine.get(key) != theirs.get(key):
             raise PredictorError(
                 "a predictor is fitted to runs of one space, data set, budget, slot and prior, but the "
                 f"{key} of {name!r} differs from that of {first!r}: leave one out"

@@ -17,7 +17,6 @@ from jointnas.execution.recorded import RecordedExecutor
 from jointnas.execution.slots import Slot
 from jointnas.network.families import make_blueprint
 from jointnas.training.job import TrainingJob, TrainingResult, member_files
-from jointnas.training.members import SEEDS
 from jointnas.training.recipe import Recipe
 
 FIRST_SEED = 1_000_000_000
@@ -98,8 +97,8 @@ def retrain_candidates(
             FIRST_SEED + seed,
             test=True,
             weights=str(to / f"winner-{rank}" / f"seed-{seed}.safetensors"),
-            members=files[rank - 1].training.get("members", 1),
-            ensemble=files[rank - 1].training.get("ensemble", SEEDS),
+            members=files[rank - 1].members,
+            ensemble=files[rank - 1].ensemble,
         ).numbered(number)
         for number, (rank, seed) in enumerate(places)
     ]

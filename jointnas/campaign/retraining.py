@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from jointnas.errors import ExportError
 from jointnas.execution.slots import Slot, share_slots
 from jointnas.training.clock import clock_from_json
 from jointnas.training.job import trial_executor
-from jointnas.training.members import ENSEMBLES, LARGEST_ENSEMBLE
+from jointnas.training.members import budget_json, part_of
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Retraining:
             files, run, number = [CandidateFile.read(path)], None, 0
         else:
             (number, files), run = winner_files(source, query, top), find_run(source)
-        files = [_with_members(file, members, ensemble) for file in files]
+        files = [file.with_members(members, ensemble) for file in files]
         training = files[0].training
         own = training.get("slot", {})
         if "data" not in training or not _is_slot(own):
@@ -72,6 +72,7 @@ class Retraining:
             )
         clock = clock_json(train_time, train_steps, training.get("clock"))
         clock_from_json(clock)
+        part_of(clock, files[0].members)
         slot = share_slots(own["workers"] if workers is None else workers, device or own["device"])
         spec = data_spec_of(training)
         data = load_data(spec, fingerprint=training.get("fingerprint"))
@@ -93,20 +94,9 @@ class Retraining:
                 for one in retrained:
                     if one.test_accuracies:
                         outcome = one.val_accuracies, one.test_accuracies
-                        opened.add_retrained(self.query, one.rank, self.clock, self.slot.to_json(), *outcome)
+                        budget = budget_json(self.clock, one.file.members, one.file.ensemble)
+                        opened.add_retrained(self.query, one.rank, budget, self.slot.to_json(), *outcome)
         return retrained
-
-
-def _with_members(file: CandidateFile, members: int | None, ensemble: str | None) -> CandidateFile:
-    """Return a candidate that is trained as an ensemble of so many members, of this kind. Raises `ExportError`."""
-    if members is not None and not 1 <= members <= LARGEST_ENSEMBLE:
-        raise ExportError(f"--members must be between 1 and {LARGEST_ENSEMBLE}, got {members}: change it")
-    if ensemble is not None and ensemble not in ENSEMBLES:
-        raise ExportError(f"--ensemble is {' or '.join(ENSEMBLES)}, got {ensemble!r}: choose one of them")
-    asked = {"members": members, "ensemble": ensemble}
-    return replace(
-        file, training={**file.training, **{name: value for name, value in asked.items() if value is not None}}
-    )
 
 
 def _is_slot(value: Mapping[str, Any]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from jointnas.campaign.candidate_file import CandidateFile, candidate_costs
 from jointnas.campaign.folders import find_run
-from jointnas.campaign.spec import SearchSpec
+from jointnas.campaign.spec import PolicySpec, SearchSpec
 from jointnas.campaign.store import Run
 from jointnas.errors import RunError
 
@@ -65,8 +65,9 @@ def write_candidates(files: Mapping[str, CandidateFile], folder: Path, kind: str
 def _training_of(run: Run) -> dict[str, Any]:
     """Return how a run's candidates were trained. Raises `RunError` where the run's candidates are of no space."""
     spec, context = run.spec, run.context
-    if not hasattr(spec, "space") or spec.data is None or context.classes is None:
-        kind = "user function" if isinstance(spec, SearchSpec) else spec.kind
+    is_policy = isinstance(spec, PolicySpec)
+    if not hasattr(spec, "space") or spec.data is None or context.classes is None or is_policy:
+        kind = "user function" if isinstance(spec, SearchSpec) and not is_policy else spec.kind
         raise RunError(
             f"only candidates that jointnas can train are exported, got a run of kind {kind!r}: name another run"
         )

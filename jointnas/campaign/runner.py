@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,8 @@ Prediction = tuple[float, float] | None
 class Runner:
     """The trials of one run: those that the store holds, and those that are added and trained.
 
-    weights: the folder that keeps the weights of the `KEPT` most accurate trainings, None for none. members, ensemble: see `TrainingJob`.
+    weights: the folder that keeps the weights of the `KEPT` most accurate trainings, None for none. members, ensemble: see
+    `TrainingJob`. trained_as: returns what is trained for a candidate of the space.
     """
 
     def __init__(
@@ -36,9 +37,10 @@ class Runner:
         weights: Path | None = None,
         members: int = 1,
         ensemble: str = SEEDS,
+        trained_as: Callable[[Candidate], Candidate] = lambda candidate: candidate,
     ) -> None:
         self._run, self._executor, self._clock, self._seed, self._emit = run, executor, dict(clock), seed, emit
-        self._weights, self._members, self._ensemble = weights, members, ensemble
+        self._weights, self._members, self._ensemble, self._trained_as = weights, members, ensemble, trained_as
         self.trials: dict[int, Trial] = {trial.number: trial for trial in run.trials()}
         self.stop_at = 1.0  # fraction of the budget that trainings run
 
@@ -80,7 +82,7 @@ class Runner:
     def job(self, trial: Trial) -> TrainingJob:
         """Return how a trial is trained."""
         return TrainingJob(
-            trial.candidate,
+            self._trained_as(trial.candidate),
             self._clock,
             trial.seed,
             stop_at=self.stop_at,

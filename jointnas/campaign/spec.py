@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from math import inf
 from typing import Any, ClassVar
@@ -19,11 +19,13 @@ from jointnas.data.spec import DataSpec
 from jointnas.errors import RunError, SearchError, suggest
 from jointnas.execution import find_executor
 from jointnas.predictor.contract import find_model
-from jointnas.search.engines import engine_names, find_engine
+from jointnas.search.engines import CONTROLLER, engine_names, find_engine
 from jointnas.search.search import ALL
+from jointnas.space.constraint import MEASURED
 from jointnas.space.knob_space import Candidate
 from jointnas.training.clock import clock_from_json
 from jointnas.training.members import ENSEMBLES, LARGEST_ENSEMBLE, SEEDS, part_of
+from jointnas.training.policy_text import split_knobs
 
 LARGEST_SEED = 99_999  # trials get seeds of 10,000 × seed + number, which stay below those of `retrain`
 BEST_NETWORK, ALL_IMAGES = FINALS = ("best", "train+val")
@@ -61,7 +63,7 @@ class Spec:
         values = self.to_json()
         clock = values.pop("clock")
         budget = {"train_time": clock["train_seconds"]} if "train_seconds" in clock else clock
-        if "space" in values:
+        if values.get("space") is not None:
             values["space"] = tomllib.loads(values["space"])
         return tomli_w.dumps({**budget, **without_none(values)}, multiline_strings=True)
 
@@ -117,7 +119,10 @@ class SearchSpec(Spec):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in engine_names() if self.engine == ALL else [self.engine]:
-            find_engine(name)
+            if name != CONTROLLER:  # which imports PyTorch
+                find_engine(name)
+        if self.engine == CONTROLLER and not self.is_direct:
+            raise SearchError(f"--engine {CONTROLLER} trains what it proposes: add --real")
         find_executor(self.executor)
         find_model(self.predictor)
         for name in ("rounds", "batch", "top", "members"):
@@ -131,8 +136,12 @@ class SearchSpec(Spec):
             raise SearchError(
                 f"--members trains whole networks, got --members {self.members} and {other}: drop one of them"
             )
-        if self.members > 1 and self.measure:
-            raise SearchError(f"--members adds up exact costs, got --measure {self.measure[0]}: drop one of them")
+        if self.ensemble != SEEDS and self.members == 1:
+            raise SearchError(
+                f"--ensemble goes with several --members, got --ensemble {self.ensemble} alone: add --members 3"
+            )
+        if self.members > 1:
+            check_exact(self.objective, self.measure)
         part_of(self.clock, self.members)
         if self.early_stop is not None and not 0 < self.early_stop <= 1:
             raise SearchError(
@@ -150,6 +159,15 @@ class SearchSpec(Spec):
             )
         if self.portfolio is not None and self.portfolio < 0:
             raise SearchError(f"--portfolio must be 0 or more, got {self.portfolio}: raise it")
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether an engine searches real trainings, without a predictor in the loop."""
+        return False
+
+    def trained_as(self, candidate: Candidate) -> Candidate:
+        """Return what is trained for a candidate of the space."""
+        return candidate
 
     @property
     def budgets(self) -> int:
@@ -228,9 +246,52 @@ class DirectSpec(SearchSpec):
             raise SearchError(f"--real starts where --start says, got --portfolio {self.portfolio}: drop it")
 
     @property
+    def is_direct(self) -> bool:
+        """Whether an engine searches real trainings: always."""
+        return True
+
+    @property
     def known_recipes(self) -> int:
         """None: an engine starts where `start` says."""
         return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicySpec(SearchSpec):
+    """A search of an augmentation policy for one network and recipe, as AutoAugment's (Cubuk et al. 2019).
+
+    space: of policies, abstract: `augmentation-policy`, or one whose knobs are those of recipes. trained: the candidate that is trained with
+    each policy. engine: what searches the predictor, or "ppo", AutoAugment's own controller over real trainings.
+    """
+
+    kind = "policy"
+    changeable: ClassVar[tuple[str, ...]] = ("rounds", "batch", "top", "confirm", "executor")
+    uses_all_images = False
+    repeats: ClassVar[int] = 1
+
+    trained: Candidate
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.constraints or self.members > 1 or self.train_fn is not None:
+            given = "--constraint" if self.constraints else "--members" if self.members > 1 else "--train-fn"
+            raise SearchError(f"a policy changes no cost and trains one network, got {given}: drop it")
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether the controller proposes."""
+        return self.engine == CONTROLLER
+
+    @property
+    def known_recipes(self) -> int:
+        """None: the recipe is given."""
+        return 0
+
+    def trained_as(self, candidate: Candidate) -> Candidate:
+        """Return the network and recipe with a candidate's policy."""
+        policy, others = split_knobs({**candidate["architecture"], **candidate["recipe"]})
+        own = others if policy is None else {**others, "policy": policy}
+        return {"architecture": self.trained["architecture"], "recipe": {**self.trained["recipe"], **own}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,6 +346,10 @@ class NashSpec(Spec):
         """How many networks are trained: the first one, those of all steps, and the best one at the end."""
         return 1 + self.rounds * self.batch + 1
 
+    def budgets_of(self, step: int, final: bool) -> float:
+        """Return how many budgets a training has: the first network's, one of a step, or the last one."""
+        return self.final_training if final else 1.0 if step else self.pretraining
+
     def clock_of(self, budgets: float) -> dict[str, float]:
         """Return the clock of so many budgets."""
         if "train_steps" in self.clock:
@@ -331,8 +396,17 @@ class AdoptedSpec(Spec):
 
 
 KINDS: Mapping[str, type[Spec]] = {
-    kind.kind: kind for kind in (SearchSpec, DirectSpec, NashSpec, AutotrainSpec, BaselinesSpec, AdoptedSpec)
+    kind.kind: kind
+    for kind in (SearchSpec, DirectSpec, PolicySpec, NashSpec, AutotrainSpec, BaselinesSpec, AdoptedSpec)
 }
+
+
+def check_exact(objective: str, measure: Sequence[str]) -> None:
+    """Raise `SearchError` for measured metrics, which the members of an ensemble do not add up exactly."""
+    measured = [name for name in MEASURED if objective.split()[-1:] == [name]]
+    if measure or measured:
+        given = f"--measure {measure[0]}" if measure else f"the objective {objective!r}"
+        raise SearchError(f"--members adds up exact costs, got {given}: drop one of them")
 
 
 def check_positive(name: str, value: int) -> None:

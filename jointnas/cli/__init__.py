@@ -12,6 +12,7 @@ from jointnas.cli.augment import augment_command
 from jointnas.cli.autotrain import autotrain_command
 from jointnas.cli.baselines import baselines_command
 from jointnas.cli.export import export_command
+from jointnas.cli.policy import policy_app
 from jointnas.cli.predict import predict_command
 from jointnas.cli.predictors import predictors_app
 from jointnas.cli.recipes import recipes_app
@@ -57,6 +58,7 @@ app.command("baselines")(baselines_command)
 app.command("predict")(predict_command)
 app.command("show")(show_command)
 app.command("augment")(augment_command)
+app.add_typer(policy_app, name="policy")
 app.add_typer(runs_app, name="runs")
 app.add_typer(spaces_app, name="spaces")
 app.add_typer(predictors_app, name="predictors")

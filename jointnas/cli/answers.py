@@ -48,13 +48,17 @@ def winner_rows(winners: Sequence[Winner]) -> list[dict[str, Any]]:
 
 def search_json(campaign: Campaign) -> dict[str, Any]:
     """Return what `search --json` prints of a campaign that ended."""
-    from jointnas.campaign.store import CONFIRMATION, FINAL
+    from jointnas.campaign.spec import NashSpec
+    from jointnas.campaign.store import CONFIRMATION, FINAL, Run
 
     ended = [row for row in campaign.trials if row["observation"] is not None]
     trials = [row for row in campaign.trials if row["kind"] not in (CONFIRMATION, FINAL)]
     confirmations = sum(row["kind"] == CONFIRMATION for row in campaign.trials)
     failed = sum(row["observation"] is not None and row["observation"]["accuracy"] is None for row in trials)
-    spent = sum(row["observation"]["fraction"] for row in ended)
+    with Run.open(campaign.path) as run:
+        spec = run.spec
+    share = spec.budgets_of if isinstance(spec, NashSpec) else lambda step, final: 1.0
+    spent = sum(row["observation"]["fraction"] * share(row["round"], row["kind"] == FINAL) for row in ended)
     answer = _json(
         str(campaign.path), len(trials), failed, campaign.rank_correlation, campaign.reports, campaign.winners
     )

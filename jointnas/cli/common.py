@@ -32,6 +32,15 @@ TrainSteps = Annotated[
 ]
 Workers = Annotated[int, typer.Option(help="Trainings side by side; the cores are shared out between them.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Members = Annotated[
+    int | None,
+    typer.Option(
+        help="Networks trained together within the budget; their probabilities are averaged (default: the file's or run's)."
+    ),
+]
+Ensemble = Annotated[
+    str | None, typer.Option(help="Their kind: seeds, trained one after another, or snapshots of one training.")
+]
 Measured = Annotated[
     list[str] | None,
     typer.Option("--measure", help="A metric to measure on this device and show, such as latency; repeatable."),

@@ -26,7 +26,7 @@ from jointnas.campaign.events import (
     TrialStarted,
     WinnersFound,
 )
-from jointnas.campaign.spec import DirectSpec, NashSpec, SearchSpec
+from jointnas.campaign.spec import NashSpec, SearchSpec
 from jointnas.campaign.store import CONFIRMATION, FINAL, Trial
 from jointnas.cli.common import messages
 from jointnas.units import format_duration
@@ -117,14 +117,21 @@ class Display:
             each = sum(seconds) / len(seconds)
         ended = sum(t.observation is not None for t in self.trials.values())
         planned = max(self.planned, len(self.trials))
-        running = max((1 - fraction for fraction, _ in self.running.values()), default=0.0)
+        running = max((self._budgets(n) * (1 - fraction) for n, (fraction, _) in self.running.items()), default=0.0)
         waves = math.ceil(max(0, planned - ended - len(self.running)) / self.spec.workers)
-        return format_duration(each * (running + waves) * self.stop_at)
+        is_climbing = isinstance(self.spec, NashSpec) and not any(t.kind == FINAL for t in self.trials.values())
+        last = self.spec.final_training - 1 if isinstance(self.spec, NashSpec) and is_climbing else 0.0
+        return format_duration(each * (running + waves + last) * self.stop_at)
+
+    def _budgets(self, number: int) -> float:
+        """Return how many training budgets a trial has."""
+        trial = self.trials[number]
+        return self.spec.budgets_of(trial.round, trial.kind == FINAL) if isinstance(self.spec, NashSpec) else 1.0
 
     def round_line(self) -> str:
         """Return one line on the campaign as a whole."""
         parts = [f"round {self.round} of {self.spec.rounds}"]
-        if isinstance(self.spec, DirectSpec):
+        if isinstance(self.spec, SearchSpec) and self.spec.is_direct:
             parts = [f"batch {self.round}"]
         elif isinstance(self.spec, NashSpec):
             parts = [f"step {self.round} of {self.spec.rounds}" if self.round else "first network"]

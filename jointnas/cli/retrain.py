@@ -8,8 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from jointnas.cli.common import (
+    Ensemble,
     Json,
     Measured,
+    Members,
     TrainSteps,
     TrainTime,
     figure_texts,
@@ -30,13 +32,8 @@ def retrain_command(
     train_time: TrainTime = None,
     train_steps: TrainSteps = None,
     workers: Annotated[int | None, typer.Option(help="Trainings side by side (default: the run's).")] = None,
-    members: Annotated[
-        int | None,
-        typer.Option(
-            help="Networks trained together within the budget; their probabilities are averaged (default: the run's)."
-        ),
-    ] = None,
-    ensemble: Annotated[str | None, typer.Option(help="Their kind: seeds, or snapshots of one training.")] = None,
+    members: Members = None,
+    ensemble: Ensemble = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda (default: the run's).")] = None,
     to: Annotated[Path | None, typer.Option(help="Folder for the networks (default: RUN/retrained).")] = None,
     measure: Measured = None,
@@ -69,6 +66,8 @@ def retrain_command(
         members=members,
         ensemble=ensemble,
     )
+    if measure and any(file.members > 1 for file in retraining.files):
+        raise ExportError(f"--members adds up exact costs, got --measure {measure[0]}: drop one of them")
     for note in retraining.notes:
         messages.print(note)
     data = retraining.data

@@ -122,6 +122,7 @@ def runs_show(
     from jointnas.campaign.folders import find_run
     from jointnas.campaign.result import trial_row
     from jointnas.campaign.store import Run
+    from jointnas.errors import SearchError
     from jointnas.measurement.meter import Meter
 
     with Run.open(find_run(name)) as run:
@@ -131,6 +132,8 @@ def runs_show(
         spec, context, trials, rounds = run.spec, run.context, run.trials(), run.rounds()
         queries, retrained = run.queries(), run.retrained()
     measured: list[dict[str, float | None]] = [{} for _ in trials]
+    if measure and getattr(spec, "members", 1) > 1:
+        raise SearchError(f"the run trains several members together, got --measure {measure[0]}: drop it")
     if measure:
         with Meter(context.slot, context.input_shape or (), len(context.classes or ())) as meter:
             measured = figures_of(meter, [t.candidate for t in trials], measure)
@@ -143,7 +146,7 @@ def runs_show(
         print_json({"run": name, **about, "trials": rows, "retrained": retrained, "agreement": shown})
         return
     if any(trial.parent for trial in trials):
-        print_family(trials, context)
+        print_family(trials, context, measured, measure or [])
     else:
         _print_trials(name, trials, measured, measure or [])
     if queries:

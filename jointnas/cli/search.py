@@ -121,7 +121,7 @@ def search_command(
         str,
         typer.Option(
             help="What searches the predictor in stage two: evolution, mads, hillclimb, or all of them; with --real also nash, "
-            "which grows one network."
+            "which grows one network, and ppo, AutoAugment's controller."
         ),
     ] = "evolution",
     real: Annotated[
@@ -187,7 +187,8 @@ def search_command(
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Continue a run; --rounds, --batch, --top, --engine, --repeats and --confirm may change."
+            "--resume",
+            help="Continue a run; --rounds, --batch, --top, --engine, --repeats and --confirm may change, but not with nash.",
         ),
     ] = False,
     from_: Annotated[
@@ -267,7 +268,7 @@ def _check_from(options: Mapping[str, Any]) -> None:
 def _spec(options: Mapping[str, Any], config: Path | None) -> SearchSpec | NashSpec:
     """Return the spec of the options, over those of a configuration file."""
     from jointnas.campaign.options import make_spec, read_config
-    from jointnas.campaign.spec import NashSpec, SearchSpec
+    from jointnas.campaign.spec import NashSpec, PolicySpec, SearchSpec
     from jointnas.errors import RunError, SearchError
 
     settings = {name: value for name, value in options.items() if name not in NO_SETTING}
@@ -286,10 +287,9 @@ def _spec(options: Mapping[str, Any], config: Path | None) -> SearchSpec | NashS
             base.pop(steps, None)
     kind = "direct" if real else str(base.pop("kind", "search"))
     spec = make_spec({**base, **settings, "kind": kind})
-    if not isinstance(spec, SearchSpec | NashSpec):
-        raise RunError(
-            f"search runs the settings of a search, got those of a {spec.kind} run: use jointnas {spec.kind}"
-        )
+    if isinstance(spec, PolicySpec) or not isinstance(spec, SearchSpec | NashSpec):
+        command = "policy search" if isinstance(spec, PolicySpec) else spec.kind
+        raise RunError(f"search runs the settings of a search, got those of a {spec.kind} run: use jointnas {command}")
     return spec
 
 
@@ -317,6 +317,11 @@ def _run(spec: SearchSpec | NashSpec, out: Path | None, resume: bool, as_json: b
         messages.print(f"next: jointnas predict {campaign.path} IMAGE, or jointnas retrain {campaign.path} --seeds 3")
 
 
+def format_budgets(budgets: float) -> str:
+    """Return a number of training budgets in words."""
+    return f"{budgets:.3g} budgets"
+
+
 def _print_plan(spec: SearchSpec | NashSpec, as_json: bool) -> None:
     """Print what a search would train and how long it would take."""
     from jointnas.campaign.campaign import plan, prepare
@@ -335,7 +340,8 @@ def _print_plan(spec: SearchSpec | NashSpec, as_json: bool) -> None:
     seconds = planned["train_seconds"]
     total = "" if seconds is None else f", {format_duration(seconds)} in all"
     if isinstance(spec, NashSpec):
-        trainings = f"the first network, {spec.rounds} steps of {spec.batch}, the best on all images"
+        first, last = (format_budgets(own) for own in (spec.pretraining, spec.final_training))
+        trainings = f"the first network ({first}), {spec.rounds} steps of {spec.batch}, the best on all images ({last})"
     elif isinstance(spec, DirectSpec):
         trainings = f"{spec.rounds * spec.batch} candidates at most, proposed by {spec.engine}"
         trainings += f", the best {spec.repeats} times" if spec.repeats > 1 else ""

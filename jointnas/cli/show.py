@@ -54,7 +54,11 @@ def show_command(
         shape = parse_shape(input_shape) if input_shape else tuple(file.training.get("input_shape", (3, 32, 32)))
         outputs = file.training.get("classes", 10) if classes is None else classes
         views = Recipe.from_knobs(file.candidate["recipe"]).views
-        members = [(make_blueprint(file.candidate["architecture"], shape, outputs), views)]
+        members = [(make_blueprint(file.candidate["architecture"], shape, outputs), views)] * file.members
+        if measure and file.members > 1:
+            raise ExportError(
+                f"several members have no measured metric of their own, got --measure {measure[0]}: drop it"
+            )
         with Meter(share_slots(1, "auto"), shape, outputs) as meter:
             (measured,) = figures_of(meter, [file.candidate], measure or [])
     if as_json:
@@ -64,12 +68,16 @@ def show_command(
         ]
         print_json({"members": shown})
         return
-    for network, views in members:
+    for network, views in dict.fromkeys(members):
         if layers:
             rows = _layer_rows(network, views)
             print_table("", ("layer", "block", "operation", "reads", "output", "macs", "params"), rows)
         else:
             print_table("", ("number", "block", "operations", "output", "macs", "params"), _block_rows(network, views))
+    if len(members) > 1:
+        costs = [scoring_cost(blueprint_cost(network), views) for network, views in members]
+        sums = {name: sum(own[name] for own in costs) for name in costs[0]}
+        print_table("", ("members", *sums), [(str(len(members)), *figure_texts(sums, list(sums)))])
     if measured:
         print_table("", ("measured", "value"), list(zip(measured, figure_texts(measured, list(measured)), strict=True)))
 

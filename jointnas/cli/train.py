@@ -10,8 +10,10 @@ import typer
 from jointnas.cli.common import (
     DataOption,
     Device,
+    Ensemble,
     ImageSize,
     Json,
+    Members,
     TrainImages,
     TrainSteps,
     TrainTime,
@@ -31,6 +33,8 @@ def train_command(
     train_time: TrainTime = None,
     train_steps: TrainSteps = None,
     seed: Annotated[int, typer.Option(help="Seed of the weights and of the order of images.")] = 0,
+    members: Members = None,
+    ensemble: Ensemble = None,
     device: Device = "auto",
     to: Annotated[Path | None, typer.Option(help="Folder to keep the trained network in.")] = None,
     as_json: Json = False,
@@ -53,11 +57,11 @@ def train_command(
     from jointnas.execution.slots import share_slots
     from jointnas.network.families import make_blueprint
     from jointnas.training.clock import clock_from_json
-    from jointnas.training.job import TrainingJob, TrainingResult, trial_executor
+    from jointnas.training.job import TrainingJob, TrainingResult, member_files, trial_executor
     from jointnas.training.observation import Observation
     from jointnas.training.recipe import Recipe
 
-    file = find_candidate(candidate)
+    file = find_candidate(candidate).with_members(members, ensemble)
     spec = data_spec_of(file.training, data, train_images, val_images, image_size)
     loaded = load_data(spec)
     clock = clock_json(train_time, train_steps, file.training.get("clock"))
@@ -67,22 +71,31 @@ def train_command(
     if to is not None:
         make_writable(to)
         weights = f"seed-{seed}.safetensors"
-    job = TrainingJob(file.candidate, clock, seed, weights=str(to / weights) if to and weights else None)
-    observation = Observation.failed("the training gave no result")
+    job = TrainingJob(
+        file.candidate,
+        clock,
+        seed,
+        weights=str(to / weights) if to and weights else None,
+        members=file.members,
+        ensemble=file.ensemble,
+    )
+    result = TrainingResult(Observation.failed("the training gave no result"))
     with (
         interruptible(lambda: "nothing was kept"),
         trial_executor(spec, share_slots(1, device), loaded.fingerprint) as executor,
     ):
         for event in executor.results([job.numbered(1)]):
             if event.kind in ("done", "failed"):
-                observation = TrainingResult.of(event).observation
+                result = TrainingResult.of(event)
+    observation = result.observation
     if observation.accuracy is None:
         raise JointNASError(f"the training failed: {observation.failure}")
     outcome = {**observation.to_json(), "folder": str(to) if to else None}
     if to is not None and weights is not None:
         flip = Recipe.from_knobs(file.candidate["recipe"]).test_flip
-        member = Member(network, weights, loaded.mean, loaded.std, flip)
-        WinnerFile((member,), loaded.classes, file.candidate, outcome).write(to)
+        files = member_files(to / weights, result.members)
+        kept = tuple(Member(network, path.name, loaded.mean, loaded.std, flip) for path in files)
+        WinnerFile(kept, loaded.classes, file.candidate, outcome).write(to)
     if as_json:
         print_json(outcome)
         return

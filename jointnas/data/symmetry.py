@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
@@ -12,6 +13,7 @@ from jointnas.data.dataset import Data
 FITTED, SCORED = 3000, 2000  # images, at most
 SIDE = 12  # pixels of the images that a linear classifier reads
 PENALTY = 100.0
+CHUNK = 100  # images that are floats at a time
 
 
 def mirror_symmetry(data: Data) -> float:
@@ -37,7 +39,9 @@ def mirror_symmetry(data: Data) -> float:
 def _pixels(images: Tensor) -> NDArray[np.float32]:
     """Return the (n, d) pixels of (n, H, W, C) uint8 images, `SIDE` pixels wide and high at most, each image of mean 0 and deviation 1."""
     _, height, width, _ = images.shape
-    small = adaptive_avg_pool2d(images.permute(0, 3, 1, 2).float(), (min(SIDE, height), min(SIDE, width))).flatten(1)
+    size = (min(SIDE, height), min(SIDE, width))
+    parts = [adaptive_avg_pool2d(part.permute(0, 3, 1, 2).float(), size) for part in torch.split(images, CHUNK)]
+    small = torch.cat(parts).flatten(1)
     centred = small - small.mean(1, keepdim=True)
     scaled: NDArray[np.float32] = (centred / centred.std(1, keepdim=True).clamp_min(1)).numpy()
     return scaled

@@ -235,7 +235,9 @@ class Predictor:
         """
         mean, deviation = self.model.targets.expected(*self.model.predict_scores(codes))
         if self.task.val_images is not None:
-            deviation = np.maximum(deviation, np.sqrt(LEAST_NOISE * mean * (1 - mean) / self.task.val_images))
+            n = self.task.val_images
+            share = (mean * n + 1) / (n + 2)  # Laplace's rule: all of few images right is no certainty
+            deviation = np.maximum(deviation, np.sqrt(LEAST_NOISE * share * (1 - share) / n))
         return mean, deviation
 
     def bound_codes(self, codes: Codes, deviations: float) -> Array:

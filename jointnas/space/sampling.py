@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from jointnas.errors import ConstraintError
 from jointnas.space.constraint import Constraint, format_metric, violations
+from jointnas.space.knob_space import Candidate
 from jointnas.space.knobs import Codes
 from jointnas.space.space import Space
 
@@ -157,6 +158,17 @@ def extreme(space: Space, metric: str, start: Codes, largest: bool = False) -> f
         return np.where(np.isnan(values), np.inf, values)
 
     return sign * min(_descent(space, codes, signed)[1] for codes in _by_network(space, start))
+
+
+def smallest_network(space: Space, start: Codes) -> Candidate:
+    """Return the candidate with the fewest MACs, of one view of an image, that descents from (n, knobs) codes reach."""
+
+    def macs(codes: Codes) -> NDArray[np.float64]:
+        values = space.costs(codes)["macs"] / space.views(codes)
+        return np.where(np.isnan(values), np.inf, values)
+
+    code, _ = min((_descent(space, codes, macs) for codes in _by_network(space, start)), key=lambda found: found[1])
+    return space.to_candidates(code[None, :])[0]
 
 
 def _by_network(space: Space, codes: Codes) -> list[Codes]:

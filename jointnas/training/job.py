@@ -24,7 +24,7 @@ from jointnas.network.operations.operation import Shape
 from jointnas.training.batches import Normalise
 from jointnas.training.clock import StepClock, clock_from_json
 from jointnas.training.ensemble import train_ensemble
-from jointnas.training.members import SEEDS
+from jointnas.training.members import LARGEST_ENSEMBLE, SEEDS
 from jointnas.training.observation import Observation
 from jointnas.training.recipe import Recipe
 from jointnas.training.scoring import accuracies, predict, vote
@@ -169,7 +169,10 @@ def run_job(job: TrainingJob, data: Data, device: str, progress: Progress | None
         logits = [predict(n, split, normalise, torch.device(device), recipe.test_flip, report) for n in networks]
         test_accuracy = accuracies(vote(logits), split.labels)[0]
     if job.weights:
-        for own_network, path in zip(networks, member_files(Path(job.weights), len(networks)), strict=True):
+        files = member_files(Path(job.weights), LARGEST_ENSEMBLE)
+        for stale in files[len(networks) :]:  # of an earlier training of this job that was interrupted
+            stale.unlink(missing_ok=True)
+        for own_network, path in zip(networks, files, strict=False):
             save_weights(own_network, path)
     return TrainingResult(observation, test_accuracy, len(networks))
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from jointnas.errors import BudgetError
 
 LARGEST_ENSEMBLE = 16  # members
 SEEDS, SNAPSHOTS = ENSEMBLES = ("seeds", "snapshots")
 """Kinds of ensembles; see `training.ensemble`."""
+
+
+def budget_json(clock: Mapping[str, float], members: int, ensemble: str) -> dict[str, Any]:
+    """Return a clock with the members that share it, as JSON types; of a single network the clock alone."""
+    return {**clock, **({"members": members, "ensemble": ensemble} if members > 1 else {})}
 
 
 def part_of(clock: Mapping[str, float], members: int) -> dict[str, float]:

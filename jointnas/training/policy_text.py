@@ -7,7 +7,8 @@ Sub-policies are separated by a semicolon or a line break.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from jointnas.errors import RecipeError, suggest
 
@@ -33,6 +34,8 @@ OPERATION_NAMES = (
 SEARCHED = OPERATION_NAMES[1:]  # the 16 operations of AutoAugment's search space
 MAGNITUDES = 10
 OPERATIONS_EACH = 2  # of a sub-policy
+KINDS = ("operation", "probability", "magnitude")
+KNOB = re.compile(rf"({'|'.join(KINDS)})(\d+)([ab])")
 EXAMPLE = "rotate 0.7 2, translate_x 0.3 9"
 
 
@@ -61,6 +64,27 @@ def parse_policy(text: str) -> list[SubPolicy]:
 def format_policy(sub_policies: list[SubPolicy]) -> str:
     """Return the text that `parse_policy` reads, in one line."""
     return "; ".join(", ".join(map(str, steps)) for steps in sub_policies)
+
+
+def split_knobs(knobs: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """Return the policy that knobs of the space `augmentation-policy` describe, None without them, and the other knobs.
+
+    They are operation1a, probability1a, magnitude1a, operation1b, …: a number for each sub-policy, a letter for each of its operations.
+    Raises `RecipeError` where some are missing.
+    """
+    own = {name: value for name, value in knobs.items() if KNOB.fullmatch(name)}
+    others = {name: value for name, value in knobs.items() if name not in own}
+    if not own:
+        return None, others
+    sub_policies = []
+    for number in sorted({int(match[2]) for name in own if (match := KNOB.fullmatch(name))}):
+        places = [f"{number}{letter}" for letter in "ab"]
+        names = [kind + place for place in places for kind in KINDS]
+        if missing := [name for name in names if name not in own]:
+            raise RecipeError(f"a space of policies has {', '.join(names)}, got none called {missing[0]}: add it")
+        steps = [" ".join(str(own[kind + place]) for kind in KINDS) for place in places]
+        sub_policies += parse_policy(", ".join(steps))
+    return format_policy(sub_policies), others
 
 
 def _sub_policy(line: str) -> SubPolicy:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import jointnas
+from jointnas.campaign.ask import FittedCampaign
 from jointnas.campaign.campaign import run
 from jointnas.campaign.candidate_file import CandidateFile, candidate_costs
 from jointnas.campaign.options import make_spec
@@ -115,6 +116,12 @@ def test_bounds_are_shared_exactly() -> None:
         ({"train_fn": "a:b"}, SearchError, "--members trains whole networks, got --members 3 and --train-fn"),
         ({"constraints": ["latency<5ms"]}, ConstraintError, "several members share bounds that add up exactly"),
         ({"measure": ["latency"]}, SearchError, "--members .* got --measure latency"),
+        (
+            {"objective": "min latency", "constraints": ["accuracy>=0.5"]},
+            SearchError,
+            "--members .* got the objective 'min latency'",
+        ),
+        ({"members": 1, "ensemble": "snapshots"}, SearchError, "--ensemble goes with several --members"),
     ],
 )
 def test_what_several_members_cannot_be_is_refused(
@@ -122,3 +129,24 @@ def test_what_several_members_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         run(spec_of(**changed), out=tmp_path / "run")
+
+
+def test_the_last_training_on_all_images_keeps_all_members(tmp_path: Path) -> None:
+    spec = spec_of(final="train+val", confirm=0)
+    assert spec.data is not None
+    executor = InProcessExecutor(prepare_trials(spec.data.to_json(), "cpu", None))
+    campaign = run(spec, out=tmp_path / "run", executor=executor)
+    assert len(WinnerFile.read(campaign.path / "best").members) == 3
+
+
+def test_a_predictor_knows_how_many_members_its_trials_had(ended: Campaign) -> None:
+    with FittedCampaign(str(ended.path / "predictor")) as fitted:
+        (winner,) = fitted.ask(["macs<300K"], top=1).winners
+    assert winner.costs["macs"] == 3 * candidate_costs(winner.candidate, (1, 8, 8), 10)["macs"] < 300_000
+
+
+def test_a_file_with_impossible_members_is_refused(ended: Campaign, tmp_path: Path) -> None:
+    file, *_ = ended.export(tmp_path)
+    file.write_text(file.read_text().replace("members = 3", "members = 500"))
+    with pytest.raises(ExportError, match=r"training\.members is 1 to 16 .* got 500"):
+        CandidateFile.read(file)

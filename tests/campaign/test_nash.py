@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from jointnas.execution.worker import Progress
 from jointnas.network.cost import blueprint_cost
 from jointnas.network.families import make_blueprint
 from jointnas.network.module import Network, build, save_weights
+from jointnas.space.space import Space
 from jointnas.training.clock import StepClock
 from jointnas.training.job import Parent, TrainingJob, initial_network, prepare_trials
 from jointnas.training.recipe import Recipe
@@ -208,14 +210,18 @@ def test_a_child_computes_what_its_parent_computes(tmp_path: Path) -> None:
 
 
 def test_without_inheritance_children_start_from_fresh_weights(tmp_path: Path) -> None:
-    climb(tmp_path / "run", inherit=False, rounds=1)
-    first, *others = trials_of(tmp_path / "run")
-    assert first.observation.steps == 5
-    jobs = [t for t in others if t.kind != FINAL]
-    assert [t.parent for t in jobs] == [1, 1, 1]
-    unmodified = jobs[-1]
-    alone = climb(tmp_path / "alone", inherit=False, rounds=1, seed=0)
-    assert [t.accuracy for t in trials_of(alone.path)][3] == unmodified.accuracy
+    for inherit in (True, False):
+        spec = spec_of(inherit=inherit, rounds=1)
+        executor = Trainings(spec)
+        run(spec, out=tmp_path / str(inherit), executor=executor)
+        parents = [job.payload["parent"] for job in executor.started]
+        assert [parent is not None for parent in parents] == [False, *[inherit] * 3, True]  # the last training goes on
+
+
+def test_a_step_of_one_network_trains_a_random_child(tmp_path: Path) -> None:
+    climb(tmp_path / "run", batch=1)
+    trials = trials_of(tmp_path / "run")
+    assert [len(t.candidate["architecture"].get("morphisms", [])) for t in trials] == [0, 2, 4, 4]
 
 
 def test_the_learning_rate_ends_where_it_is_asked_to() -> None:
@@ -256,8 +262,12 @@ def test_the_weights_of_the_present_step_and_its_parent_are_kept(tmp_path: Path)
         ({"constraints": ["macs<1K"]}, ConstraintError, r"first network, of .*K macs, got the bound macs<1K: loosen it"),
         ({"start": [START, START]}, SearchError, "NASH grows one network, got 2"),
         ({"space": "chain"}, SearchError, "got both: drop one"),
+        ({"total_time": "10m"}, SearchError, "got --total-time 10m: see how long it takes with --dry-run"),
         ({"batch": 0}, SearchError, "--batch must be 1 or more, got 0"),
         ({"final_training": 0.0}, SearchError, "--final-training is a number of training budgets above 0, got 0"),
+        ({"last_learning_rate": 0.06}, SearchError, "a learning rate falls from 0.05, that of the start, got .* 0.06"),
+        ({"engine": "mads"}, SearchError, "a nash run climbs by morphisms, got --engine mads"),
+        ({"start": [{"architecture": SMALL}]}, JointNASError, "a candidate must be"),
         ({"last_learning_rate": -1.0}, SearchError, "--last-learning-rate must be 0 or more, got -1"),
         ({"fix": {"batch_size": 32}}, SearchError, "NASH takes network and recipe from its start, got --fix"),
         ({"start": None, "space": "format = 1\n[architecture]\nx = { low = 0.0, high = 1.0 }\n"}, JointNASError, "has none"),
@@ -280,6 +290,9 @@ def test_what_cannot_be_climbed_is_refused(changed: dict[str, Any], error: type[
 
 def test_a_space_gives_its_smallest_network_as_the_start() -> None:
     task = NashTask.of(spec_of(start=None, space="resnet", constraints=[]))
+    space = Space.load("resnet", (1, 8, 8), 10)
+    codes = next(space.stream(1, chunk=2048))
+    assert blueprint_cost(task.blueprint(task.start))["macs"] <= (space.costs(codes)["macs"] / space.views(codes)).min()
     assert task.start["architecture"]["network"] == "resnet"
     assert task.start["recipe"] == find_candidate("nash").candidate["recipe"]
 
@@ -289,7 +302,7 @@ def test_weights_that_are_gone_or_of_another_network_are_refused(tmp_path: Path)
         climb(tmp_path / "run", interrupt_before=2)
     weights = tmp_path / "run" / "weights" / "trial-1.safetensors"
     weights.unlink()
-    with pytest.raises(JointNASError, match="the weights from which trial 2 grows are not in"):
+    with pytest.raises(JointNASError, match="the weights of trial 1, from which others grow, are not in"):
         climb(tmp_path / "run", resume=True)
     other = make_blueprint({"network": "chain", "width": 6, "stages": 2}, (1, 8, 8), 10)
     save_weights(build(other, torch.Generator()), weights)
@@ -301,3 +314,25 @@ def test_weights_that_are_gone_or_of_another_network_are_refused(tmp_path: Path)
 def test_the_trials_of_a_run_are_json(ended: Campaign) -> None:
     rows = json.loads(json.dumps(ended.trials))
     assert [row.get("parent") for row in rows][:2] == [None, 1]
+
+
+@pytest.mark.parametrize("changed", [{}, {"start": None}, {"start": None, "space": "resnet"}])
+def test_the_settings_of_a_run_make_the_same_run_again(changed: dict[str, Any]) -> None:
+    spec = spec_of(**changed)
+    assert make_spec(tomllib.loads(spec.to_toml())) == spec
+
+
+def test_a_failed_last_training_is_repeated_by_a_resumption(tmp_path: Path) -> None:
+    class Failing(Trainings):
+        def _train(self, payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
+            if payload["with_val"]:
+                raise JointNASError("no memory")
+            return super()._train(payload, progress)
+
+    spec = spec_of(rounds=1)
+    with pytest.raises(SearchError, match=r"the training on all images failed .*no memory"):
+        run(spec, out=tmp_path / "run", executor=Failing(spec))
+    climb(tmp_path / "run", resume=True, rounds=1)
+    assert trials_of(tmp_path / "run")[-1].observation.test_accuracy is not None
+    with Run.open(tmp_path / "run") as opened:
+        assert [row["trials"] for row in opened.rounds()] == [1, 4]

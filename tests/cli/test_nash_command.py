@@ -49,7 +49,10 @@ def test_the_plan_counts_all_trainings(run: str) -> None:
     plan = answer(*SMALL, "--dry-run")
     assert (plan["trainings"], plan["rounds"], plan["batch"], plan["morphisms"]) == (5, 1, 3, 2)
     assert plan["start"]["network"] == "chain"
-    assert "the first network, 1 steps of 3, the best on all images" in jointnas(*SMALL, "--dry-run").out
+    assert (
+        "the first network (1.18 budgets), 1 steps of 3, the best on all images (2 budgets)"
+        in jointnas(*SMALL, "--dry-run").out
+    )
 
 
 def test_a_run_is_shown_as_a_family_tree(run: str) -> None:
@@ -74,7 +77,7 @@ def test_what_does_not_go_with_it_is_refused(run: str) -> None:
         jointnas("search", "--engine", "nash")
     )
     assert "has no setting 'top'" in mistake(jointnas(*SMALL, "--top", "3"))
-    assert "a nash run fits no predictor that can be asked" in mistake(
+    assert "a nash run has no predictor of networks to ask" in mistake(
         jointnas("search", "--from", run, "-c", "macs<1M")
     )
     assert "--morphisms must be 1 or more, got 0" in mistake(jointnas(*NASH, "--morphisms", "0"))

@@ -18,8 +18,9 @@ from jointnas.network.families import make_blueprint
 from jointnas.network.layers import Whiten
 from jointnas.network.module import Network
 from jointnas.search.search import Search
-from jointnas.space.space import Space, built_in_spaces
+from jointnas.space.space import Space
 from tests.network.test_cost import FlopCountAnalysis, stored_bytes, traced
+from tests.spaces import SPACES_OF_NETWORKS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -239,7 +240,7 @@ class Sampled:
         self.built = affordable or distinct[:2]  # indices, the cheapest first
 
 
-@pytest.fixture(scope="module", params=built_in_spaces())
+@pytest.fixture(scope="module", params=SPACES_OF_NETWORKS)
 def sampled(request: pytest.FixtureRequest) -> Sampled:
     return Sampled(request.param)
 

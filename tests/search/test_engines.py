@@ -478,7 +478,7 @@ def test_an_installed_package_adds_an_engine(tmp_path: Path) -> None:
 def controlled(budget: int, constraint: str | None = None, seed: int = 0) -> Recorder:
     space = grid(knobs=3, high=3)
     recorder = Recorder(space)
-    task = problem(space, recorder, *([constraint] if constraint else []), budget=budget)
+    task = problem(space, recorder, *([constraint] if constraint else []), budget=budget, start=4)
     task.batch, task.seed = 8, seed
     find_engine(CONTROLLER)(task)
     return recorder
@@ -508,6 +508,16 @@ def test_the_controller_comes_to_prefer_what_is_rewarded() -> None:
         (-(log_probabilities * (rewards - rewards.mean())).mean()).backward()
         optimizer.step()
     assert (controller(200, rng)[0][:, 1] == 2).float().mean() > 0.8
+
+
+def test_the_controller_proposes_better_candidates_with_time() -> None:
+    space = grid(knobs=4, high=9)
+    recorder = Recorder(space)
+    task = problem(space, recorder, budget=2400, start=8)
+    task.batch = 24
+    find_engine(CONTROLLER)(task)
+    distances = distance(values(space, recorder.codes))
+    assert distances[-480:].mean() < distances[:480].mean() - 3
 
 
 def test_a_continuous_knob_has_a_few_levels() -> None:

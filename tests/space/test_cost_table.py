@@ -9,7 +9,8 @@ from jointnas.measurement.features import blueprint_features
 from jointnas.network.blueprint import Blueprint
 from jointnas.network.cost import METRICS, blueprint_cost
 from jointnas.space.cost_table import distinct
-from jointnas.space.space import Space, built_in_spaces
+from jointnas.space.space import Space
+from tests.spaces import SPACES_OF_NETWORKS
 
 SAMPLES = 64
 
@@ -18,7 +19,7 @@ def load(name: str) -> Space:
     return Space.load(name, input_shape=(3, 32, 32), classes=10)
 
 
-@pytest.mark.parametrize("name", built_in_spaces())
+@pytest.mark.parametrize("name", SPACES_OF_NETWORKS)
 def test_a_batch_has_the_costs_and_digests_of_each_networks_own_blueprint(name: str) -> None:
     space = load(name)
     candidates = space.sample(SAMPLES, seed=3)
@@ -30,7 +31,7 @@ def test_a_batch_has_the_costs_and_digests_of_each_networks_own_blueprint(name: 
     assert space.architectures.digests(codes[:, : space.n_architecture]) == [n.digest() for n in networks]
 
 
-@pytest.mark.parametrize("name", built_in_spaces())
+@pytest.mark.parametrize("name", SPACES_OF_NETWORKS)
 def test_numbers_that_add_up_over_parts_are_those_of_the_whole(name: str) -> None:
     space = load(name)
     candidates = space.sample(SAMPLES, seed=4)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from jointnas.errors import SpaceError
-from jointnas.space.space import Space, built_in_spaces
+from jointnas.space.space import Space
 from jointnas.training.recipe import Recipe
+from tests.spaces import SPACES_OF_NETWORKS
 
 
 def space(recipe: str, architecture: str = "") -> Space:
@@ -74,7 +75,7 @@ def test_knobs_that_only_larger_batches_switch_on_leave_the_space() -> None:
     assert all(c["recipe"]["label_smoothing"] in (0.1, 0.2) for c in restricted.sample(8))
 
 
-@pytest.mark.parametrize("name", built_in_spaces())
+@pytest.mark.parametrize("name", SPACES_OF_NETWORKS)
 def test_every_candidate_of_a_restricted_built_in_space_can_be_trained_on_its_images(name: str) -> None:
     whole = Space.load(name, (3, 32, 32), 10)
     smallest = min(int(size) for size in values(whole, "batch_size"))

@@ -113,3 +113,13 @@ def test_the_last_training_on_all_images_keeps_all_members(digits: Data, tmp_pat
     job = TrainingJob(candidate, {"train_steps": 6}, 0, with_val=True, members=3)
     result = run_job(job, digits, "cpu")
     assert (result.members, result.observation.accuracy) == (3, None)
+
+
+def test_members_of_an_interrupted_training_are_not_taken_for_new_ones(digits: Data, tmp_path: Path) -> None:
+    candidate = {"architecture": {"network": "resnet9", "width": 4}, "recipe": {"batch_size": 32}}
+    first = tmp_path / "trial-1.safetensors"
+    for stale in member_files(first, 5):
+        stale.write_bytes(b"of a training that nobody recorded")
+    job = TrainingJob(candidate, {"train_steps": 6}, 0, weights=str(first), members=2)
+    result = run_job(job, digits, "cpu")
+    assert sorted(tmp_path.iterdir()) == sorted(member_files(first, result.members))

@@ -24,13 +24,14 @@ PATIENCE = 50  # batches without a new candidate
 
 
 def control(problem: Problem) -> None:
-    """Let the controller propose batches of candidates until the budget is spent, or it only repeats itself."""
+    """Evaluate the start, then let the controller propose batches of candidates until the budget is spent, or it only repeats itself."""
     rng = torch.Generator().manual_seed(problem.seed)
     values = [levels(knob) for knob in problem.space.knobs]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(problem.seed)
         controller = Controller([len(own) for own in values])
     optimizer = torch.optim.Adam(controller.parameters(), lr=RATE)
+    problem.evaluate(problem.start)
     baseline: float | None = None
     idle = 0
     while not problem.exhausted and idle < PATIENCE:
