@@ -27,7 +27,12 @@ PRETRAINED = "tables"  # the network that searches start from
 NONE = "none"
 PREDICTOR = "predictor"  # the folder of a run's predictor
 
-CONTEXT_KEYS = ("data", "fingerprint", "clock", "slot", "classes", "members", "ensemble")
+ALIKE = (
+    *("space", "input_shape", "classes", "data", "fingerprint", "clock", "slot", "prior"),
+    *("train_fn", "members", "ensemble", "trained"),
+)
+"""What runs share whose trials one predictor is fitted to, where their kind has it."""
+
 REQUIRED = ("data", "fingerprint", "clock", "slot", "classes")
 """What a predictor's context must hold before it can become a run."""
 
@@ -176,7 +181,7 @@ def _check_alike(
 ) -> None:
     """Raise `PredictorError` unless two runs share what decides an accuracy."""
     mine, theirs = ({**s.to_json(), **c.to_json()} for s, c in ((spec, context), (other, other_context)))
-    for key in (*CONTEXT_KEYS, "space", "input_shape", "prior", "train_fn", "trained"):
+    for key in ALIKE:
         if mine.get(key) != theirs.get(key):
             raise PredictorError(
                 "a predictor is fitted to runs of one space, data set, budget, slot and prior, but the "

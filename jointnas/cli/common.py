@@ -73,7 +73,13 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 def knob_text(knobs: dict[str, Any]) -> str:
     """Return knobs in one line: `network resnet9, width 12, …`."""
-    return ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {str(v).lower()}" for k, v in knobs.items())
+
+    def text(value: Any) -> str:
+        if isinstance(value, list):
+            return "; ".join(map(str, value))
+        return f"{value:.3g}" if isinstance(value, float) else str(value).lower()
+
+    return ", ".join(f"{name} {text(value)}" for name, value in knobs.items())
 
 
 def given_options(context: typer.Context) -> dict[str, Any]:
