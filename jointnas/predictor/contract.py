@@ -306,8 +306,13 @@ class Predictor:
                 for c, o in zip(self.candidates, self.observations, strict=True)
             ],
         }
-        about["images"] = asdict(self.task.images)
-        about["val_images"] = self.task.val_images
+        images, val_images = self.task.images, self.task.val_images
+        if images.mirror_symmetry is not None:
+            about["images"] = asdict(images)
+        elif images.count is not None:  # as in earlier versions, so that their files keep their digest
+            about["train_images"] = images.count
+        if val_images is not None:
+            about["val_images"] = val_images
         self.digest = write_files(folder, about, tensors)
 
     @classmethod
