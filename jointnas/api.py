@@ -47,7 +47,7 @@ def run_search(
     data: a name, a path, or a `DataSpec` (default: digits). train_time: the budget of each training, as "60s" or in seconds
     (default: 10m). space: a built-in name, a TOML file, or a `Space` (default: resnet9). out: the run's folder; by default a new one in runs/.
     callbacks: called with every event (`jointnas.campaign.events`). options: the other settings of `jointnas search`, such as
-    train_steps, train_images, seed, objective, engine, prior, start, early_stop, confirm, fix, kind="direct" or "nash", train_fn.
+    train_steps, train_images, seed, objective, engine, prior, start, early_stop, confirm, fix, kind ("direct", "nash", "policy"), train_fn.
     Starts worker processes: call it below `if __name__ == "__main__":` in a script. Raises `JointNASError` for what is wrong
     with the settings, and `SearchError` when all trainings of the first round failed.
     """
@@ -62,7 +62,9 @@ def run_search(
     }
     spec = make_spec({**settings, **options})
     if not isinstance(spec, SearchSpec | NashSpec):
-        raise SearchError(f"run_search runs a search, got the kind {spec.kind!r}: use 'search', 'direct' or 'nash'")
+        raise SearchError(
+            f"run_search runs a search, got the kind {spec.kind!r}: use 'search', 'direct', 'nash' or 'policy'"
+        )
     return run(spec, callbacks, out=None if out is None else Path(out), resume=resume)
 
 

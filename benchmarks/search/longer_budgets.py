@@ -1,4 +1,4 @@
-"""How the pretrained network ranks trainings of longer budgets on data sets that are left out: known recipes and predicted candidates too.
+"""How the pretrained network ranks trainings of longer budgets on data sets that are left out: built-in recipes and predicted candidates too.
 
     python -m benchmarks.search.longer_budgets tiny-scenes tiny-vehicles --to benchmarks/results/longer_budgets.json
 

@@ -47,7 +47,8 @@ def climbed(spec: DataSpec, options: argparse.Namespace, arm: str, seed: int, ou
     campaign = run_search(
         kind="nash",
         data=spec,
-        train_time=options.seconds,
+        train_time=None if options.steps else options.seconds,
+        train_steps=options.steps,
         constraints=[options.bound],
         workers=options.workers,
         seed=seed,
@@ -73,7 +74,8 @@ def outcome(campaign: Campaign, spec: DataSpec, seconds: float) -> dict[str, Any
 def retrained(spec: DataSpec, options: argparse.Namespace, found: dict[str, Any], seed: int) -> dict[str, Any]:
     """Return what the network of a climb reaches from fresh weights, on all images, in the budgets of its lineage together."""
     budgets = LINEAGE + options.rounds
-    clock = {"train_seconds": budgets * options.seconds}
+    each = {"train_steps": options.steps} if options.steps else {"train_seconds": options.seconds}
+    clock = {name: round(budgets * value) for name, value in each.items()}
     job = TrainingJob(found["candidate"], clock, FIRST_SEED + seed, test=True, with_val=True).numbered(0)
     with trial_executor(spec, share_slots(options.workers, "cpu"), load_data(spec).fingerprint) as executor:
         (result,) = (TrainingResult.of(e) for e in executor.results([job]) if e.kind in ("done", "failed"))
@@ -106,6 +108,7 @@ def main() -> None:
     parser.add_argument("--val-images", type=int, default=1000)
     parser.add_argument("--bound", default="macs<20M")
     parser.add_argument("--seconds", type=float, default=8.0, help="of a child")
+    parser.add_argument("--steps", type=int, help="of a child, in place of seconds: as the paper, which counts epochs")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--morphisms", type=int, default=5)

@@ -2,7 +2,7 @@
 
 A bound on what is computed before a training costs them no training: they draw again, learn it as a constraint, or are given the worst
 accuracy so far. Knobs that do not apply are conditional where the optimiser has such knobs and gains by them. Each starts from the
-candidates of `Task.start`, known recipes for instance, in the way that it offers.
+candidates of `Task.start`, built-in recipes for instance, in the way that it offers.
 """
 
 from __future__ import annotations

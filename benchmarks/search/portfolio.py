@@ -1,4 +1,4 @@
-"""Which known recipes a search should start from: chosen greedily on the trainings of recipes in the tables.
+"""Which built-in recipes a search should start from: chosen greedily on the trainings of recipes in the tables.
 
     python -m benchmarks.search.portfolio --to benchmarks/results/portfolio.json
 

@@ -11,7 +11,7 @@ and the noise that repeated trainings show. What counts is the surrogate's own a
 Everyone spends the budgets of `--trainings` trainings. Ours asks for batches of `--batch`; all others learn after every training. There is a
 loose bound and a tight one, and each optimiser gets it in its own best way (`peers.py`). A candidate beyond the bound is not trained. SMAC
 treats trainings as free of noise; otherwise it would train a candidate several times. A training also returns its number of steps, which
-only ours reads. An arm whose name ends with ", recipes" trains known recipes first, made for the bound as a search makes them.
+only ours reads. An arm whose name ends with ", recipes" trains built-in recipes first, made for the bound as a search makes them.
 
 `--bounds none` leaves out the widest networks instead, until all that are left meet the table's own bound, and then bounds nothing: of
 networks beyond it nobody knows what they reach.
@@ -46,7 +46,7 @@ from benchmarks.tables.table import TABLE, Table
 
 BOUNDS = ("macs<40M", "macs<3M")
 MARKS = (8, 16, 32, 64, 128)
-WARM, RECIPES = ", recipes", 3  # an arm of this name starts from so many known recipes
+WARM, RECIPES = ", recipes", 3  # an arm of this name starts from so many built-in recipes
 PEERS = {
     "optuna": "optuna",
     "smac": "smac",

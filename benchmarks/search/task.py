@@ -213,7 +213,7 @@ class Task:
         return self._noisy(self.objective.reading(candidate, end))
 
     def use_recipes(self, n: int) -> None:
-        """Let the optimiser start from known recipes, made for the bound as a search makes them."""
+        """Let the optimiser start from built-in recipes, made for the bound as a search makes them."""
         found = starting_candidates(
             self.space, self.constraints, n, lambda candidate: float(self.objective(candidate)[1] or np.nan)
         )

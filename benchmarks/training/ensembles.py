@@ -2,7 +2,7 @@
 
     python -m benchmarks.training.ensembles --data cifar10-images.zip --to benchmarks/results/ensembles-cifar10.json
 
-Each arm is a known recipe on the widest networks that share the bound, as a search makes them for its bound and budget: one network, and two
+Each arm is a built-in recipe on the widest networks that share the bound, as a search makes them for its bound and budget: one network, and two
 or three members of seeds or snapshots. Every seed draws other images and weights. Members that do not pay on the validation images are left
 out, and the test images are scored once. The machine must be left alone.
 """

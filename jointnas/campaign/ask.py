@@ -16,6 +16,7 @@ from jointnas.campaign.store import Run
 from jointnas.cores import available_cores
 from jointnas.errors import RunError, SearchError
 from jointnas.execution.slots import share_slots
+from jointnas.network.cost import METRICS
 from jointnas.search.engines import CONTROLLER
 from jointnas.search.objective import ACCURACY, parse_objective
 from jointnas.search.search import Search
@@ -86,7 +87,11 @@ class FittedCampaign:
         space, members = self.predictor.space, self._members()
         bounds = bounds_of_member(constraints, members)
         if members > 1:
-            check_exact(objective if frontier is None else frontier, measure)
+            check_exact(objective, measure)
+            if frontier in MEASURED:
+                raise SearchError(
+                    f"several members add up exact costs, got --frontier {frontier}: choose one of {', '.join(METRICS)}"
+                )
         if engine == CONTROLLER:
             raise SearchError(f"--engine {CONTROLLER} searches real trainings, not a predictor: choose another engine")
         metrics = {*self._metrics(constraints), parse_objective(objective, (*space.metrics, *MEASURED)), frontier}

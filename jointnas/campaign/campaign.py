@@ -45,13 +45,14 @@ from jointnas.space.space import Space
 from jointnas.space.transfer import nearest_candidate
 from jointnas.training.job import trial_executor
 from jointnas.training.members import SNAPSHOTS, part_of
-from jointnas.training.recipe import Recipe
+from jointnas.training.policy_text import KNOB, check_policy_knob
+from jointnas.training.recipe import Recipe, check_value
 from jointnas.training.user_function import UserFunction, function_executor
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a campaign has before its first training: the data, the bound space, the search with its pool, the known recipes in it."""
+    """What a campaign has before its first training: the data, the bound space, the search with its pool, the built-in recipes in it."""
 
     spec: SearchSpec
     context: Context
@@ -183,6 +184,12 @@ def _check_trained(spec: PolicySpec, space: Space, data: Data | None) -> None:
         )
     candidate = spec.trained_as(space.sample(1)[0])
     Recipe.from_knobs(candidate["recipe"])
+    for knob in space.knobs:
+        for value in knob.extremes:
+            if KNOB.fullmatch(knob.name):
+                check_policy_knob(knob.name, value)
+            else:
+                check_value(knob.name, value)
     if data is not None:
         make_blueprint(candidate["architecture"], data.input_shape, len(data.classes))
 
@@ -190,7 +197,7 @@ def _check_trained(spec: PolicySpec, space: Space, data: Data | None) -> None:
 def _known(
     spec: SearchSpec, space: Space, meter: Meter, prior: Prior | None, data: Data, emit: Callback
 ) -> tuple[dict[str, Candidate], Task]:
-    """Return the known recipes of the first batch by name, and the task: training images, and the steps that the budget holds."""
+    """Return the built-in recipes of the first batch by name, and the task: training images, and the steps that the budget holds."""
     bounds = bounds_of_member(spec.constraints, spec.members)
     query = Query(space, bounds, spec.objective, meter, spec.measure, spec.seed)
     clock = (
@@ -200,7 +207,7 @@ def _known(
     timed = None if seconds is None else BudgetSteps(meter, seconds)
     budget = clock["train_steps"] if seconds is None else seconds
     if spec.known_recipes:
-        emit(Activity("timing the known recipes"))
+        emit(Activity("timing the built-in recipes"))
         with meter:
             allowed = partial(meets, meter, query.measured)
             known = starting_candidates(space, query.exact, spec.known_recipes, timed or budget, spec.seed, allowed)
@@ -212,7 +219,7 @@ def _known(
 def _known_text(setup: Setup) -> str:
     space = setup.search.space
     sizes = [f"{name} ({format_metric('macs', space.cost(c)['macs'])} MACs)" for name, c in setup.known.items()]
-    return f"starts from known recipes: {', '.join(sizes)} (turn off with --portfolio 0)"
+    return f"starts from built-in recipes: {', '.join(sizes)} (turn off with --portfolio 0)"
 
 
 def make_executor(setup: Setup) -> Executor:

@@ -49,6 +49,20 @@ OPTIONS = (
 )
 """What users may give beside the fields of a spec: shorthands that `make_spec` resolves."""
 
+TYPES: tuple[tuple[tuple[type, ...], str, tuple[str, ...]], ...] = (
+    (
+        (int,),
+        "a whole number",
+        ("train_steps", "train_images", "val_images", "image_size", "rounds", "batch", "seed", "workers", "members"),
+    ),
+    ((str, int, float), "a time such as '30s'", ("train_time", "total_time")),
+    ((str, Path, Mapping, DataSpec), "a name, a path or a table", ("data",)),
+    ((str, Path, Mapping), "a file, a name or a table", ("trained", "architecture")),
+    ((Mapping,), "a table of knobs", ("fix",)),
+    ((list, tuple), "a list", ("start",)),
+)
+"""Settings that are used before their spec checks them: their types, in words, by name."""
+
 
 def read_config(path: Path) -> dict[str, Any]:
     """Return the settings in a TOML file, as `jointnas runs show RUN --config` prints them. Raises `RunError`."""
@@ -70,6 +84,7 @@ def make_spec(options: Mapping[str, Any], kind: str = "search") -> Spec:
     Raises a `JointNASError` for what is unknown or does not fit together.
     """
     given = {name: value for name, value in options.items() if value is not None}
+    _check_types(given)
     kind = given.pop("kind", kind)
     if given.get("engine") == NashSpec.kind or kind == NashSpec.kind:
         kind = _nash(given, kind)
@@ -97,11 +112,21 @@ def make_spec(options: Mapping[str, Any], kind: str = "search") -> Spec:
     return spec_from_json(values)
 
 
+def _check_types(given: Mapping[str, Any]) -> None:
+    """Raise `RunError` for settings of another type than theirs, as a file may have them."""
+    for kinds, words, names in TYPES:
+        for name in names:
+            if name in given and (not isinstance(given[name], kinds) or isinstance(given[name], bool)):
+                raise RunError(f"the setting {name} is {words}, got {given[name]!r}: correct it")
+
+
 def _nash(given: dict[str, Any], kind: str) -> str:
     """Return the kind of a climb, whose engine is no setting of it. Raises `SearchError` for what does not go with it."""
     engine = given.pop("engine", NashSpec.kind)
     if engine != NashSpec.kind:
         raise SearchError(f"a nash run climbs by morphisms, got --engine {engine}: drop it")
+    if kind == PolicySpec.kind:
+        raise SearchError("--engine nash grows networks, but a policy search trains a given one: choose another engine")
     if kind not in (DirectSpec.kind, NashSpec.kind):
         raise SearchError("--engine nash trains every network that it grows: add --real")
     for name in ("fix", "architecture"):

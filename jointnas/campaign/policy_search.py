@@ -33,6 +33,7 @@ def joined_policy(campaign: Campaign, to: Path | None = None) -> tuple[str, Path
     joined = format_policy([sub_policy for text in texts for sub_policy in parse_policy(text)])
     path = to or campaign.path / POLICY_FILE
     results = {"accuracies": [w.accuracy for w in winners if w.accuracy is not None], "run": str(campaign.path)}
+    results |= {"recipe": found[0][1]} if found[0][1] else {}  # knobs that were searched beside the policy, of the best
     write_policy(path, joined, results)
     return joined, path
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from jointnas.campaign.early_stop import accuracy_at, at_fraction
 from jointnas.campaign.folders import find_run, list_runs
 from jointnas.campaign.spec import AdoptedSpec, PolicySpec, SearchSpec
-from jointnas.campaign.store import DATABASE, Context, Run, Trial
+from jointnas.campaign.store import DATABASE, FINAL, Context, Run, Trial
 from jointnas.data.spec import DataSpec
 from jointnas.errors import PredictorError, RunError, suggest
 from jointnas.execution.slots import Slot
@@ -143,7 +143,7 @@ def fit_runs(names: Sequence[str], seed: int = 0) -> Predictor:
                 )
             first = first or (spec, context)
             _check_alike(names[0], *first, name, spec, context)
-            trials += [t for t in run.trials() if t.observation is not None]
+            trials += [t for t in run.trials() if t.observation is not None and t.kind != FINAL]
             space = run.space.with_cost(load_function(spec.cost_fn) if spec.cost_fn else None)
     if first is None:
         raise RunError("a predictor is fitted to one run or more, got none: name a run")

@@ -80,11 +80,11 @@ class SearchSpec(Spec):
     """A search: rounds of real trainings, then stage two on the predictor.
 
     space: TOML text, unbound. rounds, batch: their product is how many whole budgets the search spends, confirmations included.
-    confirm: how many of these train the leaders again at the end, None for a quarter. portfolio: how many known recipes are in the
+    confirm: how many of these train the leaders again at the end, None for a quarter. portfolio: how many built-in recipes are in the
     first batch, None for half of it. final: "best" to keep the best network of the search, "train+val" to spend the last budget on
     training the winner again on the training and validation images together, None for that in a search of
     `FEWEST_FOR_ALL_IMAGES` budgets or more. members, ensemble: networks that are trained together within a budget, whose probabilities are
-    averaged and whose costs add up, and their kind (`training.ensemble`). start: candidates to train before the known recipes. prior: the
+    averaged and whose costs add up, and their kind (`training.ensemble`). start: candidates to train before the built-in recipes. prior: the
     predictor to start from, "none" for none, None for the built-in one. early_stop: Kendall's τ from which later rounds train a part
     of the budget. train_fn: "module:function" that trains a candidate of an abstract space in place of the built-in trainer; cost_fn:
     one that returns such a candidate's costs by name, for constraints.
@@ -159,6 +159,12 @@ class SearchSpec(Spec):
             )
         if self.portfolio is not None and self.portfolio < 0:
             raise SearchError(f"--portfolio must be 0 or more, got {self.portfolio}: raise it")
+
+    def differences(self, other: Spec) -> list[str]:
+        """Return the names of the fields in which two specs differ and that may not change; a controller's batch is one of them."""
+        found = super().differences(other)
+        controlled = self.engine == CONTROLLER and isinstance(other, SearchSpec) and self.batch != other.batch
+        return [*found, "batch"] if controlled and "batch" not in found else found
 
     @property
     def is_direct(self) -> bool:
@@ -276,6 +282,10 @@ class PolicySpec(SearchSpec):
         if self.constraints or self.members > 1 or self.train_fn is not None:
             given = "--constraint" if self.constraints else "--members" if self.members > 1 else "--train-fn"
             raise SearchError(f"a policy changes no cost and trains one network, got {given}: drop it")
+        unused = ["portfolio", "final", *(["confirm", "early_stop"] if self.is_direct else [])]
+        for name in unused:
+            if getattr(self, name):
+                raise SearchError(f"a policy search has no use for {name} = {getattr(self, name)!r}: drop it")
 
     @property
     def is_direct(self) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,10 +20,20 @@ from jointnas.cli.common import (
     Workers,
     given_options,
     interruptible,
+    knob_text,
     messages,
     print_json,
     print_table,
 )
+
+
+def policy_words(candidate: Mapping[str, Any]) -> str:
+    """Return a candidate of a space of policies in one line: its sub-policies, and its other knobs."""
+    from jointnas.training.policy_text import split_knobs
+
+    text, others = split_knobs({**candidate["architecture"], **candidate["recipe"]})
+    return ", ".join([*([] if text is None else [text]), *([knob_text(others)] if others else [])])
+
 
 policy_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 NO_SETTING = ("candidate", "config", "out", "resume", "to", "as_json")
@@ -56,7 +67,10 @@ def policy_search(
     train_steps: TrainSteps = None,
     rounds: Annotated[int, typer.Option(help="Batches to train; the predictor is refitted after each.")] = 4,
     batch: Annotated[int, typer.Option(help="Policies in a batch.")] = 8,
-    total_time: Annotated[str | None, typer.Option(help="Time for all trainings; sets the batch.")] = None,
+    total_time: Annotated[
+        str | None,
+        typer.Option(help="Time for all trainings; sets the batch and, where it is not given, the training time."),
+    ] = None,
     engine: Annotated[
         str,
         typer.Option(
@@ -88,6 +102,7 @@ def policy_search(
       jointnas policy search --space randaugment --train-time 20s --rounds 3 --batch 10
     """
     from jointnas.campaign.campaign import run
+    from jointnas.campaign.events import Event, RunOpened
     from jointnas.campaign.options import make_spec, read_config
     from jointnas.campaign.policy_search import check_writable, joined_policy
     from jointnas.campaign.spec import PolicySpec
@@ -108,8 +123,15 @@ def policy_search(
         )
     if to is not None:
         check_writable(to, spec)
-    with interruptible(lambda: "continue with the same command, --resume and --out"), Display(spec) as display:
-        campaign = run(spec, [display], out=out, resume=resume)
+    place = ""
+
+    def remember(event: Event) -> None:
+        nonlocal place
+        if isinstance(event, RunOpened):
+            place = f" and --out {event.path}"
+
+    with interruptible(lambda: f"continue with the same command, --resume{place}"), Display(spec) as display:
+        campaign = run(spec, [remember, display], out=out, resume=resume)
     text, path = joined_policy(campaign, to)
     rows = [
         {
@@ -128,14 +150,15 @@ def policy_search(
         return
     print_table(
         f"policies of {campaign.path}",
-        ("rank", "predicted", "trained"),
+        ("rank", "predicted", "trained", "policy"),
         [
             (
                 str(row["rank"]),
                 f"{row['predicted_accuracy']:.4f} ± {row['std']:.4f}",
                 "" if row["accuracy"] is None else f"{row['accuracy']:.4f}",
+                policy_words(winner.candidate),
             )
-            for row in rows
+            for row, winner in zip(rows, campaign.winners, strict=True)
         ],
     )
     typer.echo(text.replace("; ", "\n"))

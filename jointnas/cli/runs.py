@@ -185,8 +185,10 @@ def _print_trials(
 
 
 def _outcome(observation: Observation) -> str:
-    if observation.accuracy is None:
+    if observation.failure is not None:
         return f"failed: {observation.failure}"
+    if observation.accuracy is None:
+        return "on all images"
     return f"{observation.accuracy:.4f}" + (" (disturbed)" if observation.was_disturbed else "")
 
 

@@ -97,7 +97,7 @@ def search_command(
     portfolio: Annotated[
         int | None,
         typer.Option(
-            help="Known recipes in the first batch, on the widest networks that the bounds and the budget allow (default: half "
+            help="Built-in recipes in the first batch, on the widest networks that the bounds and the budget allow (default: half "
             "of the batch)."
         ),
     ] = None,

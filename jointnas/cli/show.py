@@ -57,7 +57,7 @@ def show_command(
         members = [(make_blueprint(file.candidate["architecture"], shape, outputs), views)] * file.members
         if measure and file.members > 1:
             raise ExportError(
-                f"several members have no measured metric of their own, got --measure {measure[0]}: drop it"
+                f"only single networks are measured, got --measure {measure[0]} for {file.members} members: drop it"
             )
         with Meter(share_slots(1, "auto"), shape, outputs) as meter:
             (measured,) = figures_of(meter, [file.candidate], measure or [])

@@ -87,6 +87,13 @@ def split_knobs(knobs: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
     return format_policy(sub_policies), others
 
 
+def check_policy_knob(name: str, value: object) -> None:
+    """Raise `RecipeError` unless a knob of a space of policies may have this value."""
+    kind = next(kind for kind in KINDS if name.startswith(kind))
+    step = {"operation": "identity", "probability": 1.0, "magnitude": 0, kind: value}
+    _step([str(step[kind]) for kind in KINDS], f"{name} = {value}")
+
+
 def _sub_policy(line: str) -> SubPolicy:
     steps = tuple(_step(part.split(), line) for part in line.split(","))
     if len(steps) != OPERATIONS_EACH:

@@ -22,6 +22,14 @@ from jointnas.training.policy_text import SEARCHED, Step, parse_policy, split_kn
 from tests.executors import InProcessExecutor
 
 TRAINED = {"architecture": {"network": "resnet9", "width": 4}, "recipe": {"batch_size": 32, "flip": False}}
+PAIR = (
+    "format = 1\n[architecture]\n"
+    + "\n".join(
+        f'operation1{place} = {{ choices = ["rotate", "invert"] }}\nprobability1{place} = 1.0\nmagnitude1{place} = 5'
+        for place in "ab"
+    )
+    + "\n[recipe]\ncrop = { values = [0.0, 0.125] }\n"
+)
 SETTINGS: dict[str, Any] = {
     "kind": "policy",
     "data": {"source": "digits", "train_images": 200, "val_images": 100},
@@ -110,14 +118,18 @@ def test_the_grid_of_randaugment_is_a_space_of_policies_too(tmp_path: Path) -> N
 
 
 def test_a_space_of_ones_own_may_have_other_knobs_of_recipes(tmp_path: Path) -> None:
-    names = [f"1{letter}" for letter in "ab"]
-    knobs = [
-        f'operation{n} = {{ choices = ["rotate", "invert"] }}\nprobability{n} = 1.0\nmagnitude{n} = 5' for n in names
-    ]
-    space = "format = 1\n[architecture]\n" + "\n".join(knobs) + "\n[recipe]\ncrop = { values = [0.0, 0.125] }\n"
-    _, executor = search(tmp_path / "run", space=space, rounds=2, batch=4)
+    campaign, executor = search(tmp_path / "run", space=PAIR, rounds=2, batch=4)
     assert {recipe["crop"] for recipe in executor.recipes} == {0.0, 0.125}
     assert all(len(parse_policy(recipe["policy"])) == 1 for recipe in executor.recipes)
+    _, path = joined_policy(campaign)
+    assert path is not None
+    assert tomllib.loads(path.read_text())["results"]["recipe"]["crop"] in (0.0, 0.125)
+
+
+def test_the_batch_of_a_controller_may_not_change(tmp_path: Path) -> None:
+    search(tmp_path / "run", engine="ppo")
+    with pytest.raises(RunError, match="batch differs"):
+        run(spec_of(engine="ppo", batch=7), out=tmp_path / "run", resume=True, executor=Formula())
 
 
 @pytest.mark.parametrize("engine", ["evolution", "ppo"])

@@ -1,4 +1,4 @@
-"""The portfolio: which networks known recipes get under bounds and budgets, and which of them come first."""
+"""The portfolio: which networks built-in recipes get under bounds and budgets, and which of them come first."""
 
 from __future__ import annotations
 

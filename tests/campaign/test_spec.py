@@ -29,6 +29,9 @@ SPECS: list[Spec] = [
     make_spec({"space": SPACE, "default": START, "top": 1}, "autotrain"),
     make_spec({"baselines": ["lenet", "senet18"], "repeats": 2}, "baselines"),
     make_spec({"space": SPACE, "train_fn": "task:train", "cost_fn": "task:cost"}),
+    make_spec({"space": SPACE, "members": 3, "ensemble": "snapshots", "train_steps": 9}),
+    make_spec({"start": [START], "morphisms": 2, "constraints": ["macs<2M"]}, "nash"),
+    make_spec({"trained": START, "engine": "ppo", "rounds": 2}, "policy"),
 ]
 by_kind = pytest.mark.parametrize("spec", SPECS, ids=[spec.kind for spec in SPECS])
 
@@ -43,6 +46,22 @@ def test_the_toml_of_a_spec_makes_it_again(spec: Spec) -> None:
     again = make_spec(tomllib.loads(spec.to_toml()))
     assert type(again) is type(spec)
     assert again.to_json() == spec.to_json()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"train_steps": "40"}, "the setting train_steps is a whole number, got '40'"),
+        ({"rounds": True}, "the setting rounds is a whole number, got True"),
+        ({"data": 5}, "the setting data is a name, a path or a table, got 5"),
+        ({"fix": "a=b"}, "the setting fix is a table of knobs, got 'a=b'"),
+        ({"start": "resnet9-1m"}, "the setting start is a list, got 'resnet9-1m'"),
+        ({"trained": 5, "kind": "policy"}, "the setting trained is a file, a name or a table, got 5"),
+    ],
+)
+def test_settings_of_another_type_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(RunError, match=message):
+        make_spec(settings)
 
 
 def test_shorthands_stand_for_the_fields_they_name() -> None:

@@ -149,7 +149,7 @@ def test_a_start_stands_in_the_middle_where_its_default_is_not_in_the_space() ->
         nearest_candidate(space, {"architecture": {}, "recipe": {}})
 
 
-# ----------------------------------------------------------------------------------------------------- known recipes
+# ----------------------------------------------------------------------------------------------------- built-in recipes
 
 FULL_SPACES = {"fbnet": "fbnetv3-imagenet"}  # the other families have a full space of their own name
 
