@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from jointnas.campaign.candidate_file import make_writable
 from jointnas.campaign.policy_file import SUFFIX, write_policy
@@ -32,7 +33,10 @@ def joined_policy(campaign: Campaign, to: Path | None = None) -> tuple[str, Path
         return ", ".join(f"{name} {value}" for name, value in found[0][1].items()), None
     joined = format_policy([sub_policy for text in texts for sub_policy in parse_policy(text)])
     path = to or campaign.path / POLICY_FILE
-    results = {"accuracies": [w.accuracy for w in winners if w.accuracy is not None], "run": str(campaign.path)}
+    results: dict[str, Any] = {
+        "accuracies": [w.accuracy for w in winners if w.accuracy is not None],
+        "run": str(campaign.path),
+    }
     results |= {"recipe": found[0][1]} if found[0][1] else {}  # knobs that were searched beside the policy, of the best
     write_policy(path, joined, results)
     return joined, path
