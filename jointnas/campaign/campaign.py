@@ -151,7 +151,11 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
     start = [_brought_in(candidate, space, emit) for candidate in spec.start]
     prior = find_prior(spec.prior, space)
     meter = Meter(slot, data.input_shape, len(data.classes)) if data and not space.is_abstract else None
-    known, task = _known(spec, space, meter, prior, data, emit) if meter and data else ({}, Task())
+    known, task = (
+        _known(spec, space, meter, prior, data, emit)
+        if meter and data
+        else ({}, Task(val_images=len(data.val) if data else None))
+    )
     search = Search(
         space,
         bounds_of_member(spec.constraints, spec.members),
