@@ -44,7 +44,7 @@ class Objective(Protocol):
     """What answers trainings.
 
     candidates: all that it can answer, None for every one of the space. constraints: that its candidates meet. deviation: of the noise of a
-    training. images: what is known of those that it trains on.
+    training. images: the number and mirror symmetry of its training images.
     """
 
     space: Space

@@ -45,7 +45,7 @@ def read_policy(path: Path) -> str:
 
 
 def write_policy(path: Path, text: str, results: Mapping[str, Any]) -> None:
-    """Write a policy's text into a file, with what is known of it. Raises `RecipeError`."""
+    """Write a policy's text into a file, with the accuracies that it reached. Raises `RecipeError`."""
     lines = [format_policy([sub_policy]) for sub_policy in parse_policy(text)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -334,7 +334,7 @@ def _as_numbers(name: str, values: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _text_number(text: str) -> float:
-    """Return a number that tells texts apart, beyond the indices of choices."""
+    """Return the hash of a text as a number larger than every index of a choice."""
     return float(int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)) + len(POLICIES)
 
 
