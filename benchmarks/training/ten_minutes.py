@@ -2,12 +2,13 @@
 
     python -m benchmarks.training.ten_minutes resnet9-10m --train-time 10m --data cifar10-images.zip --to results.json
     python -m benchmarks.training.ten_minutes resnet9-1m --train-time 60s --workers 2 --without-each --also gradient=mltp --data … --to …
+    python -m benchmarks.training.ten_minutes resnet9-1m --train-images 4000 --also cutmix=0,policy=mine.toml --data … --to …
 
 Every seed draws its own 5,000 training and 1,000 validation images by class, from a range of seeds that no search of this
-project uses, and trains once; the 10,000 test images are scored once a training, after its clock. `--without-each` also
-trains the recipe with each of its parts taken out, one at a time, `--also` with something else put in. Recipes are built-in
-names or candidate files. Results are written after each seed; the same command goes on where it stood. Run it on a machine
-that does nothing else.
+project uses, and trains once; the test images are scored once a training, after its clock. `--without-each` also trains the
+recipe with each of its parts taken out, one at a time, `--also` with other knobs of the recipe or the network put in. Recipes
+are built-in names or candidate files. Results are written after each seed; the same command goes on where it stood. Run it on
+a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from typing import Any
 
 from benchmarks.measure import machine
 from jointnas.campaign.candidate_file import find_candidate
+from jointnas.campaign.policy_file import with_policy_text
 from jointnas.cli.common import parse_assignments
-from jointnas.data.dataset import load_data
+from jointnas.data.dataset import Data, load_data
 from jointnas.data.spec import DataSpec
 from jointnas.execution import share_slots
 from jointnas.network.cost import blueprint_cost, scoring_cost
@@ -74,8 +76,12 @@ def variants(name: str, candidate: Candidate, without_each: bool, also: Sequence
     """Return the candidate by its name and, where asked, each one that lacks one part of it or has another."""
     found = {name: candidate}
     for text in also:
-        changed = {**candidate["recipe"], **parse_assignments(text.split(","))}
-        found[f"{name} with {text.replace('=', ' = ').replace(',', ', ')}"] = {**candidate, "recipe": changed}
+        given = with_policy_text(parse_assignments(text.split(",")), Path())
+        changed = {
+            "recipe": {**candidate["recipe"], **{k: v for k, v in given.items() if k in knob_fields()}},
+            "architecture": {**candidate["architecture"], **{k: v for k, v in given.items() if k not in knob_fields()}},
+        }
+        found[f"{name} with {text.replace('=', ' = ').replace(',', ', ')}"] = changed
     defaults = {knob: spec.default for knob, spec in knob_fields().items()}
     whole = Recipe.from_knobs(candidate["recipe"]).effective(32, 32)
     for group, parts in OFF.items() if without_each else ():
@@ -90,16 +96,16 @@ def variants(name: str, candidate: Candidate, without_each: bool, also: Sequence
     return found
 
 
-def train_all(candidates: dict[str, Candidate], seed: int, options: argparse.Namespace, done: dict[str, Any]) -> None:
-    """Train each candidate once on the images that `seed` draws; put what each gave into `done`."""
-    spec = DataSpec(options.data, train_images=TRAIN_IMAGES, val_images=VAL_IMAGES, seed=seed)
+def train_all(candidates: dict[str, Candidate], seed: int, options: argparse.Namespace, done: dict[str, Any]) -> Data:
+    """Train each candidate once on the images that `seed` draws, put what each gave into `done`, and return the images."""
+    spec = DataSpec(options.data, options.train_images, options.val_images, options.image_size, seed)
     data = load_data(spec)
     clock = {"train_seconds": parse_duration(options.train_time)}
     left = [name for name in candidates if str(seed) not in done.setdefault(name, {})]
     jobs = [TrainingJob(candidates[name], clock, seed, test=True).numbered(i) for i, name in enumerate(left)]
     slot = share_slots(options.workers, options.device)
     if not jobs:
-        return
+        return data
     with trial_executor(spec, slot, data.fingerprint) as executor:
         for event in executor.results(jobs):
             name = left[event.number]
@@ -114,9 +120,10 @@ def train_all(candidates: dict[str, Candidate], seed: int, options: argparse.Nam
             elif event.kind == "failed":
                 done[name][str(seed)] = {"failure": event.reason}
                 print(f"{name}  seed {seed}  failed: {event.reason}", flush=True)
+    return data
 
 
-def summary(name: str, candidate: Candidate, trainings: dict[str, Any]) -> dict[str, Any]:
+def summary(name: str, candidate: Candidate, trainings: dict[str, Any], data: Data) -> dict[str, Any]:
     """Return one row: mean and sample standard deviation over the seeds."""
     good = [t for t in trainings.values() if "test_accuracy" in t]
     row: dict[str, Any] = {"recipe": name, "seeds": len(good), "failed": len(trainings) - len(good)}
@@ -130,9 +137,8 @@ def summary(name: str, candidate: Candidate, trainings: dict[str, Any]) -> dict[
     row["images_per_second"] = round(statistics.fmean(t["images_per_second"] for t in good)) if good else None
     row["latest_end_seconds"] = round(max(t["seconds"] for t in good), 3) if good else None
     views = Recipe.from_knobs(candidate["recipe"]).views
-    row["macs"] = scoring_cost(blueprint_cost(make_blueprint(candidate["architecture"], (3, 32, 32), 10)), views)[
-        "macs"
-    ]
+    network = make_blueprint(candidate["architecture"], data.input_shape, len(data.classes))
+    row["macs"] = scoring_cost(blueprint_cost(network), views)["macs"]
     return row
 
 
@@ -141,6 +147,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="+")
     parser.add_argument("--data", default="cifar10")
+    parser.add_argument("--train-images", type=int, default=TRAIN_IMAGES)
+    parser.add_argument("--val-images", type=int, default=VAL_IMAGES)
+    parser.add_argument("--image-size", type=int)
     parser.add_argument("--train-time", default="10m")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--without-each", action="store_true")
@@ -155,13 +164,15 @@ def main() -> None:
             Path(name).stem, dict(find_candidate(name).candidate), options.without_each, options.also
         )
     slot = share_slots(options.workers, options.device).to_json()
-    found: dict[str, Any] = {"machine": machine(), "slot": slot, "train_time": options.train_time, "trainings": {}}
+    images = {name: getattr(options, name) for name in ("train_images", "val_images", "image_size")}
+    found: dict[str, Any] = {"machine": machine(), "slot": slot, "data": Path(options.data).name, **images}
+    found |= {"train_time": options.train_time, "trainings": {}}
     if options.to.exists():
         found["trainings"] = json.loads(options.to.read_text())["trainings"]
     options.to.parent.mkdir(parents=True, exist_ok=True)
     for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
-        train_all(candidates, seed, options, found["trainings"])
-        found["rows"] = [summary(name, c, found["trainings"][name]) for name, c in candidates.items()]
+        data = train_all(candidates, seed, options, found["trainings"])
+        found["rows"] = [summary(name, c, found["trainings"][name], data) for name, c in candidates.items()]
         options.to.write_text(json.dumps(found, indent=1) + "\n")
     print("\nrecipe\tseeds\ttest accuracy\tvalidation\tsteps\timages/s")
     for row in found["rows"]:

@@ -26,7 +26,7 @@ from jointnas.campaign.runner import Runner
 from jointnas.campaign.shares import as_ensembles, bounds_of_member
 from jointnas.campaign.spec import DirectSpec, NashSpec, PolicySpec, SearchSpec
 from jointnas.campaign.store import Context, Run
-from jointnas.campaign.timing import BudgetSteps, known_task, meets
+from jointnas.campaign.timing import BudgetSteps, meets, task_of
 from jointnas.data.dataset import Data, load_data
 from jointnas.data.symmetry import mirror_symmetry
 from jointnas.errors import SpaceError
@@ -59,7 +59,7 @@ class Setup:
     data: Data | None
     search: Search
     meter: Meter | None
-    known: Mapping[str, Candidate]
+    recipes: Mapping[str, Candidate]
 
 
 def run(
@@ -83,8 +83,8 @@ def run(
     with ExitStack() as stack:
         store = stack.enter_context(open_run(out, spec, setup.context, resume, setup.search.space.name))
         emit(RunOpened(store.path, spec, setup.context, store.trials()))
-        if setup.known:
-            emit(Notice(_known_text(setup)))
+        if setup.recipes:
+            emit(Notice(_recipes_text(setup)))
         if setup.search.predictor.prior is not None:
             emit(Notice(f"warm start: {setup.search.predictor.prior.describe()} (turn off with --prior none)"))
         if spec.kind == "autotrain" and store.queries():  # it ended before, and nothing about it may change
@@ -151,8 +151,8 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
     start = [_brought_in(candidate, space, emit) for candidate in spec.start]
     prior = find_prior(spec.prior, space)
     meter = Meter(slot, data.input_shape, len(data.classes)) if data and not space.is_abstract else None
-    known, task = (
-        _known(spec, space, meter, prior, data, emit)
+    recipes, task = (
+        _built_in_recipes(spec, space, meter, prior, data, emit)
         if meter and data
         else ({}, Task(val_images=len(data.val) if data else None))
     )
@@ -163,7 +163,7 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
         objective=spec.objective,
         meter=meter,
         reported=spec.measure,
-        start=[*start, *known.values()],
+        start=[*start, *recipes.values()],
         prior=prior,
         predictor_kind=spec.predictor,
         task=task,
@@ -177,7 +177,7 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
     for text in search.warnings:
         emit(Notice(text))
     context = Context.of(space, data, slot, prior.digest if prior else None)
-    return Setup(spec, context, data, search, meter, known)
+    return Setup(spec, context, data, search, meter, recipes)
 
 
 def _check_trained(spec: PolicySpec, space: Space, data: Data | None) -> None:
@@ -198,7 +198,7 @@ def _check_trained(spec: PolicySpec, space: Space, data: Data | None) -> None:
         make_blueprint(candidate["architecture"], data.input_shape, len(data.classes))
 
 
-def _known(
+def _built_in_recipes(
     spec: SearchSpec, space: Space, meter: Meter, prior: Prior | None, data: Data, emit: Callback
 ) -> tuple[dict[str, Candidate], Task]:
     """Return the built-in recipes of the first batch by name, and the task: training images, and the steps that the budget holds."""
@@ -207,22 +207,22 @@ def _known(
     clock = (
         spec.clock if spec.ensemble == SNAPSHOTS else part_of(spec.clock, spec.members)
     )  # snapshots are of one training
-    seconds, known = clock.get("train_seconds"), {}
+    seconds, recipes = clock.get("train_seconds"), {}
     timed = None if seconds is None else BudgetSteps(meter, seconds)
     budget = clock["train_steps"] if seconds is None else seconds
-    if spec.known_recipes:
+    if spec.portfolio_size:
         emit(Activity("timing the built-in recipes"))
         with meter:
             allowed = partial(meets, meter, query.measured)
-            known = starting_candidates(space, query.exact, spec.known_recipes, timed or budget, spec.seed, allowed)
+            recipes = starting_candidates(space, query.exact, spec.portfolio_size, timed or budget, spec.seed, allowed)
     measured = None if timed is None else timed.measured
     images = TrainingImages(len(data.train), mirror_symmetry(data))
-    return known, replace(known_task(space, images, budget, prior, measured, spec.seed), val_images=len(data.val))
+    return recipes, replace(task_of(space, images, budget, prior, measured, spec.seed), val_images=len(data.val))
 
 
-def _known_text(setup: Setup) -> str:
+def _recipes_text(setup: Setup) -> str:
     space = setup.search.space
-    sizes = [f"{name} ({format_metric('macs', space.cost(c)['macs'])} MACs)" for name, c in setup.known.items()]
+    sizes = [f"{name} ({format_metric('macs', space.cost(c)['macs'])} MACs)" for name, c in setup.recipes.items()]
     return f"starts from built-in recipes: {', '.join(sizes)} (turn off with --portfolio 0)"
 
 

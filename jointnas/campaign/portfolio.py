@@ -105,9 +105,9 @@ def adapted(
     codes = _networks(member, space, exact, seed)
     if not len(codes):
         return None
-    macs, known = _network_macs(space, codes), _known_macs(space, member)
-    first = _last_within(macs, known)
-    last = _last_within(macs, GROWTH * known) if callable(steps) else first
+    macs, own_macs = _network_macs(space, codes), _own_macs(space, member)
+    first = _last_within(macs, own_macs)
+    last = _last_within(macs, GROWTH * own_macs) if callable(steps) else first
     steps_of = steps if callable(steps) else constant(steps)
     need = float(member.steps) if callable(steps) else 0.0
     row, reached = _costliest(
@@ -116,7 +116,7 @@ def adapted(
     if isnan(reached):
         return None
     (candidate,) = space.to_candidates(codes[[row]])
-    smaller = log(known / macs[row])
+    smaller = log(own_macs / macs[row])
     return Adapted(candidate, abs(log(reached / member.steps)) + max(smaller, -0.5 * smaller))
 
 
@@ -197,7 +197,7 @@ def _last_within(macs: Codes, bound: float) -> int:
     return max(0, int(np.searchsorted(macs, bound, side="right")) - 1)
 
 
-def _known_macs(space: Space, member: Member) -> float:
+def _own_macs(space: Space, member: Member) -> float:
     """Return the MACs of one view of the network that the member's recipe is known for, on the space's images."""
     assert space.input_shape is not None
     assert space.classes is not None

@@ -213,7 +213,7 @@ class SearchSpec(Spec):
         return confirm, on_all_images
 
     @property
-    def known_recipes(self) -> int:
+    def portfolio_size(self) -> int:
         """How many members of the portfolio the first batch holds at most."""
         return self.batch_of(1) // 2 if self.portfolio is None else self.portfolio
 
@@ -257,7 +257,7 @@ class DirectSpec(SearchSpec):
         return True
 
     @property
-    def known_recipes(self) -> int:
+    def portfolio_size(self) -> int:
         """None: an engine starts where `start` says."""
         return 0
 
@@ -293,7 +293,7 @@ class PolicySpec(SearchSpec):
         return self.engine == CONTROLLER
 
     @property
-    def known_recipes(self) -> int:
+    def portfolio_size(self) -> int:
         """None: the recipe is given."""
         return 0
 

@@ -43,7 +43,7 @@ def meets(meter: Meter, bounds: Sequence[Constraint], candidate: Candidate) -> b
     return not violations(bounds, {metric: np.array([value]) for metric, value in row.items()}).any()
 
 
-def known_task(
+def task_of(
     space: Space,
     images: TrainingImages,
     budget: float,

@@ -10,7 +10,7 @@ import pytest
 
 from jointnas.campaign.portfolio import SHORTFALL, Steps, adapted, portfolio, starting_candidates
 from jointnas.campaign.registry import find_prior
-from jointnas.campaign.timing import known_task, meets
+from jointnas.campaign.timing import meets, task_of
 from jointnas.measurement.estimate import Estimator
 from jointnas.predictor.steps import StepsModel
 from jointnas.predictor.task import TrainingImages
@@ -154,7 +154,7 @@ def test_members_whose_optimizer_the_space_lacks_are_left_out(name: str) -> None
 
 
 def test_a_budget_of_steps_is_the_steps_of_every_candidate() -> None:
-    task = known_task(SPACE, TrainingImages(500), 70.0, None, None, 0)
+    task = task_of(SPACE, TrainingImages(500), 70.0, None, None, 0)
     assert task.images.count == 500
     assert task.steps is not None
     assert set(task.steps) == {70.0}
@@ -165,7 +165,7 @@ def test_measured_candidates_say_how_much_slower_this_machine_is_than_that_of_th
     (candidate,) = SPACE.sample(1, seed=4)
     law = StepsModel(SPACE, prior.step_seconds)
     seconds = float(law.step_shares(SPACE.to_codes([candidate]))[0])
-    task = known_task(SPACE, TrainingImages(500), 60.0, prior, [(candidate, 60 / (3 * seconds))], 0)
+    task = task_of(SPACE, TrainingImages(500), 60.0, prior, [(candidate, 60 / (3 * seconds))], 0)
     assert task.timed is not None
     codes, steps = task.timed
     np.testing.assert_allclose(60 / steps, 3 * law.step_shares(codes))
