@@ -3,10 +3,11 @@
     python -m benchmarks.search.nash --data cifar10-images.zip --to benchmarks/results/nash.json
 
 Arms, each with every seed: the climb; `one neighbour` (random networks); `no SGDR` (a constant learning rate); `no morphisms` (children from
-fresh weights); `retrained` (the network that the climb found, from fresh weights, for all the budgets of its lineage together); `search`,
-this project's own search in the seconds that the climb took: twelve trainings, of a minute at most. All keep the
-bound, share the slots, train the last network on the training and validation images together, and score the test images once. The machine
-must be left alone.
+fresh weights); `retrained` (the network that the climb found, from fresh weights, for all the budgets of its lineage together); `snapshots`
+(the same, as an ensemble of three snapshots); `across runs` (the climb's network and those of two more climbs on the same images, as an
+ensemble); `search`, this project's own search in the seconds that the climb took: twelve trainings, of a minute at most. All but the
+ensembles keep the bound; all share the slots, train the last network on the training and validation images together, and score the test
+images once. The machine must be left alone.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from typing import Any
 from benchmarks.measure import machine, write
 from benchmarks.search.proof import test_accuracy
 from jointnas.api import run_search
+from jointnas.campaign.combine import combine
 from jointnas.campaign.result import Campaign
 from jointnas.campaign.retrain import spread
 from jointnas.data.dataset import load_data
 from jointnas.data.spec import DataSpec
 from jointnas.execution.slots import share_slots
 from jointnas.training.job import TrainingJob, TrainingResult, trial_executor
+from jointnas.training.members import SEEDS, SNAPSHOTS
 
 RATE = 0.05
 CLIMBS: dict[str, dict[str, Any]] = {
@@ -34,9 +37,12 @@ CLIMBS: dict[str, dict[str, Any]] = {
     "no SGDR": {"last_learning_rate": RATE},
     "no morphisms": {"inherit": False},
 }
-ARMS = (*CLIMBS, "retrained", "search")
+RETRAINED = {"retrained": 1, "snapshots": 3}  # the networks of each
+ACROSS_RUNS, RUNS_TOGETHER = "across runs", 3
+ARMS = (*CLIMBS, *RETRAINED, ACROSS_RUNS, "search")
 LINEAGE = (20 + 100) / 17  # budgets of a lineage beside its steps
 FIRST_SEED = 2_000_000_000
+MORE_SEEDS = 100  # between the seeds of two climbs on the same images
 FEWEST_TRAININGS = 12  # of a search
 
 
@@ -71,15 +77,40 @@ def outcome(campaign: Campaign, spec: DataSpec, seconds: float) -> dict[str, Any
     }
 
 
-def retrained(spec: DataSpec, options: argparse.Namespace, found: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Return what the network of a climb reaches from fresh weights, on all images, in the budgets of its lineage together."""
+def retrained(
+    spec: DataSpec, options: argparse.Namespace, found: dict[str, Any], seed: int, members: int
+) -> dict[str, Any]:
+    """Return what the network of a climb reaches from fresh weights, on all images, in the budgets of its lineage together.
+
+    members: how many snapshots of the training, 1 for its last network.
+    """
     budgets = LINEAGE + options.rounds
     each = {"train_steps": options.steps} if options.steps else {"train_seconds": options.seconds}
     clock = {name: round(budgets * value) for name, value in each.items()}
-    job = TrainingJob(found["candidate"], clock, FIRST_SEED + seed, test=True, with_val=True).numbered(0)
+    job = TrainingJob(
+        found["candidate"],
+        clock,
+        FIRST_SEED + seed,
+        test=True,
+        with_val=True,
+        members=members,
+        ensemble=SNAPSHOTS if members > 1 else SEEDS,
+    ).numbered(0)
     with trial_executor(spec, share_slots(options.workers, "cpu"), load_data(spec).fingerprint) as executor:
         (result,) = (TrainingResult.of(e) for e in executor.results([job]) if e.kind in ("done", "failed"))
-    return {"test_accuracy": result.test_accuracy, **{name: found[name] for name in ("macs", "params")}, **clock}
+    costs = {name: members * found[name] for name in ("macs", "params")}
+    return {"test_accuracy": result.test_accuracy, **costs, **clock}
+
+
+def across_runs(spec: DataSpec, options: argparse.Namespace, seed: int, out: Path) -> dict[str, Any]:
+    """Return what the networks of several climbs on the same images reach together, the first of them the seed's own climb."""
+    runs = [out.with_name(f"climb-{seed}")]
+    for number in range(1, RUNS_TOGETHER):
+        runs.append(out.with_name(f"{out.name}-{number}"))
+        climbed(spec, options, "climb", MORE_SEEDS * number + seed, runs[-1])
+    combined = combine([str(run) for run in runs], out)
+    alone = [member["test_accuracy"] for member in combined.winner.results["members"]]
+    return {**combined.winner.costs, "test_accuracy": combined.winner.results["test_accuracy"], "alone": alone}
 
 
 def searched(spec: DataSpec, options: argparse.Namespace, seconds: float, seed: int, out: Path) -> dict[str, Any]:
@@ -132,8 +163,10 @@ def main() -> None:
                 out = runs / f"{arm.replace(' ', '-')}-{seed}"
                 if arm in CLIMBS:
                     one = climbed(spec, options, arm, seed, out)
-                elif arm == "retrained":
-                    one = retrained(spec, options, found["climb"][-1], seed)
+                elif arm in RETRAINED:
+                    one = retrained(spec, options, found["climb"][-1], seed, RETRAINED[arm])
+                elif arm == ACROSS_RUNS:
+                    one = across_runs(spec, options, seed, out)
                 else:
                     one = searched(spec, options, found["climb"][-1]["seconds"], seed, out)
                 found[arm].append(one)

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn, optim
 
 from benchmarks.measure import machine, write
+from benchmarks.training.step import iterated
 from benchmarks.training.ten_minutes import FIRST_SEED, TRAIN_IMAGES, VAL_IMAGES
 from jointnas.campaign.retrain import spread
 from jointnas.data.dataset import Data, Split, load_data
@@ -34,7 +35,6 @@ BIAS_RATE, HEAD_RATE, FILTER_RATE = 0.053, 0.67, 0.24
 SGD_MOMENTUM, MUON_MOMENTUM = 0.85, 0.6
 DECAY_OF_AN_IMAGE = 2e-6
 WHITENING_TRAINED = 3 / 8  # of the budget: how long the whitening layer's bias is trained
-NEWTON_SCHULZ, NEWTON_SCHULZ_STEPS = (3.4445, -4.7750, 2.0315), 3
 LABEL_SMOOTHING, TRANSLATION, KERNEL = 0.2, 2, 2
 SCORING_IMAGES = 500
 
@@ -95,19 +95,7 @@ class Muon(optim.Optimizer):
                 velocity.mul_(MUON_MOMENTUM).add_(p.grad)
                 update = p.grad.add(velocity, alpha=MUON_MOMENTUM)
                 p.mul_(len(p) ** 0.5 / p.norm())
-                p.add_(orthogonal(update.flatten(1)).view_as(p), alpha=-group["lr"])
-
-
-def orthogonal(matrix: Tensor) -> Tensor:
-    """Return the matrix with its singular values brought near 1."""
-    a, b, c = NEWTON_SCHULZ
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
-    for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+                p.add_(iterated(update.flatten(1)).view_as(p), alpha=-group["lr"])
 
 
 def epoch_images(pixels: Tensor, mirrored: Tensor) -> Tensor:

@@ -84,9 +84,8 @@ def shares(name: str, data: Data, device: torch.device, fraction: float, steps: 
         trainer.step(batches)
     seconds = time.perf_counter() - start
     cuda = device.type == "cuda"
-    with profile(
-        activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU, ProfilerActivity.CPU]
-    ) as profiler:
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=activities) as profiler:
         for _ in range(steps):
             trainer.step(batches)
     times: dict[str, float] = defaultdict(float)

@@ -43,6 +43,7 @@ OPTIONS = (
     "train_images",
     "val_images",
     "image_size",
+    "data_seed",
     "total_time",
     "architecture",
     "fix",
@@ -53,7 +54,18 @@ TYPES: tuple[tuple[tuple[type, ...], str, tuple[str, ...]], ...] = (
     (
         (int,),
         "a whole number",
-        ("train_steps", "train_images", "val_images", "image_size", "rounds", "batch", "seed", "workers", "members"),
+        (
+            "train_steps",
+            "train_images",
+            "val_images",
+            "image_size",
+            "rounds",
+            "batch",
+            "seed",
+            "data_seed",
+            "workers",
+            "members",
+        ),
     ),
     ((str, int, float), "a time such as '30s'", ("train_time", "total_time")),
     ((str, Path, Mapping, DataSpec), "a name, a path or a table", ("data",)),
@@ -65,21 +77,29 @@ TYPES: tuple[tuple[tuple[type, ...], str, tuple[str, ...]], ...] = (
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return the settings in a TOML file, as `jointnas runs show RUN --config` prints them. Raises `RunError`."""
+    """Return the settings in a TOML file, as `jointnas runs show RUN --config` prints them. Raises `RunError`.
+
+    Where the data's split has the seed of the search, it follows another seed that replaces this one.
+    """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        config = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"--config needs a readable TOML file, got {str(path)!r} ({error}): check the path") from error
     except tomllib.TOMLDecodeError as error:
         raise RunError(
             f"--config needs valid TOML, got an error in {str(path)!r}: {error}; correct the file"
         ) from error
+    data = config.get("data")
+    if isinstance(data, dict) and data.get("seed") == config.get("seed", 0):
+        data.pop("seed", None)
+    return config
 
 
 def make_spec(options: Mapping[str, Any], kind: str = "search") -> Spec:
     """Return the spec of a run from what a user gives: fields of the spec, or the shorthands in `OPTIONS`.
 
-    data: a name or path, a `DataSpec`, or a table of its fields. space: a built-in name, a path, TOML text, a table, or a `Space`.
+    data: a name or path, a `DataSpec`, which brings the seed of its split, or a table of its fields. space: a built-in name, a path, TOML
+    text, a table, or a `Space`.
     start: candidates, files or names of built-in recipes. train_time, total_time: text such as "10m", or seconds.
     Raises a `JointNASError` for what is unknown or does not fit together.
     """
@@ -181,7 +201,8 @@ def _data(given: Any, short: Mapping[str, Any], seed: int, train_fn: str | None)
     for name in table:
         if name not in names:
             raise RunError(f"data has no setting {name!r}: {suggest(name, sorted(names))}")
-    return DataSpec(**{**table, **counts, "source": str(table.get("source", "digits")), "seed": seed})
+    own = short.get("data_seed", table.get("seed", seed))
+    return DataSpec(**{**table, **counts, "source": str(table.get("source", "digits")), "seed": own})
 
 
 def _space(given: Any, short: Mapping[str, Any]) -> str:

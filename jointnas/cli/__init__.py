@@ -11,6 +11,7 @@ from jointnas import __version__
 from jointnas.cli.augment import augment_command
 from jointnas.cli.autotrain import autotrain_command
 from jointnas.cli.baselines import baselines_command
+from jointnas.cli.combine import combine_command
 from jointnas.cli.export import export_command
 from jointnas.cli.policy import policy_app
 from jointnas.cli.predict import predict_command
@@ -52,6 +53,7 @@ def _root(
 app.command("search")(search_command)
 app.command("export")(export_command)
 app.command("retrain")(retrain_command)
+app.command("combine")(combine_command)
 app.command("autotrain")(autotrain_command)
 app.command("train")(train_command)
 app.command("baselines")(baselines_command)

@@ -10,6 +10,7 @@ import typer
 
 from jointnas.cli.common import (
     DataOption,
+    DataSeed,
     Device,
     ImageSize,
     Json,
@@ -43,6 +44,7 @@ def autotrain_command(
     train_images: TrainImages = None,
     val_images: ValImages = None,
     image_size: ImageSize = None,
+    data_seed: DataSeed = None,
     train_time: TrainTime = None,
     train_steps: TrainSteps = None,
     rounds: Annotated[int, typer.Option(help="Batches that are trained for each network.")] = 4,

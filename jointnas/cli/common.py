@@ -26,6 +26,7 @@ DataOption = Annotated[
 TrainImages = Annotated[int | None, typer.Option(help="Training images, drawn by class and seed (default: all).")]
 ValImages = Annotated[int | None, typer.Option(help="Validation images (default: a fifth, at most 5000).")]
 ImageSize = Annotated[int | None, typer.Option(help="Side in pixels that images of mixed sizes are brought to.")]
+DataSeed = Annotated[int | None, typer.Option(help="Seed of the data's split (default: --seed).")]
 TrainTime = Annotated[str | None, typer.Option(help="Budget of each training: 30s, 10m, 3h (default 10m).")]
 TrainSteps = Annotated[
     int | None, typer.Option(help="Budget in steps instead of time: reproducible to the bit on a CPU.")

@@ -10,6 +10,7 @@ import typer
 
 from jointnas.cli.common import (
     DataOption,
+    DataSeed,
     Device,
     ImageSize,
     Json,
@@ -63,6 +64,7 @@ def policy_search(
     train_images: TrainImages = None,
     val_images: ValImages = None,
     image_size: ImageSize = None,
+    data_seed: DataSeed = None,
     train_time: TrainTime = None,
     train_steps: TrainSteps = None,
     rounds: Annotated[int, typer.Option(help="Batches to train; the predictor is refitted after each.")] = 4,

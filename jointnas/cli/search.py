@@ -11,6 +11,7 @@ import typer
 from jointnas.cli.answers import ask_fitted, print_winners, search_json
 from jointnas.cli.common import (
     DataOption,
+    DataSeed,
     Device,
     ImageSize,
     Json,
@@ -72,6 +73,7 @@ def search_command(
     train_images: TrainImages = None,
     val_images: ValImages = None,
     image_size: ImageSize = None,
+    data_seed: DataSeed = None,
     train_time: TrainTime = None,
     train_steps: TrainSteps = None,
     rounds: Annotated[int, typer.Option(help="Batches to train; the predictor is refitted after each.")] = 4,

@@ -44,6 +44,10 @@ class Clock(ABC):
         """Return whether other work of this duration fits before the reserved time."""
 
     @abstractmethod
+    def share_of(self, seconds: float) -> float:
+        """Return what share of the budget this many seconds are."""
+
+    @abstractmethod
     def expect(self, step_seconds: float) -> None:
         """Set the expected duration of the first step."""
 
@@ -93,6 +97,10 @@ class WallClock(Clock):
     def has_room(self, seconds: float) -> bool:
         """Return whether this many seconds are left before the reserved time."""
         return self.seconds() + seconds <= self.budget_seconds - self._reserved
+
+    def share_of(self, seconds: float) -> float:
+        """Return the seconds as a share of the budget."""
+        return seconds / self.budget_seconds
 
     def expect(self, step_seconds: float) -> None:
         """Use this duration of a step until one is measured."""
@@ -149,6 +157,10 @@ class StepClock(Clock):
     def has_room(self, seconds: float) -> bool:
         """Return true: time is unlimited."""
         return True
+
+    def share_of(self, seconds: float) -> float:
+        """Return 0: time is unlimited."""
+        return 0.0
 
     def expect(self, step_seconds: float) -> None:
         """Ignore it: time is unlimited."""

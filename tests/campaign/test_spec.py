@@ -9,6 +9,7 @@ import pytest
 
 from jointnas.campaign.options import make_spec, read_config
 from jointnas.campaign.spec import DirectSpec, SearchSpec, Spec, spec_from_json
+from jointnas.data.spec import DataSpec
 from jointnas.errors import JointNASError, RunError
 from jointnas.space.space import Space
 
@@ -72,6 +73,22 @@ def test_shorthands_stand_for_the_fields_they_name() -> None:
     assert (spec.batch, spec.confirmations, spec.final_trainings) == (9, 4, 1)
     assert spec.data is not None
     assert (spec.data.image_size, spec.data.seed) == (16, 3)
+
+
+def test_the_split_has_a_seed_of_its_own_where_one_is_given(tmp_path: Any) -> None:
+    def split(**settings: Any) -> int:
+        data = make_spec(settings).data
+        assert data is not None
+        return data.seed
+
+    assert split(seed=3) == 3
+    assert split(seed=3, data_seed=1) == 1
+    assert split(seed=3, data=DataSpec("digits", seed=2)) == 2
+    repeated = tmp_path / "run.toml"
+    for settings, splits in (({"seed": 3}, (3, 5)), ({"seed": 3, "data_seed": 1}, (1, 1))):
+        repeated.write_text(make_spec(settings).to_toml())
+        config = read_config(repeated)
+        assert (split(**config), split(**{**config, "seed": 5})) == splits
 
 
 def test_a_space_may_be_a_name_a_file_text_a_table_or_a_space(tmp_path: Any) -> None:

@@ -104,6 +104,28 @@ def test_the_curve_is_scored_on_curve_images_validation_images(digits: Data, ima
     assert read.log_loss == log_loss(logits, part.labels)
 
 
+class SlowScoring(StepClock):
+    """A budget of steps, of which the scoring of the first images takes a given share."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__(20)
+        self.share = share
+
+    def share_of(self, seconds: float) -> float:
+        return self.share
+
+
+@pytest.mark.parametrize(("share", "images"), [(0.0, 200), (0.0032, 200), (0.0064, 100), (0.9, 0)])
+def test_the_curve_has_as_many_images_as_a_fiftieth_of_the_budget_holds(
+    digits: Data, share: float, images: int
+) -> None:
+    recipe, clock = Recipe(**DIGITS_RECIPE), SlowScoring(share)  # of 128 images; the curve has four points
+    trainer = Trainer(small(digits), recipe, digits, clock, 0, CPU, curve_images=200)
+    observation = trainer.run().observation
+    assert trainer.curve_images == images
+    assert len(observation.curve) == (4 if images else 0)
+
+
 def test_the_steps_take_less_than_the_seconds_of_a_training(digits: Data) -> None:
     observation = train(digits, StepClock(20)).observation
     assert observation.step_seconds is not None
