@@ -102,15 +102,18 @@ def retrained(
     return {"test_accuracy": result.test_accuracy, **costs, **clock}
 
 
-def across_runs(spec: DataSpec, options: argparse.Namespace, seed: int, out: Path) -> dict[str, Any]:
+def across_runs(
+    spec: DataSpec, options: argparse.Namespace, found: dict[str, Any], seed: int, out: Path
+) -> dict[str, Any]:
     """Return what the networks of several climbs on the same images reach together, the first of them the seed's own climb."""
-    runs = [out.with_name(f"climb-{seed}")]
+    runs, seconds = [out.with_name(f"climb-{seed}")], found["seconds"]
     for number in range(1, RUNS_TOGETHER):
         runs.append(out.with_name(f"{out.name}-{number}"))
-        climbed(spec, options, "climb", MORE_SEEDS * number + seed, runs[-1])
+        seconds += climbed(spec, options, "climb", MORE_SEEDS * number + seed, runs[-1])["seconds"]
     combined = combine([str(run) for run in runs], out)
-    alone = [member["test_accuracy"] for member in combined.winner.results["members"]]
-    return {**combined.winner.costs, "test_accuracy": combined.winner.results["test_accuracy"], "alone": alone}
+    results = combined.winner.results
+    alone = [member["test_accuracy"] for member in results["members"]]
+    return {**combined.winner.costs, "test_accuracy": results["test_accuracy"], "alone": alone, "seconds": seconds}
 
 
 def searched(spec: DataSpec, options: argparse.Namespace, seconds: float, seed: int, out: Path) -> dict[str, Any]:
@@ -149,6 +152,8 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, help="where to keep the runs")
     parser.add_argument("--to", type=Path)
     options = parser.parse_args()
+    if "climb" not in options.arms and {*RETRAINED, ACROSS_RUNS, "search"} & set(options.arms):
+        parser.error("the other arms start from the climb: name it among --arms, and first")
     answer: dict[str, Any] = {
         "machine": machine(),
         **{n: v for n, v in vars(options).items() if n not in ("runs", "to")},
@@ -166,7 +171,7 @@ def main() -> None:
                 elif arm in RETRAINED:
                     one = retrained(spec, options, found["climb"][-1], seed, RETRAINED[arm])
                 elif arm == ACROSS_RUNS:
-                    one = across_runs(spec, options, seed, out)
+                    one = across_runs(spec, options, found["climb"][-1], seed, out)
                 else:
                     one = searched(spec, options, found["climb"][-1]["seconds"], seed, out)
                 found[arm].append(one)

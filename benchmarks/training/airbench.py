@@ -5,7 +5,8 @@
 The protocol is that of `benchmarks.training.ten_minutes`: the same images of each seed, a budget from the decoded data to the
 validation predictions, and the test images scored once. Network, optimizers, schedules, augmentation and the six views of a scored
 image are airbench94's; what a CPU changes is that widths and batch are smaller, that steps run in bfloat16 where the CPU has it, and that
-the schedules follow the clock. `--rate` multiplies all learning rates. Run it on a machine that does nothing else.
+the schedules follow the clock. One training of three seconds warms the process up. `--rate` multiplies the learning rates of all but the
+filters, `--filter-rate` that of the filters. Run it on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn, optim
 
 from benchmarks.measure import machine, write
@@ -35,7 +37,11 @@ BIAS_RATE, HEAD_RATE, FILTER_RATE = 0.053, 0.67, 0.24
 SGD_MOMENTUM, MUON_MOMENTUM = 0.85, 0.6
 DECAY_OF_AN_IMAGE = 2e-6
 WHITENING_TRAINED = 3 / 8  # of the budget: how long the whitening layer's bias is trained
+NEWTON_SCHULZ_STEPS = 3
 LABEL_SMOOTHING, TRANSLATION, KERNEL = 0.2, 2, 2
+WHITENED_IMAGES = 5000
+VIEWS = 6
+WARM_UP_SECONDS = 3.0
 SCORING_IMAGES = 500
 
 
@@ -72,9 +78,9 @@ class AirbenchNet(nn.Module):
         with torch.no_grad():
             self.head.weight.div_(self.head.weight.std())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (n, classes) logits."""
-        x = self.groups(F.gelu(F.conv2d(x, self.filters, self.bias)))  # type: ignore[arg-type]
+    def forward(self, x: Tensor, train_bias: bool = True) -> Tensor:
+        """Return (n, classes) logits. train_bias: whether the whitening layer's bias gets a gradient."""
+        x = self.groups(F.gelu(F.conv2d(x, self.filters, self.bias if train_bias else self.bias.detach())))  # type: ignore[arg-type]
         x = F.adaptive_max_pool2d(x, 1).flatten(1)
         logits: Tensor = self.head(x) / x.shape[1]
         return logits
@@ -83,8 +89,9 @@ class AirbenchNet(nn.Module):
 class Muon(optim.Optimizer):
     """airbench's Muon: each filter is scaled to the norm √out before it takes an orthogonal step."""
 
-    def __init__(self, parameters: Sequence[Tensor]) -> None:
+    def __init__(self, parameters: Sequence[Tensor], dtype: torch.dtype) -> None:
         super().__init__(parameters, {"lr": 0.0})
+        self.dtype = dtype  # of the iteration
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -95,21 +102,20 @@ class Muon(optim.Optimizer):
                 velocity.mul_(MUON_MOMENTUM).add_(p.grad)
                 update = p.grad.add(velocity, alpha=MUON_MOMENTUM)
                 p.mul_(len(p) ** 0.5 / p.norm())
-                p.add_(iterated(update.flatten(1)).view_as(p), alpha=-group["lr"])
+                rows = iterated(update.flatten(1).to(self.dtype), NEWTON_SCHULZ_STEPS)
+                p.add_(rows.reshape(p.shape).to(p.dtype), alpha=-group["lr"])
 
 
-def epoch_images(pixels: Tensor, mirrored: Tensor) -> Tensor:
-    """Return (n, C, H, W): every image translated by up to two pixels, and mirrored where the epoch says so."""
-    n, _, height, width = pixels.shape
-    images = torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
-    padded = F.pad(images, [TRANSLATION] * 4, "reflect")
-    moved = torch.empty_like(images)
-    rows = torch.randint(2 * TRANSLATION + 1, (n, 2))
+def moved(padded: Tensor) -> Tensor:
+    """Return (n, C, H, W) crops of padded images: every image translated by up to two pixels."""
+    n, _, height, width = (*padded.shape[:2], *(side - 2 * TRANSLATION for side in padded.shape[2:]))
+    images = torch.empty((n, padded.shape[1], height, width)).contiguous(memory_format=torch.channels_last)
+    places = torch.randint(2 * TRANSLATION + 1, (n, 2))
     for top in range(2 * TRANSLATION + 1):
         for left in range(2 * TRANSLATION + 1):
-            chosen = (rows == torch.tensor([top, left])).all(1)
-            moved[chosen] = padded[chosen, :, top : top + height, left : left + width]
-    return moved
+            chosen = (places == torch.tensor([top, left])).all(1)
+            images[chosen] = padded[chosen, :, top : top + height, left : left + width]
+    return images
 
 
 @torch.inference_mode()
@@ -129,60 +135,64 @@ def scored(network: nn.Module, split: Split, normalise: Normalise) -> float:
     return accuracies(logits, split.labels)[0]
 
 
-def train(data: Data, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+def train(data: Data, seed: int, seconds: float, options: argparse.Namespace) -> dict[str, Any]:
     """Train once and return the accuracies and the number of steps."""
     torch.manual_seed(seed)
-    clock = WallClock(parse_duration(options.train_time))
+    clock = WallClock(seconds)
     clock.start()
+    bfloat16 = trains_in_bfloat16(torch.device("cpu"))
     normalise = Normalise(data.mean, data.std, torch.device("cpu"))
     images, labels = normalise(data.train.images), data.train.labels
-    network = AirbenchNet(options.widths, len(data.classes), images).to(memory_format=torch.channels_last).train()
+    network = AirbenchNet(options.widths, len(data.classes), images[:WHITENED_IMAGES])
+    network = network.to(memory_format=torch.channels_last).train()
     decay = DECAY_OF_AN_IMAGE * options.batch_size
-    others = [[network.bias], [p for n, p in network.named_parameters() if "norms" in n and p.requires_grad]]
-    rates = [BIAS_RATE, BIAS_RATE, HEAD_RATE]
+    rates = [options.rate * rate for rate in (BIAS_RATE, BIAS_RATE, HEAD_RATE)]
+    norms = [p for n, p in network.named_parameters() if "norms" in n and p.requires_grad]
     groups = [
         {"params": own, "lr": 0.0, "weight_decay": decay / rate}
-        for own, rate in zip([*others, [network.head.weight]], rates, strict=True)
+        for own, rate in zip([[network.bias], norms, [network.head.weight]], rates, strict=True)
     ]
     sgd = optim.SGD(groups, momentum=SGD_MOMENTUM, nesterov=True)
-    muon = Muon([p for p in network.parameters() if p.ndim == 4])
+    muon = Muon([p for p in network.parameters() if p.ndim == 4], torch.bfloat16 if bfloat16 else torch.float32)
     clock.reserve(time_of_scoring(network, data, normalise, clock))
-    bfloat16 = trains_in_bfloat16(torch.device("cpu"))
-    mirrored = torch.rand(len(labels)) < 0.5
-    steps = 0
+    padded = F.pad(images, [TRANSLATION] * 4, "reflect")
+    padded = torch.where((torch.rand(len(labels)) < 0.5)[:, None, None, None], padded.flip(3), padded)
+    steps = epoch = 0
     while clock.may_step():
-        mirrored = ~mirrored
-        moved, order = epoch_images(images, mirrored), torch.randperm(len(labels))
+        pixels, order = moved(padded.flip(3) if epoch % 2 else padded), torch.randperm(len(labels))
+        epoch += 1
         for rows in order[: len(order) - len(order) % options.batch_size].split(options.batch_size):
             if not clock.may_step():
                 break
             fraction = clock.fraction()
             with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-                logits = network(moved[rows].contiguous(memory_format=torch.channels_last))
+                logits = network(pixels[rows], train_bias=fraction < WHITENING_TRAINED)
                 loss = F.cross_entropy(logits, labels[rows], label_smoothing=LABEL_SMOOTHING, reduction="sum")
             network.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             factors = [max(0.0, 1 - fraction / WHITENING_TRAINED), 1 - fraction, 1 - fraction]
             for group, rate, factor in zip(sgd.param_groups, rates, factors, strict=True):
-                group["lr"] = options.rate * rate * factor
-            muon.param_groups[0]["lr"] = options.rate * FILTER_RATE * (1 - fraction)
+                group["lr"] = rate * factor
+            muon.param_groups[0]["lr"] = options.filter_rate * FILTER_RATE * (1 - fraction)
             sgd.step()
             muon.step()
             steps += 1
             clock.stepped()
     accuracy = scored(network, data.val, normalise)
-    seconds = clock.seconds()
     return {
         "accuracy": accuracy,
+        "seconds": clock.seconds(),
         "test_accuracy": scored(network, data.test(), normalise),
         "steps": steps,
-        "seconds": seconds,
+        "macs": round(VIEWS * FlopCountAnalysis(network.eval(), images[:1]).unsupported_ops_warnings(False).total()),
+        "params": sum(p.numel() for p in network.parameters()),
     }
 
 
 def time_of_scoring(network: nn.Module, data: Data, normalise: Normalise, clock: WallClock) -> float:
     """Return the seconds to reserve for scoring, by a part of the validation images."""
     part = Split(data.val.images[:SCORING_IMAGES], data.val.labels[:SCORING_IMAGES])
+    scored(network, part, normalise)  # the first call is slower
     start = clock.seconds()
     scored(network, part, normalise)
     network.train()
@@ -199,15 +209,21 @@ def main() -> None:
     parser.add_argument("--train-time", default="60s")
     parser.add_argument("--widths", type=int, nargs=3, default=[16, 64, 64])
     parser.add_argument("--batch-size", type=int, default=250)
-    parser.add_argument("--rate", type=float, default=1.0, help="factor on all learning rates")
+    parser.add_argument("--rate", type=float, default=1.0, help="factor on the learning rates of biases and head")
+    parser.add_argument("--filter-rate", type=float, default=1.0, help="factor on the learning rate of filters")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     parser.add_argument("--to", type=Path)
     options = parser.parse_args()
-    rows = []
+    if options.batch_size > options.train_images:
+        parser.error(f"a batch has {options.train_images} images at most, got --batch-size {options.batch_size}")
+    rows: list[dict[str, Any]] = []
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         spec = DataSpec(options.data, options.train_images, options.val_images, options.image_size, seed)
-        rows.append({"seed": seed, **train(load_data(spec), seed, options)})
+        data = load_data(spec)
+        if not rows:
+            train(data, seed, WARM_UP_SECONDS, options)
+        rows.append({"seed": seed, **train(data, seed, parse_duration(options.train_time), options)})
         print(rows[-1], flush=True)
     answer = {"machine": machine(), **{k: v for k, v in vars(options).items() if k != "to"}}
     answer["data"] = Path(options.data).name

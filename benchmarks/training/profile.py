@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
@@ -90,6 +91,8 @@ def shares(name: str, data: Data, device: torch.device, fraction: float, steps: 
             trainer.step(batches)
     times: dict[str, float] = defaultdict(float)
     for event in profiler.events() or ():
+        if event.device_type != DeviceType.CPU:  # a kernel's time counts at the operation that started it
+            continue
         times[part_of(event)] += event.self_device_time_total if cuda else event.self_cpu_time_total
     total = sum(times.values())
     return {

@@ -60,13 +60,13 @@ class OneByOne(Muon):
                 p.add_(update, alpha=-rate)
 
 
-def iterated(matrix: Tensor) -> Tensor:
-    """Return the matrix after the Newton–Schulz steps."""
+def iterated(matrix: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
+    """Return the matrix after so many Newton–Schulz steps."""
     a, b, c = NEWTON_SCHULZ
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
     x = x / (x.norm() + 1e-7)
-    for _ in range(NEWTON_SCHULZ_STEPS):
+    for _ in range(steps):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x.T if tall else x

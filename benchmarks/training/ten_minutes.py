@@ -168,7 +168,11 @@ def main() -> None:
     found: dict[str, Any] = {"machine": machine(), "slot": slot, "data": Path(options.data).name, **images}
     found |= {"train_time": options.train_time, "trainings": {}}
     if options.to.exists():
-        found["trainings"] = json.loads(options.to.read_text())["trainings"]
+        before = json.loads(options.to.read_text())
+        other = [name for name in ("data", "train_time", *images) if before.get(name, found[name]) != found[name]]
+        if other:
+            parser.error(f"{options.to} holds trainings of another {', '.join(other)}: name another file")
+        found["trainings"] = before["trainings"]
     options.to.parent.mkdir(parents=True, exist_ok=True)
     for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
         data = train_all(candidates, seed, options, found["trainings"])

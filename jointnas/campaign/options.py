@@ -191,7 +191,7 @@ def _seconds(time: str | float) -> float:
 
 def _data(given: Any, short: Mapping[str, Any], seed: int, train_fn: str | None) -> DataSpec | None:
     counts = {name: short[name] for name in ("train_images", "val_images", "image_size") if name in short}
-    if given is None and train_fn is not None and not counts:
+    if given is None and train_fn is not None and not counts and "data_seed" not in short:
         return None
     table = (
         {"source": given} if isinstance(given, str | Path) else asdict(given) if isinstance(given, DataSpec) else given
@@ -202,6 +202,8 @@ def _data(given: Any, short: Mapping[str, Any], seed: int, train_fn: str | None)
         if name not in names:
             raise RunError(f"data has no setting {name!r}: {suggest(name, sorted(names))}")
     own = short.get("data_seed", table.get("seed", seed))
+    if not isinstance(own, int) or isinstance(own, bool) or own < 0:
+        raise RunError(f"the seed of the data's split is a whole number of 0 or more, got {own!r}: change it")
     return DataSpec(**{**table, **counts, "source": str(table.get("source", "digits")), "seed": own})
 
 

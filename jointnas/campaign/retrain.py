@@ -1,4 +1,4 @@
-"""Training winners again, with several seeds, and scoring the test images: the only place that sees them."""
+"""Training winners again, with several seeds, and scoring the test images."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ import typer
 
 from jointnas.cli.common import (
     DataOption,
-    DataSeed,
     Device,
     ImageSize,
     Json,
@@ -39,7 +38,6 @@ def baselines_command(
     train_images: TrainImages = None,
     val_images: ValImages = None,
     image_size: ImageSize = None,
-    data_seed: DataSeed = None,
     train_time: TrainTime = None,
     train_steps: TrainSteps = None,
     repeats: Annotated[int, typer.Option(help="Trainings of each, each on images that another seed draws.")] = 10,

@@ -25,7 +25,8 @@ def combine_command(
 ) -> None:
     """Combine trained networks of several runs into one, by the mean of their probabilities; their costs add up.
 
-    Where the runs have the same validation images, members that do not pay on them are left out. The test images are scored once.
+    Where the runs have the same validation images (--data-seed) and none was trained on them, members that do not pay are left out. The
+    test images are scored once.
 
     \b
     Examples:

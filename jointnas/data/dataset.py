@@ -68,7 +68,7 @@ class Data:
         return replace(self, train=Split(images, labels))
 
     def test(self) -> Split:
-        """Return the test split. Only retraining a finished winner may call this."""
+        """Return the test split. Only what has a final network may call this: no choice may rest on it."""
         return _take(self._pack, self._test)
 
 

@@ -30,7 +30,7 @@ from jointnas.training.schedules import learning_rate_factor, training_side
 from jointnas.training.scoring import accuracies, log_loss, predict, vote
 
 CURVE_IMAGES = 512  # validation images that are scored for the learning curve
-TIMED_IMAGES = 128  # validation images that are scored before the first step, to know how long scoring takes
+TIMED_IMAGES = 128  # validation images that are scored before the first step, to know how long scoring takes; the fewest of a curve
 CURVE_SHARE = 0.02  # of the budget at most, for all points of the learning curve together
 WHITENING_PIXELS = 500 * 32 * 32
 SCORING_MARGIN = 1.15  # on the measured time of scoring, as it varies
@@ -65,8 +65,8 @@ def train_network(
 
     On the CPU, a seed under a `StepClock` gives the same weights bit for bit at the same number of threads.
     stop_at: fraction of the budget after which the network is scored; the schedules are those of the whole budget.
-    curve_images: maximum number of validation images that are scored for the learning curve, in the time of the clock: fewer where
-        its points would take more than a fiftieth of a budget of seconds.
+    curve_images: maximum number of validation images that are scored for the learning curve, in the time of the clock: fewer, but no
+        less than 128, where its points would take more than a fiftieth of a budget of seconds.
     last_rate: the learning rate at the end of the budget as a share of its peak, on top of which the schedule falls.
     Raises `BudgetError` when not one step fits or `stop_at` lies outside (0, 1], `DivergenceError` when the loss is not finite,
     `RecipeError` for a batch larger than the training set, `DataError` for too few images to fit the whitening.
@@ -190,14 +190,16 @@ class Trainer:
 
     def _plan_curve(self) -> None:
         """Time the scoring of a few images, and let the learning curve have as many as its share of the budget holds."""
-        wanted, self.curve_images = self.curve_images, min(self.curve_images, TIMED_IMAGES)
-        self._score_curve_images()
+        wanted, self.curve_images = self.curve_images, min(TIMED_IMAGES, len(self.data.val))
+        for _ in range(2):  # the first call is slower
+            self._score_curve_images()
         timed = self.curve_images
         self.clock.expect(BACKWARD_COST * self.scoring_seconds * self.batches.batch_size / timed)
         share = (
             len(CURVE_FRACTIONS) * self.clock.share_of(self.curve_seconds) / timed
         )  # that an image takes at all points
-        self.curve_images = min(wanted, int(CURVE_SHARE / share)) if share else wanted
+        self.curve_images = min(wanted, max(timed, int(CURVE_SHARE / share))) if share else wanted
+        self.curve_seconds *= self.curve_images / timed
 
     def _observe(self) -> Observation:
         """Score the validation images and return the observation. Raises `DivergenceError`."""

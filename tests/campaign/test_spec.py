@@ -91,6 +91,12 @@ def test_the_split_has_a_seed_of_its_own_where_one_is_given(tmp_path: Any) -> No
         assert (split(**config), split(**{**config, "seed": 5})) == splits
 
 
+@pytest.mark.parametrize("settings", [{"data_seed": -1}, {"data": {"seed": "x"}}, {"data": {"seed": True}}])
+def test_the_seed_of_the_split_is_a_whole_number(settings: dict[str, Any]) -> None:
+    with pytest.raises(RunError, match="a whole number of 0 or more, got"):
+        make_spec(settings)
+
+
 def test_a_space_may_be_a_name_a_file_text_a_table_or_a_space(tmp_path: Any) -> None:
     (tmp_path / "mine.toml").write_text(SPACE)
     ways = [tmp_path / "mine.toml", str(tmp_path / "mine.toml"), SPACE, tomllib.loads(SPACE), Space.from_toml(SPACE)]

@@ -112,6 +112,11 @@ def test_a_slow_step_counts_at_once_and_is_forgotten_by_a_hundredth_a_step() -> 
     assert 2 < steps < 1 + 80 / 2.3  # what would fit if the slow one were forgotten
 
 
+def test_seconds_are_a_share_of_a_budget_of_seconds_alone() -> None:
+    assert WallClock(8.0).share_of(2.0) == 0.25
+    assert StepClock(8).share_of(2.0) == 0
+
+
 def test_starting_again_forgets_the_steps_and_the_time() -> None:
     hand = Hand()
     clock = WallClock(1, now=hand)

@@ -115,12 +115,15 @@ class SlowScoring(StepClock):
         return self.share
 
 
-@pytest.mark.parametrize(("share", "images"), [(0.0, 200), (0.0032, 200), (0.0064, 100), (0.9, 0)])
+@pytest.mark.parametrize(
+    ("share", "wanted", "images"),
+    [(0.0, 200, 200), (0.0032, 250, 200), (0.0064, 200, 128), (0.9, 200, 128), (0.9, 50, 50), (0.0, 0, 0)],
+)
 def test_the_curve_has_as_many_images_as_a_fiftieth_of_the_budget_holds(
-    digits: Data, share: float, images: int
+    digits: Data, share: float, wanted: int, images: int
 ) -> None:
     recipe, clock = Recipe(**DIGITS_RECIPE), SlowScoring(share)  # of 128 images; the curve has four points
-    trainer = Trainer(small(digits), recipe, digits, clock, 0, CPU, curve_images=200)
+    trainer = Trainer(small(digits), recipe, digits, clock, 0, CPU, curve_images=wanted)
     observation = trainer.run().observation
     assert trainer.curve_images == images
     assert len(observation.curve) == (4 if images else 0)
