@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -186,15 +187,25 @@ def without_none(value: Any) -> Any:
 
 def make_writable(folder: Path) -> None:
     """Make a folder and see that files can be written to it, before hours go into what it is for. Raises `ExportError`."""
-    write_text(folder / ".writable", "")
-    (folder / ".writable").unlink()
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.write_text("")
+        probe.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file, making its folder. Raises `ExportError`."""
-    try:
+    with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn what the system refuses into an `ExportError` that names what was written."""
+    try:
+        yield
     except OSError as error:
         raise ExportError(
             f"{str(path)!r} cannot be written ({error.strerror}): choose another folder with --to"

@@ -97,7 +97,7 @@ def test_the_bound_holds_for_the_sum(in_copy, others):
         ((RUN, WINNER, "-c", "latency<1ms"), "members add up exact costs (macs, params, "),
         ((RUN, WINNER, "--to", WINNER), "an ensemble goes into a new folder, got 'runs/digits-resnet9-1/retrained/winner-1'"),
         ((RUN, WINNER, "--to", RUN), "which holds run.sqlite: choose another --to"),
-        ((RUN, WINNER, "--to", "seven.png"), "'seven.png'"),
+        ((RUN, WINNER, "--to", "seven.png"), "'seven.png' cannot be written (File exists): choose another folder with --to"),
     ],
 )  # fmt: skip
 def test_mistakes(in_copy, arguments, words):
