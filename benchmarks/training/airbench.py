@@ -50,7 +50,7 @@ class Group(nn.Module):
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.convolutions = nn.ModuleList(nn.Conv2d(n, width, 3, padding="same", bias=False) for n in (channels, width))
+        self.convolutions = nn.ModuleList(nn.Conv2d(n, width, 3, padding=1, bias=False) for n in (channels, width))
         self.norms = nn.ModuleList(nn.BatchNorm2d(width, eps=1e-12, momentum=0.4) for _ in range(2))
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             norm.weight.requires_grad = False

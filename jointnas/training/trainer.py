@@ -294,7 +294,8 @@ class Trainer:
         if lookahead:
             lookahead.interpolate()
         if self.recipe.norm_images:
-            self._reestimate_norms(self.data.train.images[: min(self.recipe.norm_images, self.curve_images)])
+            images = min(self.recipe.norm_images, self.curve_images or TIMED_IMAGES)
+            self._reestimate_norms(self.data.train.images[:images])
         yield
         self.scored.load_state_dict(current)
 
