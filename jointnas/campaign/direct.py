@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from jointnas.campaign.events import Activity, Callback, IncumbentChanged, Planned, RoundEnded, RoundStarted
+from jointnas.campaign.events import Activity, Callback, IncumbentChanged, Notice, Planned, RoundEnded, RoundStarted
 from jointnas.campaign.runner import Runner
 from jointnas.campaign.spec import DirectSpec, PolicySpec
 from jointnas.campaign.store import Trial
@@ -49,6 +49,12 @@ class DirectSearch:
             self._trials = {name: self._runner.retry(trials) for name, trials in self._trials.items()}
         start = self._search.ask(len(self._search.pool.start) or self._spec.batch).codes
         optimise(self._search, self._spec.engine, self._evaluate, start, self._budget, self._spec.batch)
+        if len(self._trials) < self._budget:
+            self._emit(
+                Notice(
+                    f"the engine {self._spec.engine} ended after {len(self._trials)} of {self._budget} candidates: it proposed no new one"
+                )
+            )
         self._tell(self._trials)  # also those of an earlier session that the engine did not propose again
         self._confirm()
         self._emit(Activity("fitting the predictor"))

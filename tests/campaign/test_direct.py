@@ -11,7 +11,7 @@ import pytest
 
 from jointnas.campaign.direct import DirectSearch
 from jointnas.campaign.events import Event as CampaignEvent
-from jointnas.campaign.events import TrialEnded
+from jointnas.campaign.events import Notice, TrialEnded
 from jointnas.campaign.options import make_spec
 from jointnas.campaign.runner import Runner
 from jointnas.campaign.spec import DirectSpec
@@ -66,7 +66,14 @@ class Formula(InProcessExecutor):
 
 
 def conduct(
-    folder: Path, executor: Formula, engine: str, *, resume: bool = False, repeats: int = 1, **asked: Any
+    folder: Path,
+    executor: Formula,
+    engine: str,
+    *,
+    resume: bool = False,
+    repeats: int = 1,
+    notices: list[str] | None = None,
+    **asked: Any,
 ) -> tuple[list[Winner], list[Trial]]:
     """Conduct a search of 24 candidates, or as many as `executor` lets; return its winners and the run's trials."""
     space = Space.from_toml(SPACE, (1, 8, 8), 10)
@@ -77,6 +84,8 @@ def conduct(
     def watch(event: CampaignEvent) -> None:
         if isinstance(event, TrialEnded):
             ended.append(event.trial.number)
+        elif isinstance(event, Notice) and notices is not None:
+            notices.append(event.text)
 
     settings = {"space": SPACE, "train_steps": 5, "engine": engine, "rounds": 4, "batch": 6, "seed": 3, "top": 3}
     spec = make_spec({**settings, "repeats": repeats}, "direct")
@@ -152,6 +161,15 @@ def test_a_start_is_all_that_the_engine_is_given_at_first(tmp_path: Path) -> Non
     assert [t.candidate for t in trials if t.round == 1] == [start]
     changed = [sum(t.candidate[g] != start[g] for g in ("architecture", "recipe")) for t in trials if t.round == 2]  # type: ignore[literal-required]
     assert set(changed) == {1}  # the neighbours
+
+
+def test_an_engine_that_ends_before_its_budget_says_so(tmp_path: Path) -> None:
+    notices: list[str] = []
+    _, trials = conduct(tmp_path / "all", Formula(smooth), "evolution", notices=notices)
+    assert (len(trials), notices) == (24, [])
+    _, trials = conduct(tmp_path / "few", Formula(lambda candidate, seed: 0.5), "hillclimb", notices=notices)
+    assert len(trials) < 24
+    assert notices == [f"the engine hillclimb ended after {len(trials)} of 24 candidates: it proposed no new one"]
 
 
 def test_a_lucky_training_does_not_meet_a_bound_that_repeats_do_not_confirm(tmp_path: Path) -> None:
