@@ -201,9 +201,10 @@ def _data(given: Any, short: Mapping[str, Any], seed: int, train_fn: str | None)
     for name in table:
         if name not in names:
             raise RunError(f"data has no setting {name!r}: {suggest(name, sorted(names))}")
-    own = short.get("data_seed", table.get("seed", seed))
-    if not isinstance(own, int) or isinstance(own, bool) or own < 0:
+    own = short.get("data_seed", table.get("seed"))
+    if own is not None and (not isinstance(own, int) or isinstance(own, bool) or own < 0):
         raise RunError(f"the seed of the data's split is a whole number of 0 or more, got {own!r}: change it")
+    own = seed if own is None else own
     return DataSpec(**{**table, **counts, "source": str(table.get("source", "digits")), "seed": own})
 
 
