@@ -16,7 +16,7 @@ from torch import Tensor
 from jointnas.campaign.candidate_file import make_writable
 from jointnas.campaign.folders import find_run
 from jointnas.campaign.store import DATABASE, FINAL, Run
-from jointnas.campaign.winner_file import BEST, WINNER_FILE, Member, WinnerFile
+from jointnas.campaign.winner_file import BEST, RETRAINED, WINNER_FILE, Member, WinnerFile
 from jointnas.data.dataset import Data, Split, load_data
 from jointnas.errors import ConstraintError, ExportError
 from jointnas.network.cost import METRICS
@@ -27,7 +27,6 @@ from jointnas.training.batches import Normalise
 from jointnas.training.ensemble import paying
 from jointnas.training.scoring import accuracies, predict, vote
 
-RETRAINED = "retrained"  # the folder of a run's retrained winners
 CPU = torch.device("cpu")
 
 

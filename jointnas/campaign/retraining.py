@@ -13,6 +13,7 @@ from jointnas.campaign.options import clock_json
 from jointnas.campaign.retrain import Retrained, Watch, retrain_candidates
 from jointnas.campaign.run_files import winner_files
 from jointnas.campaign.store import Run
+from jointnas.campaign.winner_file import RETRAINED
 from jointnas.data.dataset import Data, load_data
 from jointnas.data.spec import DataSpec
 from jointnas.errors import ExportError
@@ -78,7 +79,7 @@ class Retraining:
         data = load_data(spec, fingerprint=training.get("fingerprint"))
         differs = slot.to_json() != own
         notes = (f"this machine's slots differ from the run's: {slot.to_json()} instead of {own}",) if differs else ()
-        folder = to or (path.with_suffix("") if run is None else run / "retrained")
+        folder = to or (path.with_suffix("") if run is None else run / RETRAINED)
         return cls(tuple(files), spec, data, clock, slot, folder, notes, run, number)
 
     def conduct(self, seeds: int, watch: Watch = lambda news: None) -> list[Retrained]:

@@ -24,6 +24,7 @@ from jointnas.training.scoring import logits_of
 FORMAT = 1
 WINNER_FILE = "winner.json"
 BEST = "best"  # the folder of a run's best network
+RETRAINED = "retrained"  # the folder of its retrained winners
 
 
 @dataclass(frozen=True)
