@@ -102,4 +102,4 @@ def train(
     clock = WallClock(seconds) if train_steps is None else StepClock(train_steps)
     network = make_blueprint(candidate["architecture"], loaded.input_shape, len(loaded.classes))
     recipe = Recipe.from_knobs(candidate["recipe"])
-    return train_network(network, recipe, loaded, clock, seed=seed, device=slot.device, stop_at=stop_at)
+    return train_network(network, recipe, loaded, clock, seed=seed, device=slot.name, stop_at=stop_at)

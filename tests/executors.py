@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 from jointnas.execution import Event, Executor, Job, Slot
-from jointnas.execution.worker import Handler, Prepare, run_job
+from jointnas.execution.executor import ERROR, MEMORY
+from jointnas.execution.worker import OUT_OF_MEMORY, Handler, Prepare, run_job
 
 
 class InProcessExecutor(Executor):
@@ -37,7 +38,9 @@ class InProcessExecutor(Executor):
 
     @staticmethod
     def _end(number: int, kind: str, content: Any) -> Event:
-        return Event("done", number, result=content) if kind == "done" else Event("failed", number, reason=content)
+        if kind == "done":
+            return Event("done", number, result=content)
+        return Event("failed", number, reason=content, cause=MEMORY if content.startswith(OUT_OF_MEMORY) else ERROR)
 
     def cancel(self, number: int) -> None:
         self.queue = deque(job for job in self.queue if job.number != number)

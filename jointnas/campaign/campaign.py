@@ -31,7 +31,6 @@ from jointnas.data.dataset import Data, load_data
 from jointnas.data.symmetry import mirror_symmetry
 from jointnas.errors import SpaceError
 from jointnas.execution.executor import Executor
-from jointnas.execution.slots import share_slots
 from jointnas.measurement.meter import Meter
 from jointnas.network.families import make_blueprint
 from jointnas.plugins import load_function
@@ -130,7 +129,7 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
 
     Raises `JointNASError` for data, a space, bounds or a prior that do not fit together.
     """
-    slot = share_slots(spec.workers, spec.device)
+    slot = spec.slot
     space = Space.from_toml(spec.space)
     if spec.train_fn is None and space.is_abstract and not isinstance(spec, PolicySpec):
         raise SpaceError(
@@ -248,7 +247,7 @@ def plan(setup: Setup) -> dict[str, Any]:
         "confirmations": spec.confirmations,
         "workers": workers,
         "threads_each": context.slot.threads,
-        "device": context.slot.device,
+        "device": context.slot.name,
         "train_images": len(data.train) if data else None,
         "val_images": len(data.val) if data else None,
         "test_images": data.test_images if data else None,

@@ -119,5 +119,6 @@ MIGRATIONS: tuple[Migration, ...] = (
     _add_kinds,
     "ALTER TABLE winners ADD COLUMN found_by TEXT NOT NULL DEFAULT '[]'",
     "ALTER TABLE trials ADD COLUMN parent INTEGER REFERENCES trials (number)",
+    "ALTER TABLE trials ADD COLUMN disturbed TEXT",
 )
 """Numbered by position; a database that has seen n of them has user_version n."""

@@ -41,7 +41,7 @@ from jointnas.campaign.store import FINAL, Context, Run, Trial
 from jointnas.data.dataset import Data, load_data
 from jointnas.errors import ConstraintError, MorphismError, RunError, SearchError, SpaceError
 from jointnas.execution.executor import Executor
-from jointnas.execution.slots import Slot, share_slots
+from jointnas.execution.slots import Slot
 from jointnas.network.blueprint import Blueprint
 from jointnas.network.cost import METRICS, blueprint_cost, scoring_cost
 from jointnas.network.families import MORPHISMS, make_blueprint
@@ -105,7 +105,7 @@ class NashTask:
         if spec.data is None:
             raise SearchError("NASH trains networks on images, got none: name them with --data")
         data = load_data(spec.data)
-        task = cls(spec, data, share_slots(spec.workers, spec.device), _start(spec, data), _bounds(spec))
+        task = cls(spec, data, spec.slot, _start(spec, data), _bounds(spec))
         rate = task.recipe.learning_rate
         if spec.last_learning_rate > rate:
             raise SearchError(
@@ -165,7 +165,7 @@ class NashTask:
             "morphisms": spec.morphisms,
             "workers": self.slot.workers,
             "threads_each": self.slot.threads,
-            "device": self.slot.device,
+            "device": self.slot.name,
             "train_images": len(data.train),
             "val_images": len(data.val),
             "test_images": data.test_images,

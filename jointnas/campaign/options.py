@@ -29,6 +29,7 @@ from jointnas.campaign.spec import (
 )
 from jointnas.data.spec import DataSpec
 from jointnas.errors import BudgetError, RunError, SearchError, suggest
+from jointnas.execution.slots import find_device
 from jointnas.space.knob_space import check_candidate
 from jointnas.space.space import Space
 from jointnas.units import format_duration, parse_duration
@@ -45,6 +46,7 @@ OPTIONS = (
     "image_size",
     "data_seed",
     "total_time",
+    "workers_per_device",
     "architecture",
     "fix",
 )
@@ -64,6 +66,7 @@ TYPES: tuple[tuple[tuple[type, ...], str, tuple[str, ...]], ...] = (
             "seed",
             "data_seed",
             "workers",
+            "workers_per_device",
             "members",
         ),
     ),
@@ -72,6 +75,7 @@ TYPES: tuple[tuple[tuple[type, ...], str, tuple[str, ...]], ...] = (
     ((str, Path, Mapping), "a file, a name or a table", ("trained", "architecture")),
     ((Mapping,), "a table of knobs", ("fix",)),
     ((list, tuple), "a list", ("start",)),
+    ((str,), "the name of a device", ("device",)),
 )
 """Settings that are used before their spec checks them: their types, in words, by name."""
 
@@ -95,6 +99,19 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def over_config(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a configuration file with others in their place.
+
+    What can be written in two ways, a budget or the number of workers, is replaced whichever way it is written.
+    """
+    left = dict(base)
+    for one, other in (("train_time", "train_steps"), ("workers", "workers_per_device")):
+        if one in settings or other in settings:
+            left.pop(one, None)
+            left.pop(other, None)
+    return {**left, **settings}
+
+
 def make_spec(options: Mapping[str, Any], kind: str = "search") -> Spec:
     """Return the spec of a run from what a user gives: fields of the spec, or the shorthands in `OPTIONS`.
 
@@ -109,6 +126,7 @@ def make_spec(options: Mapping[str, Any], kind: str = "search") -> Spec:
     if given.get("engine") == NashSpec.kind or kind == NashSpec.kind:
         kind = _nash(given, kind)
     short = {name: given.pop(name) for name in OPTIONS if name in given}
+    given["workers"] = _workers(given.get("workers"), short.get("workers_per_device"), given.get("device", "auto"))
     given["clock"] = _clock(short, given.pop("clock", None))
     given["data"] = _data(given.pop("data", None), short, given.get("seed", 0), given.get("train_fn"))
     if kind == NashSpec.kind and "space" in given:
@@ -159,6 +177,21 @@ def _nash(given: dict[str, Any], kind: str) -> str:
             f"NASH trains so many networks of --train-time, got --total-time {given['total_time']}: see how long it takes with --dry-run"
         )
     return NashSpec.kind
+
+
+def _workers(workers: int | None, per_device: int | None, device: str) -> int:
+    """Return how many trainings share the machine: by default one for each GPU that is named, or one. Raises `SearchError`."""
+    if per_device is None:
+        return len(device.split(",")) if workers is None else workers
+    if workers is not None:
+        raise SearchError(
+            f"workers are counted in all or for each GPU, got --workers {workers} and --workers-per-device {per_device}: drop one"
+        )
+    check_positive("workers_per_device", per_device)
+    gpus = find_device(device)[1]
+    if not gpus:
+        raise SearchError(f"--workers-per-device shares GPUs, got the device {device} without one: use --workers")
+    return per_device * len(gpus)
 
 
 def _clock(short: Mapping[str, Any], clock: Mapping[str, float] | None) -> dict[str, float]:
@@ -238,7 +271,7 @@ def _within(
         )
     if "train_seconds" not in given["clock"]:
         raise BudgetError("--total-time needs a training time, got --train-steps: give --train-time or --batch")
-    rounds, workers = given.get("rounds", SearchSpec.rounds), given.get("workers", 1)
+    rounds, workers = given.get("rounds", SearchSpec.rounds), 1 if given.get("alone") else given["workers"]
     check_positive("rounds", rounds)
     check_positive("workers", workers)
     total, clock = _seconds(total_time), dict(given["clock"])

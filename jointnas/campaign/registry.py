@@ -109,13 +109,13 @@ def adopt(name: str, out: Path) -> Path:
         raise PredictorError(
             f"the predictor {name!r} does not record the {missing[0]} that it was fitted on, so it cannot become a run: fit it to runs"
         )
-    slot, space = Slot(**about["slot"]), predictor.space
+    slot, space = Slot.from_json(about["slot"]), predictor.space
     data = DataSpec(**about["data"])
     spec = AdoptedSpec(
         data=data,
         clock=about["clock"],
         workers=slot.workers,
-        device=slot.device,
+        device=slot.name,
         seed=data.seed,
         space=space.to_toml(),
         predictor=name,

@@ -19,7 +19,7 @@ from jointnas.search.winners import EngineReport, Winner
 
 
 class Trials(list[dict[str, Any]]):
-    """Trials as rows: number, round, kind, repeat, candidate, predicted_accuracy, std, and the fields of the observation."""
+    """Trials as rows, as `runs show --json` prints them; see `trial_row`."""
 
     def to_pandas(self) -> Any:
         """Return a `pandas.DataFrame` with one column for each field and knob. Raises `RunError` without pandas."""
@@ -115,4 +115,5 @@ def trial_row(trial: Trial) -> dict[str, Any]:
         "std": trial.std,
         **({} if trial.parent is None else {"parent": trial.parent}),
         "observation": trial.observation.to_json() if trial.observation else None,
+        **({} if trial.disturbed is None else {"disturbed": trial.disturbed.to_json()}),
     }

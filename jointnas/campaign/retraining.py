@@ -14,6 +14,7 @@ from jointnas.campaign.retrain import Retrained, Watch, retrain_candidates
 from jointnas.campaign.run_files import winner_files
 from jointnas.campaign.store import Run
 from jointnas.campaign.winner_file import RETRAINED
+from jointnas.cores import available_cores
 from jointnas.data.dataset import Data, load_data
 from jointnas.data.spec import DataSpec
 from jointnas.errors import ExportError
@@ -74,10 +75,13 @@ class Retraining:
         clock = clock_json(train_time, train_steps, training.get("clock"))
         clock_from_json(clock)
         part_of(clock, files[0].members)
-        slot = share_slots(own["workers"] if workers is None else workers, device or own["device"])
+        recorded = Slot.from_json(own)
+        slot = share_slots(recorded.workers if workers is None else workers, device or recorded.name)
+        if workers is None and device is None and recorded.threads * recorded.workers <= available_cores():
+            slot = recorded
         spec = data_spec_of(training)
         data = load_data(spec, fingerprint=training.get("fingerprint"))
-        differs = slot.to_json() != own
+        differs = slot != recorded
         notes = (f"this machine's slots differ from the run's: {slot.to_json()} instead of {own}",) if differs else ()
         folder = to or (path.with_suffix("") if run is None else run / RETRAINED)
         return cls(tuple(files), spec, data, clock, slot, folder, notes, run, number)

@@ -113,7 +113,7 @@ class Rounds:
         self._report(self._runner.train(self._confirmed()))
         while (left := self._spec.confirmations - len(self._confirmed())) > 0 and self._search.trained:
             self._emit(Activity("choosing what to train again"))
-            leaders = self._uncertain_leaders(min(left, self._spec.workers))
+            leaders = self._uncertain_leaders(min(left, self._spec.at_a_time))
             identities = self._search.space.identities(self._search.space.to_codes([w.candidate for w in leaders]))
             done = [t.identity for t in self._confirmed()]
             added = self._runner.add(

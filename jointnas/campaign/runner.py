@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from jointnas.campaign.events import Callback, TrialEnded, TrialProgress, TrialStarted
+from jointnas.campaign.events import Callback, Notice, TrialEnded, TrialProgress, TrialStarted
 from jointnas.campaign.store import FINAL, Run, Trial
 from jointnas.execution.executor import Event, Executor
 from jointnas.space.knob_space import Candidate
@@ -43,6 +43,9 @@ class Runner:
         self._weights, self._members, self._ensemble, self._trained_as = weights, members, ensemble, trained_as
         self.trials: dict[int, Trial] = {trial.number: trial for trial in run.trials()}
         self.stop_at = 1.0  # fraction of the budget that trainings run
+        self._is_busy = (
+            "train_seconds" not in clock
+        )  # whether training again would not help: the machine stays busy, or steps are counted
 
     def add(
         self,
@@ -73,10 +76,32 @@ class Runner:
         return trials
 
     def train(self, trials: Sequence[Trial]) -> list[Trial]:
-        """Return the trials with their observations; those that have one already are not trained again."""
-        jobs = [self.job(t).numbered(t.number) for t in trials if t.observation is None]
-        for event in self._executor.results(jobs):
+        """Return the trials with their observations; those that have one already are not trained again.
+
+        A training that other programs disturbed is done once more at the end, and its first observation is set aside. Where most are
+        disturbed again, the machine stays busy, and no later one is repeated.
+        """
+        waiting = [t for t in trials if t.observation is None]
+        self._train(waiting)
+        again = [t for t in self._now(waiting) if t.observation and t.observation.was_disturbed and not t.disturbed]
+        if again and not self._is_busy:
+            self._emit(Notice(f"trained again, as other programs used their cores: {_numbers(again)}"))
+            self._run.set_aside([t.number for t in again])
+            for trial in again:
+                self.trials[trial.number] = replace(trial, observation=None, disturbed=trial.observation)
+            self._train(self._now(again))
+            still = [t for t in self._now(again) if t.observation and t.observation.was_disturbed]
+            self._is_busy = len(still) > len(again) / 2
+            if self._is_busy:
+                self._emit(Notice(f"disturbed again, so nothing more is repeated: {_numbers(still)}"))
+        return self._now(trials)
+
+    def _train(self, trials: Sequence[Trial]) -> None:
+        for event in self._executor.results([self.job(t).numbered(t.number) for t in trials]):
             self._handle(event)
+
+    def _now(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Return trials as they stand now."""
         return [self.trials[t.number] for t in trials]
 
     def job(self, trial: Trial) -> TrainingJob:
@@ -109,9 +134,11 @@ class Runner:
             self._emit(TrialStarted(trial))
         elif event.kind == "progress":
             self._emit(TrialProgress(trial, event.fraction, event.seconds))
+        elif event.kind == "retried":
+            self._emit(Notice(f"trial {trial.number} is run again: {event.reason}"))
         else:
             result = TrainingResult.of(event)
-            observation = replace(result.observation, test_accuracy=result.test_accuracy)
+            observation = replace(result.observation, test_accuracy=result.test_accuracy, attempts=event.attempts)
             self._run.end_trial(event.number, observation)
             self.trials[event.number] = replace(trial, observation=observation)
             self._emit(TrialEnded(self.trials[event.number]))
@@ -124,6 +151,10 @@ class Runner:
             for number in ended - self.worth_keeping():
                 for file in trained_members(self._weights, number):
                     file.unlink()
+
+
+def _numbers(trials: Sequence[Trial]) -> str:
+    return f"trial{'s' if len(trials) > 1 else ''} {', '.join(str(t.number) for t in trials)}"
 
 
 def trained_members(folder: Path, number: int) -> list[Path]:

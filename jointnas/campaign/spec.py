@@ -17,7 +17,7 @@ import tomli_w
 from jointnas.campaign.candidate_file import without_none
 from jointnas.data.spec import DataSpec
 from jointnas.errors import RunError, SearchError, suggest
-from jointnas.execution import find_executor
+from jointnas.execution import Slot, find_executor, share_slots
 from jointnas.predictor.contract import find_model
 from jointnas.search.engines import CONTROLLER, engine_names, find_engine
 from jointnas.search.search import ALL
@@ -36,7 +36,8 @@ FEWEST_FOR_ALL_IMAGES = 12  # budgets of a search that by default spends one of 
 class Spec:
     """What all runs have. Raises a `JointNASError` for values that do not fit together.
 
-    data: the images, None where the training function brings its own. clock: {"train_seconds": s} or {"train_steps": n}.
+    data: the images, None where the training function brings its own. clock: {"train_seconds": s} or {"train_steps": n}. workers: how many
+    share the machine. device: see `share_slots`. alone: whether one training runs at a time, in the slot of one of the workers.
     """
 
     kind: ClassVar[str]
@@ -46,12 +47,25 @@ class Spec:
     clock: Mapping[str, float]
     workers: int = 1
     device: str = "auto"
+    alone: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
         clock_from_json(dict(self.clock))
+        if not isinstance(self.alone, bool):
+            raise SearchError(f"the setting alone is true or false, got {self.alone!r}: correct it")
         if not 0 <= self.seed <= LARGEST_SEED:
             raise SearchError(f"--seed must lie between 0 and {LARGEST_SEED}, got {self.seed}: change it")
+
+    @property
+    def at_a_time(self) -> int:
+        """How many trainings run side by side."""
+        return 1 if self.alone else self.workers
+
+    @property
+    def slot(self) -> Slot:
+        """Where each training runs. Raises `SearchError` for workers or a device that this machine does not have."""
+        return share_slots(self.workers, self.device, alone=self.alone)
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON types; `spec_from_json` gives an equal spec back."""

@@ -38,7 +38,8 @@ class Trial:
     kind: "trial", "confirmation" (of a leader), "final" (of the first winner, on all images; its observation has no accuracy) or "repeat"
     (of a trial, with another seed). repeat: its number
     among the trainings of one kind, from 0; with identity and kind it is unique in a run. predicted, std: before the training.
-    parent: the number of the trial whose weights it started from, None for fresh weights.
+    parent: the number of the trial whose weights it started from, None for fresh weights. disturbed: the observation of its first training,
+    where other programs took so much of its cores that it was trained again; nothing is learned from that one.
     """
 
     number: int
@@ -52,6 +53,7 @@ class Trial:
     std: float | None = None
     observation: Observation | None = None
     parent: int | None = None
+    disturbed: Observation | None = None
 
     @property
     def accuracy(self) -> float | None:
@@ -91,7 +93,7 @@ class Context:
     def from_json(cls, values: Mapping[str, Any]) -> Context:
         """Return what `to_json` wrote."""
         tuples: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-        return cls(**{**tuples, "slot": Slot(**values["slot"])})
+        return cls(**{**tuples, "slot": Slot.from_json(values["slot"])})
 
 
 class Run:
@@ -267,6 +269,14 @@ class Run:
         with self._transaction():
             self._db.execute("UPDATE trials SET ended_at = ?, observation = ? WHERE number = ?", values)
 
+    def set_aside(self, numbers: Sequence[int]) -> None:
+        """Keep the observations of trials as those of disturbed trainings; the trials wait for another one."""
+        with self._transaction():
+            self._db.executemany(
+                "UPDATE trials SET disturbed = observation, observation = NULL, ended_at = NULL WHERE number = ?",
+                [(number,) for number in numbers],
+            )
+
     def trials(self) -> list[Trial]:
         """Return all trials in the order they were asked for."""
         rows = self._db.execute("SELECT * FROM trials ORDER BY number")
@@ -281,8 +291,9 @@ class Run:
                 row["repeat"],
                 row["predicted"],
                 row["std"],
-                Observation.from_json(json.loads(row["observation"])) if row["observation"] else None,
+                _observation(row["observation"]),
                 row["parent"],
+                _observation(row["disturbed"]),
             )
             for row in rows
         ]
@@ -384,6 +395,10 @@ class Run:
         )
         texts = ("candidate", "clock", "slot", "val_accuracies", "test_accuracies")
         return [{**dict(row), **{name: json.loads(row[name]) for name in texts}} for row in rows]
+
+
+def _observation(text: str | None) -> Observation | None:
+    return Observation.from_json(json.loads(text)) if text else None
 
 
 def _locked(path: Path) -> FileLock:

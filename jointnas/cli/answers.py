@@ -51,14 +51,18 @@ def search_json(campaign: Campaign) -> dict[str, Any]:
     from jointnas.campaign.spec import NashSpec
     from jointnas.campaign.store import CONFIRMATION, FINAL, Run
 
-    ended = [row for row in campaign.trials if row["observation"] is not None]
     trials = [row for row in campaign.trials if row["kind"] not in (CONFIRMATION, FINAL)]
     confirmations = sum(row["kind"] == CONFIRMATION for row in campaign.trials)
     failed = sum(row["observation"] is not None and row["observation"]["accuracy"] is None for row in trials)
     with Run.open(campaign.path) as run:
         spec = run.spec
     share = spec.budgets_of if isinstance(spec, NashSpec) else lambda step, final: 1.0
-    spent = sum(row["observation"]["fraction"] * share(row["round"], row["kind"] == FINAL) for row in ended)
+    spent = sum(
+        row[which]["fraction"] * share(row["round"], row["kind"] == FINAL)
+        for row in campaign.trials
+        for which in ("observation", "disturbed")
+        if row.get(which)
+    )
     answer = _json(
         str(campaign.path), len(trials), failed, campaign.rank_correlation, campaign.reports, campaign.winners
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jointnas.cli.common import (
+    Alone,
     DataOption,
     DataSeed,
     Device,
@@ -19,6 +20,7 @@ from jointnas.cli.common import (
     TrainTime,
     ValImages,
     Workers,
+    WorkersPerDevice,
     given_options,
     interruptible,
     knob_text,
@@ -52,6 +54,8 @@ def autotrain_command(
     seeds: Annotated[int, typer.Option(help="Trainings of the default and of the searched recipe.")] = 3,
     workers: Workers = 1,
     device: Device = "auto",
+    workers_per_device: WorkersPerDevice = None,
+    alone: Alone = False,
     seed: Annotated[int, typer.Option(help="Seed of the data's split, the pool, the trainings and the predictor.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder with a run for each network (default: a new one in runs/).")
@@ -143,13 +147,12 @@ def _run(folder: Path, specs: Mapping[str, AutotrainSpec], seeds: int, resume: b
     from jointnas.campaign.folders import open_run
     from jointnas.cli.display import Display
     from jointnas.data.dataset import load_data
-    from jointnas.execution.slots import share_slots
     from jointnas.training.job import trial_executor
 
     compared: list[AutoTrained] = []
     common = next(iter(specs.values()))
     assert common.data is not None
-    data, slot = load_data(common.data), share_slots(common.workers, common.device)
+    data, slot = load_data(common.data), common.slot
     for name, spec in specs.items():  # what is wrong with any network is reported before the first is trained
         setup = prepare(spec, lambda event: None)
         if resume and (folder / name).exists():

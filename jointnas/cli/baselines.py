@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jointnas.cli.common import (
+    Alone,
     DataOption,
     Device,
     ImageSize,
@@ -18,6 +19,7 @@ from jointnas.cli.common import (
     TrainTime,
     ValImages,
     Workers,
+    WorkersPerDevice,
     figure_texts,
     figures_of,
     given_options,
@@ -45,6 +47,8 @@ def baselines_command(
     only: Annotated[list[str] | None, typer.Option(help="A baseline to train; repeatable (default: all 18).")] = None,
     workers: Workers = 1,
     device: Device = "auto",
+    workers_per_device: WorkersPerDevice = None,
+    alone: Alone = False,
     seed: Annotated[int, typer.Option(help="Seed of the first repeat's images, and of the trainings.")] = 0,
     out: Annotated[Path | None, typer.Option(help="The run's folder (default: a new one in runs/).")] = None,
     resume: Annotated[
@@ -103,12 +107,11 @@ def _train_and_print(spec: BaselinesSpec, measure: list[str], out: Path | None, 
     from jointnas.cli.display import outcome_text
     from jointnas.data.dataset import load_data
     from jointnas.errors import SearchError
-    from jointnas.execution.slots import share_slots
     from jointnas.measurement.meter import Meter, check_metrics
     from jointnas.space.toml import GROUPS
 
     assert spec.data is not None
-    slot, data = share_slots(spec.workers, spec.device), load_data(spec.data)
+    slot, data = spec.slot, load_data(spec.data)
     for note in data.notes:
         messages.print(note)
     check_metrics(measure, slot.device)

@@ -32,7 +32,17 @@ TrainSteps = Annotated[
     int | None, typer.Option(help="Budget in steps instead of time: reproducible to the bit on a CPU.")
 ]
 Workers = Annotated[int, typer.Option(help="Trainings side by side; the cores are shared out between them.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+WorkersPerDevice = Annotated[
+    int | None, typer.Option(help="In place of --workers: trainings side by side on each GPU, which share its memory.")
+]
+Alone = Annotated[
+    bool,
+    typer.Option("--alone", help="Train one at a time, on the share of the cores that --workers would give to each."),
+]
+Device = Annotated[
+    str,
+    typer.Option(help="auto (GPUs where there are some), cpu, cuda (all GPUs), cuda:0,1 (these, by turns) or mps."),
+]
 Members = Annotated[
     int | None,
     typer.Option(

@@ -118,7 +118,7 @@ class Display:
         ended = sum(t.observation is not None for t in self.trials.values())
         planned = max(self.planned, len(self.trials))
         running = max((self._budgets(n) * (1 - fraction) for n, (fraction, _) in self.running.items()), default=0.0)
-        waves = math.ceil(max(0, planned - ended - len(self.running)) / self.spec.workers)
+        waves = math.ceil(max(0, planned - ended - len(self.running)) / self.spec.at_a_time)
         is_climbing = isinstance(self.spec, NashSpec) and not any(t.kind == FINAL for t in self.trials.values())
         last = self.spec.final_training - 1 if isinstance(self.spec, NashSpec) and is_climbing else 0.0
         return format_duration(each * (running + waves + last) * self.stop_at)
@@ -167,4 +167,6 @@ def outcome_text(trial: Trial) -> str:
     details += [] if o.steps is None else [f"{o.steps} steps"]
     details += [] if o.seconds is None else [format_duration(o.seconds)]
     details += [f"disturbed by other programs, had {o.cpu_share:.0%} of its cores"] if o.was_disturbed else []
+    details += ["trained again"] if trial.disturbed else []
+    details += [f"run {o.attempts} times"] if o.attempts > 1 else []
     return f"accuracy {o.accuracy:.4f}" + (f"  ({', '.join(details)})" if details else "")

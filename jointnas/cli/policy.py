@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from jointnas.cli.common import (
+    Alone,
     DataOption,
     DataSeed,
     Device,
@@ -19,6 +20,7 @@ from jointnas.cli.common import (
     TrainTime,
     ValImages,
     Workers,
+    WorkersPerDevice,
     given_options,
     interruptible,
     knob_text,
@@ -83,6 +85,8 @@ def policy_search(
     top: Annotated[int, typer.Option(help="How many of the best policies are joined.")] = 5,
     workers: Workers = 1,
     device: Device = "auto",
+    workers_per_device: WorkersPerDevice = None,
+    alone: Alone = False,
     seed: Annotated[int, typer.Option(help="Seed of the data's split, the trainings and the search.")] = 0,
     config: Annotated[
         Path | None,
@@ -105,7 +109,7 @@ def policy_search(
     """
     from jointnas.campaign.campaign import run
     from jointnas.campaign.events import Event, RunOpened
-    from jointnas.campaign.options import make_spec, read_config
+    from jointnas.campaign.options import make_spec, over_config, read_config
     from jointnas.campaign.policy_search import check_writable, joined_policy
     from jointnas.campaign.spec import PolicySpec
     from jointnas.cli.display import Display
@@ -115,10 +119,7 @@ def policy_search(
     base = read_config(config) if config else {}
     if config is None or "candidate" in given_options(context):
         settings["trained"] = candidate
-    for time, steps in (("train_time", "train_steps"), ("train_steps", "train_time")):
-        if time in settings:  # a budget on the command line replaces the file's, whichever way it is written
-            base.pop(steps, None)
-    spec = make_spec({"kind": PolicySpec.kind, **base, **settings})
+    spec = make_spec({"kind": PolicySpec.kind, **over_config(base, settings)})
     if not isinstance(spec, PolicySpec):
         raise RunError(
             f"policy search runs the settings of a policy run, got those of a {spec.kind} run: use jointnas search"

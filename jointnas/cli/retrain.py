@@ -34,7 +34,7 @@ def retrain_command(
     workers: Annotated[int | None, typer.Option(help="Trainings side by side (default: the run's).")] = None,
     members: Members = None,
     ensemble: Ensemble = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda (default: the run's).")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:0,1 or mps (default: the run's).")] = None,
     to: Annotated[Path | None, typer.Option(help="Folder for the networks (default: RUN/retrained).")] = None,
     measure: Measured = None,
     as_json: Json = False,

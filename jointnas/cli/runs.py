@@ -26,7 +26,6 @@ from jointnas.cli.family_tree import print_family
 if TYPE_CHECKING:
     from jointnas.campaign.calibration import Calibration
     from jointnas.campaign.store import Trial
-    from jointnas.training.observation import Observation
 
 runs_app = typer.Typer(rich_markup_mode=None)
 
@@ -172,7 +171,7 @@ def _print_trials(
             str(t.number),
             str(t.round),
             "" if t.kind == "trial" else t.kind,
-            "waiting" if t.observation is None else _outcome(t.observation),
+            _outcome(t),
             "" if t.predicted is None else f"{t.predicted:.4f}",
             *figure_texts(figures, metrics),
             architecture_text(t.candidate["architecture"]),
@@ -184,12 +183,16 @@ def _print_trials(
     print_table(name, columns, rows)
 
 
-def _outcome(observation: Observation) -> str:
+def _outcome(trial: Trial) -> str:
+    observation = trial.observation
+    if observation is None:
+        return "waiting"
     if observation.failure is not None:
         return f"failed: {observation.failure}"
     if observation.accuracy is None:
         return "on all images"
-    return f"{observation.accuracy:.4f}" + (" (disturbed)" if observation.was_disturbed else "")
+    notes = " (disturbed)" * observation.was_disturbed + " (trained again)" * (trial.disturbed is not None)
+    return f"{observation.accuracy:.4f}{notes}"
 
 
 def _print_calibrations(calibrations: Mapping[str, Calibration]) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from jointnas.cli.answers import ask_fitted, print_winners, search_json
 from jointnas.cli.common import (
+    Alone,
     DataOption,
     DataSeed,
     Device,
@@ -21,6 +22,7 @@ from jointnas.cli.common import (
     TrainTime,
     ValImages,
     Workers,
+    WorkersPerDevice,
     architecture_text,
     given_options,
     interruptible,
@@ -172,6 +174,8 @@ def search_command(
     ] = "local",
     workers: Workers = 1,
     device: Device = "auto",
+    workers_per_device: WorkersPerDevice = None,
+    alone: Alone = False,
     fix: Annotated[
         list[str] | None, typer.Option(help="Hold a knob at a value, as in optimizer=sgd; repeatable.")
     ] = None,
@@ -269,7 +273,7 @@ def _check_from(options: Mapping[str, Any]) -> None:
 
 def _spec(options: Mapping[str, Any], config: Path | None) -> SearchSpec | NashSpec:
     """Return the spec of the options, over those of a configuration file."""
-    from jointnas.campaign.options import make_spec, read_config
+    from jointnas.campaign.options import make_spec, over_config, read_config
     from jointnas.campaign.spec import NashSpec, PolicySpec, SearchSpec
     from jointnas.errors import RunError, SearchError
 
@@ -284,11 +288,8 @@ def _spec(options: Mapping[str, Any], config: Path | None) -> SearchSpec | NashS
         raise SearchError(
             f"--repeats goes with --real, got --repeats {settings['repeats']} alone: add --real or drop it"
         )
-    for time, steps in (("train_time", "train_steps"), ("train_steps", "train_time")):
-        if time in settings:  # a budget on the command line replaces the file's, whichever way it is written
-            base.pop(steps, None)
     kind = "direct" if real else str(base.pop("kind", "search"))
-    spec = make_spec({**base, **settings, "kind": kind})
+    spec = make_spec({**over_config(base, settings), "kind": kind})
     if isinstance(spec, PolicySpec) or not isinstance(spec, SearchSpec | NashSpec):
         command = "policy search" if isinstance(spec, PolicySpec) else spec.kind
         raise RunError(f"search runs the settings of a search, got those of a {spec.kind} run: use jointnas {command}")

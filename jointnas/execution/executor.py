@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
@@ -17,8 +18,8 @@ from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, Self
 
 from jointnas.errors import SearchError
-from jointnas.execution.slots import Slot
-from jointnas.execution.worker import Prepare, work
+from jointnas.execution.slots import PASSIVE, Slot
+from jointnas.execution.worker import OUT_OF_MEMORY, Prepare, work
 
 HANG_SECONDS = 180.0  # without a message from a running job
 START_SECONDS = 600.0  # for a worker to prepare
@@ -27,15 +28,26 @@ LEAK_BYTES = 2 * 1024**3  # of growth after a worker's first job
 
 
 class Job(NamedTuple):
-    """One piece of work: a number that the caller chooses, and a payload of JSON types."""
+    """One piece of work: a number that the caller chooses, and a payload of JSON types.
+
+    alone: runs while no other job does, with all the memory of its device.
+    """
 
     number: int
     payload: dict[str, Any]
+    alone: bool = False
+
+
+ERROR, MEMORY, DIED, HUNG, LOST = CAUSES = ("error", "memory", "died", "hung", "lost")
+"""Why a job failed: it raised, memory ran out, its process died, it sent no message for too long, or its machine was lost."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to a job. kind: started, progress, done (with `result`) or failed (with `reason`)."""
+    """What happened to a job. kind: started, progress, done (with `result`), failed (with `reason` and `cause`) or retried (with both).
+
+    attempts: how often the job was started until its end.
+    """
 
     kind: str
     number: int
@@ -43,6 +55,8 @@ class Event:
     seconds: float = 0.0
     result: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
+    cause: str = ERROR
+    attempts: int = 1
 
 
 class Executor(ABC):
@@ -96,6 +110,7 @@ class _Worker:
 class LocalExecutor(Executor):
     """`slot.workers` processes on this machine with `slot.threads` threads each; use as a context manager.
 
+    Each worker stays on cores of its own where the system allows it, and sees one GPU of the slot's, whose memory it shares evenly.
     prepare: called once in each worker, importable by name. hang_seconds: a job without a message for so long has failed.
     preload: modules that each worker imports before `prepare`. On Linux the first executor of a process starts a server that
     imports its own, and workers are forked from that server, so that they start in a fraction of a second.
@@ -109,7 +124,8 @@ class LocalExecutor(Executor):
         self._context = _process_context(preload)
         self._queue: deque[Job] = deque()
         self._failed_starts = 0
-        self._workers = [self._start() for _ in range(slot.workers)]
+        self._is_alone = False  # whether the workers are the single one of a job that runs alone
+        self._workers = [self._start(i) for i in range(slot.workers)]
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Queue jobs."""
@@ -138,30 +154,37 @@ class LocalExecutor(Executor):
         for i, worker in enumerate(self._workers):
             patience = self._hang_seconds if worker.ready else START_SECONDS
             if (worker.job or not worker.ready) and time.monotonic() - worker.last_message > patience:
-                events += self._lose(i, f"it hung: it sent no message for {patience:.0f} seconds")
+                events += self._lose(i, f"it hung: it sent no message for {patience:.0f} seconds", HUNG)
         return events
 
-    def _start(self) -> _Worker:
+    def _start(self, i: int) -> _Worker:
         ours, theirs = self._context.Pipe()
-        threads = self._slot.threads
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        arguments = (theirs, self._prepare, threads, self._preload, environment)
-        process = self._context.Process(target=work, args=arguments, daemon=True)
-        process.start()
+        place = self._slot.place(i, self._is_alone)
+        process = self._context.Process(target=work, args=(theirs, self._prepare, place, self._preload), daemon=True)
+        with _passive_waiting():  # the server that workers are forked from loads OpenMP
+            process.start()
         theirs.close()
         return _Worker(process, ours)
 
     def _replace(self, i: int) -> None:
         _end(self._workers[i])
-        self._workers[i] = self._start()
+        self._workers[i] = self._start(i)
+
+    def _arrange(self) -> None:
+        """Once no job runs, have the workers that the next one needs: a single one for a job alone, else one for each slot."""
+        if self._queue and self._queue[0].alone != self._is_alone and not any(w.job for w in self._workers):
+            self.close()
+            self._is_alone = self._queue[0].alone
+            self._workers = [self._start(i) for i in range(1 if self._is_alone else self._slot.workers)]
 
     def _assign(self) -> list[Event]:
+        self._arrange()
         events = []
         for worker in self._workers:
-            if worker.ready and worker.job is None and self._queue:
+            if worker.ready and worker.job is None and self._queue and self._queue[0].alone == self._is_alone:
                 job = self._queue.popleft()
                 try:
-                    worker.connection.send(tuple(job))
+                    worker.connection.send((job.number, job.payload))
                 except (BrokenPipeError, ConnectionResetError):  # it died while idle: `_receive` replaces it
                     self._queue.appendleft(job)
                     continue
@@ -175,7 +198,7 @@ class LocalExecutor(Executor):
             kind, number, content = worker.connection.recv()
         except (EOFError, OSError):  # also when it was killed in the middle of a message
             worker.process.join(5)
-            return self._lose(i, _death(worker.process.exitcode))
+            return self._lose(i, *_death(worker.process.exitcode))
         worker.last_message = time.monotonic()
         if kind == "ready":
             worker.ready, self._failed_starts = True, 0
@@ -192,9 +215,9 @@ class LocalExecutor(Executor):
             return [Event("done", number, result=content["result"])]
         if kind == "exhausted":
             self._replace(i)
-        return [Event("failed", number, reason=content)]
+        return [Event("failed", number, reason=content, cause=MEMORY if content.startswith(OUT_OF_MEMORY) else ERROR)]
 
-    def _lose(self, i: int, reason: str) -> list[Event]:
+    def _lose(self, i: int, reason: str, cause: str) -> list[Event]:
         """Replace a dead or silent worker; return the failure of its job."""
         worker = self._workers[i]
         if not worker.ready:
@@ -204,9 +227,9 @@ class LocalExecutor(Executor):
                     f"no worker could start, after {STARTS} attempts ({reason}): "
                     'a script must call JointNAS below `if __name__ == "__main__":`'
                 )
-        events = [Event("failed", worker.job.number, reason=f"the worker was lost: {reason}")] if worker.job else []
+        job = worker.job
         self._replace(i)
-        return events
+        return [Event("failed", job.number, reason=f"the worker was lost: {reason}", cause=cause)] if job else []
 
 
 def _process_context(preload: Sequence[str]) -> ForkServerContext | SpawnContext:
@@ -218,15 +241,29 @@ def _process_context(preload: Sequence[str]) -> ForkServerContext | SpawnContext
     return context
 
 
+@contextmanager
+def _passive_waiting() -> Iterator[None]:
+    """Let processes that start in this context have `PASSIVE` in their environment, unless the user chose otherwise."""
+    missing = [name for name in PASSIVE if name not in os.environ]
+    os.environ.update({name: PASSIVE[name] for name in missing})
+    try:
+        yield
+    finally:
+        for name in missing:
+            del os.environ[name]
+
+
 def _end(worker: _Worker) -> None:
     worker.connection.close()
     worker.process.kill()
     worker.process.join(10)
 
 
-def _death(exitcode: int | None) -> str:
+def _death(exitcode: int | None) -> tuple[str, str]:
+    """Return how a worker ended, in words, and the cause of its job's failure."""
     if exitcode is not None and exitcode < 0:
         name = signal.Signals(-exitcode).name
-        memory = ", as when the system runs out of memory" if name == "SIGKILL" else ""
-        return f"it was killed by {name}{memory}"
-    return f"it ended with exit code {exitcode}"
+        if name == "SIGKILL":
+            return f"it was killed by {name}, as when the system runs out of memory", MEMORY
+        return f"it was killed by {name}", DIED
+    return f"it ended with exit code {exitcode}", DIED

@@ -1,46 +1,132 @@
-"""Slots share the machine's cores, so that jobs that run side by side never oversubscribe them."""
+"""Slots share the machine's cores and GPUs, so that jobs that run side by side never oversubscribe them."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from math import ceil
+from typing import Any, NamedTuple
 
 from jointnas.cores import available_cores
 from jointnas.errors import SearchError
 
-DEVICES = ("auto", "cpu", "cuda")
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Lets OpenMP's threads sleep while they wait. By default they spin, and take the core from a thread that they wait for."""
+
+
+class Place(NamedTuple):
+    """What one worker of a slot gets: threads, variables of its environment, cores (none: the system chooses), part of a GPU's memory."""
+
+    threads: int
+    environment: Mapping[str, str]
+    cores: tuple[int, ...] = ()
+    memory_share: float = 1.0
 
 
 @dataclass(frozen=True)
 class Slot:
-    """Where one job runs: its device, its threads, and how many such slots the machine has."""
+    """Where one job runs: its device, its threads, and how many such slots the machine has.
+
+    device: cpu, cuda or mps. gpus: the numbers of the GPUs that the slots take by turns; a worker sees its own alone.
+    """
 
     device: str
     threads: int
     workers: int
+    gpus: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON types."""
-        return asdict(self)
+        """Return the fields as JSON types, the GPUs only where there are some."""
+        values = asdict(self)
+        gpus = list(values.pop("gpus"))
+        return {**values, "gpus": gpus} if gpus else values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Slot:
+        """Return the slot of `to_json`."""
+        return cls(**{**values, "gpus": tuple(values.get("gpus", ()))})
+
+    @property
+    def name(self) -> str:
+        """The device as `--device` names it, and PyTorch where it is a single one."""
+        return f"{self.device}:{','.join(map(str, self.gpus))}" if self.gpus else self.device
+
+    def place(self, worker: int, alone: bool = False) -> Place:
+        """Return the place of a worker, by its number from 0 on. alone: whether no other worker shares its GPU."""
+        environment = {
+            **PASSIVE,
+            **os.environ,
+            "OMP_NUM_THREADS": str(self.threads),
+            "MKL_NUM_THREADS": str(self.threads),
+        }
+        share = 1.0
+        if self.gpus:
+            environment[VISIBLE] = _visible(self.gpus[worker % len(self.gpus)])
+            share = 1.0 if alone else 1 / ceil(self.workers / len(self.gpus))
+        return Place(self.threads, environment, self._cores(worker), share)
+
+    def _cores(self, worker: int) -> tuple[int, ...]:
+        """Return a worker's own cores, none where it has them all or where others may be given the same ones.
+
+        Within a container's quota of a part of the machine, every container would pin its workers to the same cores.
+        """
+        if not hasattr(os, "sched_getaffinity"):
+            return ()
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) != available_cores() or self.workers == 1 or self.threads != len(cores) // self.workers:
+            return ()
+        return tuple(cores[worker * self.threads : (worker + 1) * self.threads])
 
 
-def share_slots(workers: int, device: str = "auto") -> Slot:
+def share_slots(workers: int, device: str = "auto", *, alone: bool = False) -> Slot:
     """Return the slot that each of `workers` gets when the machine's cores are shared evenly.
 
-    Raises `SearchError` for more workers than cores, or a device that is not there.
+    device: auto (a GPU where there is one), cpu, cuda (all GPUs), cuda:0,1 (these) or mps. alone: one such slot, so that one job runs
+    at a time. Raises `SearchError` for more workers than cores, or a device that is not there.
     """
     cores = available_cores()
     if not 1 <= workers <= cores:
         raise SearchError(
             f"workers share {cores} cores, one or more each, got {workers}: choose --workers 1 to {cores}"
         )
-    if device not in DEVICES:
-        raise SearchError(f"a device is one of {', '.join(DEVICES)}, got {device!r}: use --device auto")
-    if device != "cpu":
-        import torch  # here, as a slot on the processor needs none of it
+    kind, gpus = find_device(device)
+    if len(gpus) > workers:
+        gpus = gpus[:workers]
+    return Slot(kind, cores // workers, 1 if alone else workers, gpus)
 
-        has_gpu = torch.cuda.is_available()
-        if device == "cuda" and not has_gpu:
-            raise SearchError("the device cuda needs a GPU that PyTorch can use, and there is none: use --device cpu")
-        device = "cuda" if has_gpu else "cpu"
-    return Slot(device, cores // workers, workers)
+
+def find_device(device: str) -> tuple[str, tuple[int, ...]]:
+    """Return the kind of a device (cpu, cuda or mps) and the numbers of its GPUs. Raises `SearchError` for one that is not there."""
+    kind, _, numbers = device.partition(":")
+    listed = numbers.split(",") if numbers else []
+    is_known = kind in ("auto", "cpu", "cuda", "mps") and (not numbers or kind == "cuda")
+    if not is_known or not all(n.isdecimal() for n in listed) or len(set(listed)) < len(listed) or device[-1:] == ":":
+        raise SearchError(
+            f"a device is auto, cpu, cuda, cuda:0,1 (numbers of GPUs) or mps, got {device!r}: use --device auto"
+        )
+    if kind == "cpu":
+        return kind, ()
+    import torch  # here, as a slot on the processor needs none of it
+
+    if kind == "mps":
+        if not torch.backends.mps.is_available():
+            raise SearchError("the device mps needs a Mac with a GPU that PyTorch can use: use --device cpu")
+        return kind, ()
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "cuda" and not count:
+        raise SearchError(f"the device {device} needs a GPU that PyTorch can use, and there is none: use --device cpu")
+    for number in listed:
+        if int(number) >= count:
+            raise SearchError(
+                f"this machine has {count} GPU{'s' if count > 1 else ''}, numbered from 0, got --device {device}: choose lower numbers"
+            )
+    gpus = tuple(map(int, listed)) or tuple(range(count))
+    return ("cuda", gpus) if gpus else ("cpu", ())
+
+
+def _visible(number: int) -> str:
+    """Return the name of a GPU that this process sees, for a process that shall see it alone."""
+    visible = [name for name in os.environ.get(VISIBLE, "").split(",") if name]
+    return visible[number] if visible else str(number)

@@ -7,7 +7,7 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -15,6 +15,7 @@ import psutil
 from threadpoolctl import threadpool_limits
 
 from jointnas.errors import JointNASError
+from jointnas.execution.slots import Place
 
 Progress = Callable[[float, float], None]
 """Called by a handler with the fraction of its job that is done and the seconds since the job's start."""
@@ -25,27 +26,28 @@ Handler = Callable[[dict[str, Any], Progress], dict[str, Any]]
 Prepare = Callable[[], Handler]
 """Called once in a worker, before its first job."""
 
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
+OUT_OF_MEMORY = "out of memory"
+SIGNS_OF_IT = (OUT_OF_MEMORY, "can't allocate memory", "cannot allocate memory")
 
 
-def work(
-    connection: Connection, prepare: Prepare, threads: int, preload: Sequence[str], environment: Mapping[str, str]
-) -> None:
+def work(connection: Connection, prepare: Prepare, place: Place, preload: Sequence[str]) -> None:
     """Serve jobs from `connection`: receive (number, payload), send ("progress" | "done" | "failed", number, content).
 
-    Ends when the parent closes the pipe or dies, in the middle of a job too. threads: of OpenMP and of each BLAS.
+    Ends when the parent closes the pipe or dies, in the middle of a job too.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     os.environ.clear()  # a worker forked from a server would keep the variables of the server's start
-    os.environ.update(environment)
+    os.environ.update(place.environment)
+    if place.cores:
+        os.sched_setaffinity(0, place.cores)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         score.write("800")  # when memory runs out, the system kills a worker before the search
     try:
         for module in preload:  # which the server of an earlier executor did not import
             importlib.import_module(module)
-        _limit_threads(threads)
+        _limit(place)
         handler = prepare()
-        _limit_threads(threads)  # of the libraries that `prepare` imported
+        _limit(place)  # also the libraries that `prepare` imported
         connection.send(("ready", 0, None))
         while True:
             number, payload = connection.recv()
@@ -63,10 +65,13 @@ def work(
         connection.send(("broken", 0, f"{type(error).__name__}: {error}"))
 
 
-def _limit_threads(threads: int) -> None:
-    threadpool_limits(threads)
+def _limit(place: Place) -> None:
+    """Keep the libraries to the place's threads and to its share of the GPU's memory."""
+    threadpool_limits(place.threads)
     if torch := sys.modules.get("torch"):  # torch has its own thread count; it is not imported just for that
-        torch.set_num_threads(threads)
+        torch.set_num_threads(place.threads)
+        if place.memory_share < 1 and torch.cuda.is_available():
+            torch.cuda.set_per_process_memory_fraction(place.memory_share)
 
 
 def run_job(handler: Handler, payload: dict[str, Any], progress: Progress) -> tuple[str, Any]:
@@ -81,10 +86,10 @@ def run_job(handler: Handler, payload: dict[str, Any], progress: Progress) -> tu
     except JointNASError as error:
         return "failed", str(error)
     except MemoryError as error:
-        return "exhausted", f"out of memory: {error}"
+        return "exhausted", f"{OUT_OF_MEMORY}: {error}"
     except Exception as error:  # whatever a handler raises is that job's failure, with its type in the reason
         text = str(error).lower()
-        full = any(sign in text for sign in OUT_OF_MEMORY)
+        full = any(sign in text for sign in SIGNS_OF_IT)
         kind = "exhausted" if full or "cuda error" in text else "failed"  # after either, no later job would succeed
-        reason = "out of memory" if full else type(error).__name__
+        reason = OUT_OF_MEMORY if full else type(error).__name__
         return kind, f"{reason}: {str(error).splitlines()[0] if text else 'no message'}"

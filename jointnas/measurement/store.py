@@ -65,7 +65,8 @@ def surroundings(slot: Slot) -> dict[str, Any]:
     """Return what every measurement in a slot depends on besides the network: the device, its share, the version of torch."""
     cuda = slot.device == "cuda"
     name = torch.cuda.get_device_name() if cuda else _processor()
-    return {"format": FORMAT, **slot.to_json(), "name": name, "torch": torch.__version__}
+    share = {"device": slot.device, "threads": slot.threads, "workers": slot.workers}
+    return {"format": FORMAT, **share, "name": name, "torch": torch.__version__}
 
 
 def _processor() -> str:

@@ -14,6 +14,7 @@ from jointnas.data.dataset import Data, load_data
 from jointnas.data.spec import DataSpec
 from jointnas.execution import find_executor
 from jointnas.execution.executor import HANG_SECONDS, Event, Executor, Job
+from jointnas.execution.retrying import RetryingExecutor
 from jointnas.execution.slots import Slot
 from jointnas.execution.worker import Handler, Progress
 from jointnas.network.blueprint import Blueprint
@@ -110,10 +111,11 @@ def trial_executor(
 ) -> Executor:
     """Return an executor whose workers train candidates on the data of `spec`, which must have this fingerprint.
 
+    A training that runs out of memory is run once more alone, and one whose machine was lost up to twice (`RetryingExecutor`).
     kind: the executor's name. libraries: modules that networks come from, which workers import before any clock starts.
     """
     prepare = partial(prepare_trials, spec.to_json(), slot.device, fingerprint)
-    return find_executor(kind)(prepare, slot, hang_seconds, (*WORKER_MODULES, *libraries))
+    return RetryingExecutor(find_executor(kind)(prepare, slot, hang_seconds, (*WORKER_MODULES, *libraries)))
 
 
 def prepare_trials(spec: Mapping[str, Any], device: str, fingerprint: str | None) -> Handler:

@@ -40,6 +40,7 @@ class Observation:
     failure: str | None = None
     trainings: int = 1
     test_accuracy: float | None = None  # of the last training of a run that scores its test images
+    attempts: int = 1  # how often it was started: again after it ran out of memory, or its machine was lost
 
     @property
     def was_disturbed(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from jointnas.execution import find_executor
 from jointnas.execution.executor import Executor
+from jointnas.execution.retrying import RetryingExecutor
 from jointnas.execution.slots import Slot
 from jointnas.execution.worker import Handler, Progress
 from jointnas.plugins import load_function
@@ -46,7 +47,7 @@ def function_executor(function: UserFunction, slot: Slot, clock: Mapping[str, fl
     """Return an executor whose workers call the user's function; under a budget of steps they may take any time."""
     seconds = clock.get("train_seconds")
     patience = math.inf if seconds is None else PATIENCE * seconds + PATIENCE_SECONDS
-    return find_executor(kind)(function.prepare, slot, patience)
+    return RetryingExecutor(find_executor(kind)(function.prepare, slot, patience))
 
 
 def _observation(result: Any) -> Observation:

@@ -17,11 +17,12 @@ from pathlib import Path
 import pytest
 
 from jointnas import plugins
-from jointnas.cores import available_cores
 from jointnas.errors import JointNASError, SearchError
-from jointnas.execution import ENTRY_POINTS, Job, LocalExecutor, Slot, find_executor, share_slots
+from jointnas.execution import ENTRY_POINTS, Event, Job, LocalExecutor, Slot, find_executor
+from jointnas.execution.executor import LOST
 from jointnas.execution.recorded import RecordedExecutor
-from tests.executors import make_in_process
+from jointnas.execution.retrying import RetryingExecutor
+from tests.executors import InProcessExecutor, make_in_process
 
 DEADLINE_SECONDS = 60
 ONE = Slot("cpu", 1, 1)
@@ -43,7 +44,15 @@ def handle(payload, progress):
         progress(0.75, 3.0)
         return {}
     if do == "about":
-        return {"pid": os.getpid(), "variable": os.environ.get("JOINTNAS_TEST")}
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        names = ("JOINTNAS_TEST", "OMP_WAIT_POLICY")
+        return {"pid": os.getpid(), "cores": cores, **{name: os.environ.get(name) for name in names}}
+    if do == "once":  # fails in its first attempt, in the way of another job
+        marker = Path(payload["marker"])
+        if not marker.exists():
+            marker.touch()
+            return handle(payload["first"], progress)
+        return handle({"do": "about"}, progress)
     if do == "imported":
         return {"imported": payload["module"] in sys.modules}
     if do == "threads":
@@ -85,8 +94,14 @@ def make_recorded(prepare, slot, hang_seconds=30, preload=()):
     return RecordedExecutor(LocalExecutor(prepare, slot, hang_seconds, preload), {"data": "none"})
 
 
+def make_retrying(prepare, slot, hang_seconds=30, preload=()):
+    return RetryingExecutor(LocalExecutor(prepare, slot, hang_seconds, preload))
+
+
 @pytest.fixture(
-    scope="module", params=[LocalExecutor, make_recorded, make_in_process], ids=["local", "recorded", "in-process"]
+    scope="module",
+    params=[LocalExecutor, make_recorded, make_retrying, make_in_process],
+    ids=["local", "recorded", "retrying", "in-process"],
 )
 def any_executor(request):
     """One executor of each kind that the tests of the contract share: each leaves it working."""
@@ -299,8 +314,78 @@ def test_a_worker_has_the_environment_of_its_executor(monkeypatch):
     for value in ("one", "two"):
         monkeypatch.setenv("JOINTNAS_TEST", value)
         with LocalExecutor(prepare, ONE) as executor:
-            assert outcomes(executor, [Job(1, {"do": "about"})])[1].result["variable"] == value
+            assert outcomes(executor, [Job(1, {"do": "about"})])[1].result["JOINTNAS_TEST"] == value
 
+
+def test_a_job_alone_runs_while_no_other_does_and_those_after_it_go_on_side_by_side():
+    jobs = [*squares(1), Job(7, {"do": "about"}, alone=True), *squares(10)]
+    running, seen = set(), []
+    with LocalExecutor(prepare, Slot("cpu", 1, 2)) as executor:
+        for event in executor.results(jobs):
+            (running.add if event.kind == "started" else running.discard)(event.number)
+            assert running == {7} or 7 not in running
+            seen += [event.number] if event.kind == "done" else []
+    assert sorted(seen) == [1, 2, 3, 7, 10, 11, 12]
+    assert seen.index(7) == 3
+
+
+# -------------------------------------------------------------------------------------------------------------- retrying
+
+SHORT = {"do": "raise", "kind": "memory", "message": "no room"}
+
+
+@pytest.mark.parametrize("first", [SHORT, {"do": "kill"}], ids=["out of memory", "killed"])
+def test_a_job_for_which_memory_ran_out_is_run_once_more_alone(first, tmp_path):
+    job = Job(9, {"do": "once", "marker": str(tmp_path / "marker"), "first": first})
+    with make_retrying(prepare, Slot("cpu", 1, 2)) as executor:
+        events = list(executor.results([job, *squares(1)]))
+        assert outcomes(executor, squares(20)).keys() == {20, 21, 22}
+    kinds = [e.kind for e in events if e.number == 9]
+    assert kinds == ["started", "retried", "started", "done"]
+    assert [e.attempts for e in events if e.kind == "done"] == [1, 1, 1, 2]
+    assert events[-1].number == 9
+
+
+def test_a_job_that_never_has_enough_memory_fails_after_its_second_run():
+    with make_retrying(prepare, ONE) as executor:
+        events = list(executor.results([Job(9, SHORT), *squares(1)]))
+    assert [e.kind for e in events if e.number == 9] == ["started", "retried", "started", "failed"]
+    failed = next(e for e in events if e.kind == "failed")
+    assert (failed.attempts, failed.reason) == (2, "out of memory: no room")
+
+
+@pytest.mark.parametrize(
+    "payload", [{"do": "raise", "kind": "key", "message": "stem"}, {"do": "exit", "code": 3}], ids=["raises", "exits"]
+)
+def test_a_job_that_fails_by_itself_is_not_run_again(payload):
+    with make_retrying(prepare, ONE) as executor:
+        events = list(executor.results([Job(9, payload)]))
+    assert [e.kind for e in events] == ["started", "failed"]
+
+
+class LosingExecutor(InProcessExecutor):
+    """Loses the machine of each job so many times."""
+
+    def __init__(self, losses):
+        super().__init__(handle)
+        self.losses = losses
+
+    def poll(self, timeout):
+        events = super().poll(timeout)
+        if events and events[-1].kind == "done" and self.losses:
+            self.losses -= 1
+            events[-1] = Event("failed", events[-1].number, reason="the node died", cause=LOST)
+        return events
+
+
+@pytest.mark.parametrize(("losses", "end"), [(1, "done"), (2, "done"), (3, "failed")])
+def test_a_job_whose_machine_is_lost_is_run_again_twice_at_most(losses, end):
+    events = list(RetryingExecutor(LosingExecutor(losses)).results(squares(1, 1)))
+    assert [e.kind for e in events if e.kind != "started"] == ["retried"] * min(losses, 2) + [end]
+    assert events[-1].attempts == min(losses, 2) + 1
+
+
+# ------------------------------------------------------------------------------------------------------------ processes
 
 PARENT = """
 import sys
@@ -327,25 +412,3 @@ def test_a_worker_whose_parent_was_killed_ends_itself(tmp_path):
         parent.kill()
         parent.wait()
     wait_for(lambda: is_gone(worker), 10)
-
-
-# -------------------------------------------------------------------------------------------------------------- slots
-
-
-def test_slots_share_the_cores_and_never_oversubscribe_them():
-    for workers in range(1, available_cores() + 1):
-        slot = share_slots(workers, "cpu")
-        assert slot.threads >= 1
-        assert slot.threads * slot.workers <= available_cores()
-        assert (slot.workers, slot.device) == (workers, "cpu")
-
-
-@pytest.mark.parametrize("workers", [0, -1, available_cores() + 1])
-def test_more_workers_than_cores_or_none_are_refused(workers):
-    with pytest.raises(SearchError, match=f"got {workers}"):
-        share_slots(workers, "cpu")
-
-
-def test_a_device_that_is_unknown_is_refused():
-    with pytest.raises(SearchError, match="'tpu'"):
-        share_slots(1, "tpu")

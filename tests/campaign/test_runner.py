@@ -1,0 +1,82 @@
+"""Trainings of a run's trials: recorded as they end, and done once more where other programs took their cores."""
+
+from __future__ import annotations
+
+import pytest
+
+from jointnas.campaign.events import Notice
+from jointnas.campaign.runner import Runner
+from jointnas.campaign.store import Run
+from jointnas.training.job import TrainingResult
+from jointnas.training.observation import Observation
+from tests.executors import InProcessExecutor
+from tests.helpers import make_run
+
+SECONDS = {"train_seconds": 1.0}
+
+
+def candidate(width):
+    return {"architecture": {"network": "resnet9", "width": width}, "recipe": {}}
+
+
+class Trainings:
+    """What each training of a width observes, in order: an accuracy and the share of its cores."""
+
+    def __init__(self, **planned):
+        self.planned = {int(width[1:]): list(outcomes) for width, outcomes in planned.items()}
+        self.texts = []
+
+    def __call__(self, payload, progress):
+        accuracy, share = self.planned[payload["candidate"]["architecture"]["width"]].pop(0)
+        return TrainingResult(Observation(accuracy, cpu_share=share)).to_json()
+
+    def runner(self, run, clock=SECONDS):
+        take = lambda event: self.texts.append(event.text) if isinstance(event, Notice) else None  # noqa: E731
+        return Runner(run, InProcessExecutor(self), clock, 0, take)
+
+    def train(self, runner, widths):
+        candidates = [candidate(width) for width in widths]
+        return runner.train(runner.add(1, candidates, [str(width) for width in widths]))
+
+
+def test_a_disturbed_training_is_done_once_more_and_its_first_outcome_is_kept_aside(tmp_path):
+    trainings = Trainings(w4=[(0.5, 0.99)], w8=[(0.3, 0.5), (0.6, 0.98)])
+    with make_run(tmp_path / "run", train_time="1s") as run:
+        trials = trainings.train(trainings.runner(run), (4, 8))
+        assert run.trials() == trials
+    assert [t.accuracy for t in trials] == [0.5, 0.6]
+    assert [t.disturbed and t.disturbed.accuracy for t in trials] == [None, 0.3]
+    assert trainings.texts == ["trained again, as other programs used their cores: trial 2"]
+
+
+def test_a_training_is_done_again_once_and_where_most_are_disturbed_again_no_more_are(tmp_path):
+    trainings = Trainings(w4=[(0.1, 0.5), (0.2, 0.6)], w8=[(0.3, 0.5), (0.4, 0.7)], w12=[(0.5, 0.5)])
+    with make_run(tmp_path / "run", train_time="1s") as run:
+        runner = trainings.runner(run)
+        assert [t.accuracy for t in trainings.train(runner, (4, 8))] == [0.2, 0.4]
+        (last,) = trainings.train(runner, (12,))
+    assert (last.accuracy, last.disturbed) == (0.5, None)
+    assert trainings.texts[-1] == "disturbed again, so nothing more is repeated: trials 1, 2"
+
+
+def test_a_training_that_waits_for_its_second_run_has_it_when_the_run_is_resumed(tmp_path):
+    trainings = Trainings(w4=[(0.3, 0.5), (0.6, 0.5)])
+    with make_run(tmp_path / "run", train_time="1s") as run:
+        runner = trainings.runner(run)
+        trial = runner.add(1, [candidate(4)], ["4"])[0]
+        run.end_trial(trial.number, Observation(0.3, cpu_share=0.5))
+        run.set_aside([trial.number])
+    with Run.open(tmp_path / "run", write=True) as run:
+        runner = trainings.runner(run)
+        assert [t.observation for t in runner.trials.values()] == [None]
+        trainings.planned[4].pop(0)
+        (trial,) = runner.train(list(runner.trials.values()))
+    assert (trial.accuracy, trial.disturbed.accuracy) == (0.6, 0.3)
+
+
+@pytest.mark.parametrize("clock", [{"train_steps": 5}, SECONDS])
+def test_steps_are_the_same_on_a_busy_machine_so_nothing_is_repeated(clock, tmp_path):
+    trainings = Trainings(w4=[(0.3, 0.5), (0.6, 0.99)])
+    with make_run(tmp_path / "run", train_time="1s") as run:
+        (trial,) = trainings.train(trainings.runner(run, clock), (4,))
+    assert trial.accuracy == (0.3 if "train_steps" in clock else 0.6)
