@@ -3,7 +3,8 @@
     python -m benchmarks.training.contention --data cifar10-images.zip --to benchmarks/results/contention.json
 
 Each arm trains `resnet9-1m` for some seconds in fresh worker processes and counts steps: so many workers share the cores, so many busy
-loops run beside them, OpenMP's threads sleep or spin while they wait, and workers are pinned to cores of their own or not. Arms take turns, repeat after repeat. The machine must be left alone otherwise.
+loops run beside them, OpenMP's threads sleep or spin while they wait, and workers are pinned to cores of their own or not. Arms take
+turns, repeat after repeat. The machine must be left alone otherwise.
 """
 
 from __future__ import annotations

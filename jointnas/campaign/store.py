@@ -143,9 +143,8 @@ class Run:
             run._migrate(new)
             opened = True
         except sqlite3.DatabaseError as error:
-            raise RunError(
-                f"the database of the run {str(path)!r} cannot be used ({error}): restore the file, or make the folder writable"
-            ) from error
+            remedy = _remedy(error) if "locked" in str(error) else "restore the file, or make the folder writable"
+            raise RunError(f"the database of the run {str(path)!r} cannot be used ({error}): {remedy}") from error
         finally:
             if not opened:
                 db.close()
@@ -190,7 +189,7 @@ class Run:
                 self._db.execute("ROLLBACK")
             if isinstance(error, sqlite3.OperationalError):
                 raise RunError(
-                    f"the run {str(self.path)!r} cannot be written ({error}): make room on the disk, then repeat the command, "
+                    f"the run {str(self.path)!r} cannot be written ({error}): {_remedy(error)}, then repeat the command, "
                     "a search with --resume"
                 ) from error
             raise
@@ -395,6 +394,13 @@ class Run:
         )
         texts = ("candidate", "clock", "slot", "val_accuracies", "test_accuracies")
         return [{**dict(row), **{name: json.loads(row[name]) for name in texts}} for row in rows]
+
+
+def _remedy(error: sqlite3.Error) -> str:
+    """Return what a user can do about a database that cannot be written."""
+    if "locked" in str(error):
+        return "end the program that holds it"
+    return "make its folder writable" if "readonly" in str(error) else "make room on the disk"
 
 
 def _observation(text: str | None) -> Observation | None:

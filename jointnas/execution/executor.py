@@ -10,7 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
@@ -254,7 +254,11 @@ def _passive_waiting() -> Iterator[None]:
 
 
 def _end(worker: _Worker) -> None:
+    """End a worker, and the processes that its jobs started."""
     worker.connection.close()
+    if hasattr(os, "killpg") and worker.process.pid is not None:
+        with suppress(ProcessLookupError, PermissionError):  # it has just started, and leads no group yet
+            os.killpg(worker.process.pid, signal.SIGKILL)
     worker.process.kill()
     worker.process.join(10)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import psutil
@@ -33,9 +35,15 @@ SIGNS_OF_IT = (OUT_OF_MEMORY, "can't allocate memory", "cannot allocate memory")
 def work(connection: Connection, prepare: Prepare, place: Place, preload: Sequence[str]) -> None:
     """Serve jobs from `connection`: receive (number, payload), send ("progress" | "done" | "failed", number, content).
 
-    Ends when the parent closes the pipe or dies, in the middle of a job too.
+    Ends when the parent closes the pipe or dies, in the middle of a job too, and so do the processes that a job started. What jobs print
+    goes to stderr: stdout is the parent's.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    with contextlib.suppress(OSError):
+        os.dup2(2, 1)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)  # a group with all that jobs start, which ends with this process
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.clear()  # a worker forked from a server would keep the variables of the server's start
     os.environ.update(place.environment)
     if place.cores:
@@ -58,11 +66,25 @@ def work(connection: Connection, prepare: Prepare, place: Place, preload: Sequen
                 content = {"result": content, "memory": psutil.Process().memory_info().rss}
             connection.send((kind, number, content))
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        os._exit(0)
+        _end_group()
     except JointNASError as error:
         connection.send(("broken", 0, str(error)))
     except Exception as error:  # in `prepare`: sent with its type, as the parent cannot see it
         connection.send(("broken", 0, f"{type(error).__name__}: {error}"))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        _end_group()
+
+
+def _end_group() -> None:
+    """End this process and all that its jobs started, at once."""
+    if hasattr(os, "killpg") and os.getpgid(0) == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(0)
 
 
 def _limit(place: Place) -> None:

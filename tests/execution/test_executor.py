@@ -57,6 +57,11 @@ def handle(payload, progress):
         return {"imported": payload["module"] in sys.modules}
     if do == "threads":
         return {"torch": sys.modules["torch"].get_num_threads(), "environment": os.environ["OMP_NUM_THREADS"]}
+    if do == "print":
+        sys.stdout.write("from a job\n")
+        sys.stdout.flush()
+        os.write(1, b"and below Python\n")
+        return {}
     if do == "raise":
         raise {"key": KeyError, "own": JointNASError, "memory": MemoryError, "runtime": RuntimeError}[payload["kind"]](
             payload["message"]
@@ -65,6 +70,9 @@ def handle(payload, progress):
         os._exit(payload["code"])
     if do == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if payload.get("starts"):
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        Path(payload["starts"]).write_text(str(child.pid))
     Path(payload["pid_file"]).write_text(str(os.getpid()))  # do == "endless"
     while True:
         if payload["report"]:
@@ -394,21 +402,43 @@ from tests.execution import test_executor
 from jointnas.execution import Job, LocalExecutor, Slot
 
 if __name__ == "__main__":
-    jobs = [Job(1, {"do": "endless", "pid_file": sys.argv[2], "report": True})]
+    endless = {"do": "endless", "pid_file": sys.argv[2], "starts": sys.argv[3], "report": sys.argv[4] == "True"}
+    jobs = [Job(1, endless if sys.argv[2] else {"do": "print"})]
     with LocalExecutor(test_executor.prepare, Slot("cpu", 1, 1)) as executor:
         for event in executor.results(jobs):
             pass
 """
 
 
-def test_a_worker_whose_parent_was_killed_ends_itself(tmp_path):
-    script, pid_file = tmp_path / "parent.py", tmp_path / "pid"
+@pytest.mark.parametrize("reports", [True, False], ids=["reporting", "silent"])
+def test_a_worker_whose_parent_was_killed_ends_itself_and_what_its_job_started(reports, tmp_path):
+    script, pid_file, child_file = (tmp_path / name for name in ("parent.py", "pid", "child"))
     script.write_text(PARENT)
-    parent = subprocess.Popen([sys.executable, str(script), str(Path(__file__).parents[2]), str(pid_file)])
+    root = str(Path(__file__).parents[2])
+    parent = subprocess.Popen([sys.executable, str(script), root, str(pid_file), str(child_file), str(reports)])
     try:
         worker = int(wait_for(lambda: pid_file.exists() and pid_file.read_text()))
+        child = int(child_file.read_text())
         assert not is_gone(worker)
+        assert not is_gone(child)
     finally:
         parent.kill()
         parent.wait()
-    wait_for(lambda: is_gone(worker), 10)
+    wait_for(lambda: is_gone(worker) and is_gone(child), 10)
+
+
+def test_closing_ends_the_processes_that_a_job_started(tmp_path):
+    job = {"do": "endless", "pid_file": str(tmp_path / "pid"), "starts": str(tmp_path / "child"), "report": True}
+    with LocalExecutor(prepare, ONE) as executor:
+        executor.submit([Job(1, job)])
+        poll_until(executor, lambda e: e.kind == "progress")
+    wait_for(lambda: is_gone(int((tmp_path / "child").read_text())), 10)
+
+
+def test_what_jobs_print_goes_to_stderr(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    command = [sys.executable, str(script), str(Path(__file__).parents[2]), "", "", ""]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=True)
+    assert ended.stdout == ""
+    assert ended.stderr.splitlines()[-2:] == ["from a job", "and below Python"]
