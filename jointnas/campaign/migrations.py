@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
 from typing import Any
 
-CREATED = "created_at"
+from jointnas.search.database import Migration
 
-Migration = str | Callable[[sqlite3.Connection], None]
-"""SQL statements, or a function where the rows that a database holds are converted in Python."""
+CREATED = "created_at"
 
 
 def _store_observations_as_json(db: sqlite3.Connection) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -18,6 +17,7 @@ from jointnas.campaign.migrations import CREATED, MIGRATIONS
 from jointnas.campaign.spec import Spec, spec_from_json
 from jointnas.errors import RunError
 from jointnas.execution.slots import Slot
+from jointnas.search.database import Database
 from jointnas.search.winners import Winner
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
@@ -25,6 +25,9 @@ from jointnas.training.observation import Observation
 
 if TYPE_CHECKING:
     from jointnas.data.dataset import Data  # it imports PyTorch, which reading a run does without
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 DATABASE = "run.sqlite"
 LOCK = ".lock"
@@ -96,11 +99,26 @@ class Context:
         return cls(**{**tuples, "slot": Slot.from_json(values["slot"])})
 
 
+def _undamaged(read: Callable[Concatenate[Run, P], T]) -> Callable[Concatenate[Run, P], T]:
+    """Return a method of a run that raises `RunError` where its database holds what no version writes, as after a damage."""
+
+    @wraps(read)
+    def checked(run: Run, /, *args: P.args, **options: P.kwargs) -> T:
+        try:
+            return read(run, *args, **options)
+        except (ValueError, LookupError, TypeError) as error:
+            raise RunError(
+                f"the database of the run {str(run.path)!r} is damaged ({error}): restore the file"
+            ) from error
+
+    return checked
+
+
 class Run:
     """An open run folder. Close it, or use it as a context manager."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, lock: FileLock | None) -> None:
-        self.path, self._db, self._lock = path, connection, lock
+    def __init__(self, path: Path, database: Database, lock: FileLock | None) -> None:
+        self.path, self._db, self._lock = path, database, lock
 
     # ------------------------------------------------------------------------------------------------------ opening
 
@@ -117,10 +135,10 @@ class Run:
                 f"the run folder {str(path)!r} cannot be made ({error.strerror}): choose another with --out"
             ) from error
         run = cls._open(path, _locked(path), new=True)
-        with run._transaction():
+        with run._db.transaction() as db:
             values = {CREATED: time.time(), "spec": spec.to_json(), "context": context.to_json()}
             rows = [(key, json.dumps(value)) for key, value in values.items()]
-            run._db.executemany("INSERT INTO specification VALUES (?, ?)", rows)
+            db.executemany("INSERT INTO specification VALUES (?, ?)", rows)
         return run
 
     @classmethod
@@ -136,62 +154,11 @@ class Run:
 
     @classmethod
     def _open(cls, path: Path, lock: FileLock | None, new: bool = False) -> Run:
-        db = sqlite3.connect(path / DATABASE, isolation_level=None)
-        db.row_factory = sqlite3.Row
-        run, opened = cls(path, db, lock), False
         try:
-            run._migrate(new)
-            opened = True
-        except sqlite3.DatabaseError as error:
-            remedy = _remedy(error) if "locked" in str(error) else "restore the file, or make the folder writable"
-            raise RunError(f"the database of the run {str(path)!r} cannot be used ({error}): {remedy}") from error
-        finally:
-            if not opened:
-                db.close()
-                if lock:
-                    lock.release()
-        return run
-
-    def _migrate(self, new: bool) -> None:
-        version = self._version
-        if version > len(MIGRATIONS):
-            raise RunError(
-                f"the run {str(self.path)!r} has format {version}, but this version reads up to {len(MIGRATIONS)}: upgrade jointnas"
-            )
-        if version == 0 and not new:
-            raise RunError(f"the database of the run {str(self.path)!r} is empty: start a new run")
-        if version == len(MIGRATIONS):
-            return
-        self._db.execute("PRAGMA journal_mode = WAL")
-        for number, migration in enumerate(MIGRATIONS, 1):
-            self._db.execute("BEGIN IMMEDIATE")  # then nobody else is at it, who may have been faster
-            if self._version < number:
-                if callable(migration):
-                    migration(self._db)
-                else:
-                    for statement in filter(str.strip, migration.split(";")):
-                        self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {number}")
-            self._db.execute("COMMIT")
-
-    @property
-    def _version(self) -> int:
-        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            yield
-            self._db.execute("COMMIT")
-        except BaseException as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            if isinstance(error, sqlite3.OperationalError):
-                raise RunError(
-                    f"the run {str(self.path)!r} cannot be written ({error}): {_remedy(error)}, then repeat the command, "
-                    "a search with --resume"
-                ) from error
+            return cls(path, Database(path / DATABASE, f"the run {str(path)!r}", MIGRATIONS, new=new), lock)
+        except RunError:
+            if lock:
+                lock.release()
             raise
 
     def close(self) -> None:
@@ -208,22 +175,25 @@ class Run:
 
     # ------------------------------------------------------------------------------------------- specification, trials
 
+    @_undamaged
     def _settings(self) -> dict[str, Any]:
-        rows = self._db.execute("SELECT * FROM specification WHERE key != ?", (CREATED,))
+        rows = self._db.rows("SELECT * FROM specification WHERE key != ?", (CREATED,))
         return {row["key"]: json.loads(row["value"]) for row in rows}
 
     @property
+    @_undamaged
     def spec(self) -> Spec:
         """What the run was asked to do."""
         return spec_from_json(self._settings()["spec"])
 
     def replace_spec(self, spec: Spec) -> None:
         """Record a spec in the place of the earlier one."""
-        with self._transaction():
+        with self._db.transaction() as db:
             text = json.dumps(spec.to_json())
-            self._db.execute("UPDATE specification SET value = ? WHERE key = 'spec'", (text,))
+            db.execute("UPDATE specification SET value = ? WHERE key = 'spec'", (text,))
 
     @property
+    @_undamaged
     def context(self) -> Context:
         """What the run was started on."""
         return Context.from_json(self._settings()["context"])
@@ -237,9 +207,10 @@ class Run:
         return Space.from_toml(context.space, context.input_shape, len(context.classes) if context.classes else None)
 
     @property
+    @_undamaged
     def created_at(self) -> float:
         """When the run was started, in seconds of Unix time."""
-        row = self._db.execute("SELECT value FROM specification WHERE key = ?", (CREATED,)).fetchone()
+        (row,) = self._db.rows("SELECT value FROM specification WHERE key = ?", (CREATED,))
         return float(row["value"])
 
     def add_trials(self, trials: Sequence[Trial]) -> None:
@@ -256,8 +227,8 @@ class Run:
             )
             for t in trials
         ]
-        with self._transaction():
-            self._db.executemany(
+        with self._db.transaction() as db:
+            db.executemany(
                 f"INSERT INTO trials ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [(*row, time.time()) for row in rows],
             )
@@ -265,20 +236,21 @@ class Run:
     def end_trial(self, number: int, observation: Observation) -> None:
         """Record the observation that a trial ended with."""
         values = (time.time(), json.dumps(observation.to_json()), number)
-        with self._transaction():
-            self._db.execute("UPDATE trials SET ended_at = ?, observation = ? WHERE number = ?", values)
+        with self._db.transaction() as db:
+            db.execute("UPDATE trials SET ended_at = ?, observation = ? WHERE number = ?", values)
 
     def set_aside(self, numbers: Sequence[int]) -> None:
         """Keep the observations of trials as those of disturbed trainings; the trials wait for another one."""
-        with self._transaction():
-            self._db.executemany(
+        with self._db.transaction() as db:
+            db.executemany(
                 "UPDATE trials SET disturbed = observation, observation = NULL, ended_at = NULL WHERE number = ?",
                 [(number,) for number in numbers],
             )
 
+    @_undamaged
     def trials(self) -> list[Trial]:
         """Return all trials in the order they were asked for."""
-        rows = self._db.execute("SELECT * FROM trials ORDER BY number")
+        rows = self._db.rows("SELECT * FROM trials ORDER BY number")
         return [
             Trial(
                 row["number"],
@@ -301,25 +273,25 @@ class Run:
 
     def end_round(self, number: int, trials: int, rank_correlation: float | None) -> None:
         """Record that a round's trials ended and how well the predictor, refitted, ranks."""
-        with self._transaction():
-            self._db.execute(
+        with self._db.transaction() as db:
+            db.execute(
                 "INSERT OR REPLACE INTO rounds VALUES (?, ?, ?, ?)", (number, trials, rank_correlation, time.time())
             )
 
     def rounds(self) -> list[dict[str, Any]]:
         """Return the ended rounds: number, trials until then, rank_correlation, ended_at."""
-        return [dict(row) for row in self._db.execute("SELECT * FROM rounds ORDER BY number")]
+        return [dict(row) for row in self._db.rows("SELECT * FROM rounds ORDER BY number")]
 
     def add_query(self, constraints: Sequence[str], engine: str, seed: int, winners: Sequence[Winner]) -> int:
         """Record a question to the predictor and its winners; return the query's number, from 1 on."""
-        with self._transaction():
-            cursor = self._db.execute(
+        with self._db.transaction() as db:
+            cursor = db.execute(
                 "INSERT INTO queries (constraints, engine, seed, at) VALUES (?, ?, ?, ?)",
                 (json.dumps(list(constraints)), engine, seed, time.time()),
             )
             number = int(cursor.lastrowid or 0)
             for rank, w in enumerate(winners, 1):
-                self._db.execute(
+                db.execute(
                     "INSERT INTO winners VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         number,
@@ -334,11 +306,13 @@ class Run:
                 )
         return number
 
+    @_undamaged
     def queries(self) -> list[dict[str, Any]]:
         """Return the queries: number, constraints, engine, seed, at."""
-        rows = self._db.execute("SELECT * FROM queries ORDER BY number")
+        rows = self._db.rows("SELECT * FROM queries ORDER BY number")
         return [{**dict(row), "constraints": json.loads(row["constraints"])} for row in rows]
 
+    @_undamaged
     def winners(self, query: int | None = None) -> list[Winner]:
         """Return the winners of a query, best first; of the latest when none is named. Raises `RunError`."""
         numbers = [q["number"] for q in self.queries()]
@@ -349,7 +323,7 @@ class Run:
         query = numbers[-1] if query is None else query
         if query not in numbers:
             raise RunError(f"the run has no query {query}: choose one of {', '.join(map(str, numbers))}")
-        rows = self._db.execute("SELECT * FROM winners WHERE query = ? ORDER BY rank", (query,))
+        rows = self._db.rows("SELECT * FROM winners WHERE query = ? ORDER BY rank", (query,))
         return [
             Winner(
                 json.loads(r["candidate"]),
@@ -381,26 +355,20 @@ class Run:
             raise RunError(f"no training of winner {rank} succeeded: there is nothing to record")
         values = (dict(clock), dict(slot), list(val_accuracies), list(test_accuracies))
         texts = [json.dumps(value, sort_keys=True) for value in values]
-        with self._transaction():
-            self._db.execute(
+        with self._db.transaction() as db:
+            db.execute(
                 "INSERT OR REPLACE INTO retrained VALUES (?, ?, ?, ?, ?, ?, ?)", (query, rank, *texts, time.time())
             )
 
+    @_undamaged
     def retrained(self) -> list[dict[str, Any]]:
         """Return winners trained again: query, rank, candidate, predicted, std, clock, slot, val_ and test_accuracies, at."""
-        rows = self._db.execute(
+        rows = self._db.rows(
             "SELECT query, rank, candidate, predicted, std, clock, slot, val_accuracies, test_accuracies, at "
             "FROM retrained JOIN winners USING (query, rank) ORDER BY query, rank, at"
         )
         texts = ("candidate", "clock", "slot", "val_accuracies", "test_accuracies")
         return [{**dict(row), **{name: json.loads(row[name]) for name in texts}} for row in rows]
-
-
-def _remedy(error: sqlite3.Error) -> str:
-    """Return what a user can do about a database that cannot be written."""
-    if "locked" in str(error):
-        return "end the program that holds it"
-    return "make its folder writable" if "readonly" in str(error) else "make room on the disk"
 
 
 def _observation(text: str | None) -> Observation | None:

@@ -45,7 +45,8 @@ def open_pack(source_name: str, image_size: int | None, cache: Path | None = Non
     cache = cache or cache_folder()
     source = find_source(source_name, image_size, cache / "downloads")
     folder = cache / "packs" / hashlib.sha256(f"{FORMAT}|{source.key()}".encode()).hexdigest()[:20]
-    if not folder.is_dir():
+    pack = _read(folder)
+    if pack is None:
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(folder.with_suffix(".lock"))
@@ -55,12 +56,19 @@ def open_pack(source_name: str, image_size: int | None, cache: Path | None = Non
                 f"cannot write decoded images to {str(cache)!r} ({error.strerror}): set JOINTNAS_CACHE to a writable folder"
             ) from error
         try:
-            if not folder.is_dir():
+            pack = _read(folder)
+            if pack is None:
+                shutil.rmtree(folder, ignore_errors=True)
                 with source.open() as contents:
                     _write(folder, contents)
+                pack = _read(folder)
         finally:
             lock.release()
-    return _read(folder)
+    if pack is None:
+        raise DataError(
+            f"decoded images in {str(folder)!r} cannot be read back: set JOINTNAS_CACHE to a folder on another disk"
+        )
+    return pack
 
 
 def _write(folder: Path, contents: Contents) -> None:
@@ -92,12 +100,18 @@ def _write(folder: Path, contents: Contents) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _read(folder: Path) -> Pack:
-    about = json.loads((folder / "pack.json").read_text())
-    return Pack(
-        np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False),
-        np.load(folder / "labels.npy", allow_pickle=False),
-        {split: (start, end) for split, (start, end) in about["ranges"].items()},
-        tuple(about["classes"]),
-        about["fingerprint"],
-    )
+def _read(folder: Path) -> Pack | None:
+    """Return the pack in a folder, None where there is none, or a damaged one."""
+    try:
+        about = json.loads((folder / "pack.json").read_text())
+        pack = Pack(
+            np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False),
+            np.load(folder / "labels.npy", allow_pickle=False),
+            {split: (start, end) for split, (start, end) in about["ranges"].items()},
+            tuple(about["classes"]),
+            about["fingerprint"],
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    counts = {len(pack.images), len(pack.labels), max((end for _, end in pack.ranges.values()), default=0)}
+    return pack if len(counts) == 1 else None

@@ -23,11 +23,16 @@ Prediction = tuple[float, float]
 
 
 class Batch(list[Candidate]):
-    """The candidates of one `ask`, with their identities and the predictions at that time (None before the predictor is fitted)."""
+    """The candidates of one `ask`, with their identities and the predictions at that time (None before the predictor is fitted).
 
-    def __init__(self, space: Space, codes: Codes, predictions: Sequence[Prediction | None]) -> None:
+    ids: their numbers in the search's storage, empty without one.
+    """
+
+    def __init__(
+        self, space: Space, codes: Codes, predictions: Sequence[Prediction | None], ids: Sequence[int] = ()
+    ) -> None:
         super().__init__(space.to_candidates(codes))
-        self.space, self.codes = space, codes
+        self.space, self.codes, self.ids = space, codes, tuple(ids)
         self.identities = space.identities(codes)
         self.predictions = list(predictions)
         self._asked = copy.deepcopy(list(self))
@@ -37,14 +42,25 @@ class Batch(list[Candidate]):
         return self.space is space and self == self._asked
 
 
-def choose(predictor: Predictor, query: Query, codes: Codes, medians: Array, n: int, seed: Sequence[int]) -> Codes:
-    """Return n of (m, knobs) codes by Thompson sampling: the first by its median, each other by another function from the posterior.
+def choose(
+    predictor: Predictor,
+    query: Query,
+    codes: Codes,
+    medians: Array,
+    n: int,
+    seed: Sequence[int],
+    *,
+    greedy: bool = True,
+) -> Codes:
+    """Return n of (m, knobs) codes by Thompson sampling: each by another function from the posterior.
 
-    medians: (m,) median accuracies of the codes. Each function is moved towards the mean by `1 - BOLDNESS`: a few dozen trainings do not
-    pay for exploring all that is uncertain in forty knobs.
+    medians: (m,) median accuracies of the codes, by which a greedy batch chooses its first one. A batch that others are trained beside is
+    not greedy: one process after another would choose the neighbours of one candidate (Kandasamy et al., AISTATS 2018). Each function is
+    moved towards the mean by `1 - BOLDNESS`: a few dozen trainings do not pay for exploring all that is uncertain in forty knobs.
     """
     chosen: list[int] = []
-    for accuracies in (medians, *predictor.sample_codes(codes, n - 1, seed, BOLDNESS)):
+    first = [medians] if greedy else []
+    for accuracies in (*first, *predictor.sample_codes(codes, n - len(first), seed, BOLDNESS)):
         order = np.argsort(-query.utility(codes, accuracies), kind="stable")
         chosen.append(next(int(j) for j in order if j not in chosen))
     return codes[chosen]
@@ -82,18 +98,22 @@ def _children(query: Query, parents: Codes, seen: set[str], rng: np.random.Gener
     return children[new]
 
 
-def fill(space: Space, codes: Codes, n: int) -> Codes:
-    """Return n of the first `FILLING_POOL` codes, far from each other."""
-    features = np.concatenate(space.encode_codes(codes[:FILLING_POOL]), axis=1)
-    return codes[space_filling(features, n)]
+def fill(space: Space, codes: Codes, n: int, taken: Codes) -> Codes:
+    """Return n of the first `FILLING_POOL` codes, far from each other and from those that are taken."""
+    features, others = (np.concatenate(space.encode_codes(c), axis=1) for c in (codes[:FILLING_POOL], taken))
+    return codes[space_filling(features, n, others)]
 
 
-def space_filling(features: Array, n: int) -> NDArray[np.int64]:
-    """Return n rows of (m, d) features: the most central, then always the row farthest from those chosen."""
-    chosen = [int(((features - features.mean(axis=0)) ** 2).sum(axis=1).argmin())]
-    nearest = np.full(len(features), np.inf)
-    for _ in range(n - 1):
+def space_filling(features: Array, n: int, taken: Array) -> NDArray[np.int64]:
+    """Return n rows of (m, d) features, each the one farthest from those chosen and from (k, d) taken ones; without any the most central."""
+    nearest, chosen = np.full(len(features), np.inf), list[int]()
+    for row in taken:
+        nearest = np.minimum(nearest, ((features - row) ** 2).sum(axis=1))
+    for _ in range(n):
+        if not chosen and not len(taken):
+            chosen.append(int(((features - features.mean(axis=0)) ** 2).sum(axis=1).argmin()))
+        else:
+            chosen.append(int(nearest.argmax()))
         nearest = np.minimum(nearest, ((features - features[chosen[-1]]) ** 2).sum(axis=1))
         nearest[chosen] = -1.0
-        chosen.append(int(nearest.argmax()))
     return np.array(chosen)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,9 +22,10 @@ from jointnas.search.batch import Batch, Prediction, children_of_the_best, choos
 from jointnas.search.engines import engine_names, find_engine
 from jointnas.search.objective import Query
 from jointnas.search.pool import Pool
-from jointnas.search.storage import Observations
+from jointnas.search.storage import Observations, Storage
 from jointnas.search.winners import EngineReport, PredictorSearch, Selection, Winner
 from jointnas.space.constraint import Constraint
+from jointnas.space.knob_space import Candidate
 from jointnas.space.knobs import Codes
 from jointnas.space.space import CostFunction, Space
 from jointnas.training.observation import Observation, mean_observation
@@ -48,6 +50,8 @@ class Search:
     none that was observed.
 
     objective: "max accuracy", or "min METRIC" with a constraint such as "accuracy>=0.8", which the prediction has to meet.
+    storage: a SQLite file that keeps the search; any number of processes may share it, each asks with the others' candidates in mind. A
+    search of this name goes on there; candidates of a process that has ended without a result are asked again first.
     meter: measures metrics of candidates on the device (see `measurement.meter.Meter`), for constraints and objectives on
     `constraint.MEASURED`. A forecast guides the search; it is calibrated on the device when the pool is first used. Winners are measured
     and meet their bounds. reported: further metrics to measure of winners.
@@ -71,6 +75,8 @@ class Search:
         reported: Sequence[str] = (),
         start: Sequence[Mapping[str, Any]] = (),
         task: Task = Task(),  # noqa: B008  (frozen)
+        storage: str | Path | None = None,
+        name: str = "search",
     ) -> None:
         if not space.is_bound:
             raise SpaceError(f"the space {space.name!r} is not bound to its data: call Space.bind first")
@@ -88,6 +94,9 @@ class Search:
             )
         else:
             self.predictor = self._adopt(predictor, prior)
+        self._ids: dict[str, int] = {}  # in the storage, by identity
+        self._storage = None if storage is None else Storage(storage, name, self._settings())
+        self._read_storage()
 
     def _adopt(self, predictor: Predictor, prior: Predictor | Prior | None) -> Predictor:
         """Take over a fitted predictor and its examples, the mean of those of one candidate; return a copy to fit on."""
@@ -117,6 +126,14 @@ class Search:
         """
         if n < 1:
             raise SearchError(f"a batch has at least 1 candidate, got {n}: ask for more")
+        batch = self._next(n) if self._storage is None else self._claim(self._storage, n)
+        identities = self.space.identities(batch)
+        self._observations.ask(batch, identities)
+        ids = [self._ids[identity] for identity in identities] if self._storage else ()
+        return Batch(self.space, batch, self._predictions(batch) or [None] * len(batch), ids)
+
+    def _next(self, n: int) -> Codes:
+        """Return n codes to train next, or fewer. Raises `SearchError` when the pool is exhausted."""
         waiting, n_start = self.pool.waiting(self._observations.asked), len(self.pool.start)
         if not len(waiting):
             raise SearchError(
@@ -126,9 +143,41 @@ class Search:
         batch = self.pool.codes[first]
         if n_chosen := min(n - len(first), len(others)):
             batch = np.concatenate([batch, self._choose(self.pool.codes[others], n_chosen, n)])
-        asked = Batch(self.space, batch, self._predictions(batch) or [None] * len(batch))
-        self._observations.asked.update(asked.identities)
-        return asked
+        return batch
+
+    def _claim(self, storage: Storage, n: int) -> Codes:
+        """Return n codes that no other process trains: first what processes that have ended left without a result."""
+        self._read_storage()
+        batch = self.space.to_codes([trial.candidate for trial in storage.adopt(n)])
+        while len(batch) < n and not (len(batch) and self.exhausted):
+            new = self._next(n - len(batch))
+            ids = storage.claim(self.space.to_candidates(new), self.space.identities(new))
+            batch = np.concatenate([batch, new[[i is not None for i in ids]]])
+            self._read_storage()  # also what another process has just claimed
+        return batch
+
+    def _read_storage(self) -> None:
+        """Take over what processes that share the storage have asked and told since the last time."""
+        news = self._storage.news() if self._storage else []
+        if not news:
+            return
+        codes = self.space.to_codes([trial.candidate for trial in news])
+        self._ids.update({trial.identity: trial.id for trial in news})
+        self._observations.ask(codes, [trial.identity for trial in news])
+        ended = [(row, t.identity, t.observation) for row, t in zip(codes, news, strict=True) if t.observation]
+        if ended:
+            rows, identities, observations = zip(*ended, strict=True)
+            self._fitted &= not self._observations.add(np.array(rows), identities, observations)
+
+    def _settings(self) -> dict[str, Any]:
+        """Return what all processes of a search share."""
+        return {
+            "space": self.space.to_toml(),
+            "input_shape": self.space.input_shape and list(self.space.input_shape),
+            "classes": self.space.classes,
+            "constraints": [str(c) for c in self.constraints],
+            "objective": list(self.query.minimised),
+        }
 
     def _considered(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return rows of the pool to choose a batch from: all of them, or of a large pool `CONSIDERED` others each time."""
@@ -156,7 +205,10 @@ class Search:
         else:
             codes = self.space.to_codes(candidates)
             identities = self.space.identities(codes)
-        if self._observations.add(codes, identities, observations):
+        if self._storage is not None:
+            self._storage.tell(self.space.to_candidates(codes), identities, observations)
+            self._read_storage()
+        elif self._observations.add(codes, identities, observations):
             self._fitted = False
 
     def predict(self, candidates: Sequence[Mapping[str, Any]]) -> list[Prediction] | None:
@@ -177,10 +229,11 @@ class Search:
     def _choose(self, codes: Codes, n: int, batch: int) -> Codes:
         """Return n of the codes, or of the children of the best, to train next in a batch of this size."""
         predictor = self.predictor if self.trained < MIN_FIT_EXAMPLES else self.fitted()
+        taken = np.concatenate([self._observations.codes, self._observations.pending])
         if not predictor.is_fitted:
-            return fill(self.space, codes, n)
+            return fill(self.space, codes, n, taken)
         n_filling = 0 if self.trained else min(n, batch // GUARD_EVERY)
-        filling = fill(self.space, codes, n_filling) if n_filling else codes[:0]
+        filling = fill(self.space, codes, n_filling, taken) if n_filling else codes[:0]
         return np.concatenate([self._predicted_best(predictor, codes, n - n_filling), filling])
 
     def _predicted_best(self, predictor: Predictor, codes: Codes, n: int) -> Codes:
@@ -201,7 +254,8 @@ class Search:
             children = children_of_the_best(predictor, self.query, parents, medians, excluded, rng)
             candidates = np.concatenate([candidates, children[0]])
             candidate_medians = np.concatenate([candidate_medians, children[1]])
-        return choose(predictor, self.query, candidates, candidate_medians, n, [self.seed, n_asked])
+        greedy = not len(self._observations.pending)
+        return choose(predictor, self.query, candidates, candidate_medians, n, [self.seed, n_asked], greedy=greedy)
 
     def _predictions(self, codes: Codes) -> list[Prediction] | None:
         if self.trained < MIN_FIT_EXAMPLES:
@@ -292,6 +346,11 @@ class Search:
     def exhausted(self) -> bool:
         """Whether every candidate of the pool was asked or observed."""
         return self._observations.asked.issuperset(self.pool.identities)
+
+    @property
+    def pending(self) -> list[Candidate]:
+        """The candidates that were asked, by this process or another one that shares the storage, and have no result yet."""
+        return self.space.to_candidates(self._observations.pending)
 
     @property
     def trained(self) -> int:

@@ -69,7 +69,7 @@ def test_the_first_batch_fills_the_space() -> None:
 
 def test_filling_takes_the_most_central_and_then_always_the_farthest() -> None:
     features = np.array([[0.0], [1.0], [2.1], [4.0], [3.0]])  # mean 2.02
-    assert space_filling(features, 5).tolist() == [2, 0, 3, 1, 4]
+    assert space_filling(features, 5, features[:0]).tolist() == [2, 0, 3, 1, 4]
 
 
 def test_a_batch_of_none_is_refused() -> None:

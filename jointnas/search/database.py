@@ -1,0 +1,106 @@
+"""A SQLite file whose format has numbered migrations, and in which each change is one transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jointnas.errors import RunError
+
+WAIT_SECONDS = 30.0  # for another process that writes
+
+Migration = str | Callable[[sqlite3.Connection], None]
+"""SQL statements, or a function where the rows that a database holds are converted in Python."""
+
+
+class Database:
+    """An open file; any number of processes may have it open. name: what it belongs to, in messages, as in "the run 'runs/photos'".
+
+    A file that has seen n of the migrations has `user_version` n. new: whether it may be empty before. Raises `RunError` for a file that is
+    no database, is damaged or locked, or has a newer format.
+    """
+
+    def __init__(self, path: Path, name: str, migrations: Sequence[Migration], *, new: bool = False) -> None:
+        self.name, self._migrations = name, migrations
+        try:
+            self._connection = sqlite3.connect(path, isolation_level=None, timeout=WAIT_SECONDS)
+        except sqlite3.Error as error:
+            raise RunError(f"{name} cannot be opened ({error}): check the path and its permissions") from error
+        self._connection.row_factory = sqlite3.Row
+        is_open = False
+        try:
+            self._migrate(new)
+            is_open = True
+        except sqlite3.Error as error:
+            remedy = _remedy(error) if "locked" in str(error) else "restore the file, or make the folder writable"
+            raise RunError(f"the database of {name} cannot be used ({error}): {remedy}") from error
+        finally:
+            if not is_open:
+                self.close()
+
+    def _migrate(self, new: bool) -> None:
+        version, newest = self._version, len(self._migrations)
+        if version > newest:
+            raise RunError(f"{self.name} has format {version}, but this version reads up to {newest}: upgrade jointnas")
+        if version == 0 and not new:
+            raise RunError(f"the database of {self.name} is empty: start a new one")
+        if version == newest:
+            return
+        db = self._connection
+        db.execute("PRAGMA journal_mode = WAL")
+        for number, migration in enumerate(self._migrations, 1):
+            db.execute("BEGIN IMMEDIATE")  # then nobody else is at it, who may have been faster
+            if self._version < number:
+                if callable(migration):
+                    migration(db)
+                else:
+                    for statement in filter(str.strip, migration.split(";")):
+                        db.execute(statement)
+                db.execute(f"PRAGMA user_version = {number}")
+            db.execute("COMMIT")
+
+    @property
+    def _version(self) -> int:
+        return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+
+    def rows(self, statement: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        """Return what a query finds. Raises `RunError` for a damaged or locked file."""
+        try:
+            return self._connection.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            remedy = _remedy(error) if "locked" in str(error) else "restore the file"
+            raise RunError(f"the database of {self.name} cannot be read ({error}): {remedy}") from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Return a context in which all changes are made, or none. Raises `RunError` where they cannot be."""
+        db = self._connection
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            yield db
+            db.execute("COMMIT")
+        except BaseException as error:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.IntegrityError):
+                raise RunError(
+                    f"{self.name} cannot be written ({error}): {_remedy(error)}, then repeat the command, a search with --resume"
+                ) from error
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+
+def _remedy(error: sqlite3.Error) -> str:
+    """Return what a user can do about a database that cannot be used."""
+    text = str(error)
+    if "locked" in text:
+        return "end the program that holds it"
+    if "malformed" in text or "not a database" in text:
+        return "restore the file"
+    return "make its folder writable" if "readonly" in text else "make room on the disk"
