@@ -42,7 +42,7 @@ from jointnas.network import families
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
 from jointnas.training.clock import StepClock
-from jointnas.training.job import prepare_trials
+from jointnas.training.job import PrepareTrials
 from jointnas.training.observation import Observation
 from jointnas.training.recipe import Recipe
 
@@ -153,7 +153,7 @@ def train(table: Table, source: str, workers: int) -> Table:
     card, rows = table.card, list(table.rows)
     jobs = [Job(i, payload(row, card["curve_images"])) for i, row in enumerate(rows) if row.observation is None]
     spec = table.data_spec(source).to_json()
-    ready = partial(prepare_trials, spec, "cpu", card["fingerprint"])
+    ready = PrepareTrials(DataSpec(**spec), "cpu", card["fingerprint"])
     here = machine()
     precision = "bfloat16" if here["bfloat16"] else "float32"
     done = len(rows) - len(jobs)

@@ -108,7 +108,14 @@ def train_baselines(run: Run, emit: Callback = lambda event: None) -> None:
         images = repeat_images(spec.data, repeat)
         fingerprint = load_data(images).fingerprint
         libraries = tuple(_libraries(spec.baselines))
-        executor = trial_executor(images, run.context.slot, fingerprint, hang_seconds=HANG_SECONDS, libraries=libraries)
+        executor = trial_executor(
+            images,
+            run.context.slot,
+            fingerprint,
+            kind=spec.executor,
+            hang_seconds=HANG_SECONDS,
+            libraries=libraries,
+        )
         with executor:
             runner = Runner(run, executor, spec.clock, spec.seed, emit)
             trials = [t for t in runner.trials.values() if t.round == repeat] or runner.add(

@@ -95,7 +95,7 @@ def run(
 def _conduct(setup: Setup, store: Run, executor: Executor, emit: Callback) -> Campaign:
     spec, search = setup.spec, setup.search
     keeps_networks = spec.train_fn is None and not isinstance(spec, PolicySpec)
-    weights = store.path / WEIGHTS if keeps_networks else None
+    weights = (store.path / WEIGHTS).resolve() if keeps_networks else None
     runner = Runner(store, executor, spec.clock, spec.seed, emit, weights, spec.members, spec.ensemble, spec.trained_as)
     conductor = (
         DirectSearch(search, runner, spec, emit)

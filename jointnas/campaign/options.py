@@ -29,6 +29,7 @@ from jointnas.campaign.spec import (
 )
 from jointnas.data.spec import DataSpec
 from jointnas.errors import BudgetError, RunError, SearchError, suggest
+from jointnas.execution import RAY
 from jointnas.execution.slots import find_device
 from jointnas.space.knob_space import check_candidate
 from jointnas.space.space import Space
@@ -46,7 +47,7 @@ OPTIONS = (
     "image_size",
     "data_seed",
     "total_time",
-    "workers_per_device",
+    "ray",
     "architecture",
     "fix",
 )
@@ -67,6 +68,7 @@ TYPES: tuple[tuple[tuple[type, ...], str, tuple[str, ...]], ...] = (
             "data_seed",
             "workers",
             "workers_per_device",
+            "threads",
             "members",
         ),
     ),
@@ -75,7 +77,7 @@ TYPES: tuple[tuple[tuple[type, ...], str, tuple[str, ...]], ...] = (
     ((str, Path, Mapping), "a file, a name or a table", ("trained", "architecture")),
     ((Mapping,), "a table of knobs", ("fix",)),
     ((list, tuple), "a list", ("start",)),
-    ((str,), "the name of a device", ("device",)),
+    ((str,), "a name", ("device", "executor", "ray")),
 )
 """Settings that are used before their spec checks them: their types, in words, by name."""
 
@@ -126,7 +128,13 @@ def make_spec(options: Mapping[str, Any], kind: str = "search") -> Spec:
     if given.get("engine") == NashSpec.kind or kind == NashSpec.kind:
         kind = _nash(given, kind)
     short = {name: given.pop(name) for name in OPTIONS if name in given}
-    given["workers"] = _workers(given.get("workers"), short.get("workers_per_device"), given.get("device", "auto"))
+    if "ray" in short:
+        if "executor" in given:
+            raise SearchError(f"--ray chooses the executor, got --executor {given['executor']} beside it: drop one")
+        given["executor"] = f"{RAY}:{short['ray']}"
+    if str(given.get("executor", "")).partition(":")[0] != RAY:
+        own = (given.get("workers"), given.pop("workers_per_device", None), given.get("device", "auto"))
+        given["workers"] = _workers(*own)
     given["clock"] = _clock(short, given.pop("clock", None))
     given["data"] = _data(given.pop("data", None), short, given.get("seed", 0), given.get("train_fn"))
     if kind == NashSpec.kind and "space" in given:
@@ -271,7 +279,7 @@ def _within(
         )
     if "train_seconds" not in given["clock"]:
         raise BudgetError("--total-time needs a training time, got --train-steps: give --train-time or --batch")
-    rounds, workers = given.get("rounds", SearchSpec.rounds), 1 if given.get("alone") else given["workers"]
+    rounds, workers = given.get("rounds", SearchSpec.rounds), 1 if given.get("alone") else given.get("workers", 1)
     check_positive("rounds", rounds)
     check_positive("workers", workers)
     total, clock = _seconds(total_time), dict(given["clock"])

@@ -96,7 +96,7 @@ def retrain_candidates(
             clock,
             FIRST_SEED + seed,
             test=True,
-            weights=str(to / f"winner-{rank}" / f"seed-{seed}.safetensors"),
+            weights=str((to / f"winner-{rank}" / f"seed-{seed}.safetensors").resolve()),
             members=files[rank - 1].members,
             ensemble=files[rank - 1].ensemble,
         ).numbered(number)

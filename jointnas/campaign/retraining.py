@@ -18,7 +18,8 @@ from jointnas.cores import available_cores
 from jointnas.data.dataset import Data, load_data
 from jointnas.data.spec import DataSpec
 from jointnas.errors import ExportError
-from jointnas.execution.slots import Slot, share_slots
+from jointnas.execution import RAY
+from jointnas.execution.slots import Slot, find_device, remote_slots, share_slots
 from jointnas.training.clock import clock_from_json
 from jointnas.training.job import trial_executor
 from jointnas.training.members import budget_json, part_of
@@ -26,7 +27,7 @@ from jointnas.training.members import budget_json, part_of
 
 @dataclass(frozen=True)
 class Retraining:
-    """Candidates to train again. run, query: the run that keeps the outcome, None for a file."""
+    """Candidates to train again. run, query: the run that keeps the outcome, None for a file. executor: the name of what trains them."""
 
     files: tuple[CandidateFile, ...]
     spec: DataSpec
@@ -37,6 +38,7 @@ class Retraining:
     notes: tuple[str, ...] = ()
     run: Path | None = None
     query: int = 0
+    executor: str = "local"
 
     @classmethod
     def of(
@@ -52,10 +54,13 @@ class Retraining:
         to: Path | None = None,
         members: int | None = None,
         ensemble: str | None = None,
+        ray: str | None = None,
+        threads: int | None = None,
     ) -> Retraining:
         """Return the retraining of a run's winners, or of an exported candidate file.
 
-        Data, budget, slot and members are the source's own where no option replaces them. Raises `ExportError` or `RunError`.
+        Data, budget, slot and members are the source's own where no option replaces them. ray: the address of a cluster that trains them.
+        threads: of each training there. Raises `ExportError` or `RunError`.
         """
         path = Path(source)
         if path.suffix in (".toml", ".json"):
@@ -76,21 +81,26 @@ class Retraining:
         clock_from_json(clock)
         part_of(clock, files[0].members)
         recorded = Slot.from_json(own)
-        slot = share_slots(recorded.workers if workers is None else workers, device or recorded.name)
-        if workers is None and device is None and recorded.threads * recorded.workers <= available_cores():
+        count = recorded.workers if workers is None else workers
+        if ray is not None:
+            slot = remote_slots(count, device or recorded.device, threads or recorded.threads, recorded.per_gpu)
+        elif workers is None and device is None and _is_here(recorded):
             slot = recorded
+        else:
+            slot = share_slots(count, device or recorded.name)
         spec = data_spec_of(training)
         data = load_data(spec, fingerprint=training.get("fingerprint"))
         differs = slot != recorded
         notes = (f"this machine's slots differ from the run's: {slot.to_json()} instead of {own}",) if differs else ()
         folder = to or (path.with_suffix("") if run is None else run / RETRAINED)
-        return cls(tuple(files), spec, data, clock, slot, folder, notes, run, number)
+        executor = "local" if ray is None else f"{RAY}:{ray}"
+        return cls(tuple(files), spec, data, clock, slot, folder, notes, run, number, executor)
 
     def conduct(self, seeds: int, watch: Watch = lambda news: None) -> list[Retrained]:
         """Train each candidate with `seeds` seeds; the run keeps what they reached. See `retrain_candidates`."""
         if seeds < 1:
             raise ExportError(f"--seeds must be 1 or more, got {seeds}: raise it")
-        with trial_executor(self.spec, self.slot, self.data.fingerprint) as executor:
+        with trial_executor(self.spec, self.slot, self.data.fingerprint, kind=self.executor) as executor:
             retrained = retrain_candidates(
                 self.files, seeds, self.data, self.clock, executor, self.slot, self.to, watch
             )
@@ -105,4 +115,12 @@ class Retraining:
 
 
 def _is_slot(value: Mapping[str, Any]) -> bool:
-    return isinstance(value.get("workers"), int) and isinstance(value.get("device"), str)
+    return all(
+        isinstance(value.get(name), kind) for name, kind in (("workers", int), ("threads", int), ("device", str))
+    )
+
+
+def _is_here(slot: Slot) -> bool:
+    """Whether this machine has such slots."""
+    kind, gpus = find_device(slot.name)
+    return kind == slot.device and gpus == slot.gpus and slot.threads * slot.workers <= available_cores()

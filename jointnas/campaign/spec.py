@@ -17,7 +17,7 @@ import tomli_w
 from jointnas.campaign.candidate_file import without_none
 from jointnas.data.spec import DataSpec
 from jointnas.errors import RunError, SearchError, suggest
-from jointnas.execution import Slot, find_executor, share_slots
+from jointnas.execution import RAY, Slot, find_executor, remote_slots, share_slots
 from jointnas.predictor.contract import find_model
 from jointnas.search.engines import CONTROLLER, engine_names, find_engine
 from jointnas.search.search import ALL
@@ -37,7 +37,9 @@ class Spec:
     """What all runs have. Raises a `JointNASError` for values that do not fit together.
 
     data: the images, None where the training function brings its own. clock: {"train_seconds": s} or {"train_steps": n}. workers: how many
-    share the machine. device: see `share_slots`. alone: whether one training runs at a time, in the slot of one of the workers.
+    share the machine. device: see `share_slots`. alone: whether one training runs at a time, in the slot of one of the workers. executor:
+    "local", "ray:ADDRESS" for a cluster, or one that a package adds. threads, workers_per_device: of each training, and of those that share
+    a GPU, in a cluster.
     """
 
     kind: ClassVar[str]
@@ -48,10 +50,18 @@ class Spec:
     workers: int = 1
     device: str = "auto"
     alone: bool = False
+    threads: int | None = None
+    workers_per_device: int | None = None
+    executor: str = "local"
     seed: int = 0
 
     def __post_init__(self) -> None:
         clock_from_json(dict(self.clock))
+        find_executor(self.executor)
+        if self.threads is not None and not self.is_remote:
+            raise SearchError(
+                f"the threads of a cluster's workers are chosen, got --threads {self.threads} without --ray: drop it"
+            )
         if not isinstance(self.alone, bool):
             raise SearchError(f"the setting alone is true or false, got {self.alone!r}: correct it")
         if not 0 <= self.seed <= LARGEST_SEED:
@@ -63,8 +73,15 @@ class Spec:
         return 1 if self.alone else self.workers
 
     @property
+    def is_remote(self) -> bool:
+        """Whether the trainings run in a Ray cluster."""
+        return self.executor.partition(":")[0] == RAY
+
+    @property
     def slot(self) -> Slot:
         """Where each training runs. Raises `SearchError` for workers or a device that this machine does not have."""
+        if self.is_remote:
+            return remote_slots(self.at_a_time, self.device, self.threads or 1, self.workers_per_device or 1)
         return share_slots(self.workers, self.device, alone=self.alone)
 
     def to_json(self) -> dict[str, Any]:
@@ -128,7 +145,6 @@ class SearchSpec(Spec):
     ensemble: str = SEEDS
     train_fn: str | None = None
     cost_fn: str | None = None
-    executor: str = "local"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -137,7 +153,6 @@ class SearchSpec(Spec):
                 find_engine(name)
         if self.engine == CONTROLLER and not self.is_direct:
             raise SearchError(f"--engine {CONTROLLER} trains what it proposes: add --real")
-        find_executor(self.executor)
         find_model(self.predictor)
         for name in ("rounds", "batch", "top", "members"):
             check_positive(name, getattr(self, name))
@@ -342,11 +357,9 @@ class NashSpec(Spec):
     final_training: float = 100 / 17
     last_learning_rate: float = 0.0
     inherit: bool = True
-    executor: str = "local"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        find_executor(self.executor)
         for name in ("rounds", "batch", "morphisms"):
             check_positive(name, getattr(self, name))
         for name in ("pretraining", "final_training"):
@@ -386,7 +399,7 @@ class AutotrainSpec(SearchSpec):
     """A search of the recipe alone for one network. default: the candidate whose recipe the searched one is compared with."""
 
     kind = "autotrain"
-    changeable: ClassVar[tuple[str, ...]] = ()
+    changeable: ClassVar[tuple[str, ...]] = ("executor",)
     confirm_share = 0.0  # its winner is trained again beside the default
     uses_all_images = False
 
@@ -398,7 +411,7 @@ class BaselinesSpec(Spec):
     """Trainings of baselines, each `repeats` times on images of another seed."""
 
     kind = "baselines"
-    changeable = ("repeats",)
+    changeable = ("repeats", "executor")
 
     baselines: tuple[str, ...]
     repeats: int = 10

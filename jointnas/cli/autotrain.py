@@ -15,6 +15,8 @@ from jointnas.cli.common import (
     Device,
     ImageSize,
     Json,
+    Ray,
+    Threads,
     TrainImages,
     TrainSteps,
     TrainTime,
@@ -56,6 +58,8 @@ def autotrain_command(
     device: Device = "auto",
     workers_per_device: WorkersPerDevice = None,
     alone: Alone = False,
+    ray: Ray = None,
+    threads: Threads = None,
     seed: Annotated[int, typer.Option(help="Seed of the data's split, the pool, the trainings and the predictor.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder with a run for each network (default: a new one in runs/).")
@@ -159,7 +163,7 @@ def _run(folder: Path, specs: Mapping[str, AutotrainSpec], seeds: int, resume: b
             open_run(folder / name, spec, setup.context, resume).close()
     with (
         interruptible(lambda: f"continue with the same command, --resume and --out {folder}"),
-        trial_executor(common.data, slot, data.fingerprint) as executor,
+        trial_executor(common.data, slot, data.fingerprint, kind=common.executor) as executor,
     ):
         for number, (name, spec) in enumerate(specs.items(), 1):
             messages.print(f"network {number} of {len(specs)}  {name}")

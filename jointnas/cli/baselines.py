@@ -14,6 +14,8 @@ from jointnas.cli.common import (
     ImageSize,
     Json,
     Measured,
+    Ray,
+    Threads,
     TrainImages,
     TrainSteps,
     TrainTime,
@@ -49,6 +51,8 @@ def baselines_command(
     device: Device = "auto",
     workers_per_device: WorkersPerDevice = None,
     alone: Alone = False,
+    ray: Ray = None,
+    threads: Threads = None,
     seed: Annotated[int, typer.Option(help="Seed of the first repeat's images, and of the trainings.")] = 0,
     out: Annotated[Path | None, typer.Option(help="The run's folder (default: a new one in runs/).")] = None,
     resume: Annotated[

@@ -33,8 +33,20 @@ TrainSteps = Annotated[
 ]
 Workers = Annotated[int, typer.Option(help="Trainings side by side; the cores are shared out between them.")]
 WorkersPerDevice = Annotated[
-    int | None, typer.Option(help="In place of --workers: trainings side by side on each GPU, which share its memory.")
+    int | None,
+    typer.Option(
+        help="Trainings side by side on each GPU, which share its memory; in place of --workers, or beside it with --ray."
+    ),
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        help="Train on a Ray cluster: auto for the one that runs on this machine, its address, or local for a new one. --workers then counts "
+        "all its trainings at a time.",
+    ),
+]
+Threads = Annotated[int | None, typer.Option(help="With --ray: cores of each training (default 1).")]
 Alone = Annotated[
     bool,
     typer.Option("--alone", help="Train one at a time, on the share of the cores that --workers would give to each."),

@@ -15,6 +15,8 @@ from jointnas.cli.common import (
     Device,
     ImageSize,
     Json,
+    Ray,
+    Threads,
     TrainImages,
     TrainSteps,
     TrainTime,
@@ -87,6 +89,8 @@ def policy_search(
     device: Device = "auto",
     workers_per_device: WorkersPerDevice = None,
     alone: Alone = False,
+    ray: Ray = None,
+    threads: Threads = None,
     seed: Annotated[int, typer.Option(help="Seed of the data's split, the trainings and the search.")] = 0,
     config: Annotated[
         Path | None,

@@ -12,6 +12,8 @@ from jointnas.cli.common import (
     Json,
     Measured,
     Members,
+    Ray,
+    Threads,
     TrainSteps,
     TrainTime,
     figure_texts,
@@ -35,6 +37,8 @@ def retrain_command(
     members: Members = None,
     ensemble: Ensemble = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:0,1 or mps (default: the run's).")] = None,
+    ray: Ray = None,
+    threads: Threads = None,
     to: Annotated[Path | None, typer.Option(help="Folder for the networks (default: RUN/retrained).")] = None,
     measure: Measured = None,
     as_json: Json = False,
@@ -65,6 +69,8 @@ def retrain_command(
         to=to,
         members=members,
         ensemble=ensemble,
+        ray=ray,
+        threads=threads,
     )
     if measure and any(file.members > 1 for file in retraining.files):
         raise ExportError(f"--members adds up exact costs, got --measure {measure[0]}: drop one of them")

@@ -17,6 +17,8 @@ from jointnas.cli.common import (
     ImageSize,
     Json,
     Measured,
+    Ray,
+    Threads,
     TrainImages,
     TrainSteps,
     TrainTime,
@@ -176,6 +178,8 @@ def search_command(
     device: Device = "auto",
     workers_per_device: WorkersPerDevice = None,
     alone: Alone = False,
+    ray: Ray = None,
+    threads: Threads = None,
     fix: Annotated[
         list[str] | None, typer.Option(help="Hold a knob at a value, as in optimizer=sgd; repeatable.")
     ] = None,

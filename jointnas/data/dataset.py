@@ -72,8 +72,10 @@ class Data:
         return _take(self._pack, self._test)
 
 
-def load_data(spec: DataSpec, cache: Path | None = None, fingerprint: str | None = None) -> Data:
-    """Return the data set of `spec`, decoding its source on first use.
+def load_data(
+    spec: DataSpec, cache: Path | None = None, fingerprint: str | None = None, pack: Pack | None = None
+) -> Data:
+    """Return the data set of `spec`, decoding its source on first use; with `pack` from that one, and no file is read.
 
     Raises `DataError`, also when a fingerprint is given and the images are no longer those that had it.
     """
@@ -81,7 +83,10 @@ def load_data(spec: DataSpec, cache: Path | None = None, fingerprint: str | None
         value = getattr(spec, name)
         if value is not None and value < 1:
             raise DataError(f"--{name.replace('_', '-')} must be 1 or more, got {value}: raise it")
-    pack = open_pack(spec.source, spec.image_size, cache)
+    if pack is None:
+        pack = open_pack(spec.source, spec.image_size, cache)
+    else:
+        pack.check()
     if len(pack.classes) < 2:
         raise DataError(
             f"a data set needs two classes or more, got {len(pack.classes)} in {spec.source!r}: add images of another"

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,15 @@ class Pack:
     ranges: dict[str, tuple[int, int]]
     classes: tuple[str, ...]
     fingerprint: str
+
+    def in_memory(self) -> Pack:
+        """Return this pack with its content, for a machine that has no file of it."""
+        return replace(self, images=np.array(self.images), labels=np.array(self.labels))
+
+    def check(self) -> None:
+        """Raise `DataError` unless the content has its fingerprint, as after a transfer."""
+        if content_fingerprint(self.images, self.labels) != self.fingerprint:
+            raise DataError("decoded images have changed on their way to this machine: start the command again")
 
 
 def cache_folder() -> Path:
@@ -88,7 +97,7 @@ def _write(folder: Path, contents: Contents) -> None:
         about = {
             "classes": contents.classes,
             "ranges": {s: (end - len(contents.labels[s]), end) for s, end in zip(present, ends, strict=True)},
-            "fingerprint": hashlib.sha256(hashlib.sha256(images.data).digest() + labels.tobytes()).hexdigest()[:16],
+            "fingerprint": content_fingerprint(images, labels),
         }
         (partial / "pack.json").write_text(json.dumps(about))
         partial.rename(folder)
@@ -98,6 +107,11 @@ def _write(folder: Path, contents: Contents) -> None:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def content_fingerprint(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
+    """Return a hash of decoded images and their labels."""
+    return hashlib.sha256(hashlib.sha256(images.data).digest() + labels.tobytes()).hexdigest()[:16]
 
 
 def _read(folder: Path) -> Pack | None:

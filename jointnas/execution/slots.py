@@ -29,19 +29,20 @@ class Place(NamedTuple):
 class Slot:
     """Where one job runs: its device, its threads, and how many such slots the machine has.
 
-    device: cpu, cuda or mps. gpus: the numbers of the GPUs that the slots take by turns; a worker sees its own alone.
+    device: cpu, cuda or mps. gpus: the numbers of this machine's GPUs that the slots take by turns; a worker sees its own alone. per_gpu: how
+    many slots share a GPU and its memory.
     """
 
     device: str
     threads: int
     workers: int
     gpus: tuple[int, ...] = ()
+    per_gpu: int = 1
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON types, the GPUs only where there are some."""
-        values = asdict(self)
-        gpus = list(values.pop("gpus"))
-        return {**values, "gpus": gpus} if gpus else values
+        """Return the fields as JSON types, those of GPUs only where there are some."""
+        values = {**asdict(self), "gpus": list(self.gpus)}
+        return values if self.device == "cuda" else {k: values[k] for k in ("device", "threads", "workers")}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Slot:
@@ -64,7 +65,7 @@ class Slot:
         share = 1.0
         if self.gpus:
             environment[VISIBLE] = _visible(self.gpus[worker % len(self.gpus)])
-            share = 1.0 if alone else 1 / ceil(self.workers / len(self.gpus))
+            share = 1.0 if alone else 1 / self.per_gpu
         return Place(self.threads, environment, self._cores(worker), share)
 
     def _cores(self, worker: int) -> tuple[int, ...]:
@@ -92,9 +93,24 @@ def share_slots(workers: int, device: str = "auto", *, alone: bool = False) -> S
             f"workers share {cores} cores, one or more each, got {workers}: choose --workers 1 to {cores}"
         )
     kind, gpus = find_device(device)
-    if len(gpus) > workers:
-        gpus = gpus[:workers]
-    return Slot(kind, cores // workers, 1 if alone else workers, gpus)
+    gpus = gpus[:workers]
+    return Slot(kind, cores // workers, 1 if alone else workers, gpus, ceil(workers / len(gpus)) if gpus else 1)
+
+
+def remote_slots(workers: int, device: str = "auto", threads: int = 1, per_gpu: int = 1) -> Slot:
+    """Return the slot of each of `workers` on the machines of a cluster, which need not be like this one.
+
+    device: cpu (also for auto) or cuda. Raises `SearchError`.
+    """
+    if workers < 1 or threads < 1 or per_gpu < 1:
+        name, value = next(
+            (n, v) for n, v in (("workers", workers), ("threads", threads), ("workers-per-device", per_gpu)) if v < 1
+        )
+        raise SearchError(f"--{name} must be 1 or more, got {value}: raise it")
+    if device not in ("auto", "cpu", "cuda"):
+        raise SearchError(f"the device of a cluster's workers is cpu or cuda, got {device!r}: Ray chooses the GPUs")
+    kind = "cuda" if device == "cuda" else "cpu"
+    return Slot(kind, threads, workers, (), per_gpu)
 
 
 def find_device(device: str) -> tuple[str, tuple[int, ...]]:

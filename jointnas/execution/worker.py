@@ -51,11 +51,10 @@ def work(connection: Connection, prepare: Prepare, place: Place, preload: Sequen
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         score.write("800")  # when memory runs out, the system kills a worker before the search
     try:
-        for module in preload:  # which the server of an earlier executor did not import
-            importlib.import_module(module)
-        _limit(place)
+        import_modules(preload)  # which the server of an earlier executor did not import
+        limit(place)
         handler = prepare()
-        _limit(place)  # also the libraries that `prepare` imported
+        limit(place)  # also the libraries that `prepare` imported
         connection.send(("ready", 0, None))
         while True:
             number, payload = connection.recv()
@@ -87,7 +86,13 @@ def _end_group() -> None:
     os._exit(0)
 
 
-def _limit(place: Place) -> None:
+def import_modules(modules: Sequence[str]) -> None:
+    """Import modules by their names, before any clock starts."""
+    for module in modules:
+        importlib.import_module(module)
+
+
+def limit(place: Place) -> None:
     """Keep the libraries to the place's threads and to its share of the GPU's memory."""
     threadpool_limits(place.threads)
     if torch := sys.modules.get("torch"):  # torch has its own thread count; it is not imported just for that

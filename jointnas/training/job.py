@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from jointnas.data.dataset import Data, load_data
+from jointnas.data.pack import Pack, open_pack
 from jointnas.data.spec import DataSpec
 from jointnas.execution import find_executor
 from jointnas.execution.executor import HANG_SECONDS, Event, Executor, Job
@@ -114,19 +114,35 @@ def trial_executor(
     A training that runs out of memory is run once more alone, and one whose machine was lost up to twice (`RetryingExecutor`).
     kind: the executor's name. libraries: modules that networks come from, which workers import before any clock starts.
     """
-    prepare = partial(prepare_trials, spec.to_json(), slot.device, fingerprint)
+    prepare = PrepareTrials(DataSpec(**spec.to_json()), slot.device, fingerprint)
     return RetryingExecutor(find_executor(kind)(prepare, slot, hang_seconds, (*WORKER_MODULES, *libraries)))
 
 
-def prepare_trials(spec: Mapping[str, Any], device: str, fingerprint: str | None) -> Handler:
-    """Load the data and warm up, before any clock starts; return the function that runs a job."""
-    data = load_data(DataSpec(**spec), fingerprint=fingerprint)
-    _warm_up(data, device)
+@dataclass(frozen=True)
+class PrepareTrials:
+    """Loads the data and warms up, before any clock starts; returns the function that runs a job.
 
-    def handle(payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
-        return run_job(TrainingJob.from_json(payload), data, device, progress).to_json()
+    pack: the decoded images, where a worker has no file of them.
+    """
 
-    return handle
+    spec: DataSpec
+    device: str
+    fingerprint: str | None
+    pack: Pack | None = None
+
+    def __call__(self) -> Handler:
+        """Return the function that runs a job."""
+        data = load_data(self.spec, fingerprint=self.fingerprint, pack=self.pack)
+        _warm_up(data, self.device)
+
+        def handle(payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
+            return run_job(TrainingJob.from_json(payload), data, self.device, progress).to_json()
+
+        return handle
+
+    def carried(self) -> PrepareTrials:
+        """Return this with the decoded images, for workers on other machines."""
+        return replace(self, pack=open_pack(self.spec.source, self.spec.image_size).in_memory())
 
 
 def run_job(job: TrainingJob, data: Data, device: str, progress: Progress | None = None) -> TrainingResult:

@@ -20,7 +20,7 @@ from jointnas.campaign.spec import SearchSpec
 from jointnas.campaign.store import Run
 from jointnas.campaign.winner_file import WinnerFile
 from jointnas.errors import BudgetError, ConstraintError, ExportError, JointNASError, SearchError
-from jointnas.training.job import prepare_trials
+from jointnas.training.job import PrepareTrials
 from tests.executors import InProcessExecutor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -50,7 +50,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
     torch.set_num_threads(1)
     spec = spec_of()
     assert spec.data is not None
-    executor = InProcessExecutor(prepare_trials(spec.data.to_json(), "cpu", None))
+    executor = InProcessExecutor(PrepareTrials(spec.data, "cpu", None)())
     return run(spec, out=tmp_path_factory.mktemp("members") / "run", executor=executor)
 
 
@@ -134,7 +134,7 @@ def test_what_several_members_cannot_be_is_refused(
 def test_the_last_training_on_all_images_keeps_all_members(tmp_path: Path) -> None:
     spec = spec_of(final="train+val", confirm=0)
     assert spec.data is not None
-    executor = InProcessExecutor(prepare_trials(spec.data.to_json(), "cpu", None))
+    executor = InProcessExecutor(PrepareTrials(spec.data, "cpu", None)())
     campaign = run(spec, out=tmp_path / "run", executor=executor)
     assert len(WinnerFile.read(campaign.path / "best").members) == 3
 

@@ -29,7 +29,7 @@ from jointnas.network.families import make_blueprint
 from jointnas.network.module import Network, build, save_weights
 from jointnas.space.space import Space
 from jointnas.training.clock import StepClock
-from jointnas.training.job import Parent, TrainingJob, initial_network, prepare_trials
+from jointnas.training.job import Parent, PrepareTrials, TrainingJob, initial_network
 from jointnas.training.recipe import Recipe
 from jointnas.training.trainer import Trainer
 from tests.executors import InProcessExecutor
@@ -61,7 +61,7 @@ class Trainings(InProcessExecutor):
 
     def __init__(self, spec: NashSpec, interrupt_before: int | None = None) -> None:
         assert spec.data is not None
-        self.trainings = prepare_trials(spec.data.to_json(), "cpu", None)
+        self.trainings = PrepareTrials(spec.data, "cpu", None)()
         self.interrupt_before = interrupt_before
         super().__init__(self._train)
 

@@ -57,6 +57,10 @@ def handle(payload, progress):
         return {"imported": payload["module"] in sys.modules}
     if do == "threads":
         return {"torch": sys.modules["torch"].get_num_threads(), "environment": os.environ["OMP_NUM_THREADS"]}
+    if do == "wait":
+        (Path(payload["folder"]) / f"{os.getpid()}-{time.monotonic_ns()}").touch()
+        time.sleep(payload["seconds"])
+        return {}
     if do == "print":
         sys.stdout.write("from a job\n")
         sys.stdout.flush()

@@ -1,0 +1,255 @@
+"""Jobs on a Ray cluster, each a plain task on as many cores, and as large a part of a GPU, as a slot has.
+
+Ray runs no task a second time by itself: a job whose node dies is a lost one, which `RetryingExecutor` runs again. What workers prepare
+from travels to each node once, through Ray's object store.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from jointnas.errors import JointNASError, SearchError
+from jointnas.execution.executor import DIED, ERROR, HANG_SECONDS, HUNG, LOST, MEMORY, Event, Executor, Job
+from jointnas.execution.slots import Place, Slot
+from jointnas.execution.worker import OUT_OF_MEMORY, Handler, Prepare, import_modules, limit, run_job
+
+try:
+    import ray
+    from ray import exceptions
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+except ImportError as error:
+    raise SearchError("Ray is not installed: pip install 'jointnas[ray]'") from error
+
+TOKEN_ADVICE = "set RAY_AUTH_TOKEN to the cluster's token, or RAY_AUTH_MODE=disabled where it has none"
+
+
+@runtime_checkable
+class Portable(Protocol):
+    """A `Prepare` that reads files of this machine: for another one it is replaced by one that carries their content."""
+
+    def carried(self) -> Prepare:
+        """Return one that needs no file."""
+
+
+@dataclass
+class _Running:
+    """A job in the cluster. started: whether its task has sent a message; until then it may wait for a free node."""
+
+    job: Job
+    task: Any
+    node: str = ""
+    last_message: float = field(default_factory=time.monotonic)
+
+    @property
+    def started(self) -> bool:
+        return bool(self.node)
+
+
+class RayExecutor(Executor):
+    """`slot.workers` jobs at a time on the cluster at `address`: "auto" for one that runs on this machine, "local" for a new one.
+
+    It takes what `LocalExecutor` takes. Raises `SearchError` where the cluster cannot be reached.
+    """
+
+    def __init__(
+        self,
+        prepare: Prepare,
+        slot: Slot,
+        hang_seconds: float = HANG_SECONDS,
+        preload: Sequence[str] = (),
+        *,
+        address: str = "auto",
+    ) -> None:
+        self._slot, self._hang_seconds = slot, hang_seconds
+        self._owns_ray = not ray.is_initialized()
+        if self._owns_ray:
+            _connect(address)
+        self._queue: deque[Job] = deque()
+        self._running: dict[int, _Running] = {}
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        self._inbox = ray.remote(_Inbox).options(num_cpus=0, scheduling_strategy=here).remote()
+        carried = prepare.carried() if isinstance(prepare, Portable) else prepare
+        self._prepare = ray.put((carried, tuple(preload)))
+        self._key = os.urandom(8).hex()
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Queue jobs."""
+        self._queue.extend(jobs)
+
+    def cancel(self, number: int) -> None:
+        """Drop a job; its task is ended by force."""
+        self._queue = deque(job for job in self._queue if job.number != number)
+        if running := self._running.pop(number, None):
+            _end(running.task)
+
+    def close(self) -> None:
+        """End all tasks, and the connection where this executor has made it."""
+        self._queue.clear()
+        for running in self._running.values():
+            _end(running.task)
+        self._running = {}
+        with suppress(Exception):
+            ray.kill(self._inbox)
+        if self._owns_ray:
+            ray.shutdown()
+
+    def poll(self, timeout: float) -> list[Event]:
+        """Start the jobs for which there is a slot; return events, or wait for some."""
+        self._assign()
+        tasks = [running.task for running in self._running.values()]
+        ended, _ = ray.wait(tasks, num_returns=1, timeout=timeout) if tasks else ([], [])
+        if ended:
+            ended, _ = ray.wait(tasks, num_returns=len(tasks), timeout=0)
+        events = self._messages()
+        for running in [r for r in self._running.values() if r.task in ended]:
+            del self._running[running.job.number]
+            events += [*([] if running.started else [Event("started", running.job.number)]), self._outcome(running)]
+        return events + self._hung()
+
+    def _assign(self) -> None:
+        """Submit as many tasks as there are slots; one that runs alone waits until no other runs, and others wait for it."""
+        while self._queue and len(self._running) < self._slot.workers:
+            if self._running and (self._queue[0].alone or any(r.job.alone for r in self._running.values())):
+                return
+            job = self._queue.popleft()
+            self._running[job.number] = _Running(job, self._start(job))
+
+    def _start(self, job: Job) -> Any:
+        slot = self._slot
+        share = 1.0 if job.alone else 1 / slot.per_gpu
+        place = Place(slot.threads, {}, (), share)
+        task = ray.remote(_run).options(
+            name=f"jointnas {job.number}",
+            num_cpus=slot.threads,
+            num_gpus=share if slot.device == "cuda" else 0,
+            max_retries=0,
+            max_calls=0,  # a process keeps its data for later jobs, also on a GPU
+            scheduling_strategy="SPREAD",
+        )
+        return task.remote(self._key, self._prepare, place, job.number, job.payload, self._inbox)
+
+    def _messages(self) -> list[Event]:
+        """Return what running jobs have sent: their starts and their progress."""
+        events = []
+        for number, content in ray.get(self._inbox.take.remote()):
+            running = self._running.get(number)
+            if running is None:
+                continue
+            running.last_message = time.monotonic()
+            if content is None:
+                continue
+            if isinstance(content, str):
+                running.node = content
+                events.append(Event("started", number))
+            else:
+                events.append(Event("progress", number, *content))
+        return events
+
+    def _outcome(self, running: _Running) -> Event:
+        """Return the end of a job whose task has ended. Raises `SearchError` where a worker could not prepare."""
+        number = running.job.number
+        try:
+            kind, content = ray.get(running.task)
+        except exceptions.OutOfMemoryError:
+            return Event("failed", number, reason=f"{OUT_OF_MEMORY}: Ray ended its process", cause=MEMORY)
+        except (exceptions.NodeDiedError, exceptions.ObjectLostError, exceptions.OwnerDiedError) as problem:
+            return Event("failed", number, reason=_first_line(problem), cause=LOST)
+        except exceptions.WorkerCrashedError as problem:
+            alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+            cause = DIED if running.node in alive else LOST
+            reason = "the worker was lost: its process died" if cause == DIED else "the node was lost"
+            return Event("failed", number, reason=f"{reason} ({_first_line(problem)})", cause=cause)
+        except exceptions.RayError as problem:
+            return Event("failed", number, reason=_first_line(problem), cause=ERROR)
+        if kind == "broken":
+            raise SearchError(f"a worker could not prepare for its first job: {content}")
+        if kind == "done":
+            return Event("done", number, result=content)
+        return Event("failed", number, reason=content, cause=MEMORY if content.startswith(OUT_OF_MEMORY) else ERROR)
+
+    def _hung(self) -> list[Event]:
+        """End the tasks that have started and sent no message for too long; return the failures of their jobs."""
+        now = time.monotonic()
+        hung = [r for r in self._running.values() if r.started and now - r.last_message > self._hang_seconds]
+        for running in hung:
+            del self._running[running.job.number]
+            _end(running.task)
+        reason = f"the worker was lost: it hung: it sent no message for {self._hang_seconds:.0f} seconds"
+        return [Event("failed", r.job.number, reason=reason, cause=HUNG) for r in hung]
+
+
+class _Inbox:
+    """An actor beside the driver, which collects the messages of running tasks."""
+
+    def __init__(self) -> None:
+        self._messages: list[tuple[int, Any]] = []
+
+    def put(self, number: int, content: Any) -> None:
+        """Add a message: the name of a node where the job starts, its progress, or None at its end."""
+        self._messages.append((number, content))
+
+    def take(self) -> list[tuple[int, Any]]:
+        """Return the messages since the last call."""
+        taken, self._messages = self._messages, []
+        return taken
+
+
+_handlers: dict[str, Handler] = {}  # of this process, by executor
+
+
+def _run(
+    key: str, prepared: tuple[Prepare, Sequence[str]], place: Place, number: int, payload: Mapping[str, Any], inbox: Any
+) -> tuple[str, Any]:
+    """Run a job in a process of the cluster, which prepares for the first job of an executor; return its kind and content."""
+    prepare, preload = prepared
+    try:
+        if key not in _handlers:
+            _handlers.clear()
+            import_modules(preload)
+            limit(place)
+            _handlers[key] = prepare()
+        limit(place)
+    except JointNASError as error:
+        return "broken", str(error)
+    except Exception as error:  # sent with its type, as the driver cannot see it
+        return "broken", f"{type(error).__name__}: {error}"
+    ray.get(inbox.put.remote(number, ray.get_runtime_context().get_node_id()))
+
+    def progress(fraction: float, seconds: float) -> None:
+        inbox.put.remote(number, (fraction, seconds))
+
+    outcome = run_job(_handlers[key], dict(payload), progress)
+    ray.get(inbox.put.remote(number, None))  # once it is there, all earlier messages are
+    return outcome
+
+
+def _connect(address: str) -> None:
+    """Connect to a cluster. Raises `SearchError` with what to do where it cannot be reached."""
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="error", configure_logging=False)
+    except exceptions.AuthenticationError as error:
+        raise SearchError(
+            f"the Ray cluster at {address!r} refuses this program ({_first_line(error)}): {TOKEN_ADVICE}"
+        ) from error
+    except Exception as error:  # Ray has no common type for them
+        text = _first_line(error)
+        advice = (
+            TOKEN_ADVICE if "token" in text.lower() or "auth" in text.lower() else "start one with `ray start --head`"
+        )
+        raise SearchError(f"no Ray cluster can be used at {address!r} ({text}): {advice}") from error
+
+
+def _end(task: Any) -> None:
+    with suppress(Exception):  # it has just ended
+        ray.cancel(task, force=True)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
