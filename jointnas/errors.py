@@ -9,9 +9,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 1000  # characters of a message; what was received may be of any length
+
+
+def printable(text: str) -> str:
+    """Return a text in one line that a terminal may show: line breaks become blanks, other control characters are escaped."""
+    line = " ".join(text.split("\n"))
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in line)
+
 
 class JointNASError(Exception):
-    """Base class of all errors that a caller can cause and mend."""
+    """Base class of all errors that a caller can cause and mend. Its message is one line, whatever names and values are in it."""
+
+    def __init__(self, message: object = "") -> None:
+        text = printable(str(message))
+        super().__init__(text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}")
 
 
 class UnitError(JointNASError):

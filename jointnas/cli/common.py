@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from jointnas.errors import CandidateError
+from jointnas.errors import CandidateError, printable
 
 if TYPE_CHECKING:
     from jointnas.measurement.meter import Meter
@@ -70,8 +70,19 @@ Measured = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
-messages = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-output = Console(highlight=False, markup=False)
+
+class PlainConsole(Console):
+    """A console that shows names of files and classes as they are: no markup, control characters escaped."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print texts and what Rich draws."""
+        super().print(
+            *("\n".join(map(printable, o.split("\n"))) if isinstance(o, str) else o for o in objects), **options
+        )
+
+
+messages = PlainConsole(stderr=True, highlight=False, markup=False, soft_wrap=True)
+output = PlainConsole(highlight=False, markup=False)
 
 
 def print_json(data: Any) -> None:
@@ -81,6 +92,7 @@ def print_json(data: Any) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table on stdout: drawn on a terminal, tab-separated off it."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     if not output.is_terminal:
         for row in (columns, *rows):
             sys.stdout.write("\t".join(row) + "\n")

@@ -14,8 +14,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from jointnas.data.contract import SPLITS, Contents, Images, Source, file_key
-from jointnas.data.images import Reader, decode, is_image, read_header
+from jointnas.data.images import LARGEST_FILE, Reader, decode, is_image, read_header
 from jointnas.errors import DataError
+from jointnas.units import format_size
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
@@ -156,4 +157,13 @@ class ImageZip(ImageTree):
     @contextmanager
     def _reader(self) -> Iterator[Reader]:
         with zipfile.ZipFile(self.path) as archive:
-            yield archive.read
+
+            def read(name: str) -> bytes:
+                size = archive.getinfo(name).file_size
+                if size > LARGEST_FILE:
+                    raise DataError(
+                        f"an image file has {format_size(LARGEST_FILE)} at most, got {format_size(size)} for {name!r}: remove it from the zip"
+                    )
+                return archive.read(name)
+
+            yield read

@@ -31,6 +31,9 @@ BROKEN = (
 GREY_MODES = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16B", "F"))
 MAXIMUM_WHITE = {"I": 65535, "I;16": 65535, "I;16B": 65535}
 
+LARGEST_IMAGE = 100_000_000  # pixels; decoded they take 300 MB
+LARGEST_FILE = 512 * 1024**2  # bytes of an image file, as unpacked from a zip
+
 Reader = Callable[[str], bytes]
 """A function from a file's name to its bytes."""
 
@@ -77,6 +80,10 @@ def _with_image(name: str, read: Reader, use: Callable[[Image.Image], T]) -> T:
     """Return `use(image)`. Raises `DataError` with the file's name when the file cannot be read."""
     try:
         with Image.open(io.BytesIO(read(name))) as image:
+            if image.width * image.height > LARGEST_IMAGE:
+                raise DataError(
+                    f"an image has {LARGEST_IMAGE:,} pixels at most, got {image.width}×{image.height} for {name!r}: make it smaller"
+                )
             return use(image)
     except BROKEN as error:
         # Pillow's own message for bytes that are no image contains an object's address

@@ -125,7 +125,7 @@ def _read(folder: Path) -> Pack | None:
             tuple(about["classes"]),
             about["fingerprint"],
         )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, MemoryError):
         return None
     counts = {len(pack.images), len(pack.labels), max((end for _, end in pack.ranges.values()), default=0)}
     return pack if len(counts) == 1 else None
