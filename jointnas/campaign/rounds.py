@@ -36,11 +36,14 @@ class Rounds:
 
         Raises `SearchError` when every training of the first round failed; when the run is resumed, they are trained again.
         """
-        held = {trial.round for trial in self._trials()}
-        for number in range(1, max([self._spec.rounds, *held]) + 1):
-            if number not in held and self._search.exhausted:
-                break
-            self._round(number)
+        if self._spec.at_a_time > self._spec.batch_of(1) and self._spec.early_stop is None:
+            self._stream()
+        else:
+            held = {trial.round for trial in self._trials()}
+            for number in range(1, max([self._spec.rounds, *held]) + 1):
+                if number not in held and self._search.exhausted:
+                    break
+                self._round(number)
         self._confirm()
 
     def winners(self) -> list[Winner]:
@@ -79,20 +82,61 @@ class Rounds:
             trials = self._runner.retry(trials)
         trials = self._runner.train(trials or self._ask(number))
         self._tell(number, trials)
+        self._check_trained(trials)
+        self._end_round(number)
+
+    def _check_trained(self, trials: Sequence[Trial]) -> None:
+        """Raise `SearchError` where all trainings failed."""
         if self._search.trained == 0:
             reason = min(str(t.observation.failure) for t in trials if t.observation is not None)
             raise SearchError(
                 f"all {len(trials)} trainings of the first round failed ({reason}): remove the cause, then go on with --resume"
             )
+
+    def _end_round(self, number: int) -> None:
+        """Record that a round has ended, once, and report it."""
         if number not in self._ended:
             self._emit(Activity("fitting the predictor"))
             self._ended[number] = self._search.rank_correlation
             self._run.end_round(number, len(self._trials(number)), self._ended[number])
         self._emit(RoundEnded(number, self._ended[number]))
 
-    def _ask(self, number: int) -> list[Trial]:
+    def _stream(self) -> None:
+        """Keep more workers than a batch has candidates busy: where trainings end, others are proposed at once beside those that run.
+
+        A round then is as many trainings, in the order in which they were asked.
+        """
+        spec, runner = self._spec, self._runner
+        last = np.cumsum([spec.batch_of(number) for number in range(1, spec.rounds + 1)])  # of each round
+        held = self._trials()
+        if held and all(t.observation and t.accuracy is None for t in held):
+            held = runner.retry(held)
+        self._tell(spec.rounds, [t for t in held if t.observation])
+        running = [t for t in held if t.observation is None]
+        self._search.mark_asked([t.candidate for t in running])
+        runner.start(running)
+        count, left = len(held), len(running)
+        while left or (count < last[-1] and not self._search.exhausted):
+            free = min(spec.at_a_time - left, int(last[-1]) - count)
+            if free > 0 and not self._search.exhausted:
+                number = int(np.searchsorted(last, count, side="right")) + 1
+                self._emit(RoundStarted(number, 1.0))
+                added = self._ask(number, free)
+                runner.start(added)
+                count, left = count + len(added), left + len(added)
+            ended = runner.ended()
+            left -= len(ended)
+            self._tell(spec.rounds, ended)
+            done = count - left
+            if done >= last[0]:
+                self._check_trained([t for t in self._trials() if t.observation])
+            for number in range(len(self._ended) + 1, int(np.searchsorted(last, done, side="right")) + 1):
+                self._end_round(number)
+        self._tell(spec.rounds, runner.train_again(self._trials()))
+
+    def _ask(self, number: int, n: int | None = None) -> list[Trial]:
         self._emit(Activity("choosing candidates"))
-        batch = self._search.ask(self._spec.batch_of(number))
+        batch = self._search.ask(self._spec.batch_of(number) if n is None else n)
         return self._runner.add(number, batch, batch.identities, batch.predictions)
 
     def _tell(self, number: int, trials: Sequence[Trial]) -> None:

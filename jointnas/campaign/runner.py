@@ -13,6 +13,7 @@ from jointnas.space.knob_space import Candidate
 from jointnas.training.job import TrainingJob, TrainingResult, member_files
 from jointnas.training.members import LARGEST_ENSEMBLE, SEEDS
 
+POLL_SECONDS = 0.5
 KEPT = 12  # trainings whose weights are kept while a search runs
 SEED_STRIDE = 10_000  # between the trials' seeds of two searches with neighbouring seeds
 
@@ -83,8 +84,31 @@ class Runner:
         """
         waiting = [t for t in trials if t.observation is None]
         self._train(waiting)
-        again = [t for t in self._now(waiting) if t.observation and t.observation.was_disturbed and not t.disturbed]
-        if again and not self._is_busy:
+        self.train_again(waiting)
+        return self._now(trials)
+
+    def start(self, trials: Sequence[Trial]) -> None:
+        """Submit trials without waiting for them; `ended` returns them."""
+        self._executor.submit([self.job(t).numbered(t.number) for t in trials])
+
+    def ended(self) -> list[Trial]:
+        """Wait until submitted trials have ended, and return all that have by then."""
+        ended: list[Trial] = []
+        while not ended:
+            events = self._executor.poll(POLL_SECONDS)
+            while events:
+                for event in events:
+                    self._handle(event)
+                ended += [self.trials[e.number] for e in events if e.kind in ("done", "failed")]
+                events = self._executor.poll(0)
+        return ended
+
+    def train_again(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Train those trials once more that other programs disturbed, and return them; each once."""
+        again = [t for t in self._now(trials) if t.observation and t.observation.was_disturbed and not t.disturbed]
+        if self._is_busy:
+            return []
+        if again:
             self._emit(Notice(f"trained again, as other programs used their cores: {_numbers(again)}"))
             self._run.set_aside([t.number for t in again])
             for trial in again:
@@ -94,7 +118,7 @@ class Runner:
             self._is_busy = len(still) > len(again) / 2
             if self._is_busy:
                 self._emit(Notice(f"disturbed again, so nothing more is repeated: {_numbers(still)}"))
-        return self._now(trials)
+        return self._now(again)
 
     def _train(self, trials: Sequence[Trial]) -> None:
         for event in self._executor.results([self.job(t).numbered(t.number) for t in trials]):

@@ -186,6 +186,11 @@ class Search:
         rng = np.random.default_rng([self.seed, len(self._observations.asked), 2])
         return np.sort(rng.choice(rows, CONSIDERED, replace=False))
 
+    def mark_asked(self, candidates: Sequence[Mapping[str, Any]]) -> None:
+        """Count candidates as asked that were asked before, by a search that this one continues. Raises `CandidateError`."""
+        codes = self.space.to_codes(candidates)
+        self._observations.ask(codes, self.space.identities(codes))
+
     def tell(self, candidates: Sequence[Mapping[str, Any]], results: Sequence[float | Observation | None]) -> None:
         """Add the result of each candidate: an accuracy (larger is better), an `Observation`, or None for a failure.
 

@@ -1,0 +1,132 @@
+"""More workers than a batch has candidates: trainings are proposed as others end, beside those that run."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+
+import pytest
+
+from jointnas.campaign.campaign import run
+from jointnas.campaign.events import TrialEnded
+from jointnas.campaign.options import make_spec
+from jointnas.campaign.store import Run
+from jointnas.errors import SearchError
+from jointnas.execution import Event, Executor
+from jointnas.training.job import TrainingResult
+from jointnas.training.observation import Observation
+
+WORKERS, ROUNDS, BATCH = 6, 5, 4
+SETTINGS = {
+    "data": "digits",
+    "train_images": 300,
+    "val_images": 100,
+    "constraints": ["macs<1M"],
+    "train_steps": 5,
+    "rounds": ROUNDS,
+    "batch": BATCH,
+    "workers": WORKERS,
+    "executor": "ray:of the test",
+    "top": 2,
+    "seed": 1,
+    "confirm": 2,
+    "final": "best",
+    "portfolio": 0,
+    "prior": "none",
+}
+
+
+class Crash(Exception):
+    """What a test raises where a process would die."""
+
+
+class StubCluster(Executor):
+    """Workers that end one training at each poll, in any order. idle: how many were free whenever one had ended."""
+
+    def __init__(self, fails=lambda width: False):
+        self.queue, self.running, self.idle, self.fails = deque(), [], [], fails
+        self.rng = random.Random(0)
+
+    def submit(self, jobs):
+        self.queue += jobs
+        self._fill()
+
+    def _fill(self):
+        while self.queue and len(self.running) < WORKERS:
+            self.running.append(self.queue.popleft())
+
+    def poll(self, timeout):
+        if not timeout or not self.running:
+            return []
+        self.idle.append(WORKERS - len(self.running))
+        job = self.running.pop(self.rng.randrange(len(self.running)))
+        self._fill()
+        width = job.payload["candidate"]["architecture"]["width"]
+        if self.fails(width):
+            return [Event("failed", job.number, reason="it fails")]
+        observed = Observation(0.5 + 0.01 * width, steps=5, seconds=1.0)
+        return [Event("started", job.number), Event("done", job.number, result=TrainingResult(observed).to_json())]
+
+    def cancel(self, number):
+        raise NotImplementedError
+
+    def close(self):
+        self.queue.clear()
+
+
+def conduct(folder, cluster, *, resume=False, crash_after=None):
+    ended = []
+
+    def watch(event):
+        if isinstance(event, TrialEnded):
+            ended.append(event.trial.number)
+            if len(ended) == crash_after:
+                raise Crash
+
+    run(make_spec(SETTINGS), [watch], out=folder, resume=resume, executor=cluster)
+    return ended
+
+
+def trials_of(folder):
+    with Run.open(folder) as opened:
+        return opened.trials(), opened.rounds()
+
+
+def test_all_workers_are_busy_until_nothing_more_is_proposed(tmp_path):
+    cluster = StubCluster()
+    ended = conduct(tmp_path / "run", cluster)
+    trials, rounds = trials_of(tmp_path / "run")
+    searched = [t for t in trials if t.kind == "trial"]
+    assert len(searched) == ROUNDS * BATCH - 2
+    assert len({t.identity for t in searched}) == len(searched)
+    assert sorted(ended) == [t.number for t in trials] == list(range(1, ROUNDS * BATCH + 1))
+    assert set(cluster.idle[: len(searched) - WORKERS + 1]) == {0}
+    assert [r["number"] for r in rounds] == [1, 2, 3, 4, 5]
+    assert {t.round for t in searched} == {1, 2, 3, 4, 5}
+    assert all(t.predicted is not None for t in searched[WORKERS + 2 :])
+
+
+@pytest.mark.parametrize("crash_after", [1, 5, 11, 17])
+def test_a_search_that_crashed_goes_on_with_what_was_in_training(crash_after, tmp_path):
+    with pytest.raises(Crash):
+        conduct(tmp_path / "run", StubCluster(), crash_after=crash_after)
+    before = [t for t in trials_of(tmp_path / "run")[0] if t.observation]
+    conduct(tmp_path / "run", StubCluster(), resume=True)
+    trials, _ = trials_of(tmp_path / "run")
+    searched = [t for t in trials if t.kind == "trial"]
+    assert len(searched) == ROUNDS * BATCH - 2
+    assert len({t.identity for t in searched}) == len(searched)
+    assert all(t.observation for t in trials)
+    own = {t.number: t for t in trials}
+    assert [own[t.number] for t in before] == before
+
+
+def test_where_all_trainings_fail_the_search_ends_and_can_be_resumed(tmp_path):
+    with pytest.raises(SearchError, match="it fails"):
+        conduct(tmp_path / "run", StubCluster(fails=lambda width: True))
+    failed = len(trials_of(tmp_path / "run")[0])
+    assert failed < ROUNDS * BATCH
+    conduct(tmp_path / "run", StubCluster(), resume=True)
+    trials, _ = trials_of(tmp_path / "run")
+    assert all(t.accuracy is not None for t in trials)
+    assert len(trials) == ROUNDS * BATCH
