@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from jointnas.campaign.calibration import Calibration
     from jointnas.campaign.store import Trial
 
+LISTED = 100  # trials that a table shows by default
+
 runs_app = typer.Typer(rich_markup_mode=None)
 
 
@@ -103,6 +105,7 @@ def _run_row(path: Path) -> dict[str, Any]:
 def runs_show(
     name: Annotated[str, typer.Argument(help="A run's folder, or its name in runs/.")],
     measure: Measured = None,
+    last: Annotated[int, typer.Option(min=0, help="How many trials to list, the latest; 0 for all.")] = LISTED,
     config: Annotated[
         bool, typer.Option("--config", help="Print the run's settings as TOML, for `jointnas search --config FILE`.")
     ] = False,
@@ -147,7 +150,10 @@ def runs_show(
     if any(trial.parent for trial in trials):
         print_family(trials, context, measured, measure or [])
     else:
-        _print_trials(name, trials, measured, measure or [])
+        shown_trials, figures = (rows[-last:] if last else rows for rows in (trials, measured))
+        if len(shown_trials) < len(trials):
+            messages.print(f"the last {len(shown_trials)} of {len(trials)} trials (all with --last 0)")
+        _print_trials(name, shown_trials, figures, measure or [])
     if queries:
         typer.echo()
         print_table(

@@ -6,6 +6,7 @@ import json
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from threading import Barrier
 
 import pytest
@@ -243,6 +244,23 @@ def test_words_behind_identities_become_kinds_and_repeats(tmp_path):
             ("c", 2, "repeat", 1),
             ("c", 2, "repeat", 2),
         ]
+
+
+@pytest.mark.parametrize("version", range(1, len(MIGRATIONS) + 1))
+def test_a_kept_database_of_every_format_is_read_whole(version, tmp_path):
+    (tmp_path / "old").mkdir()
+    with sqlite3.connect(tmp_path / "old" / DATABASE) as db:
+        db.executescript((Path(__file__).parent / "formats" / f"{version}.sql").read_text())
+    with Run.open(tmp_path / "old") as run:
+        assert (run.spec.clock, run.context.classes, run.created_at) == ({"train_steps": 9}, ("cat", "Öl"), 8.0)
+        first, second = run.trials()
+        assert (first.candidate, second.candidate) == (TRIALS[0].candidate, TRIALS[1].candidate)
+        assert (first.observation.accuracy, first.observation.curve) == (0.5, (CurvePoint(0.25, 0.5, 5, 0.125),))
+        assert (second.observation, second.predicted, first.disturbed, first.parent) == (None, 0.75, None, None)
+        assert [(r["number"], r["rank_correlation"]) for r in run.rounds()] == [(1, 0.25)]
+        assert run.winners() == [Winner(CANDIDATE, 0.9, 0.05, None, {"macs": 1000})]
+        assert [r["test_accuracies"] for r in run.retrained()] == ([[0.4]] if version > 1 else [])
+    assert version_of(tmp_path / "old") == len(MIGRATIONS)
 
 
 def test_several_that_open_an_older_run_at_once_all_get_it(tmp_path):
