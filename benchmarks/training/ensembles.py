@@ -47,7 +47,8 @@ def candidates(options: argparse.Namespace, spec: DataSpec) -> dict[str, Candida
     (member,) = (own for own in portfolio() if own.name == options.recipe)
     found = {}
     with Meter(slot, data.input_shape, len(data.classes)) as meter:
-        for arm, (members, kind) in ARMS.items():
+        for arm in options.arms:
+            members, kind = ARMS[arm]
             exact = parse_all(bounds_of_member([options.bound], members), space.metrics)
             clock = {"train_seconds": options.seconds}
             seconds = clock if kind == SNAPSHOTS else part_of(clock, members)
@@ -69,23 +70,29 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--to", type=Path)
     options = parser.parse_args()
     images = (str(options.data), options.train_images, options.val_images, options.image_size)
     chosen = candidates(options, DataSpec(*images, 0))
-    results: dict[str, list[TrainingResult]] = {arm: [] for arm in ARMS}
+    results: dict[str, list[TrainingResult]] = {arm: [] for arm in options.arms}
     for seed in options.seeds:
         spec = DataSpec(*images, seed)
         jobs = [
             TrainingJob(
-                chosen[arm], {"train_seconds": options.seconds}, FIRST_SEED + seed, test=True, members=n, ensemble=kind
+                chosen[arm],
+                {"train_seconds": options.seconds},
+                FIRST_SEED + seed,
+                test=True,
+                members=ARMS[arm][0],
+                ensemble=ARMS[arm][1],
             ).numbered(i)
-            for i, (arm, (n, kind)) in enumerate(ARMS.items())
+            for i, arm in enumerate(options.arms)
         ]
         with trial_executor(spec, share_slots(options.workers, "cpu"), load_data(spec).fingerprint) as executor:
             for event in executor.results(jobs):
                 if event.kind in ("done", "failed"):
-                    results[list(ARMS)[event.number]].append(TrainingResult.of(event))
+                    results[options.arms[event.number]].append(TrainingResult.of(event))
     data = load_data(DataSpec(*images, 0))
     answer: dict[str, Any] = {"machine": machine(), **{k: v for k, v in vars(options).items() if k != "to"}}
     answer["data"] = options.data.name
