@@ -117,7 +117,7 @@ def train_baselines(run: Run, emit: Callback = lambda event: None) -> None:
             libraries=libraries,
         )
         with executor:
-            runner = Runner(run, executor, spec.clock, spec.seed, emit)
+            runner = Runner(run, executor, spec.clock, spec.seed, emit, mixes_machines=spec.mix_machines)
             trials = [t for t in runner.trials.values() if t.round == repeat] or runner.add(
                 repeat,
                 [candidate(name) for name in spec.baselines],

@@ -96,7 +96,18 @@ def _conduct(setup: Setup, store: Run, executor: Executor, emit: Callback) -> Ca
     spec, search = setup.spec, setup.search
     keeps_networks = spec.train_fn is None and not isinstance(spec, PolicySpec)
     weights = (store.path / WEIGHTS).resolve() if keeps_networks else None
-    runner = Runner(store, executor, spec.clock, spec.seed, emit, weights, spec.members, spec.ensemble, spec.trained_as)
+    runner = Runner(
+        store,
+        executor,
+        spec.clock,
+        spec.seed,
+        emit,
+        weights,
+        spec.members,
+        spec.ensemble,
+        spec.trained_as,
+        spec.mix_machines,
+    )
     conductor = (
         DirectSearch(search, runner, spec, emit)
         if isinstance(spec, DirectSpec | PolicySpec) and spec.is_direct

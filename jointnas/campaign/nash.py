@@ -205,7 +205,9 @@ class Lineage(Runner):
     """The trials of a climb: each starts from its parent's weights, and those of the present step and its parent are kept."""
 
     def __init__(self, task: NashTask, run: Run, executor: Executor, emit: Callback) -> None:
-        super().__init__(run, executor, task.spec.clock, task.spec.seed, emit, (run.path / WEIGHTS).resolve())
+        weights = (run.path / WEIGHTS).resolve()
+        clock, seed, mixes = task.spec.clock, task.spec.seed, task.spec.mix_machines
+        super().__init__(run, executor, clock, seed, emit, weights, mixes_machines=mixes)
         self._spec, self._rate = task.spec, task.recipe.learning_rate
         self.folder = (run.path / WEIGHTS).resolve()
         self.step, self.best = 0, 0  # the number of the present step, and that of the trial that it starts from

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jointnas.campaign.events import Callback, Notice, TrialEnded, TrialProgress, TrialStarted
 from jointnas.campaign.store import FINAL, Run, Trial
+from jointnas.errors import SearchError
 from jointnas.execution.executor import Event, Executor
 from jointnas.space.knob_space import Candidate
 from jointnas.training.job import TrainingJob, TrainingResult, member_files
@@ -25,7 +26,8 @@ class Runner:
     """The trials of one run: those that the store holds, and those that are added and trained.
 
     weights: the folder that keeps the weights of the `KEPT` most accurate trainings, None for none. members, ensemble: see
-    `TrainingJob`. trained_as: returns what is trained for a candidate of the space.
+    `TrainingJob`. trained_as: returns what is trained for a candidate of the space. mixes_machines: whether trainings under one clock may
+    have machines of several kinds.
     """
 
     def __init__(
@@ -39,14 +41,16 @@ class Runner:
         members: int = 1,
         ensemble: str = SEEDS,
         trained_as: Callable[[Candidate], Candidate] = lambda candidate: candidate,
+        mixes_machines: bool = False,
     ) -> None:
         self._run, self._executor, self._clock, self._seed, self._emit = run, executor, dict(clock), seed, emit
         self._weights, self._members, self._ensemble, self._trained_as = weights, members, ensemble, trained_as
         self.trials: dict[int, Trial] = {trial.number: trial for trial in run.trials()}
         self.stop_at = 1.0  # fraction of the budget that trainings run
-        self._is_busy = (
-            "train_seconds" not in clock
-        )  # whether training again would not help: the machine stays busy, or steps are counted
+        self._mixes_machines = mixes_machines
+        self._machine: str | None = None  # the kind of the first training's, once it is known
+        # whether training again would not help: the machine stays busy, or steps are counted
+        self._is_busy = "train_seconds" not in clock
 
     def add(
         self,
@@ -162,11 +166,25 @@ class Runner:
             self._emit(Notice(f"trial {trial.number} is run again: {event.reason}"))
         else:
             result = TrainingResult.of(event)
+            self._check_machine(result.observation.machine)
             observation = replace(result.observation, test_accuracy=result.test_accuracy, attempts=event.attempts)
             self._run.end_trial(event.number, observation)
             self.trials[event.number] = replace(trial, observation=observation)
             self._emit(TrialEnded(self.trials[event.number]))
             self.drop_weights()
+
+    def _check_machine(self, machine: str | None) -> None:
+        """Raise `SearchError` for a training on another kind of machine than those before: in equal seconds it is another training."""
+        if machine is None or self._mixes_machines or "train_seconds" not in self._clock:
+            return
+        if self._machine is None:
+            seen = [t.observation.machine for t in self.trials.values() if t.observation and t.observation.machine]
+            self._machine = seen[0] if seen else machine
+        if machine != self._machine:
+            raise SearchError(
+                f"trainings of one run have machines of one kind, got {machine!r} after {self._machine!r}: go on with nodes of one kind, "
+                "or start a run with --mix-machines or --train-steps"
+            )
 
     def drop_weights(self) -> None:
         """Delete the weights of the trials that are not worth keeping."""

@@ -39,7 +39,7 @@ class Spec:
     data: the images, None where the training function brings its own. clock: {"train_seconds": s} or {"train_steps": n}. workers: how many
     share the machine. device: see `share_slots`. alone: whether one training runs at a time, in the slot of one of the workers. executor:
     "local", "ray:ADDRESS" for a cluster, or one that a package adds. threads, workers_per_device: of each training, and of those that share
-    a GPU, in a cluster.
+    a GPU, in a cluster. mix_machines: whether trainings under one clock may have machines of several kinds.
     """
 
     kind: ClassVar[str]
@@ -52,6 +52,7 @@ class Spec:
     alone: bool = False
     threads: int | None = None
     workers_per_device: int | None = None
+    mix_machines: bool = False
     executor: str = "local"
     seed: int = 0
 
@@ -62,8 +63,9 @@ class Spec:
             raise SearchError(
                 f"the threads of a cluster's workers are chosen, got --threads {self.threads} without --ray: drop it"
             )
-        if not isinstance(self.alone, bool):
-            raise SearchError(f"the setting alone is true or false, got {self.alone!r}: correct it")
+        for name in ("alone", "mix_machines"):
+            if not isinstance(getattr(self, name), bool):
+                raise SearchError(f"the setting {name} is true or false, got {getattr(self, name)!r}: correct it")
         if not 0 <= self.seed <= LARGEST_SEED:
             raise SearchError(f"--seed must lie between 0 and {LARGEST_SEED}, got {self.seed}: change it")
 

@@ -15,6 +15,7 @@ from jointnas.cli.common import (
     Device,
     ImageSize,
     Json,
+    MixMachines,
     Ray,
     Threads,
     TrainImages,
@@ -60,6 +61,7 @@ def autotrain_command(
     alone: Alone = False,
     ray: Ray = None,
     threads: Threads = None,
+    mix_machines: MixMachines = False,
     seed: Annotated[int, typer.Option(help="Seed of the data's split, the pool, the trainings and the predictor.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder with a run for each network (default: a new one in runs/).")

@@ -14,6 +14,7 @@ from jointnas.cli.common import (
     ImageSize,
     Json,
     Measured,
+    MixMachines,
     Ray,
     Threads,
     TrainImages,
@@ -53,6 +54,7 @@ def baselines_command(
     alone: Alone = False,
     ray: Ray = None,
     threads: Threads = None,
+    mix_machines: MixMachines = False,
     seed: Annotated[int, typer.Option(help="Seed of the first repeat's images, and of the trainings.")] = 0,
     out: Annotated[Path | None, typer.Option(help="The run's folder (default: a new one in runs/).")] = None,
     resume: Annotated[

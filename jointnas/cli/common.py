@@ -46,6 +46,9 @@ Ray = Annotated[
         "all its trainings at a time.",
     ),
 ]
+MixMachines = Annotated[
+    bool, typer.Option("--mix-machines", help="With --ray: let trainings of one run have machines of several kinds.")
+]
 Threads = Annotated[int | None, typer.Option(help="With --ray: cores of each training (default 1).")]
 Alone = Annotated[
     bool,

@@ -15,6 +15,7 @@ from jointnas.cli.common import (
     Device,
     ImageSize,
     Json,
+    MixMachines,
     Ray,
     Threads,
     TrainImages,
@@ -91,6 +92,7 @@ def policy_search(
     alone: Alone = False,
     ray: Ray = None,
     threads: Threads = None,
+    mix_machines: MixMachines = False,
     seed: Annotated[int, typer.Option(help="Seed of the data's split, the trainings and the search.")] = 0,
     config: Annotated[
         Path | None,

@@ -150,10 +150,10 @@ def runs_show(
     if any(trial.parent for trial in trials):
         print_family(trials, context, measured, measure or [])
     else:
-        shown_trials, figures = (rows[-last:] if last else rows for rows in (trials, measured))
-        if len(shown_trials) < len(trials):
-            messages.print(f"the last {len(shown_trials)} of {len(trials)} trials (all with --last 0)")
-        _print_trials(name, shown_trials, figures, measure or [])
+        first = max(0, len(trials) - last) if last else 0
+        if first:
+            messages.print(f"the last {last} of {len(trials)} trials (all with --last 0)")
+        _print_trials(name, trials[first:], measured[first:], measure or [])
     if queries:
         typer.echo()
         print_table(

@@ -17,6 +17,7 @@ from jointnas.cli.common import (
     ImageSize,
     Json,
     Measured,
+    MixMachines,
     Ray,
     Threads,
     TrainImages,
@@ -180,6 +181,7 @@ def search_command(
     alone: Alone = False,
     ray: Ray = None,
     threads: Threads = None,
+    mix_machines: MixMachines = False,
     fix: Annotated[
         list[str] | None, typer.Option(help="Hold a knob at a value, as in optimizer=sgd; repeatable.")
     ] = None,

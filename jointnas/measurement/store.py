@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 
+from jointnas.cores import processor_name
 from jointnas.data.pack import cache_folder
 from jointnas.errors import DataError
 from jointnas.execution import Slot
@@ -63,20 +63,9 @@ class Store:
 
 def surroundings(slot: Slot) -> dict[str, Any]:
     """Return what every measurement in a slot depends on besides the network: the device, its share, the version of torch."""
-    cuda = slot.device == "cuda"
-    name = torch.cuda.get_device_name() if cuda else _processor()
+    name = torch.cuda.get_device_name() if slot.device == "cuda" else processor_name()
     share = {"device": slot.device, "threads": slot.threads, "workers": slot.workers}
     return {"format": FORMAT, **share, "name": name, "torch": torch.__version__}
-
-
-def _processor() -> str:
-    """Return the CPU's model as the system names it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
 
 
 def key(metric: str, network: Blueprint, recipe: Recipe, place: Mapping[str, Any]) -> str:

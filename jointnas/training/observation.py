@@ -36,6 +36,7 @@ class Observation:
     step_seconds: float | None = None  # mean wall seconds of a training step, without scoring
     images_per_second: float | None = None  # training images, over the whole budget
     cpu_share: float | None = None  # CPU time over CPU time + time its threads waited for a core; None on a GPU
+    machine: str | None = None  # the model of the GPU or processor that trained
     curve: tuple[CurvePoint, ...] = ()
     failure: str | None = None
     trainings: int = 1

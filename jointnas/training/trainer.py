@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from jointnas.cores import processor_name
 from jointnas.data.dataset import Data, Split
 from jointnas.errors import BudgetError, DivergenceError
 from jointnas.execution.contention import CpuShare
@@ -223,6 +224,7 @@ class Trainer:
             step_seconds=self.step_seconds / self.steps,
             images_per_second=self.steps * recipe.batch_size / seconds,
             cpu_share=self.cpu_share.read() if self.cpu_share else None,
+            machine=processor_name() if self.device.type != "cuda" else torch.cuda.get_device_name(self.device),
             curve=tuple(self.curve),
         )
 

@@ -7,6 +7,7 @@ import pytest
 from jointnas.campaign.events import Notice
 from jointnas.campaign.runner import Runner
 from jointnas.campaign.store import Run
+from jointnas.errors import SearchError
 from jointnas.training.job import TrainingResult
 from jointnas.training.observation import Observation
 from tests.executors import InProcessExecutor
@@ -80,3 +81,20 @@ def test_steps_are_the_same_on_a_busy_machine_so_nothing_is_repeated(clock, tmp_
     with make_run(tmp_path / "run", train_time="1s") as run:
         (trial,) = trainings.train(trainings.runner(run, clock), (4,))
     assert trial.accuracy == (0.3 if "train_steps" in clock else 0.6)
+
+
+@pytest.mark.parametrize(
+    ("clock", "mixes", "refused"), [(SECONDS, False, True), (SECONDS, True, False), ({"train_steps": 5}, False, False)]
+)
+def test_under_a_clock_a_run_keeps_to_machines_of_one_kind_unless_it_is_told_otherwise(clock, mixes, refused, tmp_path):
+    machines = iter(("EPYC", "Xeon"))
+    trained = lambda payload, progress: TrainingResult(Observation(0.5, machine=next(machines))).to_json()  # noqa: E731
+    with make_run(tmp_path / "run", train_time="1s") as run:
+        runner = Runner(run, InProcessExecutor(trained), clock, 0, lambda event: None, mixes_machines=mixes)
+        trials = runner.add(1, [candidate(4), candidate(8)], ["4", "8"])
+        if refused:
+            with pytest.raises(SearchError, match="got 'Xeon' after 'EPYC'"):
+                runner.train(trials)
+            assert [t.accuracy for t in run.trials()] == [0.5, None]
+        else:
+            assert [t.accuracy for t in runner.train(trials)] == [0.5, 0.5]

@@ -26,6 +26,7 @@ from tests.executors import InProcessExecutor, make_in_process
 
 DEADLINE_SECONDS = 60
 ONE = Slot("cpu", 1, 1)
+LEAKED = []  # in a worker
 
 
 # ------------------------------------------------------------------------------- what runs in workers, found by name
@@ -57,6 +58,9 @@ def handle(payload, progress):
         return {"imported": payload["module"] in sys.modules}
     if do == "threads":
         return {"torch": sys.modules["torch"].get_num_threads(), "environment": os.environ["OMP_NUM_THREADS"]}
+    if do == "leak":
+        LEAKED.append(bytes(payload["megabytes"] * 1024**2))
+        return {"pid": os.getpid()}
     if do == "wait":
         (Path(payload["folder"]) / f"{os.getpid()}-{time.monotonic_ns()}").touch()
         time.sleep(payload["seconds"])
@@ -261,6 +265,26 @@ def test_a_job_that_says_nothing_for_too_long_fails_and_its_worker_is_replaced(t
     assert "hung" in ended[5].reason
     assert "2 seconds" in ended[5].reason
     assert [ended[n].result["square"] for n in (1, 2, 3)] == [1, 4, 9]
+
+
+def test_a_worker_that_was_stopped_is_replaced_and_ended(tmp_path):
+    pid_file = tmp_path / "pid"
+    talking = Job(5, {"do": "endless", "pid_file": str(pid_file), "report": True})
+    with LocalExecutor(prepare, ONE, hang_seconds=2) as executor:
+        executor.submit([talking, *squares(1)])
+        poll_until(executor, lambda e: e.kind == "progress")
+        os.kill(int(pid_file.read_text()), signal.SIGSTOP)
+        events = poll_until(executor, lambda e: e.kind == "done" and e.number == 3)
+        assert is_gone(int(pid_file.read_text()))
+    assert [(e.number, e.cause) for e in events if e.kind == "failed"] == [(5, "hung")]
+
+
+def test_a_worker_that_keeps_more_and_more_memory_is_replaced(monkeypatch):
+    monkeypatch.setattr("jointnas.execution.executor.LEAK_BYTES", 100 * 1024**2)
+    with LocalExecutor(prepare, ONE) as executor:
+        jobs = [Job(n, {"do": "leak", "megabytes": megabytes}) for n, megabytes in enumerate((1, 1, 200, 1))]
+        pids = [e.result["pid"] for e in outcomes(executor, jobs).values()]
+    assert pids[0] == pids[1] == pids[2] != pids[3]
 
 
 def test_a_job_that_keeps_reporting_outlives_the_patience_until_it_is_cancelled(tmp_path):

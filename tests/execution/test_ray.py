@@ -131,7 +131,22 @@ def test_images_travel_to_the_workers_and_are_checked_there(cluster, tmp_path, m
 
 def test_a_search_on_the_cluster_goes_on_when_its_command_was_killed(cluster, tmp_path):
     small = ("--train-images", "100", "--val-images", "50", "--train-steps", "2", "--fix", "width=4")
-    command = [sys.executable, "-m", "jointnas", "search", "-c", "macs<1M", *small, "--rounds", "2", "--batch", "3", "--confirm", "0", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "jointnas",
+        "search",
+        "-c",
+        "macs<1M",
+        *small,
+        "--rounds",
+        "2",
+        "--batch",
+        "3",
+        "--confirm",
+        "0",
+        "--json",
+    ]
     command += ["--portfolio", "0", "--ray", cluster.address, "--workers", "2", "--out", "run"]
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": ROOT}
     first = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -253,14 +253,14 @@ COMMANDS: dict[str, Callable[..., Command]] = {
 }
 
 
-def wait_for_end(process: subprocess.Popen[str]) -> Ended:
-    """Wait for the end of a command."""
+def wait_for_end(process: subprocess.Popen[str], seconds: float = DEADLINE) -> Ended:
+    """Wait for the end of a command. Raises `AssertionError`."""
     try:
-        out, err = process.communicate(timeout=DEADLINE)
+        out, err = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         out, err = process.communicate()
-        raise AssertionError(f"no end within {DEADLINE:.0f} seconds: {err[-2000:]}") from None
+        raise AssertionError(f"no end within {seconds:.0f} seconds: {err[-2000:]}") from None
     return Ended(process.returncode, out, err)
 
 
