@@ -8,6 +8,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +18,17 @@ from pathlib import Path
 import numpy as np
 
 from jointnas.campaign.store import DATABASE
-from tests.faults.commands import COMMANDS, Command, network_search, toy_search, wait_for_end
+from jointnas.execution.executor import HANG_SECONDS
+from tests.faults.commands import (
+    COMMANDS,
+    DEADLINE,
+    Command,
+    network_search,
+    toy_search,
+    until,
+    wait_for_end,
+    write_toy,
+)
 
 WRITE_POINTS = str(Path(__file__).parent / "write_points")
 JUMPING_CLOCK = str(Path(__file__).parent / "jumping_clock")
@@ -271,6 +282,34 @@ def training_that(does: str, folder: Path, rng: random.Random) -> None:
     assert len(failed) == (does == "exit"), failed
 
 
+def stopped_worker(folder: Path, rng: random.Random) -> None:
+    """A worker is stopped in the middle of a training: it fails as one that hangs, and the others go on."""
+    command = network_search(folder)
+    command.arguments = (*command.arguments, "--train-steps", "2000")
+    process = command.start()
+    until(lambda: len(command.workers()) == 2, seconds=60)
+    time.sleep(rng.uniform(4, 8))
+    os.kill(command.workers()[0], signal.SIGSTOP)
+    command.check(wait_for_end(process, HANG_SECONDS + DEADLINE))
+    assert any("hung" in str(t.observation and t.observation.failure) for t in command.ended_trials())
+
+
+def sixteen_at_once(folder: Path, rng: random.Random) -> None:
+    """Sixteen processes ask and tell in one storage at once."""
+    write_toy(folder)
+    script = (
+        "import sys, toy; from jointnas import Search, Space\n"
+        "s = Search(Space.load('toy.toml'), storage='toy.sqlite', seed=int(sys.argv[1]), pool_size=500)\n"
+        "for _ in range(4):\n  b = s.ask(1)\n  s.tell(b, [toy.train(c, 0, None) for c in b])"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", script, str(n)], cwd=folder) for n in range(16)]
+    assert [process.wait(DEADLINE) for process in processes] == [0] * 16
+    with sqlite3.connect(folder / "toy.sqlite") as db:
+        rows = db.execute("SELECT identity, observation IS NOT NULL FROM trials").fetchall()
+    db.close()
+    assert len(rows) == len({identity for identity, _ in rows}) == sum(ended for _, ended in rows) == 64
+
+
 def jumping_clock(folder: Path, rng: random.Random) -> None:
     """The system's clock jumps by hours, forwards and backwards."""
     command = toy_search(folder, environment={"PYTHONPATH": JUMPING_CLOCK, "TOY_SECONDS": "0.1"})
@@ -295,7 +334,7 @@ def faults() -> dict[str, tuple[Fault, int]]:
         "the run's folder becomes read-only": (read_only_folder, 3),
         "images and cache are removed, a worker dies": (removed_images, 2),
         "the database is locked for 2 s": (partial(locked_database, 2.0), 3),
-        "the database is locked for 8 s": (partial(locked_database, 8.0), 3),
+        "the database is locked for 40 s": (partial(locked_database, 40.0), 2),
         "the database is cut off": (partial(damaged_database, "cut off"), 5),
         "a part of the database is overwritten": (partial(damaged_database, "overwritten"), 5),
         "two searches on one run at once": (two_at_once, 5),
@@ -304,6 +343,8 @@ def faults() -> dict[str, tuple[Fault, int]]:
         "a training calls os._exit": (partial(training_that, "exit"), 2),
         "a training starts a process that never ends": (partial(training_that, "fork"), 2),
         "a training prints on stdout": (partial(training_that, "print"), 2),
+        "a worker is stopped (SIGSTOP)": (stopped_worker, 2),
+        "sixteen processes on one storage": (sixteen_at_once, 2),
         "the system's clock jumps": (jumping_clock, 3),
     }
 
