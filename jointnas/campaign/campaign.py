@@ -250,7 +250,8 @@ def plan(setup: Setup) -> dict[str, Any]:
     spec, context, data = setup.spec, setup.context, setup.data
     workers = context.slot.workers
     batches = [spec.batch_of(number) for number in range(1, spec.rounds + 1)]
-    waves = sum(ceil(n / workers) for n in (*batches, spec.confirmations, spec.final_trainings))
+    together = [sum(batches)] if spec.streams else batches
+    waves = sum(ceil(n / workers) for n in (*together, spec.confirmations, spec.final_trainings))
     return {
         "trainings": spec.budgets,
         "rounds": spec.rounds,

@@ -107,7 +107,7 @@ def over_config(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[st
     What can be written in two ways, a budget or the number of workers, is replaced whichever way it is written.
     """
     left = dict(base)
-    for one, other in (("train_time", "train_steps"), ("workers", "workers_per_device")):
+    for one, other in (("train_time", "train_steps"), ("executor", "ray"), ("workers", "workers_per_device")):
         if one in settings or other in settings:
             left.pop(one, None)
             left.pop(other, None)
@@ -190,7 +190,8 @@ def _nash(given: dict[str, Any], kind: str) -> str:
 def _workers(workers: int | None, per_device: int | None, device: str) -> int:
     """Return how many trainings share the machine: by default one for each GPU that is named, or one. Raises `SearchError`."""
     if per_device is None:
-        return len(device.split(",")) if workers is None else workers
+        named = find_device(device)[1] if device == "cuda" else device.split(",")
+        return max(1, len(named)) if workers is None else workers
     if workers is not None:
         raise SearchError(
             f"workers are counted in all or for each GPU, got --workers {workers} and --workers-per-device {per_device}: drop one"

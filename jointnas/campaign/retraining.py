@@ -81,9 +81,12 @@ class Retraining:
         clock_from_json(clock)
         part_of(clock, files[0].members)
         recorded = Slot.from_json(own)
+        if threads is not None and ray is None:
+            raise ExportError(f"--threads are of a cluster's workers, got --threads {threads} without --ray: drop it")
         count = recorded.workers if workers is None else workers
         if ray is not None:
-            slot = remote_slots(count, device or recorded.device, threads or recorded.threads, recorded.per_gpu)
+            own_threads = recorded.threads if threads is None else threads
+            slot = remote_slots(count, device or recorded.device, own_threads, recorded.per_gpu)
         elif workers is None and device is None and _is_here(recorded):
             slot = recorded
         else:

@@ -36,7 +36,7 @@ class Rounds:
 
         Raises `SearchError` when every training of the first round failed; when the run is resumed, they are trained again.
         """
-        if self._spec.at_a_time > self._spec.batch_of(1) and self._spec.early_stop is None:
+        if self._spec.streams:
             self._stream()
         else:
             held = {trial.round for trial in self._trials()}
@@ -80,7 +80,7 @@ class Rounds:
         trials = [t for t in self._trials() if t.round == number]
         if number == 1 and trials and all(t.observation and t.accuracy is None for t in trials):
             trials = self._runner.retry(trials)
-        trials = self._runner.train(trials or self._ask(number))
+        trials = self._runner.train(trials or self._ask(number), repeat_disturbed=number not in self._ended)
         self._tell(number, trials)
         self._check_trained(trials)
         self._end_round(number)
@@ -112,7 +112,7 @@ class Rounds:
         if held and all(t.observation and t.accuracy is None for t in held):
             held = runner.retry(held)
         self._tell(spec.rounds, [t for t in held if t.observation])
-        running = [t for t in held if t.observation is None]
+        running = [t for t in held if t.observation is None]  # also those that were set aside
         self._search.mark_asked([t.candidate for t in running])
         runner.start(running)
         count, left = len(held), len(running)
@@ -125,14 +125,15 @@ class Rounds:
                 runner.start(added)
                 count, left = count + len(added), left + len(added)
             ended = runner.ended()
-            left -= len(ended)
-            self._tell(spec.rounds, ended)
+            again = runner.set_aside(ended)
+            runner.start(again)
+            left += len(again) - len(ended)
+            self._tell(spec.rounds, [t for t in ended if runner.trials[t.number].observation])
             done = count - left
             if done >= last[0]:
                 self._check_trained([t for t in self._trials() if t.observation])
             for number in range(len(self._ended) + 1, int(np.searchsorted(last, done, side="right")) + 1):
                 self._end_round(number)
-        self._tell(spec.rounds, runner.train_again(self._trials()))
 
     def _ask(self, number: int, n: int | None = None) -> list[Trial]:
         self._emit(Activity("choosing candidates"))

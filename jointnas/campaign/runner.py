@@ -48,9 +48,9 @@ class Runner:
         self.trials: dict[int, Trial] = {trial.number: trial for trial in run.trials()}
         self.stop_at = 1.0  # fraction of the budget that trainings run
         self._mixes_machines = mixes_machines
-        self._machine: str | None = None  # the kind of the first training's, once it is known
-        # whether training again would not help: the machine stays busy, or steps are counted
-        self._is_busy = "train_seconds" not in clock
+        self._dropped: set[int] = set()  # trials whose weights were deleted
+        if weights is not None:
+            weights.mkdir(parents=True, exist_ok=True)  # by this machine: a node that does not see it keeps no weights
 
     def add(
         self,
@@ -80,19 +80,20 @@ class Runner:
         self.trials.update({trial.number: trial for trial in trials})
         return trials
 
-    def train(self, trials: Sequence[Trial]) -> list[Trial]:
+    def train(self, trials: Sequence[Trial], *, repeat_disturbed: bool = True) -> list[Trial]:
         """Return the trials with their observations; those that have one already are not trained again.
 
-        A training that other programs disturbed is done once more at the end, and its first observation is set aside. Where most are
-        disturbed again, the machine stays busy, and no later one is repeated.
+        Those that other programs disturbed are trained once more at the end (`set_aside`).
         """
-        waiting = [t for t in trials if t.observation is None]
-        self._train(waiting)
-        self.train_again(waiting)
+        self._check_machines()
+        self._train([t for t in trials if t.observation is None])
+        if repeat_disturbed:
+            self._train(self.set_aside(self._now(trials)))
         return self._now(trials)
 
     def start(self, trials: Sequence[Trial]) -> None:
         """Submit trials without waiting for them; `ended` returns them."""
+        self._check_machines()
         self._executor.submit([self.job(t).numbered(t.number) for t in trials])
 
     def ended(self) -> list[Trial]:
@@ -103,25 +104,29 @@ class Runner:
             while events:
                 for event in events:
                     self._handle(event)
-                ended += [self.trials[e.number] for e in events if e.kind in ("done", "failed")]
-                events = self._executor.poll(0)
+                new = [self.trials[e.number] for e in events if e.kind in ("done", "failed")]
+                ended += new
+                events = self._executor.poll(0) if new else []
         return ended
 
-    def train_again(self, trials: Sequence[Trial]) -> list[Trial]:
-        """Train those trials once more that other programs disturbed, and return them; each once."""
-        again = [t for t in self._now(trials) if t.observation and t.observation.was_disturbed and not t.disturbed]
-        if self._is_busy:
+    def set_aside(self, trials: Sequence[Trial]) -> list[Trial]:
+        """Return those of the trials that other programs disturbed, to be trained once more; their observations are kept aside.
+
+        None where steps are counted, which a busy machine does not change, and where most of the repeated ones were disturbed again: then
+        the machine stays busy.
+        """
+        again = [t for t in trials if t.observation and t.observation.was_disturbed and not t.disturbed]
+        if not again or "train_seconds" not in self._clock:
             return []
-        if again:
-            self._emit(Notice(f"trained again, as other programs used their cores: {_numbers(again)}"))
-            self._run.set_aside([t.number for t in again])
-            for trial in again:
-                self.trials[trial.number] = replace(trial, observation=None, disturbed=trial.observation)
-            self._train(self._now(again))
-            still = [t for t in self._now(again) if t.observation and t.observation.was_disturbed]
-            self._is_busy = len(still) > len(again) / 2
-            if self._is_busy:
-                self._emit(Notice(f"disturbed again, so nothing more is repeated: {_numbers(still)}"))
+        repeated = [t.observation for t in self.trials.values() if t.disturbed and t.observation]
+        if sum(o.was_disturbed for o in repeated) > len(repeated) / 2:
+            self._emit(
+                Notice(f"disturbed by other programs, but not repeated, as this machine stays busy: {_numbers(again)}")
+            )
+            return []
+        self._emit(Notice(f"trained again, as other programs used their cores: {_numbers(again)}"))
+        self._run.set_aside([t.number for t in again])
+        self.trials.update({t.number: replace(t, observation=None, disturbed=t.observation) for t in again})
         return self._now(again)
 
     def _train(self, trials: Sequence[Trial]) -> None:
@@ -166,33 +171,31 @@ class Runner:
             self._emit(Notice(f"trial {trial.number} is run again: {event.reason}"))
         else:
             result = TrainingResult.of(event)
-            self._check_machine(result.observation.machine)
             observation = replace(result.observation, test_accuracy=result.test_accuracy, attempts=event.attempts)
             self._run.end_trial(event.number, observation)
             self.trials[event.number] = replace(trial, observation=observation)
             self._emit(TrialEnded(self.trials[event.number]))
             self.drop_weights()
+            self._check_machines()
 
-    def _check_machine(self, machine: str | None) -> None:
-        """Raise `SearchError` for a training on another kind of machine than those before: in equal seconds it is another training."""
-        if machine is None or self._mixes_machines or "train_seconds" not in self._clock:
-            return
-        if self._machine is None:
-            seen = [t.observation.machine for t in self.trials.values() if t.observation and t.observation.machine]
-            self._machine = seen[0] if seen else machine
-        if machine != self._machine:
+    def _check_machines(self) -> None:
+        """Raise `SearchError` where trainings under a clock had machines of several kinds: in equal seconds they are not the same training."""
+        seen = [t.observation.machine for t in self.trials.values() if t.observation and t.observation.machine]
+        kinds = list(dict.fromkeys(seen))
+        if len(kinds) > 1 and "train_seconds" in self._clock and not self._mixes_machines:
             raise SearchError(
-                f"trainings of one run have machines of one kind, got {machine!r} after {self._machine!r}: go on with nodes of one kind, "
-                "or start a run with --mix-machines or --train-steps"
+                f"trainings of one run have machines of one kind, got {kinds[1]!r} after {kinds[0]!r}: go on with --mix-machines, or start "
+                "a run on nodes of one kind or with --train-steps"
             )
 
     def drop_weights(self) -> None:
         """Delete the weights of the trials that are not worth keeping."""
         if self._weights is not None:
             ended = {t.number for t in self.trials.values() if t.accuracy is not None}
-            for number in ended - self.worth_keeping():
+            for number in ended - self.worth_keeping() - self._dropped:
                 for file in trained_members(self._weights, number):
                     file.unlink()
+                self._dropped.add(number)
 
 
 def _numbers(trials: Sequence[Trial]) -> str:

@@ -61,7 +61,11 @@ class Spec:
         find_executor(self.executor)
         if self.threads is not None and not self.is_remote:
             raise SearchError(
-                f"the threads of a cluster's workers are chosen, got --threads {self.threads} without --ray: drop it"
+                f"--threads are of a cluster's workers, got --threads {self.threads} without --ray: drop it"
+            )
+        if self.workers_per_device is not None and (not self.is_remote or self.device != "cuda"):
+            raise SearchError(
+                f"--workers-per-device shares GPUs, got {self.workers_per_device} for the device {self.device}: add --device cuda"
             )
         for name in ("alone", "mix_machines"):
             if not isinstance(getattr(self, name), bool):
@@ -83,7 +87,9 @@ class Spec:
     def slot(self) -> Slot:
         """Where each training runs. Raises `SearchError` for workers or a device that this machine does not have."""
         if self.is_remote:
-            return remote_slots(self.at_a_time, self.device, self.threads or 1, self.workers_per_device or 1)
+            threads = 1 if self.threads is None else self.threads
+            per_gpu = 1 if self.workers_per_device is None else self.workers_per_device
+            return remote_slots(self.at_a_time, self.device, threads, per_gpu)
         return share_slots(self.workers, self.device, alone=self.alone)
 
     def to_json(self) -> dict[str, Any]:
@@ -124,7 +130,7 @@ class SearchSpec(Spec):
     """
 
     kind = "search"
-    changeable: ClassVar[tuple[str, ...]] = ("rounds", "batch", "top", "engine", "confirm", "executor")
+    changeable: ClassVar[tuple[str, ...]] = ("rounds", "batch", "top", "engine", "confirm", "executor", "mix_machines")
     confirm_share: ClassVar[float] = 0.25
     uses_all_images: ClassVar[bool] = True  # at its end, by default
 
@@ -207,6 +213,14 @@ class SearchSpec(Spec):
         return candidate
 
     @property
+    def streams(self) -> bool:
+        """Whether trainings are proposed as others end, not in rounds: in a cluster with more workers than a batch has candidates.
+
+        On one machine proposals would take the cores of the trainings that run.
+        """
+        return self.is_remote and self.early_stop is None and self.at_a_time > self.batch_of(1)
+
+    @property
     def budgets(self) -> int:
         """How many whole training budgets the search spends."""
         return self.rounds * self.batch
@@ -262,7 +276,7 @@ class DirectSpec(SearchSpec):
     """
 
     kind = "direct"
-    changeable = ("rounds", "batch", "top", "engine", "repeats", "executor")
+    changeable = ("rounds", "batch", "top", "engine", "repeats", "executor", "mix_machines")
     confirm_share = 0.0
     uses_all_images = False
 
@@ -302,7 +316,7 @@ class PolicySpec(SearchSpec):
     """
 
     kind = "policy"
-    changeable: ClassVar[tuple[str, ...]] = ("rounds", "batch", "top", "confirm", "executor")
+    changeable: ClassVar[tuple[str, ...]] = ("rounds", "batch", "top", "confirm", "executor", "mix_machines")
     uses_all_images = False
     repeats: ClassVar[int] = 1
 
@@ -347,7 +361,7 @@ class NashSpec(Spec):
     """
 
     kind = "nash"
-    changeable: ClassVar[tuple[str, ...]] = ("executor",)
+    changeable: ClassVar[tuple[str, ...]] = ("executor", "mix_machines")
 
     space: str | None = None
     constraints: tuple[str, ...] = ()
@@ -401,7 +415,7 @@ class AutotrainSpec(SearchSpec):
     """A search of the recipe alone for one network. default: the candidate whose recipe the searched one is compared with."""
 
     kind = "autotrain"
-    changeable: ClassVar[tuple[str, ...]] = ("executor",)
+    changeable: ClassVar[tuple[str, ...]] = ("executor", "mix_machines")
     confirm_share = 0.0  # its winner is trained again beside the default
     uses_all_images = False
 
@@ -413,7 +427,7 @@ class BaselinesSpec(Spec):
     """Trainings of baselines, each `repeats` times on images of another seed."""
 
     kind = "baselines"
-    changeable = ("repeats", "executor")
+    changeable = ("repeats", "executor", "mix_machines")
 
     baselines: tuple[str, ...]
     repeats: int = 10

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -17,7 +16,7 @@ from jointnas.campaign.migrations import CREATED, MIGRATIONS
 from jointnas.campaign.spec import Spec, spec_from_json
 from jointnas.errors import RunError
 from jointnas.execution.slots import Slot
-from jointnas.search.database import Database
+from jointnas.search.database import Database, undamaged
 from jointnas.search.winners import Winner
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
@@ -26,8 +25,6 @@ from jointnas.training.observation import Observation
 if TYPE_CHECKING:
     from jointnas.data.dataset import Data  # it imports PyTorch, which reading a run does without
 
-P = ParamSpec("P")
-T = TypeVar("T")
 
 DATABASE = "run.sqlite"
 LOCK = ".lock"
@@ -99,21 +96,6 @@ class Context:
         return cls(**{**tuples, "slot": Slot.from_json(values["slot"])})
 
 
-def _undamaged(read: Callable[Concatenate[Run, P], T]) -> Callable[Concatenate[Run, P], T]:
-    """Return a method of a run that raises `RunError` where its database holds what no version writes, as after a damage."""
-
-    @wraps(read)
-    def checked(run: Run, /, *args: P.args, **options: P.kwargs) -> T:
-        try:
-            return read(run, *args, **options)
-        except (ValueError, LookupError, TypeError) as error:
-            raise RunError(
-                f"the database of the run {str(run.path)!r} is damaged ({error}): restore the file"
-            ) from error
-
-    return checked
-
-
 class Run:
     """An open run folder. Close it, or use it as a context manager."""
 
@@ -155,7 +137,8 @@ class Run:
     @classmethod
     def _open(cls, path: Path, lock: FileLock | None, new: bool = False) -> Run:
         try:
-            return cls(path, Database(path / DATABASE, f"the run {str(path)!r}", MIGRATIONS, new=new), lock)
+            name, go_on = f"the run {str(path)!r}", "repeat the command, a search with --resume"
+            return cls(path, Database(path / DATABASE, name, MIGRATIONS, go_on=go_on, new=new), lock)
         except RunError:
             if lock:
                 lock.release()
@@ -175,13 +158,13 @@ class Run:
 
     # ------------------------------------------------------------------------------------------- specification, trials
 
-    @_undamaged
+    @undamaged
     def _settings(self) -> dict[str, Any]:
         rows = self._db.rows("SELECT * FROM specification WHERE key != ?", (CREATED,))
         return {row["key"]: json.loads(row["value"]) for row in rows}
 
     @property
-    @_undamaged
+    @undamaged
     def spec(self) -> Spec:
         """What the run was asked to do."""
         return spec_from_json(self._settings()["spec"])
@@ -193,7 +176,7 @@ class Run:
             db.execute("UPDATE specification SET value = ? WHERE key = 'spec'", (text,))
 
     @property
-    @_undamaged
+    @undamaged
     def context(self) -> Context:
         """What the run was started on."""
         return Context.from_json(self._settings()["context"])
@@ -207,7 +190,7 @@ class Run:
         return Space.from_toml(context.space, context.input_shape, len(context.classes) if context.classes else None)
 
     @property
-    @_undamaged
+    @undamaged
     def created_at(self) -> float:
         """When the run was started, in seconds of Unix time."""
         (row,) = self._db.rows("SELECT value FROM specification WHERE key = ?", (CREATED,))
@@ -247,7 +230,7 @@ class Run:
                 [(number,) for number in numbers],
             )
 
-    @_undamaged
+    @undamaged
     def trials(self) -> list[Trial]:
         """Return all trials in the order they were asked for."""
         rows = self._db.rows("SELECT * FROM trials ORDER BY number")
@@ -306,13 +289,13 @@ class Run:
                 )
         return number
 
-    @_undamaged
+    @undamaged
     def queries(self) -> list[dict[str, Any]]:
         """Return the queries: number, constraints, engine, seed, at."""
         rows = self._db.rows("SELECT * FROM queries ORDER BY number")
         return [{**dict(row), "constraints": json.loads(row["constraints"])} for row in rows]
 
-    @_undamaged
+    @undamaged
     def winners(self, query: int | None = None) -> list[Winner]:
         """Return the winners of a query, best first; of the latest when none is named. Raises `RunError`."""
         numbers = [q["number"] for q in self.queries()]
@@ -360,7 +343,7 @@ class Run:
                 "INSERT OR REPLACE INTO retrained VALUES (?, ?, ?, ?, ?, ?, ?)", (query, rank, *texts, time.time())
             )
 
-    @_undamaged
+    @undamaged
     def retrained(self) -> list[dict[str, Any]]:
         """Return winners trained again: query, rank, candidate, predicted, std, clock, slot, val_ and test_accuracies, at."""
         rows = self._db.rows(

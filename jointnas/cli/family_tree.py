@@ -56,5 +56,6 @@ def _outcome(trial: Trial) -> str:
     if observation.failure is not None:
         return f"failed: {observation.failure}"
     if observation.accuracy is not None:
-        return f"{observation.accuracy:.4f}" + (" (disturbed)" if observation.was_disturbed else "")
+        notes = " (disturbed)" * observation.was_disturbed + " (trained again)" * (trial.disturbed is not None)
+        return f"{observation.accuracy:.4f}{notes}"
     return "on all images" if observation.test_accuracy is None else f"test accuracy {observation.test_accuracy:.4f}"

@@ -24,7 +24,7 @@ def find_executor(name: str) -> Callable[..., Executor]:
     `local` and `ray` are built in; `ray:ADDRESS` names a cluster. Raises `SearchError` that names the nearest.
     """
     kind, _, address = name.partition(":")
-    if kind == "local":
+    if name == "local":
         return LocalExecutor
     if kind == RAY:
         return partial(_make_ray, address=address or "auto")

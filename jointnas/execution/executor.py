@@ -30,7 +30,7 @@ LEAK_BYTES = 2 * 1024**3  # of growth after a worker's first job
 class Job(NamedTuple):
     """One piece of work: a number that the caller chooses, and a payload of JSON types.
 
-    alone: runs while no other job does, with all the memory of its device.
+    alone: runs with all the memory of its device; on one machine, while no other job does.
     """
 
     number: int
@@ -38,7 +38,7 @@ class Job(NamedTuple):
     alone: bool = False
 
 
-ERROR, MEMORY, DIED, HUNG, LOST = CAUSES = ("error", "memory", "died", "hung", "lost")
+ERROR, MEMORY, DIED, HUNG, LOST = "error", "memory", "died", "hung", "lost"
 """Why a job failed: it raised, memory ran out, its process died, it sent no message for too long, or its machine was lost."""
 
 
@@ -124,6 +124,7 @@ class LocalExecutor(Executor):
         self._context = _process_context(preload)
         self._queue: deque[Job] = deque()
         self._failed_starts = 0
+        self._broken = ""  # why a worker could not prepare
         self._is_alone = False  # whether the workers are the single one of a job that runs alone
         self._workers = [self._start(i) for i in range(slot.workers)]
 
@@ -146,6 +147,8 @@ class LocalExecutor(Executor):
 
     def poll(self, timeout: float) -> list[Event]:
         """Start the jobs that find a free worker; return their events, or wait for those of running jobs."""
+        if self._broken:  # after the events of the poll in which it was found
+            raise SearchError(f"a worker could not prepare for its first job: {self._broken}")
         events = self._assign()
         connections = {worker.connection: i for i, worker in enumerate(self._workers)}
         for connection in [] if events else wait(list(connections), timeout):
@@ -204,7 +207,8 @@ class LocalExecutor(Executor):
             worker.ready, self._failed_starts = True, 0
             return []
         if kind == "broken":
-            raise SearchError(f"a worker could not prepare for its first job: {content}")
+            self._broken = content
+            return []
         if kind == "progress":
             return [Event("progress", number, *content)]
         worker.job = None

@@ -14,9 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import psutil
+
 from jointnas.errors import JointNASError, SearchError
 from jointnas.execution.executor import DIED, ERROR, HANG_SECONDS, HUNG, LOST, MEMORY, Event, Executor, Job
-from jointnas.execution.slots import Place, Slot
+from jointnas.execution.slots import PASSIVE, Place, Slot
 from jointnas.execution.worker import OUT_OF_MEMORY, Handler, Prepare, import_modules, limit, run_job
 
 try:
@@ -26,6 +28,8 @@ try:
 except ImportError as error:
     raise SearchError("Ray is not installed: pip install 'jointnas[ray]'") from error
 
+PATIENCE_SECONDS = 1800.0  # for a first job to start, on a cluster that has to grow
+LEAK_BYTES = 2 * 1024**3  # of growth after a process's first job
 TOKEN_ADVICE = "set RAY_AUTH_TOKEN to the cluster's token, or RAY_AUTH_MODE=disabled where it has none"
 
 
@@ -39,16 +43,13 @@ class Portable(Protocol):
 
 @dataclass
 class _Running:
-    """A job in the cluster. started: whether its task has sent a message; until then it may wait for a free node."""
+    """A job in the cluster. node: where it has started, "" before. outcome: what a process sent that has ended itself."""
 
     job: Job
     task: Any
     node: str = ""
+    outcome: tuple[str, Any] | None = None
     last_message: float = field(default_factory=time.monotonic)
-
-    @property
-    def started(self) -> bool:
-        return bool(self.node)
 
 
 class RayExecutor(Executor):
@@ -72,6 +73,8 @@ class RayExecutor(Executor):
             _connect(address)
         self._queue: deque[Job] = deque()
         self._running: dict[int, _Running] = {}
+        self._broken = ""  # why a worker could not prepare
+        self._deadline: float | None = None  # for the first job to start; None once one has
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         self._inbox = ray.remote(_Inbox).options(num_cpus=0, scheduling_strategy=here).remote()
         carried = prepare.carried() if isinstance(prepare, Portable) else prepare
@@ -101,6 +104,8 @@ class RayExecutor(Executor):
 
     def poll(self, timeout: float) -> list[Event]:
         """Start the jobs for which there is a slot; return events, or wait for some."""
+        if self._broken:  # after the events of the poll in which it was found
+            raise SearchError(f"a worker could not prepare for its first job: {self._broken}")
         self._assign()
         tasks = [running.task for running in self._running.values()]
         ended, _ = ray.wait(tasks, num_returns=1, timeout=timeout) if tasks else ([], [])
@@ -109,35 +114,48 @@ class RayExecutor(Executor):
         events = self._messages()
         for running in [r for r in self._running.values() if r.task in ended]:
             del self._running[running.job.number]
-            events += [*([] if running.started else [Event("started", running.job.number)]), self._outcome(running)]
+            events += self._outcome(running)
+        self._check_patience()
         return events + self._hung()
 
     def _assign(self) -> None:
-        """Submit as many tasks as there are slots; one that runs alone waits until no other runs, and others wait for it."""
+        """Submit as many tasks as there are slots."""
         while self._queue and len(self._running) < self._slot.workers:
-            if self._running and (self._queue[0].alone or any(r.job.alone for r in self._running.values())):
-                return
             job = self._queue.popleft()
             self._running[job.number] = _Running(job, self._start(job))
+            self._deadline = self._deadline or time.monotonic() + PATIENCE_SECONDS
 
     def _start(self, job: Job) -> Any:
-        slot = self._slot
-        share = 1.0 if job.alone else 1 / slot.per_gpu
-        place = Place(slot.threads, {}, (), share)
+        slot, share = self._slot, self._slot.memory_share(job.alone)
         task = ray.remote(_run).options(
             name=f"jointnas {job.number}",
             num_cpus=slot.threads,
-            num_gpus=share if slot.device == "cuda" else 0,
+            num_gpus=share or 0,
             max_retries=0,
-            max_calls=0,  # a process keeps its data for later jobs, also on a GPU
             scheduling_strategy="SPREAD",
         )
+        place = Place(slot.threads, {}, (), share)
         return task.remote(self._key, self._prepare, place, job.number, job.payload, self._inbox)
+
+    def _check_patience(self) -> None:
+        """Raise `SearchError` where no job has started at all."""
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            gpu = " and a GPU" if self._slot.device == "cuda" else ""
+            raise SearchError(
+                f"a training needs a node with {self._slot.threads} free cores{gpu}, and the Ray cluster had none for "
+                f"{PATIENCE_SECONDS / 60:.0f} minutes: add one, or lower --threads"
+            )
 
     def _messages(self) -> list[Event]:
         """Return what running jobs have sent: their starts and their progress."""
         events = []
-        for number, content in ray.get(self._inbox.take.remote()):
+        try:
+            messages = ray.get(self._inbox.take.remote())
+        except exceptions.RayError as error:
+            raise SearchError(
+                f"the connection to the Ray cluster is lost ({_first_line(error)}): go on with --resume"
+            ) from error
+        for number, content in messages:
             running = self._running.get(number)
             if running is None:
                 continue
@@ -145,38 +163,49 @@ class RayExecutor(Executor):
             if content is None:
                 continue
             if isinstance(content, str):
-                running.node = content
+                running.node, self._deadline = content, None
                 events.append(Event("started", number))
+            elif isinstance(content, list):
+                running.outcome = (content[0], content[1])
             else:
                 events.append(Event("progress", number, *content))
         return events
 
-    def _outcome(self, running: _Running) -> Event:
-        """Return the end of a job whose task has ended. Raises `SearchError` where a worker could not prepare."""
+    def _outcome(self, running: _Running) -> list[Event]:
+        """Return the end of a job whose task has ended, after its start where no message had come; none where a worker could not prepare."""
         number = running.job.number
         try:
             kind, content = ray.get(running.task)
-        except exceptions.OutOfMemoryError:
-            return Event("failed", number, reason=f"{OUT_OF_MEMORY}: Ray ended its process", cause=MEMORY)
-        except (exceptions.NodeDiedError, exceptions.ObjectLostError, exceptions.OwnerDiedError) as problem:
-            return Event("failed", number, reason=_first_line(problem), cause=LOST)
-        except exceptions.WorkerCrashedError as problem:
-            alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-            cause = DIED if running.node in alive else LOST
-            reason = "the worker was lost: its process died" if cause == DIED else "the node was lost"
-            return Event("failed", number, reason=f"{reason} ({_first_line(problem)})", cause=cause)
         except exceptions.RayError as problem:
-            return Event("failed", number, reason=_first_line(problem), cause=ERROR)
+            if running.outcome is None:
+                reason, cause = self._loss(running, problem)
+                return [Event("failed", number, reason=reason, cause=cause)]
+            kind, content = running.outcome
         if kind == "broken":
-            raise SearchError(f"a worker could not prepare for its first job: {content}")
+            self._broken = content
+            return []
         if kind == "done":
-            return Event("done", number, result=content)
-        return Event("failed", number, reason=content, cause=MEMORY if content.startswith(OUT_OF_MEMORY) else ERROR)
+            return [Event("done", number, result=content)]
+        return [Event("failed", number, reason=content, cause=MEMORY if content.startswith(OUT_OF_MEMORY) else ERROR)]
+
+    def _loss(self, running: _Running, problem: exceptions.RayError) -> tuple[str, str]:
+        """Return why a task gave no outcome, in words, and the cause."""
+        text = _first_line(problem)
+        if isinstance(problem, exceptions.OutOfMemoryError):
+            return f"{OUT_OF_MEMORY}: Ray ended its process", MEMORY
+        if isinstance(problem, exceptions.NodeDiedError | exceptions.ObjectLostError | exceptions.OwnerDiedError):
+            return f"its node was lost ({text})", LOST
+        if isinstance(problem, exceptions.WorkerCrashedError):
+            alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+            if running.node and running.node not in alive:
+                return f"its node was lost ({text})", LOST
+            return f"the worker was lost: its process died ({text})", DIED
+        return text, ERROR
 
     def _hung(self) -> list[Event]:
         """End the tasks that have started and sent no message for too long; return the failures of their jobs."""
         now = time.monotonic()
-        hung = [r for r in self._running.values() if r.started and now - r.last_message > self._hang_seconds]
+        hung = [r for r in self._running.values() if r.node and now - r.last_message > self._hang_seconds]
         for running in hung:
             del self._running[running.job.number]
             _end(running.task)
@@ -191,7 +220,7 @@ class _Inbox:
         self._messages: list[tuple[int, Any]] = []
 
     def put(self, number: int, content: Any) -> None:
-        """Add a message: the name of a node where the job starts, its progress, or None at its end."""
+        """Add a message: the node where a job starts, its progress, its outcome where its process ends itself, or None at its end."""
         self._messages.append((number, content))
 
     def take(self) -> list[tuple[int, Any]]:
@@ -201,6 +230,7 @@ class _Inbox:
 
 
 _handlers: dict[str, Handler] = {}  # of this process, by executor
+_first_memory: list[int] = []  # bytes of this process after its first job
 
 
 def _run(
@@ -211,6 +241,8 @@ def _run(
     try:
         if key not in _handlers:
             _handlers.clear()
+            _first_memory.clear()
+            os.environ.update({name: value for name, value in PASSIVE.items() if name not in os.environ})
             import_modules(preload)
             limit(place)
             _handlers[key] = prepare()
@@ -224,19 +256,20 @@ def _run(
     def progress(fraction: float, seconds: float) -> None:
         inbox.put.remote(number, (fraction, seconds))
 
-    outcome = run_job(_handlers[key], dict(payload), progress)
+    kind, content = run_job(_handlers[key], dict(payload), progress)
+    memory = psutil.Process().memory_info().rss
+    _first_memory.append(memory)
+    if kind == "exhausted" or memory - _first_memory[0] > LEAK_BYTES:
+        ray.get(inbox.put.remote(number, [kind, content]))
+        os._exit(1)  # no later job would succeed here
     ray.get(inbox.put.remote(number, None))  # once it is there, all earlier messages are
-    return outcome
+    return kind, content
 
 
 def _connect(address: str) -> None:
     """Connect to a cluster. Raises `SearchError` with what to do where it cannot be reached."""
     try:
         ray.init(address=address, log_to_driver=False, logging_level="error", configure_logging=False)
-    except exceptions.AuthenticationError as error:
-        raise SearchError(
-            f"the Ray cluster at {address!r} refuses this program ({_first_line(error)}): {TOKEN_ADVICE}"
-        ) from error
     except Exception as error:  # Ray has no common type for them
         text = _first_line(error)
         advice = (

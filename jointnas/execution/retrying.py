@@ -16,11 +16,11 @@ class RetryingExecutor(Executor):
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
-        self._running: dict[int, tuple[Job, int]] = {}  # with the number of its attempt
+        self._running: dict[int, tuple[Job, list[str]]] = {}  # with the causes of its failures so far
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Queue jobs."""
-        self._running.update({job.number: (job, 1) for job in jobs})
+        self._running.update({job.number: (job, []) for job in jobs})
         self._executor.submit(jobs)
 
     def poll(self, timeout: float) -> list[Event]:
@@ -39,10 +39,11 @@ class RetryingExecutor(Executor):
     def _follow(self, event: Event) -> Event:
         if event.kind not in ("done", "failed"):
             return event
-        job, attempt = self._running.pop(event.number)
-        if event.kind == "done" or attempt > RETRIES.get(event.cause, 0):
-            return replace(event, attempts=attempt)
+        job, causes = self._running.pop(event.number)
+        attempts = len(causes) + 1
+        if event.kind == "done" or causes.count(event.cause) >= RETRIES.get(event.cause, 0):
+            return replace(event, attempts=attempts)
         again = job._replace(alone=job.alone or event.cause == MEMORY)
-        self._running[job.number] = (again, attempt + 1)
+        self._running[job.number] = (again, [*causes, event.cause])
         self._executor.submit([again])
-        return replace(event, kind="retried", attempts=attempt)
+        return replace(event, kind="retried", attempts=attempts)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from math import ceil
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from jointnas.cores import available_cores
@@ -17,12 +18,15 @@ PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 class Place(NamedTuple):
-    """What one worker of a slot gets: threads, variables of its environment, cores (none: the system chooses), part of a GPU's memory."""
+    """What one worker of a slot gets: threads, variables of its environment, cores (none: the system chooses), part of a GPU's memory.
+
+    memory_share: None on a processor.
+    """
 
     threads: int
     environment: Mapping[str, str]
     cores: tuple[int, ...] = ()
-    memory_share: float = 1.0
+    memory_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,24 @@ class Slot:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Slot:
-        """Return the slot of `to_json`."""
-        return cls(**{**values, "gpus": tuple(values.get("gpus", ()))})
+        """Return the slot of `to_json`; where an older one has a GPU without its number, that is the first one. Raises `SearchError`."""
+        old = {"gpus": [0], "per_gpu": values.get("workers")} if values.get("device") == "cuda" else {}
+        given = {**old, **values}
+        gpus = given.pop("gpus", [])
+        counts = [given.get(name, 1) for name in ("threads", "workers", "per_gpu")]
+        numbers = all(isinstance(n, int) for n in gpus) if isinstance(gpus, list | tuple) else False
+        names = {f.name for f in fields(cls)}
+        numbers = numbers and isinstance(given.get("device"), str)
+        if not (numbers and given.keys() <= names and all(isinstance(n, int) and n >= 1 for n in counts)):
+            raise SearchError(
+                f"a slot has a device, and numbers of threads and workers from 1 on, got {dict(values)}: correct it"
+            )
+        try:
+            return cls(**given, gpus=tuple(gpus))
+        except TypeError as error:
+            raise SearchError(
+                f"a slot has a device, threads and workers, got {dict(values)}: add what is missing"
+            ) from error
 
     @property
     def name(self) -> str:
@@ -62,11 +82,13 @@ class Slot:
             "OMP_NUM_THREADS": str(self.threads),
             "MKL_NUM_THREADS": str(self.threads),
         }
-        share = 1.0
         if self.gpus:
             environment[VISIBLE] = _visible(self.gpus[worker % len(self.gpus)])
-            share = 1.0 if alone else 1 / self.per_gpu
-        return Place(self.threads, environment, self._cores(worker), share)
+        return Place(self.threads, environment, self._cores(worker), self.memory_share(alone))
+
+    def memory_share(self, alone: bool = False) -> float | None:
+        """Return the part of a GPU's memory that a job may use, None on a processor."""
+        return None if self.device != "cuda" else 1.0 if alone else 1 / self.per_gpu
 
     def _cores(self, worker: int) -> tuple[int, ...]:
         """Return a worker's own cores, none where it has them all or where others may be given the same ones.
@@ -75,7 +97,7 @@ class Slot:
         """
         if not hasattr(os, "sched_getaffinity"):
             return ()
-        cores = sorted(os.sched_getaffinity(0))
+        cores = sorted(os.sched_getaffinity(0), key=_physical_core)
         if len(cores) != available_cores() or self.workers == 1 or self.threads != len(cores) // self.workers:
             return ()
         return tuple(cores[worker * self.threads : (worker + 1) * self.threads])
@@ -140,6 +162,16 @@ def find_device(device: str) -> tuple[str, tuple[int, ...]]:
             )
     gpus = tuple(map(int, listed)) or tuple(range(count))
     return ("cuda", gpus) if gpus else ("cpu", ())
+
+
+def _physical_core(core: int) -> tuple[int, int, int]:
+    """Return what sorts the two threads of a physical core beside each other: processor, physical core, number."""
+    about = Path(f"/sys/devices/system/cpu/cpu{core}/topology")
+    try:
+        package, physical = ((about / name).read_text() for name in ("physical_package_id", "core_id"))
+        return int(package), int(physical), core
+    except (OSError, ValueError):
+        return 0, core, core
 
 
 def _visible(number: int) -> str:

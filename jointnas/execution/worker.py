@@ -97,7 +97,7 @@ def limit(place: Place) -> None:
     threadpool_limits(place.threads)
     if torch := sys.modules.get("torch"):  # torch has its own thread count; it is not imported just for that
         torch.set_num_threads(place.threads)
-        if place.memory_share < 1 and torch.cuda.is_available():
+        if place.memory_share is not None:
             torch.cuda.set_per_process_memory_fraction(place.memory_share)
 
 

@@ -14,7 +14,7 @@ import torch
 
 from jointnas.cores import processor_name
 from jointnas.data.pack import cache_folder
-from jointnas.errors import DataError
+from jointnas.errors import ConstraintError, DataError
 from jointnas.execution import Slot
 from jointnas.measurement.training import as_measured
 from jointnas.network.blueprint import Blueprint
@@ -63,7 +63,12 @@ class Store:
 
 def surroundings(slot: Slot) -> dict[str, Any]:
     """Return what every measurement in a slot depends on besides the network: the device, its share, the version of torch."""
-    name = torch.cuda.get_device_name() if slot.device == "cuda" else processor_name()
+    if slot.device == "cuda" and not torch.cuda.is_available():
+        raise ConstraintError(
+            "a GPU's speed is measured on a machine that has one, and this one has none: start the command on such a node, or give "
+            "--portfolio 0 and no bound on a measured metric"
+        )
+    name = torch.cuda.get_device_name(slot.gpus[0] if slot.gpus else 0) if slot.device == "cuda" else processor_name()
     share = {"device": slot.device, "threads": slot.threads, "workers": slot.workers}
     return {"format": FORMAT, **share, "name": name, "torch": torch.__version__}
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from jointnas.errors import RunError
 
@@ -17,14 +18,17 @@ Migration = str | Callable[[sqlite3.Connection], None]
 
 
 class Database:
-    """An open file; any number of processes may have it open. name: what it belongs to, in messages, as in "the run 'runs/photos'".
+    """An open file; any number of processes of one machine may have it open.
 
-    A file that has seen n of the migrations has `user_version` n. new: whether it may be empty before. Raises `RunError` for a file that is
-    no database, is damaged or locked, or has a newer format.
+    name: what it belongs to, in messages, as in "the run 'runs/photos'". go_on: what a user does when the cause of an error is gone. A file
+    that has seen n of the migrations has `user_version` n. new: whether it may be empty before. Raises `RunError` for a file that is no
+    database, is damaged or locked, or has a newer format.
     """
 
-    def __init__(self, path: Path, name: str, migrations: Sequence[Migration], *, new: bool = False) -> None:
-        self.name, self._migrations = name, migrations
+    def __init__(
+        self, path: Path, name: str, migrations: Sequence[Migration], *, go_on: str, new: bool = False
+    ) -> None:
+        self.name, self._migrations, self._go_on = name, migrations, go_on
         try:
             self._connection = sqlite3.connect(path, isolation_level=None, timeout=WAIT_SECONDS)
         except sqlite3.Error as error:
@@ -85,9 +89,13 @@ class Database:
         except BaseException as error:
             if db.in_transaction:
                 db.execute("ROLLBACK")
-            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.IntegrityError):
+            is_outside = type(error) in (
+                sqlite3.DatabaseError,
+                sqlite3.OperationalError,
+            )  # others are faults of the program
+            if isinstance(error, sqlite3.Error) and is_outside:
                 raise RunError(
-                    f"{self.name} cannot be written ({error}): {_remedy(error)}, then repeat the command, a search with --resume"
+                    f"{self.name} cannot be written ({error}): {_remedy(error)}, then {self._go_on}"
                 ) from error
             raise
 
@@ -103,4 +111,30 @@ def _remedy(error: sqlite3.Error) -> str:
         return "end the program that holds it"
     if "malformed" in text or "not a database" in text:
         return "restore the file"
-    return "make its folder writable" if "readonly" in text else "make room on the disk"
+    if "unable to open" in text or "readonly" in text:
+        return "make its folder writable"
+    return "make room on the disk"
+
+
+class HasDatabase(Protocol):
+    """What keeps its data in a database."""
+
+    _db: Database
+
+
+S = TypeVar("S", bound=HasDatabase)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def undamaged(read: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
+    """Return a method that raises `RunError` where its database holds what no version writes, as after a damage."""
+
+    @wraps(read)
+    def checked(owner: S, /, *args: P.args, **options: P.kwargs) -> T:
+        try:
+            return read(owner, *args, **options)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise RunError(f"the database of {owner._db.name} is damaged ({error}): restore the file") from error
+
+    return checked

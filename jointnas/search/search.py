@@ -50,8 +50,9 @@ class Search:
     none that was observed.
 
     objective: "max accuracy", or "min METRIC" with a constraint such as "accuracy>=0.8", which the prediction has to meet.
-    storage: a SQLite file that keeps the search; any number of processes may share it, each asks with the others' candidates in mind. A
-    search of this name goes on there; candidates of a process that has ended without a result are asked again first.
+    storage: a SQLite file that keeps the search; any number of processes of one machine may share it, each asks with the others' candidates
+    in mind. A search of this name goes on there; candidates of a process of this machine that has ended without a result are asked again
+    first.
     meter: measures metrics of candidates on the device (see `measurement.meter.Meter`), for constraints and objectives on
     `constraint.MEASURED`. A forecast guides the search; it is calibrated on the device when the pool is first used. Winners are measured
     and meet their bounds. reported: further metrics to measure of winners.
@@ -122,7 +123,8 @@ class Search:
 
         Before two accuracies are observed the batch fills the space; where a prior guides it, the last of every four candidates do, in
         case the prior is wrong. Otherwise it comes from the pool and from children of the best, by Thompson sampling: the first by its
-        median accuracy, each other by another function sampled from the posterior. Raises `SearchError` when the pool is exhausted.
+        median accuracy unless candidates wait for their results, each other by another function sampled from the posterior; report failures
+        as None, or they wait for ever. Raises `SearchError` when the pool is exhausted.
         """
         if n < 1:
             raise SearchError(f"a batch has at least 1 candidate, got {n}: ask for more")
@@ -148,7 +150,9 @@ class Search:
     def _claim(self, storage: Storage, n: int) -> Codes:
         """Return n codes that no other process trains: first what processes that have ended left without a result."""
         self._read_storage()
-        batch = self.space.to_codes([trial.candidate for trial in storage.adopt(n)])
+        left = storage.adopt(n)
+        self._ids.update({trial.identity: trial.id for trial in left})
+        batch = self.space.to_codes([trial.candidate for trial in left])
         while len(batch) < n and not (len(batch) and self.exhausted):
             new = self._next(n - len(batch))
             ids = storage.claim(self.space.to_candidates(new), self.space.identities(new))

@@ -17,7 +17,7 @@ import psutil
 from numpy.typing import NDArray
 
 from jointnas.errors import SearchError
-from jointnas.search.database import Database, Migration
+from jointnas.search.database import Database, Migration, undamaged
 from jointnas.space.knob_space import Candidate
 from jointnas.space.knobs import Codes
 from jointnas.space.space import Space
@@ -109,7 +109,7 @@ class StoredTrial:
 
 
 class Storage:
-    """The trials of one search in a SQLite file, which any number of processes may share; a file may hold several searches.
+    """The trials of one search in a SQLite file, which any number of processes of one machine may share; a file may hold several searches.
 
     settings: what must be equal for all processes of the search. Raises `RunError` for a file that cannot be used, `SearchError` for other
     settings than those that the search was begun with.
@@ -117,19 +117,24 @@ class Storage:
 
     def __init__(self, path: str | Path, name: str, settings: Mapping[str, Any]) -> None:
         self.path, self.name = Path(path), name
-        self._db = Database(self.path, f"the storage {str(path)!r}", TRIALS, new=True)
+        self._db = Database(self.path, f"the storage {str(path)!r}", TRIALS, go_on="start the program again", new=True)
         self._seen = 0  # the latest change that was read
         text = json.dumps(settings, sort_keys=True)
         with self._db.transaction() as db:
             db.execute("INSERT OR IGNORE INTO searches VALUES (?, ?, ?)", (name, text, time.time()))
-        (row,) = self._db.rows("SELECT settings FROM searches WHERE name = ?", (name,))
-        if row["settings"] != text:
-            before = json.loads(row["settings"])
-            setting = next(key for key in settings if before.get(key) != settings[key])
+        before = self._settings()
+        if before != settings:
+            setting = next((key for key in settings if before.get(key) != settings[key]), "version of jointnas")
             raise SearchError(
                 f"the search {name!r} in {str(path)!r} was begun with another {setting}: use the same one, or another name"
             )
 
+    @undamaged
+    def _settings(self) -> dict[str, Any]:
+        (row,) = self._db.rows("SELECT settings FROM searches WHERE name = ?", (self.name,))
+        return dict(json.loads(row["settings"]))
+
+    @undamaged
     def news(self) -> list[StoredTrial]:
         """Return the trials that were asked or told since the last call, by this process too, in the order of the changes."""
         rows = self._db.rows(
@@ -150,6 +155,7 @@ class Storage:
                 ids.append(cursor.lastrowid if cursor.rowcount else None)
         return ids
 
+    @undamaged
     def adopt(self, n: int) -> list[StoredTrial]:
         """Return at most n pending trials whose process has ended on this machine, now this process's own."""
         with self._db.transaction() as db:
@@ -174,10 +180,6 @@ class Storage:
                     "observation = excluded.observation, change = excluded.change, told_at = excluded.told_at",
                     (self.name, identity, json.dumps(candidate), text, self._next_change(db), now, now),
                 )
-
-    def close(self) -> None:
-        """Close the file."""
-        self._db.close()
 
     def _next_change(self, db: sqlite3.Connection) -> int:
         (latest,) = db.execute("SELECT COALESCE(MAX(change), 0) FROM trials WHERE search = ?", (self.name,)).fetchone()
@@ -212,5 +214,5 @@ def _has_ended(owner: str | None) -> bool:
         return False
     try:
         return _started_at(pid) != float(started)
-    except psutil.NoSuchProcess:
+    except (psutil.NoSuchProcess, ProcessLookupError):  # also while it was looked at
         return True

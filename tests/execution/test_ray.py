@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -192,3 +193,26 @@ def test_an_address_where_no_cluster_is_gives_one_sentence(monkeypatch):
 def test_slots_of_a_cluster_that_cannot_be_are_refused(options, text):
     with pytest.raises(SearchError, match=text):
         remote_slots(**options)
+
+
+# ------------------------------------------------------------------------------------------------------------- documents
+
+
+def test_the_manifests_in_the_documents_are_whole():
+    yaml = pytest.importorskip("yaml")
+    text = (Path(ROOT) / "docs" / "cluster.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    job, task = (yaml.safe_load(block) for block in blocks)
+    assert all(len(block.splitlines()) <= 15 for block in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL))
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    cluster = job["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        assert group["rayStartParams"] == {}
+        (container,) = group["template"]["spec"]["containers"]
+        assert set(container) >= {"name", "image", "resources"}
+        mounted = {mount["name"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in group["template"]["spec"]["volumes"]}
+    assert all(group["groupName"] and group["replicas"] for group in cluster["workerGroupSpecs"])
+    assert task["num_nodes"] > 1
+    for command in (job["spec"]["entrypoint"], task["run"]):
+        assert "jointnas search --ray auto" in command

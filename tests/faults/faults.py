@@ -49,13 +49,17 @@ def kill(kind: str, target: str, duration: float, folder: Path, rng: random.Rand
     """`kill -9` at a random moment of a command: of the command, of one of its workers, or of all its processes at once."""
     command = COMMANDS[kind](folder)
     process = command.start()
-    time.sleep(rng.uniform(0, duration))
     if target == "worker":
+        until(lambda: command.workers() or process.poll() is not None, seconds=60)
+        time.sleep(rng.uniform(0, duration / 4))
         victims = command.workers()
         for pid in rng.sample(victims, min(1, len(victims))):
             _kill(pid)
         command.check(wait_for_end(process))
+        if not victims:
+            raise CannotHappen("the command had ended before its worker could be killed")
         return
+    time.sleep(rng.uniform(0, duration))
     for pid in [process.pid] if target == "command" else command.running():
         _kill(pid)
     wait_for_end(process)
@@ -222,8 +226,10 @@ def damaged_database(how: str, folder: Path, rng: random.Random) -> None:
         content[start : start + 512] = rng.randbytes(512)
     database.write_bytes(content)
     ended = command.complete(*command.goes_on)
-    if ended.code:  # else the damage is in an unused part
+    if ended.code:
         _check_sentence(ended)
+    else:  # the damage is in an unused part
+        command.check(ended, before)
     shutil.rmtree(command.path)
     shutil.move(folder / "kept", command.path)
     command.check(command.finish(), before)

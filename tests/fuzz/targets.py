@@ -210,6 +210,15 @@ def read_architecture(rng: random.Random, folder: Path) -> None:
     assert all(np.isfinite(float(value)) for value in costs.values())
 
 
+def read_slot(rng: random.Random, folder: Path) -> None:
+    """The slot in a candidate file, as `retrain` reads it."""
+    slot: dict[str, Any] = {"device": rng.choice(("cpu", "cuda", "tpu", 3)), "threads": 1, "workers": 2}
+    for name in rng.sample(("device", "threads", "workers", "gpus", "per_gpu", "x"), 2):
+        slot[name] = rng.choice((0, -1, 1, 10**9, 0.5, "1", None, [1], [0, "a"], {}, True))
+    place = Slot.from_json(slot).place(0)
+    assert place.threads >= 1
+
+
 def read_policies(rng: random.Random, folder: Path) -> None:
     """A policy file."""
     text = 'format = 1\npolicy = """\ninvert 0.1 7 + contrast 0.2 6\nrotate 0.7 2 + translate_x 0.3 9\n"""\n'
@@ -473,6 +482,7 @@ def targets(seeds: Seeds) -> dict[str, tuple[Read, int]]:
         "folder of images": (read_folder(seeds), 4),
         "arrays": (read_arrays(seeds), 8),
         "image cache": (read_cache(seeds), 1),
+        "slot": (read_slot, 4),
     }
 
 

@@ -34,7 +34,7 @@ NAMES = (
         "storage",
     ),
     *("measurements", "trained network", "weights", "predictor", "image", "giant image", "zip of images"),
-    *("folder of images", "arrays", "image cache"),
+    *("folder of images", "arrays", "image cache", "slot"),
 )
 
 
