@@ -10,7 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, SpawnContext
@@ -18,7 +18,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, Self
 
 from jointnas.errors import SearchError
-from jointnas.execution.slots import PASSIVE, Slot
+from jointnas.execution.slots import Slot
 from jointnas.execution.worker import OUT_OF_MEMORY, Prepare, work
 
 HANG_SECONDS = 180.0  # without a message from a running job
@@ -164,8 +164,7 @@ class LocalExecutor(Executor):
         ours, theirs = self._context.Pipe()
         place = self._slot.place(i, self._is_alone)
         process = self._context.Process(target=work, args=(theirs, self._prepare, place, self._preload), daemon=True)
-        with _passive_waiting():  # the server that workers are forked from loads OpenMP
-            process.start()
+        process.start()
         theirs.close()
         return _Worker(process, ours)
 
@@ -243,18 +242,6 @@ def _process_context(preload: Sequence[str]) -> ForkServerContext | SpawnContext
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preload))
     return context
-
-
-@contextmanager
-def _passive_waiting() -> Iterator[None]:
-    """Let processes that start in this context have `PASSIVE` in their environment, unless the user chose otherwise."""
-    missing = [name for name in PASSIVE if name not in os.environ]
-    os.environ.update({name: PASSIVE[name] for name in missing})
-    try:
-        yield
-    finally:
-        for name in missing:
-            del os.environ[name]
 
 
 def _end(worker: _Worker) -> None:

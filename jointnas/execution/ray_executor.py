@@ -7,6 +7,7 @@ from travels to each node once, through Ray's object store.
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ try:
 except ImportError as error:
     raise SearchError("Ray is not installed: pip install 'jointnas[ray]'") from error
 
+CONNECT_SECONDS = 10.0
 PATIENCE_SECONDS = 1800.0  # for a first job to start, on a cluster that has to grow
 LEAK_BYTES = 2 * 1024**3  # of growth after a process's first job
 TOKEN_ADVICE = "set RAY_AUTH_TOKEN to the cluster's token, or RAY_AUTH_MODE=disabled where it has none"
@@ -268,7 +270,10 @@ def _run(
 
 def _connect(address: str) -> None:
     """Connect to a cluster. Raises `SearchError` with what to do where it cannot be reached."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
     try:
+        if colon and port.isdecimal():  # Ray itself would wait for minutes
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
         ray.init(address=address, log_to_driver=False, logging_level="error", configure_logging=False)
     except Exception as error:  # Ray has no common type for them
         text = _first_line(error)

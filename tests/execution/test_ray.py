@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -175,11 +174,8 @@ def test_a_search_on_the_cluster_goes_on_when_its_command_was_killed(cluster, tm
 
 def test_an_address_where_no_cluster_is_gives_one_sentence(monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.setenv("RAY_gcs_server_request_timeout_seconds", "2")
-    began = time.monotonic()
     with pytest.raises(SearchError, match=r"no Ray cluster can be used at '127\.0\.0\.1:1'"):
         find_executor("ray:127.0.0.1:1")(prepare, remote_slots(1), 30, ())
-    assert time.monotonic() - began < 120
 
 
 @pytest.mark.parametrize(
