@@ -3,8 +3,8 @@
     python -m benchmarks.training.contention --data cifar10-images.zip --to benchmarks/results/contention.json
 
 Each arm trains `resnet9-1m` for some seconds in fresh worker processes and counts steps: so many workers share the cores, so many busy
-loops run beside them, OpenMP's threads sleep or spin while they wait, and workers are pinned to cores of their own or not. Arms take
-turns, repeat after repeat. The machine must be left alone otherwise.
+loops run beside them, OpenMP's threads sleep while they wait (`OMP_WAIT_POLICY=PASSIVE`) or spin (the default), and workers are
+pinned to cores of their own or not. Arms take turns, repeat after repeat. The machine must be left alone otherwise.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from jointnas.training.job import TrainingJob, TrainingResult, trial_executor
 
 RECIPE = "resnet9-1m"
 BUSY = "while True: pass"
-LIBRARY_DEFAULT = "300000"  # turns that a thread of GNU's OpenMP spins, where nothing else is set
 
 
 class Unpinned(Slot):
@@ -102,8 +101,8 @@ def main() -> None:
     for _ in range(options.repeats):
         for number, arm in enumerate(arms()):
             command = [sys.executable, "-m", "benchmarks.training.contention", *sys.argv[1:], "--arm", str(number)]
-            spinning = {} if arm.is_passive else {"GOMP_SPINCOUNT": LIBRARY_DEFAULT}
-            ended = subprocess.run(command, env={**os.environ, **spinning}, capture_output=True, text=True, check=True)
+            waiting = {"OMP_WAIT_POLICY": "PASSIVE"} if arm.is_passive else {}
+            ended = subprocess.run(command, env={**os.environ, **waiting}, capture_output=True, text=True, check=True)
             trainings[str(arm)] += json.loads(ended.stdout)
     rows = {
         name: {key: median(t[key] for t in own) for key in ("steps", "cpu_share", "accuracy")} | {"trainings": own}

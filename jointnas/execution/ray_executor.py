@@ -19,7 +19,7 @@ import psutil
 
 from jointnas.errors import JointNASError, SearchError
 from jointnas.execution.executor import DIED, ERROR, HANG_SECONDS, HUNG, LOST, MEMORY, Event, Executor, Job
-from jointnas.execution.slots import PASSIVE, Place, Slot
+from jointnas.execution.slots import Place, Slot
 from jointnas.execution.worker import OUT_OF_MEMORY, Handler, Prepare, import_modules, limit, run_job
 
 try:
@@ -244,7 +244,6 @@ def _run(
         if key not in _handlers:
             _handlers.clear()
             _first_memory.clear()
-            os.environ.update({name: value for name, value in PASSIVE.items() if name not in os.environ})
             import_modules(preload)
             limit(place)
             _handlers[key] = prepare()

@@ -13,8 +13,6 @@ from jointnas.cores import available_cores
 from jointnas.errors import SearchError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Lets OpenMP's threads sleep while they wait. By default they spin, and take the core from a thread that they wait for."""
 
 
 class Place(NamedTuple):
@@ -77,7 +75,6 @@ class Slot:
     def place(self, worker: int, alone: bool = False) -> Place:
         """Return the place of a worker, by its number from 0 on. alone: whether no other worker shares its GPU."""
         environment = {
-            **PASSIVE,
             **os.environ,
             "OMP_NUM_THREADS": str(self.threads),
             "MKL_NUM_THREADS": str(self.threads),

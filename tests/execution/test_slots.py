@@ -103,16 +103,6 @@ def test_workers_stay_on_cores_of_their_own():
     assert len(used) == len(set(used))
 
 
-@pytest.mark.parametrize("chosen", [None, "ACTIVE"])
-def test_threads_sleep_while_they_wait_unless_the_user_chose_otherwise(chosen, monkeypatch):
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    if chosen:
-        monkeypatch.setenv("OMP_WAIT_POLICY", chosen)
-    with LocalExecutor(prepare, Slot("cpu", 1, 1)) as executor:
-        assert outcomes(executor, [Job(1, {"do": "about"})])[1].result["OMP_WAIT_POLICY"] == (chosen or "PASSIVE")
-    assert os.environ.get("OMP_WAIT_POLICY") == chosen
-
-
 @pytest.mark.parametrize(
     ("affinity", "cores", "slot"),
     [
