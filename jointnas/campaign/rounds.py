@@ -109,7 +109,7 @@ class Rounds:
         spec, runner = self._spec, self._runner
         last = np.cumsum([spec.batch_of(number) for number in range(1, spec.rounds + 1)])  # of each round
         held = self._trials()
-        if held and all(t.observation and t.accuracy is None for t in held):
+        if not any(t.accuracy is not None for t in held if t.observation):
             held = runner.retry(held)
         self._tell(spec.rounds, [t for t in held if t.observation])
         running = [t for t in held if t.observation is None]  # also those that were set aside

@@ -57,7 +57,7 @@ def test_a_training_is_done_again_once_and_where_most_are_disturbed_again_no_mor
         assert [t.accuracy for t in trainings.train(runner, (4, 8))] == [0.2, 0.4]
         (last,) = trainings.train(runner, (12,))
     assert (last.accuracy, last.disturbed) == (0.5, None)
-    assert trainings.texts[-1] == "disturbed again, so nothing more is repeated: trials 1, 2"
+    assert trainings.texts[-1] == "disturbed by other programs, but not repeated, as this machine stays busy: trial 3"
 
 
 def test_a_training_that_waits_for_its_second_run_has_it_when_the_run_is_resumed(tmp_path):
@@ -95,6 +95,8 @@ def test_under_a_clock_a_run_keeps_to_machines_of_one_kind_unless_it_is_told_oth
         if refused:
             with pytest.raises(SearchError, match="got 'Xeon' after 'EPYC'"):
                 runner.train(trials)
-            assert [t.accuracy for t in run.trials()] == [0.5, None]
+            assert [t.accuracy for t in run.trials()] == [0.5, 0.5]
+            with pytest.raises(SearchError, match="go on with --mix-machines"):  # before anything is trained
+                Runner(run, InProcessExecutor(trained), clock, 0, lambda event: None).train([])
         else:
             assert [t.accuracy for t in runner.train(trials)] == [0.5, 0.5]

@@ -58,7 +58,7 @@ def handle(payload, progress):
     if do == "threads":
         return {"torch": sys.modules["torch"].get_num_threads(), "environment": os.environ["OMP_NUM_THREADS"]}
     if do == "leak":
-        LEAKED.append(bytes(payload["megabytes"] * 1024**2))
+        LEAKED.append(b"x" * payload["megabytes"] * 1024**2)
         return {"pid": os.getpid()}
     if do == "wait":
         (Path(payload["folder"]) / f"{os.getpid()}-{time.monotonic_ns()}").touch()
