@@ -46,8 +46,9 @@ def train(candidate, seed, clock):
     return 1 - (x - 0.3) ** 2 - 0.1 * (y - 0.7) ** 2
 """
 
-SMALL = ("--train-images", "200", "--val-images", "100", "--train-steps", "2", "--workers", "2")
-TOY = ("search", "--space", "toy.toml", "--train-fn", "toy:train", "--train-steps", "1", "--workers", "2")
+WORKERS = str(min(2, os.cpu_count() or 1))
+SMALL = ("--train-images", "200", "--val-images", "100", "--train-steps", "2", "--workers", WORKERS)
+TOY = ("search", "--space", "toy.toml", "--train-fn", "toy:train", "--train-steps", "1", "--workers", WORKERS)
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Command:
             text=True,
             start_new_session=True,
             user=self.user,
-            preexec_fn=_heed_interruptions,
+            preexec_fn=_as_from_a_terminal,
         )
 
     def _python_path(self) -> list[str]:
@@ -189,8 +190,10 @@ class Command:
         assert not left, f"temporary files are left: {left}"
 
 
-def _heed_interruptions() -> None:
+def _as_from_a_terminal() -> None:
+    """Heed Ctrl-C, and use all cores, also where the tests run on a part of them."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
 
 
 def toy_search(folder: Path, **settings: Any) -> Command:

@@ -7,6 +7,7 @@ import atexit
 import os
 import pathlib
 import signal
+import sqlite3
 import sys
 
 CHANGES = ("BEGIN", "COMMIT", "INSERT", "UPDATE", "CREATE", "ALTER", "PRAGMA")
@@ -23,9 +24,7 @@ def write():
 
 
 def watch(event, arguments):
-    if event == "sqlite3.connect/handle":
-        arguments[0].set_trace_callback(lambda text: write() if text.lstrip().upper().startswith(CHANGES) else None)
-    elif event in FILES:
+    if event in FILES:
         write()
     elif event == "open":
         path, mode, flags = arguments
@@ -34,7 +33,14 @@ def watch(event, arguments):
             write()
 
 
+def connect(*arguments, real=sqlite3.connect, **options):
+    connection = real(*arguments, **options)
+    connection.set_trace_callback(lambda text: write() if text.lstrip().upper().startswith(CHANGES) else None)
+    return connection
+
+
 if any(os.path.basename(argument) == "jointnas" for argument in sys.orig_argv):  # not in servers and workers
     sys.addaudithook(watch)
+    sqlite3.connect = connect
     if target := os.environ.get("JOINTNAS_WRITES"):
         atexit.register(lambda: pathlib.Path(target).write_text(str(writes)))
