@@ -17,6 +17,7 @@ import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,8 @@ def attempt(fault: Fault, seed: int) -> str:
     return "survived"
 
 
-def kills(chosen: list[str]) -> list[tuple[str, Fault]]:
-    """Return the kills of the chosen commands, each at its own moment."""
+def kills(chosen: list[str], share: float) -> list[tuple[str, Fault]]:
+    """Return a share of the kills of the chosen commands, each at its own moment."""
     found: list[tuple[str, Fault]] = []
     for kind in chosen:
         with tempfile.TemporaryDirectory(prefix="fault-") as folder:
@@ -59,11 +60,11 @@ def kills(chosen: list[str]) -> list[tuple[str, Fault]]:
         if kind == "retrain":  # the search before it is not what is killed
             duration /= 2
         for target, times in zip(TARGETS, KILLS[kind], strict=True):
-            found += [(f"kill -9: {kind}, {target}", partial(kill, kind, target, duration))] * times
+            found += [(f"kill -9: {kind}, {target}", partial(kill, kind, target, duration))] * ceil(share * times)
         if kind in WRITES:
             with tempfile.TemporaryDirectory(prefix="fault-") as folder:
                 writes = count_writes(kind, Path(folder))
-            numbers = random.Random(0).sample(range(1, writes + 1), min(writes, WRITES[kind]))
+            numbers = random.Random(0).sample(range(1, writes + 1), min(writes, ceil(share * WRITES[kind])))
             found += [
                 (f"kill -9: {kind}, before a write (of {writes})", partial(kill_at_write, kind, n)) for n in numbers
             ]
@@ -75,10 +76,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", help="parts of the names of faults, or of commands that are killed")
     parser.add_argument("--workers", type=int, default=2, help="commands side by side")
+    parser.add_argument("--share", type=float, default=1.0, help="of the 226 kills")
     parser.add_argument("--to", type=Path)
     options = parser.parse_args()
     wanted = lambda name: not options.only or any(part in name for part in options.only)  # noqa: E731
-    tries = kills([kind for kind in KILLS if wanted(f"kill -9: {kind}")])
+    tries = kills([kind for kind in KILLS if wanted(f"kill -9: {kind}")], options.share)
     tries += [(name, fault) for name, (fault, times) in faults().items() if wanted(name) for _ in range(times)]
     ends: dict[str, list[str]] = defaultdict(list)
     with ThreadPoolExecutor(options.workers) as threads:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 import zipfile
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -151,12 +152,19 @@ class ImageZip(ImageTree):
         return f"{file_key(self.path)}|{self.image_size}"
 
     def _names(self) -> list[str]:
-        with zipfile.ZipFile(self.path) as archive:
+        with self._archive() as archive:
             return [info.filename for info in archive.infolist() if not info.is_dir()]
+
+    def _archive(self) -> zipfile.ZipFile:
+        """Return the open zip. Raises `DataError` for a damaged one."""
+        try:
+            return zipfile.ZipFile(self.path)
+        except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, RuntimeError) as error:
+            raise DataError(f"the zip {str(self.path)!r} cannot be read ({error}): make it again") from error
 
     @contextmanager
     def _reader(self) -> Iterator[Reader]:
-        with zipfile.ZipFile(self.path) as archive:
+        with self._archive() as archive:
 
             def read(name: str) -> bytes:
                 size = archive.getinfo(name).file_size

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from jointnas.data.contract import SPLITS, Contents, Images, Labels, Source, array_contents, file_key
 from jointnas.data.image_folder import ImageFolder, ImageZip
+from jointnas.data.images import BROKEN
 from jointnas.errors import DataError, suggest
 from jointnas.plugins import load_plugin, plugin_names
 
@@ -130,7 +131,7 @@ class Npz(Source):
         try:
             with np.load(self.path, allow_pickle=False) as file:
                 arrays = {name.lower(): file[name] for name in file.files}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except (*BROKEN, LookupError, TypeError, MemoryError) as error:
             raise DataError(
                 f"{str(self.path)!r} is not an .npz of plain arrays ({error}): save it again with numpy.savez"
             ) from error

@@ -236,7 +236,7 @@ def nash(folder: Path, **settings: Any) -> Command:
 
 def policy_search(folder: Path, **settings: Any) -> Command:
     """Return a search of six policies."""
-    arguments = ("policy", "search", *SMALL, "--rounds", "2", "--batch", "3", "--confirm", "1", "--top", "2")
+    arguments = ("policy", "search", *SMALL, "--rounds", "2", "--batch", "3", "--top", "2")
     return Command(folder, (*arguments, "--out", "run", "--json"), trials=6, **settings)
 
 

@@ -33,6 +33,8 @@ EXECUTES = (
 )
 WRITES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.symlink", "os.link", "shutil.copyfile")
 
+TO_THE_SECOND = ("os.rename", "os.symlink", "os.link", "shutil.copyfile")
+
 
 class Violation(Exception):
     """An input made a target do what reading must not do."""
@@ -73,8 +75,13 @@ class Watch:
             writes = any(sign in mode for sign in "wax+") if mode else flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
             if writes and isinstance(path, str | bytes):
                 self._check(os.fsdecode(path))
-        elif event in WRITES and isinstance(arguments[0], str | bytes | os.PathLike):
-            self._check(os.fsdecode(arguments[0]))
+        elif event in WRITES:
+            path = arguments[1 if event in TO_THE_SECOND else 0]
+            within = (
+                arguments[1] if event in ("os.remove", "os.rmdir") else -1
+            )  # an open folder that the path is relative to
+            if within == -1 and isinstance(path, str | bytes | os.PathLike):
+                self._check(os.fsdecode(path))
 
     def _check(self, path: str) -> None:
         whole = os.path.abspath(path)

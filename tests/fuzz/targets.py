@@ -6,6 +6,7 @@ its folder.
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import random
@@ -23,7 +24,7 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import save
 
-from jointnas.campaign.candidate_file import CandidateFile, candidate_costs, find_candidate, recipe_path
+from jointnas.campaign.candidate_file import CandidateFile, candidate_costs, recipe_path
 from jointnas.campaign.options import make_spec, over_config, read_config
 from jointnas.campaign.policy_file import read_policy
 from jointnas.campaign.store import DATABASE, Context, Run, Trial
@@ -34,7 +35,7 @@ from jointnas.data.pack import open_pack
 from jointnas.errors import JointNASError
 from jointnas.execution.slots import Slot
 from jointnas.measurement.store import Store
-from jointnas.network.families import make_blueprint
+from jointnas.network.families import find_family, make_blueprint
 from jointnas.network.module import Network, build, load_weights, save_weights
 from jointnas.predictor.contract import Predictor
 from jointnas.predictor.files import DESCRIPTION, WEIGHTS, digest
@@ -97,7 +98,8 @@ def make_seeds(folder: Path) -> Seeds:
     space = Space.load("resnet9-basic", input_shape=SHAPE, classes=CLASSES)
     search = Search(space, storage=folder / "storage.sqlite", pool_size=20)
     search.tell(search.ask(3), [0.1, 0.2, None])
-    del search
+    del search  # and with it its connection
+    gc.collect()
     _flatten(folder / "storage.sqlite")
     blueprint = make_blueprint(candidate["architecture"], SHAPE, CLASSES)
     (folder / "winner").mkdir()
@@ -197,15 +199,13 @@ def read_candidate(rng: random.Random, folder: Path) -> None:
 
 
 def read_architecture(rng: random.Random, folder: Path) -> None:
-    """An architecture with extreme knobs."""
-    networks = {name: find_candidate("resnet9-1m").candidate["architecture"] for name in ("resnet9",)}
-    own: dict[str, Any] = {**networks["resnet9"], "network": rng.choice(NETWORKS)}
-    for name in rng.sample(
-        ("width", "depth1", "depth2", "depth3", "resolution", "stages", "stride", "name", "activation", "kernel"), 3
-    ):
-        own[name] = rng.choice(
-            (0, -1, 1, 2, 7, 10**9, 10**30, 0.5, 1e300, float("nan"), True, "x", "resnet18", None, [1], {})
-        )
+    """An architecture with one or two extreme knobs."""
+    network = rng.choice(NETWORKS)
+    knobs = find_family(network).knobs
+    own: dict[str, Any] = {"network": network, **({"name": "resnet18"} if network == "library" else {})}
+    for name in rng.sample(sorted(knobs), min(len(knobs), rng.randint(1, 2))):
+        extreme = rng.choice((0, -1, 1, 2, 7, 300, 10**9, 10**30, 0.5, 1e300, float("nan"), True, "x", None, [1], {}))
+        own[name] = rng.choice((extreme, knobs[name]))
     costs = candidate_costs({"architecture": own, "recipe": {}}, (3, 16, 16), 4)
     assert all(np.isfinite(float(value)) for value in costs.values())
 
@@ -221,11 +221,12 @@ def read_slot(rng: random.Random, folder: Path) -> None:
 
 def read_policies(rng: random.Random, folder: Path) -> None:
     """A policy file."""
-    text = 'format = 1\npolicy = """\ninvert 0.1 7 + contrast 0.2 6\nrotate 0.7 2 + translate_x 0.3 9\n"""\n'
-    target = folder / "policy.toml"
-    target.write_text(
-        mutate_text(rng, text, ("shear_x", "cutout", "sample_pairing", "+")), encoding="utf-8", errors="replace"
+    text = (
+        'format = 1\nsub_policies = ["invert 0.1 7, contrast 0.2 6", "rotate 0.7 2, translate_x 0.3 9", "cutout 1 3"]\n'
     )
+    target = folder / "policy.toml"
+    words = ("shear_x", "cutout", "sample_pairing", ",")
+    target.write_text(mutate_text(rng, text, words), encoding="utf-8", errors="replace")
     read_policy(target)
 
 
