@@ -76,7 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", help="parts of the names of faults, or of commands that are killed")
     parser.add_argument("--workers", type=int, default=2, help="commands side by side")
-    parser.add_argument("--share", type=float, default=1.0, help="of the 226 kills")
+    parser.add_argument("--share", type=float, default=1.0, help="of the 216 kills")
     parser.add_argument("--to", type=Path)
     options = parser.parse_args()
     wanted = lambda name: not options.only or any(part in name for part in options.only)  # noqa: E731

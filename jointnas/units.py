@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from decimal import Decimal
+from typing import TypeGuard
 
 from jointnas.errors import UnitError
 
@@ -16,6 +17,16 @@ SIZES: Mapping[str, float] = {
 }  # fmt: skip
 
 _NUMBER = re.compile(r"\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z]*)\s*")
+
+
+def is_finite(value: object) -> TypeGuard[int | float]:
+    """Return whether this is a number that a float holds; booleans are none, and a whole number may be too large."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _parse(text: str, kind: str, units: Mapping[str, float], example: str) -> float:

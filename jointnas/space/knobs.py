@@ -6,7 +6,6 @@ ordered, categorical and fixed knobs, the number itself for continuous ones; NaN
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jointnas.errors import CandidateError, suggest
+from jointnas.units import is_finite
 
 Value = bool | int | float | str
 Codes = NDArray[np.float64]
@@ -311,20 +311,12 @@ def is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def is_finite(value: float) -> bool:
-    """Return whether a number is finite as a float; a whole number may be too large for one."""
-    try:
-        return math.isfinite(value)
-    except OverflowError:
-        return False
-
-
 def index_of(value: object, values: Sequence[Value]) -> int | None:
     """Return the index of `value`, None if absent. Booleans, strings and numbers never match each other; numbers match to 1e-9."""
     for i, other in enumerate(values):
         if isinstance(value, bool) or isinstance(other, bool) or isinstance(value, str) or isinstance(other, str):
             if type(value) is type(other) and value == other:
                 return i
-        elif isinstance(value, int | float) and is_finite(value) and abs(value - other) <= 1e-9 * abs(other):
+        elif is_finite(value) and abs(value - other) <= 1e-9 * abs(other):
             return i
     return None

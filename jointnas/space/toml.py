@@ -15,6 +15,7 @@ from jointnas.space.continuous import Continuous, Switchable
 from jointnas.space.knobs import Choice, Condition, Fixed, Knob, Ordered, Value, index_of
 from jointnas.training.recipe import check_value
 from jointnas.training.recipe import knob as recipe_knob
+from jointnas.units import is_finite
 
 FORMAT = 1
 GROUPS = ("architecture", "recipe")
@@ -95,7 +96,7 @@ def _parse_number(name: str, when: Condition, spec: Mapping[str, Any]) -> Knob:
     low, high, log = spec["low"], spec["high"], spec.get("log", False)
     numbers = {"low": low, "high": high, **{key: spec[key] for key in ("step", "off") if key in spec}}
     for key, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+        if not is_finite(number):
             raise SpaceError(f"{key} of the knob {name} must be a finite number, got {number!r}")
     if not isinstance(log, bool):
         raise SpaceError(f"log of the knob {name} must be true or false, got {log!r}")
@@ -141,7 +142,7 @@ def _tidy(number: float, step: float) -> float:
 
 
 def _scalar(name: str, value: Any) -> Value:
-    if not isinstance(value, bool | int | float | str) or (isinstance(value, float) and not math.isfinite(value)):
+    if not (isinstance(value, bool | str) or is_finite(value)):
         raise SpaceError(f"a value of the knob {name} must be a finite number, a string or a boolean, got {value!r}")
     return value
 

@@ -6,14 +6,13 @@ all count. A `StepClock` counts training steps alone, so its trainings are repro
 
 from __future__ import annotations
 
-import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
 from jointnas.errors import BudgetError
-from jointnas.units import format_duration
+from jointnas.units import format_duration, is_finite
 
 
 class Clock(ABC):
@@ -181,6 +180,6 @@ def clock_from_json(data: dict[str, Any]) -> Clock:
     kinds: dict[str, Callable[[Any], Clock]] = {"train_steps": StepClock, "train_seconds": WallClock}
     for name, make in kinds.items():
         value = data.get(name) if isinstance(data, dict) else None
-        if isinstance(value, int | float) and math.isfinite(value):
+        if is_finite(value):
             return make(value)
     raise BudgetError(f"a clock needs train_seconds or train_steps, got {data!r}: give --train-time or --train-steps")

@@ -187,10 +187,8 @@ def read_space(rng: random.Random, folder: Path) -> None:
 
 def read_candidate(rng: random.Random, folder: Path) -> None:
     """A candidate file, as `show` and `train` read it before any training."""
-    name = rng.choice(("resnet9-1m", "resnet9-10m", "nash", "nomad-senet", "fbnet-like"))
-    path = recipe_path(name)
-    source = path if path.is_file() else recipe_path("resnet9-1m")
-    text = mutate_text(rng, source.read_text(), (*KNOBS, *NETWORKS))
+    name = rng.choice(("resnet9-1m", "resnet9-10m", "nash", "nomad-senet", "fbnetv3-a"))
+    text = mutate_text(rng, recipe_path(name).read_text(), (*KNOBS, *NETWORKS))
     target = folder / "candidate.toml"
     target.write_text(text, encoding="utf-8", errors="replace")
     file = CandidateFile.read(target)
@@ -221,9 +219,7 @@ def read_slot(rng: random.Random, folder: Path) -> None:
 
 def read_policies(rng: random.Random, folder: Path) -> None:
     """A policy file."""
-    text = (
-        'format = 1\nsub_policies = ["invert 0.1 7, contrast 0.2 6", "rotate 0.7 2, translate_x 0.3 9", "cutout 1 3"]\n'
-    )
+    text = 'format = 1\nsub_policies = ["invert 0.1 7, contrast 0.2 6", "rotate 0.7 2, translate_x 0.3 9", "cutout 1 3, invert 0 1"]\n'
     target = folder / "policy.toml"
     words = ("shear_x", "cutout", "sample_pairing", ",")
     target.write_text(mutate_text(rng, text, words), encoding="utf-8", errors="replace")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from jointnas.errors import BlueprintError, suggest
 from jointnas.network.blueprint import Blueprint
 from jointnas.network.operations.operation import Shape
+from jointnas.units import is_finite
 
 LARGEST = 65_536  # value of any knob: the most channels of an operation, and no depth that fills the memory
 
@@ -77,7 +77,7 @@ def _of_kind(knob: str, value: Any, default: Any) -> Any:
             return value
         kind = "true or false" if isinstance(default, bool) else "a word"
     else:
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        number = is_finite(value)
         if number and abs(value) > LARGEST:
             raise BlueprintError(f"{knob} must be at most {LARGEST}, got {value!r}: lower it")
         if number and isinstance(default, float):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jointnas.errors import BlueprintError
+from jointnas.units import is_finite
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,9 +52,7 @@ def _whole(low: int, high: int) -> AttributeType:
 
 POSITIVE, NATURAL, BITS = _whole(1, 65536), _whole(0, 65536), _whole(1, 64)
 FLAG = AttributeType("true or false", lambda v: isinstance(v, bool))
-REAL = AttributeType(
-    "a finite number", lambda v: isinstance(v, float | int) and not isinstance(v, bool) and math.isfinite(v)
-)
+REAL = AttributeType("a finite number", is_finite)
 WORD = AttributeType("a word", lambda v: isinstance(v, str))
 
 
