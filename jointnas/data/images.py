@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -26,8 +27,9 @@ BROKEN = (
     struct.error,
     zlib.error,
     zipfile.BadZipFile,
+    tokenize.TokenError,
     Image.DecompressionBombError,
-)  # what PIL and zipfile raise for files that are damaged, encrypted or compressed by an unsupported method
+)  # what PIL, zipfile and NumPy raise for files that are damaged, encrypted or compressed by an unsupported method
 GREY_MODES = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16B", "F"))
 MAXIMUM_WHITE = {"I": 65535, "I;16": 65535, "I;16B": 65535}
 

@@ -17,6 +17,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from jointnas.data.contract import SPLITS, Contents
+from jointnas.data.images import BROKEN
 from jointnas.data.sources import find_source
 from jointnas.errors import DataError
 
@@ -125,7 +126,7 @@ def _read(folder: Path) -> Pack | None:
             tuple(about["classes"]),
             about["fingerprint"],
         )
-    except (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, MemoryError):
+    except (*BROKEN, LookupError, TypeError, AttributeError, MemoryError):
         return None
     counts = {len(pack.images), len(pack.labels), max((end for _, end in pack.ranges.values()), default=0)}
     return pack if len(counts) == 1 else None

@@ -37,7 +37,7 @@ class Store:
         """Return the stored values of these keys. Raises `DataError`."""
         with self._opened() as db:
             rows = [(key, db.execute("SELECT value FROM figures WHERE key = ?", (key,)).fetchone()) for key in keys]
-        return {key: float(row[0]) for key, row in rows if row}
+            return {key: float(row[0]) for key, row in rows if row}
 
     def write(self, figures: Mapping[str, float]) -> None:
         """Store values; they replace older ones of the same keys. Raises `DataError`."""
@@ -55,7 +55,7 @@ class Store:
                     "CREATE TABLE IF NOT EXISTS figures (key TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID"
                 )
                 yield db
-        except (OSError, sqlite3.DatabaseError) as error:
+        except (OSError, sqlite3.DatabaseError, ValueError, TypeError) as error:  # the last two for damaged values
             raise DataError(
                 f"measurements cannot be stored in {str(self.path)!r} ({error}): delete the file or set JOINTNAS_CACHE"
             ) from error
