@@ -12,6 +12,7 @@ from jointnas import __version__
 from jointnas.campaign.candidate_file import CandidateFile, make_writable
 from jointnas.campaign.winner_file import Member, WinnerFile
 from jointnas.data.dataset import Data
+from jointnas.errors import ExportError
 from jointnas.execution.executor import Executor
 from jointnas.execution.recorded import RecordedExecutor
 from jointnas.execution.slots import Slot
@@ -89,6 +90,8 @@ def retrain_candidates(
     one's. Raises `ExportError` when the folder cannot be written, `RunError` when the disk is full.
     """
     make_writable(to)
+    for rank in range(1, len(files) + 1):
+        make_writable(to / f"winner-{rank}")  # by this machine: a node that does not see them keeps no weights
     places = [(rank, seed) for rank in range(1, len(files) + 1) for seed in range(seeds)]
     jobs = [
         TrainingJob(
@@ -108,6 +111,11 @@ def retrain_candidates(
         if event.kind in ("done", "failed"):
             place = places[event.number]
             results[place] = TrainingResult.of(event)
+            if results[place].unsaved:
+                raise ExportError(
+                    f"the network of winner {place[0]} cannot be written to {str(to)!r} ({results[place].unsaved}): make room, or choose a "
+                    "folder with --to that all machines share; then repeat the command"
+                )
             watch(RetrainingEnded(*place, results[place], len(results), len(jobs)))
     return [
         _collect(rank, file, [results[rank, seed] for seed in range(seeds)], data, to / f"winner-{rank}")

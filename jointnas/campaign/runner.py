@@ -175,6 +175,8 @@ class Runner:
             self._run.end_trial(event.number, observation)
             self.trials[event.number] = replace(trial, observation=observation)
             self._emit(TrialEnded(self.trials[event.number]))
+            if result.unsaved:
+                self._emit(Notice(f"the weights of trial {event.number} were not kept ({result.unsaved})"))
             self.drop_weights()
             self._check_machines()
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -186,9 +188,21 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
 
 @contextmanager
 def interruptible(advice: Callable[[], str]) -> Iterator[None]:
-    """Turn Ctrl-C into exit 130 and one line of advice."""
+    """Turn Ctrl-C into exit 130 and one line of advice; a second one does not disturb the end of the workers."""
+
+    def interrupt(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, interrupt) if is_main else None
+    interrupted = False
     try:
         yield
     except KeyboardInterrupt:
+        interrupted = True
         messages.print(f"interrupted: {advice()}")
         raise typer.Exit(INTERRUPTED) from None
+    finally:
+        if before is not None and not interrupted:
+            signal.signal(signal.SIGINT, before)

@@ -90,6 +90,10 @@ def train_command(
     observation = result.observation
     if observation.accuracy is None:
         raise JointNASError(f"the training failed: {observation.failure}")
+    if result.unsaved:
+        raise JointNASError(
+            f"the network cannot be written to {str(to)!r} ({result.unsaved}): make room, then train again"
+        )
     outcome = {**observation.to_json(), "folder": str(to) if to else None}
     if to is not None and weights is not None:
         flip = Recipe.from_knobs(file.candidate["recipe"]).test_flip

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from jointnas.data.dataset import Data, load_data
 from jointnas.data.pack import Pack, open_pack
@@ -77,11 +78,15 @@ class Parent:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The result of a job. test_accuracy: None without `test`, or after a failure. members: how many networks it kept."""
+    """The result of a job. test_accuracy: None without `test`, or after a failure. members: how many networks it has.
+
+    unsaved: why their weights could not be written, as on a full disk; the training counts all the same.
+    """
 
     observation: Observation
     test_accuracy: float | None = None
     members: int = 1
+    unsaved: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON types."""
@@ -89,6 +94,7 @@ class TrainingResult:
             "observation": self.observation.to_json(),
             "test_accuracy": self.test_accuracy,
             "members": self.members,
+            "unsaved": self.unsaved,
         }
 
     @classmethod
@@ -97,7 +103,8 @@ class TrainingResult:
         if event.kind == "failed":
             return cls(Observation.failed(event.reason))
         result = event.result
-        return cls(Observation.from_json(result["observation"]), result["test_accuracy"], result.get("members", 1))
+        seen = Observation.from_json(result["observation"])
+        return cls(seen, result["test_accuracy"], result.get("members", 1), result.get("unsaved", ""))
 
 
 def trial_executor(
@@ -186,13 +193,25 @@ def run_job(job: TrainingJob, data: Data, device: str, progress: Progress | None
         report = (lambda: progress(1.0, observation.seconds or 0.0)) if progress else (lambda: None)
         logits = [predict(n, split, normalise, torch.device(device), recipe.test_flip, report) for n in networks]
         test_accuracy = accuracies(vote(logits), split.labels)[0]
-    if job.weights:
-        files = member_files(Path(job.weights), LARGEST_ENSEMBLE)
+    unsaved = _save(networks, Path(job.weights)) if job.weights else ""
+    return TrainingResult(observation, test_accuracy, len(networks), unsaved)
+
+
+def _save(networks: Sequence[Network], weights: Path) -> str:
+    """Write the weights of a job's networks; return why that is not possible, and then leave no file."""
+    if not weights.parent.is_dir():
+        return f"this machine has no folder {str(weights.parent)!r}"
+    files = member_files(weights, LARGEST_ENSEMBLE)
+    try:
         for stale in files[len(networks) :]:  # of an earlier training of this job that was interrupted
             stale.unlink(missing_ok=True)
-        for own_network, path in zip(networks, files, strict=False):
-            save_weights(own_network, path)
-    return TrainingResult(observation, test_accuracy, len(networks))
+        for network, path in zip(networks, files, strict=False):
+            save_weights(network, path)
+    except (OSError, SafetensorError) as error:
+        for path in files:
+            path.unlink(missing_ok=True)
+        return str(error)
+    return ""
 
 
 def member_files(weights: Path, members: int) -> list[Path]:

@@ -79,7 +79,6 @@ class Command:
     trials: int | None = None
     goes_on: Sequence[str] = ("--resume",)
     environment: dict[str, str] = field(default_factory=dict)
-    user: int | None = None
 
     def __post_init__(self) -> None:
         self.mark = uuid.uuid4().hex
@@ -105,7 +104,6 @@ class Command:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            user=self.user,
             preexec_fn=_as_from_a_terminal,
         )
 
