@@ -12,6 +12,8 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 from jointnas.errors import RunError
 
 WAIT_SECONDS = 30.0  # for another process that writes
+DAMAGES = (sqlite3.DatabaseError, sqlite3.OperationalError, UnicodeDecodeError)
+"""What a damaged, locked or full file causes, the last one where a text is damaged; their subclasses are faults of the program."""
 
 Migration = str | Callable[[sqlite3.Connection], None]
 """SQL statements, or a function where the rows that a database holds are converted in Python."""
@@ -38,7 +40,7 @@ class Database:
         try:
             self._migrate(new)
             is_open = True
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             remedy = _remedy(error) if "locked" in str(error) else "restore the file, or make the folder writable"
             raise RunError(f"the database of {name} cannot be used ({error}): {remedy}") from error
         finally:
@@ -74,7 +76,7 @@ class Database:
         """Return what a query finds. Raises `RunError` for a damaged or locked file."""
         try:
             return self._connection.execute(statement, values).fetchall()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             remedy = _remedy(error) if "locked" in str(error) else "restore the file"
             raise RunError(f"the database of {self.name} cannot be read ({error}): {remedy}") from error
 
@@ -89,11 +91,7 @@ class Database:
         except BaseException as error:
             if db.in_transaction:
                 db.execute("ROLLBACK")
-            is_outside = type(error) in (
-                sqlite3.DatabaseError,
-                sqlite3.OperationalError,
-            )  # others are faults of the program
-            if isinstance(error, sqlite3.Error) and is_outside:
+            if type(error) in DAMAGES:
                 raise RunError(
                     f"{self.name} cannot be written ({error}): {_remedy(error)}, then {self._go_on}"
                 ) from error
@@ -104,12 +102,12 @@ class Database:
         self._connection.close()
 
 
-def _remedy(error: sqlite3.Error) -> str:
+def _remedy(error: BaseException) -> str:
     """Return what a user can do about a database that cannot be used."""
     text = str(error)
     if "locked" in text:
         return "end the program that holds it"
-    if "malformed" in text or "not a database" in text:
+    if "malformed" in text or "not a database" in text or isinstance(error, UnicodeDecodeError):
         return "restore the file"
     if "unable to open" in text or "readonly" in text:
         return "make its folder writable"

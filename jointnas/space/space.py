@@ -91,7 +91,13 @@ class Space(KnobSpace):
         """Return the space for images of this shape (C, H, W) and this many classes. Raises `SpaceError`."""
         if input_shape is None or classes is None:
             raise SpaceError("a space needs both an input shape and a class count, got one of them: give both")
-        bound = replace(self, input_shape=tuple(int(d) for d in input_shape), classes=int(classes))
+        try:
+            shape, count = tuple(int(d) for d in input_shape), int(classes)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise SpaceError(
+                f"a space is bound to (C, H, W) and a number of classes, got {input_shape!r} and {classes!r}"
+            ) from error
+        bound = replace(self, input_shape=shape, classes=count)
         if not self.is_abstract:
             bound._check_networks()
         return bound

@@ -115,11 +115,13 @@ def _parse_number(name: str, when: Condition, spec: Mapping[str, Any]) -> Knob:
     step = spec.get("step", 1)
     if step <= 0:
         raise SpaceError(f"step of the knob {name} must be above 0, got {step!r}")
-    count = math.floor((high - low) / step + 1e-9) + 1
-    if count > LARGEST_GRID:
+    steps = (float(high) - float(low)) / float(step)
+    if not is_finite(steps) or steps >= LARGEST_GRID:
+        count = math.floor(steps + 1e-9) + 1 if is_finite(steps) else "too many"
         raise SpaceError(
             f"the knob {name} has {count} values, but at most {LARGEST_GRID} are allowed: use a larger step"
         )
+    count = math.floor(steps + 1e-9) + 1
     exact = whole and isinstance(step, int)
     values = tuple(low + i * step if exact else _tidy(low + i * step, step) for i in range(count))
     return Ordered(name, when, values, (low, high, step, log))

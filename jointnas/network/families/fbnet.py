@@ -15,6 +15,7 @@ from jointnas.network.blueprint import Block, BlockBuilder, Blueprint
 from jointnas.network.families.family import Family, Part
 from jointnas.network.families.parts import activate, divisible, open_block, positive
 from jointnas.network.operations.operation import Shape
+from jointnas.units import is_finite
 
 HEAD_EXPANSION = 6
 
@@ -58,8 +59,11 @@ def inverted_residual(
     block.add("batch_norm", scale=True)
     out = activate(block, activation)
     if squeeze:
+        squeezed = inner * 0.25 / expand
+        if not is_finite(squeezed):
+            raise BlueprintError(f"a block expands its channels, got {expand!r} times: raise it")
         block.add("global_avg_pool")
-        block.conv(channels=divisible(int(inner * 0.25 / expand)), kernel=1, bias=True)
+        block.conv(channels=divisible(int(squeezed)), kernel=1, bias=True)
         activate(block, activation)
         block.conv(channels=inner, kernel=1, bias=True)
         out = block.add("multiply", out, block.add("hard_sigmoid"))
