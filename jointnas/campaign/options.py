@@ -33,7 +33,7 @@ from jointnas.execution import RAY
 from jointnas.execution.slots import find_device
 from jointnas.space.knob_space import check_candidate
 from jointnas.space.space import Space
-from jointnas.units import format_duration, parse_duration
+from jointnas.units import format_duration, is_finite, parse_duration
 
 DEFAULT_TRAIN_TIME = "10m"
 DEFAULT_SPACES = {PolicySpec.kind: "augmentation-policy"}  # resnet9 for other kinds
@@ -228,7 +228,11 @@ def clock_json(
 
 
 def _seconds(time: str | float) -> float:
-    return parse_duration(time) if isinstance(time, str) else float(time)
+    if isinstance(time, str):
+        return parse_duration(time)
+    if not is_finite(time):
+        raise BudgetError(f"a time is a finite number of seconds, got {time!r}: lower it")
+    return float(time)
 
 
 def _data(given: Any, short: Mapping[str, Any], seed: int, train_fn: str | None) -> DataSpec | None:
