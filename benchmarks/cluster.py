@@ -15,8 +15,8 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,6 @@ from jointnas.training.observation import Observation
 
 SECONDS = 600.0  # of a training, in the mean
 SPREAD = 0.05  # of its logarithm
-TRAININGS = 3  # of each worker
 
 
 class SimulatedCluster(Executor):
@@ -56,7 +55,7 @@ class SimulatedCluster(Executor):
     def submit(self, jobs: Sequence[Job]) -> None:
         """Start as many as there are free workers."""
         passed = self._pass_time()
-        if self._jobs:
+        if self._jobs and jobs:
             self.proposals.append((len(jobs), passed))
         self._queue.extend(jobs)
         self._jobs.update({job.number: job for job in jobs})
@@ -102,9 +101,9 @@ def _result(job: Job) -> dict[str, Any]:
     return TrainingResult(Observation(float(np.clip(accuracy, 0.05, 0.99)), steps=100, seconds=SECONDS)).to_json()
 
 
-def measure(workers: int, batch: int) -> dict[str, Any]:
+def measure(workers: int, batch: int, each: float) -> dict[str, Any]:
     """Return the proposals and the business of a search with so many workers."""
-    rounds = max(4, -(-TRAININGS * workers // batch))
+    rounds = max(4, ceil(each * workers / batch))
     given = {
         "data": "digits",
         "train_steps": 100,
@@ -128,8 +127,7 @@ def measure(workers: int, batch: int) -> dict[str, Any]:
         "workers": workers,
         "trainings": rounds * batch,
         "driver seconds in all": round(real, 1),
-        "seconds for a proposal": round(median(s for _, s in cluster.proposals), 2),
-        "slowest": round(max(s for _, s in cluster.proposals), 2),
+        "slowest proposal": round(max(s for _, s in cluster.proposals), 2),
         "seconds a candidate": round(sum(s for _, s in cluster.proposals) / sum(n for n, _ in cluster.proposals), 3),
         "busy": round(cluster.busy(), 4),
     }
@@ -140,13 +138,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 10, 100, 1000])
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--each", type=float, default=3.0, help="trainings of each worker")
     parser.add_argument("--to", type=Path)
     options = parser.parse_args()
     rows = []
     for workers in options.workers:
-        rows.append(measure(workers, options.batch))
+        rows.append(measure(workers, options.batch, options.each))
         print(rows[-1], flush=True)
-    write({"machine": machine(), "seconds": SECONDS, "batch": options.batch, "rows": rows}, options.to)
+    write(
+        {"machine": machine(), "seconds": SECONDS, "batch": options.batch, "each": options.each, "rows": rows},
+        options.to,
+    )
 
 
 if __name__ == "__main__":
