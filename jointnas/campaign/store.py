@@ -106,17 +106,23 @@ class Run:
 
     @classmethod
     def create(cls, path: Path, spec: Spec, context: Context) -> Run:
-        """Return a new run, locked for writing. Raises `RunError` when the folder exists or cannot be written."""
+        """Return a new run, locked for writing, in a new or empty folder. Raises `RunError` for another, or one that cannot be written."""
         try:
-            path.mkdir(parents=True, exist_ok=False)
-        except FileExistsError as error:
-            remedy = "go on with it with --resume, or choose another folder with --out"
-            raise RunError(f"a new run needs a new folder, got {str(path)!r}, which exists: {remedy}") from error
+            path.mkdir(parents=True, exist_ok=True)
+            is_free = {file.name for file in path.iterdir()} <= {
+                LOCK
+            }  # as a run that was killed at its start leaves it
         except OSError as error:
             raise RunError(
                 f"the run folder {str(path)!r} cannot be made ({error.strerror}): choose another with --out"
             ) from error
-        run = cls._open(path, _locked(path), new=True)
+        lock = _locked(path) if is_free else None
+        if lock is None or (path / DATABASE).exists():  # which another process may just have made
+            if lock:
+                lock.release()
+            remedy = "go on with it with --resume, or choose another folder with --out"
+            raise RunError(f"a new run needs a new folder, got {str(path)!r}, which exists: {remedy}")
+        run = cls._open(path, lock, new=True)
         with run._db.transaction() as db:
             values = {CREATED: time.time(), "spec": spec.to_json(), "context": context.to_json()}
             rows = [(key, json.dumps(value)) for key, value in values.items()]

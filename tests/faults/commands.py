@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jointnas.campaign.store import Run, Trial
+from jointnas.campaign.store import DATABASE, Run, Trial
 from jointnas.errors import JointNASError
 
 MARK = "JOINTNAS_FAULT"
@@ -117,7 +117,7 @@ class Command:
 
     def finish(self) -> Ended:
         """Go on with it to its end after an interruption; anew where the run was not made yet."""
-        if not self.path.is_dir():
+        if not (self.path / DATABASE).is_file():
             return self.complete()
         ended = self.complete(*self.goes_on)
         if ended.code == 1 and any(
