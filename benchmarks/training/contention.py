@@ -84,7 +84,7 @@ def train(arm: Arm, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measure all arms, each in processes of its own."""
+    """Measure all arms. Each starts new processes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--train-images", type=int, default=5000)

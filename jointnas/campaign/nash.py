@@ -209,7 +209,7 @@ class Lineage(Runner):
         clock, seed, mixes = task.spec.clock, task.spec.seed, task.spec.mix_machines
         super().__init__(run, executor, clock, seed, emit, weights, mixes_machines=mixes)
         self._spec, self._rate = task.spec, task.recipe.learning_rate
-        self.folder = (run.path / WEIGHTS).resolve()
+        self.folder = weights
         self.step, self.best = 0, 0  # the number of the present step, and that of the trial that it starts from
 
     def job(self, trial: Trial) -> TrainingJob:

@@ -104,10 +104,13 @@ def read_config(path: Path) -> dict[str, Any]:
 def over_config(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a configuration file with others in their place.
 
-    What can be written in two ways, a budget or the number of workers, is replaced whichever way it is written.
+    What can be written in two ways, as a budget, is replaced whichever way it is written. In a cluster the number of workers and that of
+    those that share a GPU are two settings.
     """
-    left = dict(base)
-    for one, other in (("train_time", "train_steps"), ("executor", "ray"), ("workers", "workers_per_device")):
+    left, pairs = dict(base), [("train_time", "train_steps"), ("executor", "ray")]
+    if "ray" not in settings and not str({**base, **settings}.get("executor")).startswith(RAY):
+        pairs.append(("workers", "workers_per_device"))
+    for one, other in pairs:
         if one in settings or other in settings:
             left.pop(one, None)
             left.pop(other, None)

@@ -14,8 +14,7 @@ from jointnas.plugins import load_plugin
 ENTRY_POINTS = "jointnas.executors"
 """Group in which an installed package registers a class or function with the parameters of `LocalExecutor`."""
 
-
-RAY = "ray"
+RAY = "ray"  # the executor's name, before a colon and the address of a cluster
 
 
 def find_executor(name: str) -> Callable[..., Executor]:

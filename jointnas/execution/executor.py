@@ -110,7 +110,7 @@ class _Worker:
 class LocalExecutor(Executor):
     """`slot.workers` processes on this machine with `slot.threads` threads each; use as a context manager.
 
-    Each worker stays on cores of its own where the system allows it, and sees one GPU of the slot's, whose memory it shares evenly.
+    Where the system allows it, no two workers use the same cores. A worker sees a single GPU; the workers of a GPU share its memory evenly.
     prepare: called once in each worker, importable by name. hang_seconds: a job without a message for so long has failed.
     preload: modules that each worker imports before `prepare`. On Linux the first executor of a process starts a server that
     imports its own, and workers are forked from that server, so that they start in a fraction of a second.

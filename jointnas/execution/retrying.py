@@ -1,4 +1,4 @@
-"""An executor that runs a job again which failed through no fault of its own: memory was short, or its machine was lost."""
+"""An executor that repeats a job when memory ran out or the job's machine was lost."""
 
 from __future__ import annotations
 

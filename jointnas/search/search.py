@@ -161,7 +161,7 @@ class Search:
         return batch
 
     def _read_storage(self) -> None:
-        """Take over what processes that share the storage have asked and told since the last time."""
+        """Add the candidates and results that other processes have written to the storage since the last call."""
         news = self._storage.news() if self._storage else []
         if not news:
             return

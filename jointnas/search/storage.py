@@ -100,7 +100,7 @@ TRIALS: tuple[Migration, ...] = (
 
 @dataclass(frozen=True)
 class StoredTrial:
-    """A candidate that was asked or told; its observation is None while it is pending. id: its number in the file."""
+    """A candidate in the file, with its number there. Its observation is None until its training has ended."""
 
     id: int
     identity: str
@@ -136,7 +136,7 @@ class Storage:
 
     @undamaged
     def news(self) -> list[StoredTrial]:
-        """Return the trials that were asked or told since the last call, by this process too, in the order of the changes."""
+        """Return the trials that any process has added or changed since the last call, in the order of the changes."""
         rows = self._db.rows(
             "SELECT * FROM trials WHERE search = ? AND change > ? ORDER BY change", (self.name, self._seen)
         )
@@ -144,7 +144,7 @@ class Storage:
         return [_stored(row) for row in rows]
 
     def claim(self, candidates: Sequence[Candidate], identities: Sequence[str]) -> list[int | None]:
-        """Record candidates as pending for this process; return their ids, None for those that another process has asked or told."""
+        """Reserve candidates for this process. Return their ids, None for those that are in the file already."""
         ids: list[int | None] = []
         with self._db.transaction() as db:
             for candidate, identity in zip(candidates, identities, strict=True):
@@ -157,7 +157,7 @@ class Storage:
 
     @undamaged
     def adopt(self, n: int) -> list[StoredTrial]:
-        """Return at most n pending trials whose process has ended on this machine, now this process's own."""
+        """Reserve for this process at most n trials without a result whose process, on this machine, has ended; return them."""
         with self._db.transaction() as db:
             rows = db.execute(
                 "SELECT * FROM trials WHERE search = ? AND observation IS NULL ORDER BY id", (self.name,)
