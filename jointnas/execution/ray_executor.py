@@ -6,6 +6,7 @@ from travels to each node once, through Ray's object store.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -76,7 +77,8 @@ class RayExecutor(Executor):
         self._queue: deque[Job] = deque()
         self._running: dict[int, _Running] = {}
         self._broken = ""  # why a worker could not prepare
-        self._deadline: float | None = None  # for the first job to start; None once one has
+        self._has_started = False  # whether any job has; until then there is a deadline
+        self._deadline = math.inf
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
         self._inbox = ray.remote(_Inbox).options(num_cpus=0, scheduling_strategy=here).remote()
         carried = prepare.carried() if isinstance(prepare, Portable) else prepare
@@ -125,7 +127,7 @@ class RayExecutor(Executor):
         while self._queue and len(self._running) < self._slot.workers:
             job = self._queue.popleft()
             self._running[job.number] = _Running(job, self._start(job))
-            self._deadline = self._deadline or time.monotonic() + PATIENCE_SECONDS
+            self._deadline = min(self._deadline, time.monotonic() + PATIENCE_SECONDS)
 
     def _start(self, job: Job) -> Any:
         slot, share = self._slot, self._slot.memory_share(job.alone)
@@ -141,7 +143,7 @@ class RayExecutor(Executor):
 
     def _check_patience(self) -> None:
         """Raise `SearchError` where no job has started at all."""
-        if self._deadline is not None and time.monotonic() > self._deadline:
+        if not self._has_started and time.monotonic() > self._deadline:
             gpu = " and a GPU" if self._slot.device == "cuda" else ""
             raise SearchError(
                 f"a training needs a node with {self._slot.threads} free cores{gpu}, and the Ray cluster had none for "
@@ -165,7 +167,7 @@ class RayExecutor(Executor):
             if content is None:
                 continue
             if isinstance(content, str):
-                running.node, self._deadline = content, None
+                running.node, self._has_started = content, True
                 events.append(Event("started", number))
             elif isinstance(content, list):
                 running.outcome = (content[0], content[1])

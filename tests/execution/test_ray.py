@@ -18,7 +18,7 @@ cluster_utils = pytest.importorskip("ray.cluster_utils")
 
 from jointnas.campaign.store import Run  # noqa: E402
 from jointnas.data.spec import DataSpec  # noqa: E402
-from jointnas.errors import SearchError  # noqa: E402
+from jointnas.errors import DataError, SearchError  # noqa: E402
 from jointnas.execution import Job, find_executor, remote_slots  # noqa: E402
 from jointnas.execution.ray_executor import RayExecutor  # noqa: E402
 from jointnas.execution.retrying import RetryingExecutor  # noqa: E402
@@ -83,11 +83,25 @@ def test_a_job_that_says_nothing_for_too_long_is_ended_by_force(cluster, tmp_pat
         contract.wait_for(lambda: contract.is_gone(int(pid_file.read_text())), 20)
 
 
-def test_a_job_without_memory_runs_once_more_alone(cluster, tmp_path):
+def test_a_job_without_memory_is_run_once_more(cluster, tmp_path):
     job = Job(9, {"do": "once", "marker": str(tmp_path / "marker"), "first": SHORT})
     with closing(RetryingExecutor(RayExecutor(prepare, remote_slots(4), 30, address=cluster.address))) as executor:
         events = list(executor.results([job, *squares(1)]))
     assert [e.kind for e in events if e.number == 9 and e.kind != "started"] == ["retried", "done"]
+
+
+def test_the_search_ends_where_no_node_is_large_enough_but_not_once_a_job_has_started(cluster, monkeypatch):
+    with closing(RayExecutor(prepare, remote_slots(1, threads=64), 30, address=cluster.address)) as executor:
+        monkeypatch.setattr("jointnas.execution.ray_executor.PATIENCE_SECONDS", 1.0)
+        with pytest.raises(SearchError, match="a node with 64 free cores"):
+            list(executor.results(squares(1, 1)))
+    with closing(RayExecutor(prepare, remote_slots(1), 30, address=cluster.address)) as executor:
+        outcomes(executor, squares(1, 1))
+        wait = {"do": "endless", "pid_file": os.devnull, "report": True}
+        executor.submit([Job(9, wait)])
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            executor.poll(0.2)
 
 
 def test_a_worker_that_cannot_prepare_ends_the_search_with_its_sentence(cluster):
@@ -120,12 +134,12 @@ def test_jobs_of_a_node_that_is_killed_run_again_elsewhere(cluster, tmp_path):
 # ------------------------------------------------------------------------------------------------------------------ data
 
 
-def test_images_travel_to_the_workers_and_are_checked_there(cluster, tmp_path, monkeypatch):
+def test_images_that_changed_on_their_way_are_refused():
     spec = DataSpec("digits", 100, 50)
     carried = PrepareTrials(spec, "cpu", None).carried()
     assert carried.pack is not None
     carried.pack.images[0, 0, 0, 0] += 1  # as a broken transfer would
-    with pytest.raises(Exception, match="have changed on their way"):
+    with pytest.raises(DataError, match="have changed on their way"):
         carried()
 
 
