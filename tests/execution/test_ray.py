@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -95,10 +96,12 @@ def test_the_search_ends_where_no_node_is_large_enough_but_not_once_a_job_has_st
         monkeypatch.setattr("jointnas.execution.ray_executor.PATIENCE_SECONDS", 1.0)
         with pytest.raises(SearchError, match="a node with 64 free cores"):
             list(executor.results(squares(1, 1)))
-    with closing(RayExecutor(prepare, remote_slots(1), 30, address=cluster.address)) as executor:
-        outcomes(executor, squares(1, 1))
-        wait = {"do": "endless", "pid_file": os.devnull, "report": True}
-        executor.submit([Job(9, wait)])
+    endless = {"do": "endless", "pid_file": os.devnull, "report": True}
+    with closing(RayExecutor(prepare, remote_slots(3, threads=4), 30, address=cluster.address)) as executor:
+        executor.submit([Job(1, endless), Job(2, endless)])  # they take both nodes
+        poll_until(executor, lambda e: e.kind == "progress" and e.number == 1)
+        poll_until(executor, lambda e: e.kind == "progress" and e.number == 2)
+        executor.submit([Job(3, endless)])
         end = time.monotonic() + 3
         while time.monotonic() < end:
             executor.poll(0.2)
