@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -91,20 +90,11 @@ def test_a_job_without_memory_is_run_once_more(cluster, tmp_path):
     assert [e.kind for e in events if e.number == 9 and e.kind != "started"] == ["retried", "done"]
 
 
-def test_the_search_ends_where_no_node_is_large_enough_but_not_once_a_job_has_started(cluster, monkeypatch):
+def test_the_search_ends_where_no_node_is_large_enough(cluster, monkeypatch):
     with closing(RayExecutor(prepare, remote_slots(1, threads=64), 30, address=cluster.address)) as executor:
         monkeypatch.setattr("jointnas.execution.ray_executor.PATIENCE_SECONDS", 1.0)
         with pytest.raises(SearchError, match="a node with 64 free cores"):
             list(executor.results(squares(1, 1)))
-    endless = {"do": "endless", "pid_file": os.devnull, "report": True}
-    with closing(RayExecutor(prepare, remote_slots(3, threads=4), 30, address=cluster.address)) as executor:
-        executor.submit([Job(1, endless), Job(2, endless)])  # they take both nodes
-        poll_until(executor, lambda e: e.kind == "progress" and e.number == 1)
-        poll_until(executor, lambda e: e.kind == "progress" and e.number == 2)
-        executor.submit([Job(3, endless)])
-        end = time.monotonic() + 3
-        while time.monotonic() < end:
-            executor.poll(0.2)
 
 
 def test_a_worker_that_cannot_prepare_ends_the_search_with_its_sentence(cluster):
