@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jointnas.campaign.runner import trained_members
+from jointnas.campaign.spec import ALL_IMAGES
 from jointnas.campaign.store import FINAL, Trial
 from jointnas.campaign.winner_file import BEST, WINNER_FILE, Member, WinnerFile
 from jointnas.data.dataset import Data
@@ -17,6 +18,7 @@ from jointnas.search.winners import Winner
 from jointnas.training.job import member_files
 from jointnas.training.recipe import Recipe
 
+TRAINING_IMAGES = "train"  # as opposed to `ALL_IMAGES`
 WEIGHTS = "weights"  # the folder of a run's weights while it searches
 
 
@@ -37,7 +39,12 @@ def keep_best(run: Path, data: Data | None, winners: Sequence[Winner], trials: S
         winner = kept[0][0]
         own = [t for w, t in kept if w is winner and t.accuracy is not None]
         chosen = final[0] if final else max(own, key=lambda t: t.accuracy or 0.0)
-        results = {"predicted_accuracy": winner.mean, "std": winner.std, "val_accuracies": [t.accuracy for t in own]}
+        results = {
+            "predicted_accuracy": winner.mean,
+            "std": winner.std,
+            "val_accuracies": [t.accuracy for t in own],
+            "trained_on": ALL_IMAGES if final else TRAINING_IMAGES,
+        }
         keep_network(run, data, chosen, results)
     shutil.rmtree(run / WEIGHTS, ignore_errors=True)
 
@@ -57,7 +64,7 @@ def keep_network(run: Path, data: Data, trial: Trial, results: dict[str, Any]) -
             f"the best network cannot be written to {str(folder)!r} ({error.strerror}): make room, then go on with --resume"
         ) from error
     members = tuple(Member(network, file.name, data.mean, data.std, recipe.test_flip) for file in files)
-    WinnerFile(members, data.classes, trial.candidate, results).write(folder)
+    WinnerFile(members, data.classes, trial.candidate, results, data.fit).write(folder)
 
 
 def _is_kept(run: Path, winner: Winner) -> bool:

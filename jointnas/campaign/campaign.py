@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -248,16 +247,12 @@ def make_executor(setup: Setup) -> Executor:
 def plan(setup: Setup) -> dict[str, Any]:
     """Return what a campaign will train and how long that takes, as `search --dry-run --json` prints it."""
     spec, context, data = setup.spec, setup.context, setup.data
-    workers = context.slot.workers
-    batches = [spec.batch_of(number) for number in range(1, spec.rounds + 1)]
-    together = [sum(batches)] if spec.streams else batches
-    waves = sum(ceil(n / workers) for n in (*together, spec.confirmations, spec.final_trainings))
     return {
         "trainings": spec.budgets,
         "rounds": spec.rounds,
         "batch": spec.batch,
         "confirmations": spec.confirmations,
-        "workers": workers,
+        "workers": context.slot.workers,
         "threads_each": context.slot.threads,
         "device": context.slot.name,
         "train_images": len(data.train) if data else None,
@@ -266,7 +261,7 @@ def plan(setup: Setup) -> dict[str, Any]:
         "pool": setup.search.pool_size,
         "members": spec.members,
         "constraints": [str(c) for c in parse_all(spec.constraints, [c.metric for c in setup.search.constraints])],
-        "train_seconds": waves * spec.clock["train_seconds"] if "train_seconds" in spec.clock else None,
+        "train_seconds": spec.planned_seconds,
     }
 
 

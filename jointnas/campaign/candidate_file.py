@@ -218,20 +218,32 @@ def data_spec_of(
     train_images: int | None = None,
     val_images: int | None = None,
     image_size: int | None = None,
+    fit: str | None = None,
 ) -> DataSpec:
     """Return the data of a candidate file's [training] table, with the values replaced that are given. Raises `ExportError`.
 
     Another source of data takes none of the file's other values.
     """
-    given = {"source": data, "train_images": train_images, "val_images": val_images, "image_size": image_size}
+    given = {
+        "source": data,
+        "train_images": train_images,
+        "val_images": val_images,
+        "image_size": image_size,
+        "fit": fit,
+    }
     own = training.get("data", {}) if data is None else {}
     try:
-        spec = DataSpec(**{**own, **{name: value for name, value in given.items() if value is not None}})
+        asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        spec = DataSpec.from_json({**own, **asked}) if own else DataSpec(**asked)
         numbers = (spec.train_images, spec.val_images, spec.image_size, spec.seed)
-        if not isinstance(spec.source, str) or not all(isinstance(number or 0, int) for number in numbers):
+        if (
+            not isinstance(spec.source, str)
+            or not isinstance(spec.fit, str)
+            or not all(isinstance(number or 0, int) for number in numbers)
+        ):
             raise TypeError("a value of another type")
         return spec
     except TypeError as error:
         raise ExportError(
-            f"training.data has source, train_images, val_images, image_size and seed, got {error}: remove it"
+            f"training.data has source, train_images, val_images, image_size, fit and seed, got {error}: remove it"
         ) from error

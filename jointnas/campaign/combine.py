@@ -104,7 +104,8 @@ def combine(names: Sequence[str], to: Path, constraints: Sequence[str] = ()) -> 
             for part, own in zip(parts, logits, strict=True)
         ],
     }
-    winner = WinnerFile(_copied(parts, to), sources[0].winner.classes, parts[0].candidate, results)
+    first = sources[0].winner
+    winner = WinnerFile(_copied(parts, to), first.classes, parts[0].candidate, results, first.fit)
     winner.write(to)
     return Combined(winner, given - len(parts), note)
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from math import ceil, sqrt
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from jointnas.campaign.events import (
 from jointnas.campaign.folders import open_run
 from jointnas.campaign.result import Campaign
 from jointnas.campaign.runner import SEED_STRIDE, Runner, weights_file
-from jointnas.campaign.spec import NashSpec
+from jointnas.campaign.spec import ALL_IMAGES, NashSpec
 from jointnas.campaign.store import FINAL, Context, Run, Trial
 from jointnas.data.dataset import Data, load_data
 from jointnas.errors import ConstraintError, MorphismError, RunError, SearchError, SpaceError
@@ -155,9 +155,6 @@ class NashTask:
     def plan(self) -> dict[str, Any]:
         """Return what will be trained and how long that takes, as `search --dry-run --json` prints it."""
         spec, data = self.spec, self.data
-        waves = (
-            spec.pretraining + spec.rounds * ceil(spec.batch / self.slot.workers) + spec.final_training
-        )  # in budgets
         return {
             "trainings": spec.budgets,
             "rounds": spec.rounds,
@@ -172,7 +169,7 @@ class NashTask:
             "start": dict(self.start["architecture"]),
             "costs": self.costs(self.start),
             "constraints": [str(c) for c in self.constraints],
-            "train_seconds": waves * spec.clock["train_seconds"] if "train_seconds" in spec.clock else None,
+            "train_seconds": spec.planned_seconds,
         }
 
 
@@ -254,6 +251,7 @@ class Climb:
             "predicted_accuracy": winner.mean,
             "std": winner.std,
             "val_accuracies": [best.accuracy],
+            "trained_on": ALL_IMAGES,
             "test_accuracy": final.observation.test_accuracy if final.observation else None,
         }
         keep_network(self._run.path, self._task.data, final, results)

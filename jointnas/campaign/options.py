@@ -45,6 +45,7 @@ OPTIONS = (
     "train_images",
     "val_images",
     "image_size",
+    "fit",
     "data_seed",
     "total_time",
     "ray",
@@ -77,7 +78,7 @@ TYPES: tuple[tuple[tuple[type, ...], str, tuple[str, ...]], ...] = (
     ((str, Path, Mapping), "a file, a name or a table", ("trained", "architecture")),
     ((Mapping,), "a table of knobs", ("fix",)),
     ((list, tuple), "a list", ("start",)),
-    ((str,), "a name", ("device", "executor", "ray")),
+    ((str,), "a name", ("device", "executor", "ray", "fit")),
 )
 """Settings that are used before their spec checks them: their types, in words, by name."""
 
@@ -239,7 +240,7 @@ def _seconds(time: str | float) -> float:
 
 
 def _data(given: Any, short: Mapping[str, Any], seed: int, train_fn: str | None) -> DataSpec | None:
-    counts = {name: short[name] for name in ("train_images", "val_images", "image_size") if name in short}
+    counts = {name: short[name] for name in ("train_images", "val_images", "image_size", "fit") if name in short}
     if given is None and train_fn is not None and not counts and "data_seed" not in short:
         return None
     table = (

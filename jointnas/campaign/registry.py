@@ -110,7 +110,7 @@ def adopt(name: str, out: Path) -> Path:
             f"the predictor {name!r} does not record the {missing[0]} that it was fitted on, so it cannot become a run: fit it to runs"
         )
     slot, space = Slot.from_json(about["slot"]), predictor.space
-    data = DataSpec(**about["data"])
+    data = DataSpec.from_json(about["data"])
     spec = AdoptedSpec(
         data=data,
         clock=about["clock"],

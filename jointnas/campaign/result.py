@@ -103,6 +103,12 @@ class Campaign:
         return f"Campaign({str(self.path)!r}: {ended} trials, {len(winners)} winners{best})"
 
 
+def trained_accuracies(trials: Sequence[Trial], winner: Winner) -> list[float]:
+    """Return the validation accuracies of those trials that trained a winner for the whole budget."""
+    own = [t for t in trials if t.candidate == winner.candidate and t.observation and t.observation.fraction == 1]
+    return [t.accuracy for t in own if t.accuracy is not None]
+
+
 def trial_row(trial: Trial) -> dict[str, Any]:
     """Return a trial as `runs show --json` prints it."""
     return {

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from jointnas.execution.executor import Executor
 from jointnas.execution.recorded import RecordedExecutor
 from jointnas.execution.slots import Slot
 from jointnas.network.families import make_blueprint
+from jointnas.training.confusion import Confusion
 from jointnas.training.job import TrainingJob, TrainingResult, member_files
 from jointnas.training.recipe import Recipe
 
@@ -49,6 +52,7 @@ class Retrained:
     val_accuracies: tuple[float, ...]
     test_accuracies: tuple[float, ...]
     failures: tuple[str, ...]
+    confusion: Confusion | None = None  # of the test images, over all seeds
 
     def to_json(self) -> dict[str, Any]:
         """Return the row that `retrain --json` prints."""
@@ -60,6 +64,7 @@ class Retrained:
             "val_accuracy": spread(self.val_accuracies),
             "failures": list(self.failures),
             "folder": str(self.folder),
+            **({} if self.confusion is None else {"confusion": [list(row) for row in self.confusion.counts]}),
             **self.costs,
         }
 
@@ -131,7 +136,8 @@ def _collect(rank: int, file: CandidateFile, results: Sequence[TrainingResult], 
     test_flip = Recipe.from_knobs(file.candidate["recipe"]).test_flip
     weights = member_files(folder / f"seed-{seed}.safetensors", results[seed].members)
     members = tuple(Member(network, path.name, data.mean, data.std, test_flip) for path in weights)
-    winner = WinnerFile(members, data.classes, file.candidate, {})
+    winner = WinnerFile(members, data.classes, file.candidate, {}, data.fit)
+    counted = [Confusion.from_json(r.confusion, data.classes) for _, r in trained if r.confusion is not None]
     retrained = Retrained(
         rank,
         file,
@@ -140,7 +146,8 @@ def _collect(rank: int, file: CandidateFile, results: Sequence[TrainingResult], 
         tuple(r.observation.accuracy for _, r in trained if r.observation.accuracy is not None),
         tuple(r.test_accuracy for _, r in trained if r.test_accuracy is not None),
         tuple(f"seed {seed}: {r.observation.failure}" for seed, r in failed),
+        reduce(add, counted) if counted else None,
     )
     if trained:
-        WinnerFile(winner.members, winner.classes, winner.candidate, retrained.to_json()).write(folder)
+        replace(winner, results=retrained.to_json()).write(folder)
     return retrained

@@ -9,7 +9,7 @@ from typing import Any
 from jointnas.campaign.candidate_file import CandidateFile, candidate_costs
 from jointnas.campaign.folders import find_run
 from jointnas.campaign.spec import PolicySpec, SearchSpec
-from jointnas.campaign.store import Run
+from jointnas.campaign.store import DATABASE, Run
 from jointnas.errors import RunError
 
 
@@ -28,6 +28,15 @@ def winner_files(run: str | Path, query: int | None = None, top: int | None = No
         for w in winners
     ]
     return number, files
+
+
+def winner_file(name: str) -> CandidateFile:
+    """Return one winner of a run's latest query, named RUN#RANK. Raises `RunError`."""
+    run, _, rank = name.rpartition("#")
+    files = winner_files(run)[1]
+    if not rank.isdecimal() or not 1 <= int(rank) <= len(files):
+        raise RunError(f"the run {run!r} has winners 1 to {len(files)}, got {rank!r} in {name!r}: write RUN#1")
+    return files[int(rank) - 1]
 
 
 def trial_files(run: str | Path, numbers: Sequence[int]) -> dict[str, CandidateFile]:
@@ -52,6 +61,15 @@ def trial_files(run: str | Path, numbers: Sequence[int]) -> dict[str, CandidateF
         )
         files[f"trial-{number}"] = CandidateFile(trial.candidate, results, costs, training)
     return files
+
+
+def training_of_folder(folder: Path) -> dict[str, Any] | None:
+    """Return how the networks in a run's folder, or in a folder inside it, were trained; None for one outside a run."""
+    for place in (folder, *folder.resolve().parents[:2]):
+        if (place / DATABASE).is_file():
+            with Run.open(place) as run:
+                return _training_of(run) if run.context.classes is not None and hasattr(run.spec, "space") else None
+    return None
 
 
 def write_candidates(files: Mapping[str, CandidateFile], folder: Path, kind: str) -> list[Path]:

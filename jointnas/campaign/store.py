@@ -258,6 +258,11 @@ class Run:
             for row in rows
         ]
 
+    def ended_at(self) -> dict[int, float]:
+        """Return when each trial ended, in seconds of Unix time, by number; those in flight are absent."""
+        rows = self._db.rows("SELECT number, ended_at FROM trials WHERE ended_at IS NOT NULL")
+        return {row["number"]: float(row["ended_at"]) for row in rows}
+
     # ------------------------------------------------------------------------------------------------ rounds, queries
 
     def end_round(self, number: int, trials: int, rank_correlation: float | None) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from jointnas.campaign.candidate_file import read_table, write_text
+from jointnas.data.images import CROP, FITS, STRETCH
 from jointnas.errors import ExportError
 from jointnas.network.blueprint import Blueprint
 from jointnas.network.cost import blueprint_cost, scoring_cost
@@ -50,12 +51,16 @@ class Member:
 
 @dataclass(frozen=True)
 class WinnerFile:
-    """A folder with `winner.json`: the members to use, the candidate they came from, its results by seed."""
+    """A folder with `winner.json`: the members to use, the candidate they came from, its results by seed.
+
+    fit: how images of another shape were brought to that of the input (`data.images.decode`).
+    """
 
     members: tuple[Member, ...]
     classes: tuple[str, ...]
     candidate: Candidate
     results: dict[str, Any]
+    fit: str = CROP
 
     @property
     def costs(self) -> dict[str, int]:
@@ -68,6 +73,7 @@ class WinnerFile:
         data = {
             "format": FORMAT,
             "classes": list(self.classes),
+            "fit": self.fit,
             "members": [
                 {
                     "weights": m.weights,
@@ -109,7 +115,10 @@ class WinnerFile:
             )
             if not members:
                 raise ExportError(f"the winner in {str(folder)!r} has no member: retrain it")
-            return cls(members, tuple(str(c) for c in data["classes"]), data["candidate"], data["results"])
+            fit = data.get("fit", STRETCH)  # absent in earlier winners
+            if fit not in FITS:
+                raise ValueError(f"fit {fit!r}")
+            return cls(members, tuple(str(c) for c in data["classes"]), data["candidate"], data["results"], fit)
         except (KeyError, TypeError, ValueError) as error:
             raise ExportError(f"{WINNER_FILE} in {str(folder)!r} is damaged ({error!r}): retrain the winner") from error
 
@@ -117,10 +126,12 @@ class WinnerFile:
 class Model(nn.Module):
     """One or more trained networks with their normalisation: uint8 images in, class probabilities out."""
 
-    def __init__(self, networks: Sequence[Network], members: Sequence[Member], classes: Sequence[str]) -> None:
+    def __init__(
+        self, networks: Sequence[Network], members: Sequence[Member], classes: Sequence[str], fit: str = CROP
+    ) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
-        self.classes = tuple(classes)
+        self.classes, self.fit = tuple(classes), fit
         self.input_shape = members[0].blueprint.input_shape
         self._members = tuple(members)
 
@@ -149,4 +160,4 @@ def load(folder: Path | str) -> Model:
         folder = folder / BEST
     winner = WinnerFile.read(folder)
     networks = [load_weights(Network(member.blueprint), folder / member.weights) for member in winner.members]
-    return Model(networks, winner.members, winner.classes).eval()
+    return Model(networks, winner.members, winner.classes, winner.fit).eval()

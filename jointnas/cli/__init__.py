@@ -12,11 +12,15 @@ from jointnas.cli.augment import augment_command
 from jointnas.cli.autotrain import autotrain_command
 from jointnas.cli.baselines import baselines_command
 from jointnas.cli.combine import combine_command
+from jointnas.cli.demo import demo_command
+from jointnas.cli.evaluate import evaluate_command
 from jointnas.cli.export import export_command
+from jointnas.cli.help import HELP_NAMES, GroupedCommand
 from jointnas.cli.policy import policy_app
 from jointnas.cli.predict import predict_command
 from jointnas.cli.predictors import predictors_app
 from jointnas.cli.recipes import recipes_app
+from jointnas.cli.report import report_command, watch_command
 from jointnas.cli.retrain import retrain_command
 from jointnas.cli.runs import runs_app
 from jointnas.cli.search import search_command
@@ -29,7 +33,7 @@ app = typer.Typer(
     name="jointnas",
     help="Find the network and the training recipe that are most accurate within a training budget and a cost bound.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings=HELP_NAMES,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -50,16 +54,20 @@ def _root(
     """Find the network and the training recipe that are most accurate within a training budget and a cost bound."""
 
 
-app.command("search")(search_command)
-app.command("export")(export_command)
-app.command("retrain")(retrain_command)
-app.command("combine")(combine_command)
-app.command("autotrain")(autotrain_command)
-app.command("train")(train_command)
-app.command("baselines")(baselines_command)
-app.command("predict")(predict_command)
-app.command("show")(show_command)
-app.command("augment")(augment_command)
+app.command("search", cls=GroupedCommand)(search_command)
+app.command("export", cls=GroupedCommand)(export_command)
+app.command("retrain", cls=GroupedCommand)(retrain_command)
+app.command("combine", cls=GroupedCommand)(combine_command)
+app.command("autotrain", cls=GroupedCommand)(autotrain_command)
+app.command("train", cls=GroupedCommand)(train_command)
+app.command("baselines", cls=GroupedCommand)(baselines_command)
+app.command("predict", cls=GroupedCommand)(predict_command)
+app.command("evaluate", cls=GroupedCommand)(evaluate_command)
+app.command("report", cls=GroupedCommand)(report_command)
+app.command("watch", cls=GroupedCommand)(watch_command)
+app.command("demo", cls=GroupedCommand)(demo_command)
+app.command("show", cls=GroupedCommand)(show_command)
+app.command("augment", cls=GroupedCommand)(augment_command)
 app.add_typer(policy_app, name="policy")
 app.add_typer(runs_app, name="runs")
 app.add_typer(spaces_app, name="spaces")

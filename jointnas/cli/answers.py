@@ -1,4 +1,4 @@
-"""Winners as tables and JSON, of a campaign that just ended and of an ended one under other bounds (`--from`)."""
+"""What a search found, as a table and JSON: of a campaign that just ended, and of an ended one under other bounds (`--from`)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import typer
 
 from jointnas.cli.common import (
     architecture_text,
+    difference_text,
     figure_texts,
     messages,
     print_json,
     print_table,
-    recipe_text,
+    spread_text,
 )
 
 if TYPE_CHECKING:
@@ -26,12 +27,22 @@ if TYPE_CHECKING:
     from jointnas.search.winners import EngineReport, Winner
 
 
-COLUMNS = ("rank", "architecture", "recipe", "predicted_accuracy", "std", "accuracy", "found_by")
+COLUMNS = ("rank", "architecture", "recipe", "predicted_accuracy", "std", "accuracy", "trainings", "found_by")
 """What a winner's row holds beside its costs."""
 
 
-def winner_rows(winners: Sequence[Winner]) -> list[dict[str, Any]]:
-    """Return winners as the rows of `search --json`."""
+def winner_rows(winners: Sequence[Winner], place: str | Path | None) -> list[dict[str, Any]]:
+    """Return winners as the rows of `search --json`.
+
+    place: the run that may have trained them, None for none. `trainings` are the validation accuracies of its trainings of each.
+    """
+    from jointnas.campaign.result import trained_accuracies
+    from jointnas.campaign.store import Run
+
+    trials = []
+    if place is not None:
+        with Run.open(Path(place)) as run:
+            trials = run.trials()
     return [
         {
             "rank": rank,
@@ -39,6 +50,7 @@ def winner_rows(winners: Sequence[Winner]) -> list[dict[str, Any]]:
             "predicted_accuracy": winner.mean,
             "std": winner.std,
             "accuracy": winner.accuracy,
+            "trainings": trained_accuracies(trials, winner),
             **{metric: None if math.isnan(value) else value for metric, value in winner.costs.items()},
             **({"found_by": list(winner.found_by)} if winner.found_by else {}),
         }
@@ -63,16 +75,37 @@ def search_json(campaign: Campaign) -> dict[str, Any]:
         for which in ("observation", "disturbed")
         if row.get(which)
     )
-    answer = _json(
-        str(campaign.path), len(trials), failed, campaign.rank_correlation, campaign.reports, campaign.winners
-    )
+    rows = winner_rows(campaign.winners, campaign.path)
+    answer = _json(str(campaign.path), len(trials), failed, campaign.rank_correlation, campaign.reports, rows)
     return {**answer, "confirmations": confirmations, "budgets_used": round(spent, 4)}
 
 
-def print_winners(campaign: Campaign, title: str) -> None:
-    """Print a campaign's winners, and what each engine did where several searched."""
+def print_answer(campaign: Campaign) -> None:
+    """Print what a campaign found, in a dozen lines: the accuracy, the winners, where the network lies, and what to do next."""
+    from jointnas.campaign.winner_file import BEST, WINNER_FILE
+
+    place = campaign.path
+    rows = winner_rows(campaign.winners, place)
     _print_engines(campaign.reports)
-    _print_rows(title, "rank", [(str(row["rank"]), row) for row in winner_rows(campaign.winners)])
+    messages.print(_found_text(rows[0]))
+    print_winners(rows)
+    messages.print(f"recipe  jointnas show '{place}#1'")
+    if (place / BEST / WINNER_FILE).is_file():
+        messages.print(f"model   {place / BEST}")
+        messages.print(f"next    jointnas predict {place} IMAGE · jointnas retrain {place} --seeds 3")
+
+
+def _found_text(winner: dict[str, Any]) -> str:
+    """Return the accuracy of the first winner: of its own trainings, or as predicted."""
+    from jointnas.campaign.retrain import spread
+
+    trainings = winner["trainings"]
+    if not trainings:
+        return f"found   predicted accuracy {winner['predicted_accuracy']:.4f} ± {winner['std']:.4f}, not trained yet"
+    times = "one training" if len(trainings) == 1 else f"mean of {len(trainings)} trainings"
+    figure = f"{trainings[0]:.4f}" if len(trainings) == 1 else spread_text(spread(trainings))
+    network = architecture_text(winner["architecture"])
+    return f"found   validation accuracy {figure} ({times})" + (f": {network}" if network else "")
 
 
 def _json(
@@ -81,7 +114,7 @@ def _json(
     failed: int,
     rank_correlation: float | None,
     reports: Sequence[EngineReport],
-    winners: Sequence[Winner],
+    winners: list[dict[str, Any]],
 ) -> dict[str, Any]:
     several = {"engines": [{**asdict(r), "best": _best(r)} for r in reports]} if len(reports) > 1 else {}
     predictor = {"rank_correlation": rank_correlation}
@@ -93,7 +126,7 @@ def _json(
         "budgets_used": 0,
         "predictor": predictor,
         **several,
-        "winners": winner_rows(winners),
+        "winners": winners,
     }
 
 
@@ -113,17 +146,17 @@ def ask_fitted(
         answer = fitted.ask(constraints, **options)
         place = str(fitted.run or name)
         _print_notes(answer, place)
+        rows = winner_rows(answer.winners, fitted.run)
         if as_json:
-            print_json(_json(place, 0, 0, fitted.predictor.rank_correlation, answer.reports, answer.winners))
+            print_json(_json(place, 0, 0, fitted.predictor.rank_correlation, answer.reports, rows))
             return
-        bounds = f" under {', '.join(answer.constraints)}" if answer.constraints else ""
         _print_engines(answer.reports)
-        rows = [(str(row["rank"]), row) for row in winner_rows(answer.winners)]
-        _print_rows(f"winners of {place}{bounds}", "rank", rows)
+        print_winners(rows)
         if fitted.run is None:
-            messages.print("next: the same command with --out RUN keeps the winners in a run for export and retrain")
+            messages.print("next    the same command with --out RUN keeps the winners in a run for export and retrain")
         else:
-            messages.print(f"next: jointnas export {place}, or jointnas retrain {place} --seeds 3")
+            messages.print(f"recipe  jointnas show '{place}#1'")
+            messages.print(f"next    jointnas retrain {place} --seeds 3 · jointnas export {place}")
 
 
 def _ask_sweep(
@@ -149,20 +182,21 @@ def _ask_sweep(
         rows = [
             {"constraint": text, "winners": [], "reason": str(answer)}
             if isinstance(answer, ConstraintError)
-            else {"constraint": text, "winners": winner_rows(answer.winners)}
+            else {"constraint": text, "winners": winner_rows(answer.winners, fitted.run)}
             for text, answer in pairs
         ]
         predictor = {"rank_correlation": fitted.predictor.rank_correlation}
         print_json({"run": place, "trials": 0, "failed": 0, "predictor": predictor, "sweep": rows})
     else:
         met = [(text, a) for text, a in pairs if not isinstance(a, ConstraintError)]
-        _print_rows(f"winners of {place}", "under", [(text, row) for text, a in met for row in winner_rows(a.winners)])
+        found = [(text, row) for text, a in met for row in winner_rows(a.winners, fitted.run)]
+        print_winners([row for _, row in found], "under", [text for text, _ in found])
     for reason in unmet:
         messages.print(f"jointnas: {reason}")
     if unmet:
         raise typer.Exit(1)
     if fitted.run is not None:
-        messages.print(f"next: jointnas export {place} --query N, or jointnas retrain {place} --query N --seeds 3")
+        messages.print(f"next    jointnas retrain {place} --query N --seeds 3 · jointnas export {place} --query N")
 
 
 def _print_notes(answer: Any, place: str) -> None:
@@ -173,40 +207,47 @@ def _print_notes(answer: Any, place: str) -> None:
         messages.print(f"query {answer.query} of {place}{bounds}")
 
 
-def _print_rows(title: str, first: str, rows: Sequence[tuple[str, dict[str, Any]]]) -> None:
-    """Print a table of winners whose first column is the first of each pair."""
+def print_winners(rows: Sequence[dict[str, Any]], first: str = "rank", labels: Sequence[str] | None = None) -> None:
+    """Print a line for each winner: what it is expected to reach, its own trainings, its costs, and how it differs from the first one.
+
+    first, labels: the title and the cells of the first column, by default the ranks.
+    """
     from jointnas.network.cost import METRICS
     from jointnas.space.constraint import MEASURED
 
-    first_row = rows[0][1] if rows else {}
-    own = [name for name in first_row if name not in (*COLUMNS, *METRICS, *MEASURED)]  # of a cost function
-    metrics = [name for name in ("macs", "params", *MEASURED, *own) if name in first_row]
-    several = any("found_by" in row for _, row in rows)
-    trained = any(row["accuracy"] is not None for _, row in rows)
+    head = rows[0] if rows else {}
+    own = [name for name in head if name not in (*COLUMNS, *METRICS, *MEASURED)]  # of a cost function
+    metrics = [name for name in ("macs", "params", *MEASURED, *own) if name in head]
+    several = any("found_by" in row for row in rows)
+    trained = any(row["accuracy"] is not None for row in rows)
+    columns = (first, "expected", *(["trained"] if trained else []), *metrics, *(["found by"] if several else []))
     print_table(
-        title,
-        (
-            first,
-            "predicted",
-            *(["trained"] if trained else []),
-            *metrics,
-            *(["found by"] if several else []),
-            "architecture",
-            "recipe",
-        ),
+        "",
+        (*columns, "differs from the first in"),
         [
             (
-                label,
+                str(row["rank"]) if labels is None else labels[i],
                 f"{row['predicted_accuracy']:.4f} ± {row['std']:.4f}",
-                *(["" if row["accuracy"] is None else f"{row['accuracy']:.4f}"] if trained else []),
+                *([_trained_text(row)] if trained else []),
                 *figure_texts(row, metrics),
                 *([", ".join(row["found_by"])] if several else []),
-                architecture_text(row["architecture"]),
-                recipe_text(row["recipe"]),
+                difference_text(_candidate(row), _candidate(head)),
             )
-            for label, row in rows
+            for i, row in enumerate(rows)
         ],
     )
+
+
+def _candidate(row: dict[str, Any]) -> dict[str, Any]:
+    return {group: row[group] for group in ("architecture", "recipe")}
+
+
+def _trained_text(row: dict[str, Any]) -> str:
+    """Return the mean accuracy of a winner's trainings, with their number where there are several; empty without one."""
+    if row["accuracy"] is None:
+        return ""
+    count = len(row["trainings"])
+    return f"{row['accuracy']:.4f}" + (f" ({count})" if count > 1 else "")
 
 
 def _print_engines(reports: Sequence[EngineReport]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from jointnas.cli.common import DataOption, ImageSize, TrainImages, parse_assignments
+from jointnas.cli.common import DataOption, Fit, ImageSize, TrainImages, parse_assignments
 
 
 def augment_command(
@@ -21,6 +21,7 @@ def augment_command(
     data: DataOption = "digits",
     train_images: TrainImages = None,
     image_size: ImageSize = None,
+    fit: Fit = None,
     images: Annotated[int, typer.Option(min=1, help="Rows: images drawn from the training set.")] = 8,
     views: Annotated[int, typer.Option(min=1, help="Columns beside the untouched image.")] = 11,
     seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
@@ -35,6 +36,7 @@ def augment_command(
     from jointnas.campaign.candidate_file import find_candidate
     from jointnas.campaign.policy_file import with_policy_text
     from jointnas.data.dataset import load_data
+    from jointnas.data.images import CROP
     from jointnas.data.spec import DataSpec
     from jointnas.errors import ExportError
     from jointnas.training.recipe import Recipe
@@ -44,7 +46,7 @@ def augment_command(
     recipe = Recipe.from_knobs({**knobs, **with_policy_text(parse_assignments(fix or []), Path())})
     if show.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise ExportError(f"a picture is a .png, .jpg or .webp, got {str(show)!r}: change --show")
-    loaded = load_data(DataSpec(data or "digits", train_images=train_images, image_size=image_size))
+    loaded = load_data(DataSpec(data or "digits", train_images, image_size=image_size, fit=fit or CROP))
     picture = contact_sheet(loaded, recipe, images, views, seed)
     try:
         show.parent.mkdir(parents=True, exist_ok=True)

@@ -13,9 +13,11 @@ from jointnas.cli.common import (
     DataOption,
     DataSeed,
     Device,
+    Fit,
     ImageSize,
     Json,
     MixMachines,
+    Quiet,
     Ray,
     Threads,
     TrainImages,
@@ -49,6 +51,7 @@ def autotrain_command(
     train_images: TrainImages = None,
     val_images: ValImages = None,
     image_size: ImageSize = None,
+    fit: Fit = None,
     data_seed: DataSeed = None,
     train_time: TrainTime = None,
     train_steps: TrainSteps = None,
@@ -69,6 +72,7 @@ def autotrain_command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on in --out; --seeds and the candidates may differ from before.")
     ] = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Search the recipe alone for networks that stay as they are, and compare it with each candidate's own recipe.
@@ -85,7 +89,7 @@ def autotrain_command(
 
     check_positive("seeds", seeds)
     folder = _folder(out, data or "digits", resume)
-    no_setting = ("candidates", "seeds", "out", "resume", "as_json", "space")
+    no_setting = ("candidates", "seeds", "out", "resume", "as_json", "quiet", "space")
     settings = {name: value for name, value in given_options(context).items() if name not in no_setting}
     specs = _specs(_by_name(candidates), space, settings)
     compared = _run(folder, specs, seeds, resume)

@@ -11,10 +11,12 @@ from jointnas.cli.common import (
     Alone,
     DataOption,
     Device,
+    Fit,
     ImageSize,
     Json,
     Measured,
     MixMachines,
+    Quiet,
     Ray,
     Threads,
     TrainImages,
@@ -43,6 +45,7 @@ def baselines_command(
     train_images: TrainImages = None,
     val_images: ValImages = None,
     image_size: ImageSize = None,
+    fit: Fit = None,
     train_time: TrainTime = None,
     train_steps: TrainSteps = None,
     repeats: Annotated[int, typer.Option(help="Trainings of each, each on images that another seed draws.")] = 10,
@@ -64,6 +67,7 @@ def baselines_command(
         str | None,
         typer.Option(help="Print this baseline as a candidate file, to edit or to start from; trains nothing."),
     ] = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Train the usual image classifiers by one plain recipe and rank them by their mean validation accuracy.
@@ -89,7 +93,7 @@ def baselines_command(
         raise SearchError(f"{', '.join(missing)} need timm, which is not installed: pip install 'jointnas[baselines]'")
     if missing:
         messages.print(f"left out, as timm is not installed (pip install 'jointnas[baselines]'): {', '.join(missing)}")
-    no_setting = ("only", "measure", "out", "resume", "export", "as_json")
+    no_setting = ("only", "measure", "out", "resume", "export", "as_json", "quiet")
     settings = {name: value for name, value in given_options(context).items() if name not in no_setting}
     spec = make_spec({**settings, "baselines": names}, "baselines")
     assert isinstance(spec, BaselinesSpec)

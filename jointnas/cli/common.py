@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -21,44 +22,72 @@ if TYPE_CHECKING:
     from jointnas.measurement.meter import Meter
 
 INTERRUPTED = 130
+LONGEST_CELL = 60  # characters of a table's cell that may be wrapped on a terminal
+
+DATA, BUDGET, MACHINE, OUTPUT = "Data", "Budget", "Where it trains", "Run and output"
+"""The groups of options in a command's help that several commands have."""
+
+
+def option(group: str, *names: str, help: str, **settings: Any) -> Any:
+    """Return an option of a group in a command's help."""
+    return typer.Option(*names, help=help, rich_help_panel=group, **settings)
+
 
 DataOption = Annotated[
-    str | None, typer.Option("--data", help="digits, cifar10, …, an image folder, a zip of one, or an .npz.")
+    str | None, option(DATA, "--data", help="digits, cifar10, …, an image folder, a zip of one, or an .npz.")
 ]
-TrainImages = Annotated[int | None, typer.Option(help="Training images, drawn by class and seed (default: all).")]
-ValImages = Annotated[int | None, typer.Option(help="Validation images (default: a fifth, at most 5000).")]
-ImageSize = Annotated[int | None, typer.Option(help="Side in pixels that images of mixed sizes are brought to.")]
-DataSeed = Annotated[int | None, typer.Option(help="Seed of the data's split (default: --seed).")]
-TrainTime = Annotated[str | None, typer.Option(help="Budget of each training: 30s, 10m, 3h (default 10m).")]
+TrainImages = Annotated[int | None, option(DATA, help="Training images, drawn by class and seed (default: all).")]
+ValImages = Annotated[int | None, option(DATA, help="Validation images (default: a fifth, at most 5000).")]
+ImageSize = Annotated[int | None, option(DATA, help="Side in pixels that images of mixed sizes are brought to.")]
+Fit = Annotated[
+    str | None,
+    option(
+        DATA,
+        metavar="crop|pad|stretch",
+        help="With --image-size: cut the longer side (default), add black, or distort.",
+    ),
+]
+DataSeed = Annotated[int | None, option(DATA, help="Seed of the data's split (default: --seed).")]
+TrainTime = Annotated[str | None, option(BUDGET, help="Budget of each training: 30s, 10m, 3h (default 10m).")]
 TrainSteps = Annotated[
-    int | None, typer.Option(help="Budget in steps instead of time: reproducible to the bit on a CPU.")
+    int | None, option(BUDGET, help="Budget in steps instead of time: reproducible to the bit on a CPU.")
 ]
-Workers = Annotated[int, typer.Option(help="Trainings side by side; the cores are shared out between them.")]
+Workers = Annotated[int, option(MACHINE, help="Trainings side by side; the cores are shared out between them.")]
 WorkersPerDevice = Annotated[
     int | None,
-    typer.Option(
-        help="Trainings side by side on each GPU, which share its memory; in place of --workers, or beside it with --ray."
+    option(
+        MACHINE,
+        help="Trainings side by side on each GPU, which share its memory; in place of --workers, or beside it with --ray.",
     ),
 ]
 Ray = Annotated[
     str | None,
-    typer.Option(
+    option(
+        MACHINE,
         "--ray",
         help="Train on a Ray cluster: auto for the one that runs on this machine, its address, or local for a new one. --workers then counts "
         "all its trainings at a time.",
     ),
 ]
 MixMachines = Annotated[
-    bool, typer.Option("--mix-machines", help="With --ray: let trainings of one run have machines of several kinds.")
+    bool, option(MACHINE, "--mix-machines", help="With --ray: let trainings of one run have machines of several kinds.")
 ]
-Threads = Annotated[int | None, typer.Option(help="With --ray: cores of each training (default 1).")]
+Threads = Annotated[int | None, option(MACHINE, help="With --ray: cores of each training (default 1).")]
 Alone = Annotated[
     bool,
-    typer.Option("--alone", help="Train one at a time, on the share of the cores that --workers would give to each."),
+    option(
+        MACHINE,
+        "--alone",
+        help="Train one at a time, on the share of the cores that --workers would give to each.",
+    ),
 ]
 Device = Annotated[
     str,
-    typer.Option(help="auto (GPUs where there are some), cpu, cuda (all GPUs), cuda:0,1 (these, by turns) or mps."),
+    option(
+        MACHINE,
+        metavar="auto|cpu|cuda|cuda:0,1|mps",
+        help="auto takes GPUs where there are some, cuda all GPUs, cuda:0,1 these by turns.",
+    ),
 ]
 Members = Annotated[
     int | None,
@@ -67,13 +96,24 @@ Members = Annotated[
     ),
 ]
 Ensemble = Annotated[
-    str | None, typer.Option(help="Their kind: seeds, trained one after another, or snapshots of one training.")
+    str | None,
+    typer.Option(
+        metavar="seeds|snapshots", help="Their kind: trained one after another, or snapshots of one training."
+    ),
 ]
 Measured = Annotated[
     list[str] | None,
-    typer.Option("--measure", help="A metric to measure on this device and show, such as latency; repeatable."),
+    option(OUTPUT, "--measure", help="A metric to measure on this device and show, such as latency; repeatable."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Json = Annotated[bool, option(OUTPUT, "--json", help="Print one JSON object on stdout.")]
+
+
+def _hush(value: bool) -> bool:
+    messages.quiet = value
+    return value
+
+
+Quiet = Annotated[bool, option(OUTPUT, "--quiet", "-q", help="No plan, progress and notes on stderr.", callback=_hush)]
 
 
 class PlainConsole(Console):
@@ -96,30 +136,37 @@ def print_json(data: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on stdout: drawn on a terminal, tab-separated off it."""
+    """Print a table on stdout: drawn on a terminal, where long cells are cut to one line, and tab-separated off it."""
     rows = [[printable(cell) for cell in row] for row in rows]
     if not output.is_terminal:
         for row in (columns, *rows):
             sys.stdout.write("\t".join(row) + "\n")
         return
-    table = Table(title=title or None, title_justify="left", header_style="bold")
+    table = Table(title=title or None, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, show_edge=False)
     for i, column in enumerate(columns):
         numbers = all(not row[i] or row[i][0].isdigit() for row in rows)
-        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+        is_long = any(len(row[i]) > LONGEST_CELL for row in rows)
+        table.add_column(
+            column,
+            justify="right" if numbers else "left",
+            overflow="ellipsis" if is_long else "fold",
+            no_wrap=is_long,
+        )
     for row in rows:
         table.add_row(*row)
     output.print(table)
 
 
+def format_knob(value: Any) -> str:
+    """Return a knob's value as people read it."""
+    if isinstance(value, list):
+        return "; ".join(map(str, value))
+    return f"{value:.3g}" if isinstance(value, float) else str(value).lower()
+
+
 def knob_text(knobs: dict[str, Any]) -> str:
     """Return knobs in one line: `network resnet9, width 12, …`."""
-
-    def text(value: Any) -> str:
-        if isinstance(value, list):
-            return "; ".join(map(str, value))
-        return f"{value:.3g}" if isinstance(value, float) else str(value).lower()
-
-    return ", ".join(f"{name} {text(value)}" for name, value in knobs.items())
+    return ", ".join(f"{name} {format_knob(value)}" for name, value in knobs.items())
 
 
 def given_options(context: typer.Context) -> dict[str, Any]:
@@ -128,20 +175,41 @@ def given_options(context: typer.Context) -> dict[str, Any]:
     return {name: context.params[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
+def default_knobs(candidate: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that knobs have where a candidate does not name them: those of its network's family, and of recipes."""
+    from jointnas.network.families import find_family
+    from jointnas.training.recipe import knob_fields
+
+    architecture = candidate.get("architecture", {})
+    family = find_family(architecture["network"]).knobs if "network" in architecture else {}
+    return {**family, **{name: field.default for name, field in knob_fields().items()}}
+
+
 def architecture_text(knobs: dict[str, Any]) -> str:
     """Return an architecture's knobs in one line, without those that its family has at these values anyway."""
-    from jointnas.network.families import find_family
-
-    defaults = find_family(knobs["network"]).knobs if "network" in knobs else {}
-    return knob_text({k: v for k, v in knobs.items() if k not in defaults or v != defaults[k]})
+    return _without_defaults(knobs, default_knobs({"architecture": knobs}))
 
 
 def recipe_text(knobs: dict[str, Any]) -> str:
     """Return a recipe's knobs in one line, without those that a recipe has at these values anyway."""
-    from jointnas.training.recipe import knob_fields
+    return _without_defaults(knobs, default_knobs({}))
 
-    fields = knob_fields()
-    return knob_text({k: v for k, v in knobs.items() if k not in fields or v != fields[k].default})
+
+def _without_defaults(knobs: dict[str, Any], defaults: Mapping[str, Any]) -> str:
+    return knob_text({k: v for k, v in knobs.items() if k not in defaults or v != defaults[k]})
+
+
+def difference_text(candidate: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Return in one line the knobs in which a candidate differs from another, with its own values."""
+    own, theirs = ({**default_knobs(c), **c.get("architecture", {}), **c.get("recipe", {})} for c in (candidate, other))
+    given = {name for c in (candidate, other) for group in c.values() for name in group}
+    return knob_text(
+        {
+            name: own.get(name, "off")
+            for name in {**theirs, **own}
+            if name in given and own.get(name) != theirs.get(name)
+        }
+    )
 
 
 def figures_of(

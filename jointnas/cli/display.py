@@ -28,7 +28,8 @@ from jointnas.campaign.events import (
 )
 from jointnas.campaign.spec import NashSpec, SearchSpec
 from jointnas.campaign.store import CONFIRMATION, FINAL, Trial
-from jointnas.cli.common import messages
+from jointnas.cli.common import architecture_text, messages
+from jointnas.cli.plan import plan_line
 from jointnas.units import format_duration
 
 REDRAW_SECONDS = 0.4
@@ -62,7 +63,9 @@ class Display:
     def __call__(self, event: Event) -> None:
         """Take an event's news and draw them."""
         self._take(event)
-        if isinstance(event, Notice):
+        if isinstance(event, RunOpened):
+            messages.print(plan_line(self.spec))
+        elif isinstance(event, Notice):
             messages.print(event.text)
         elif isinstance(event, TrialEnded):
             messages.print(Text(trial_line(event.trial)))
@@ -98,14 +101,24 @@ class Display:
                 pass
 
     def _draw(self) -> Group:
-        head = Text(f"{self.round_line()}  ·  {self._left()} left")
+        lines = [Text(f"{self.round_line()}  ·  {self._left()} left")]
+        best = self._best()
+        if best is not None:
+            lines.append(Text(f"best: {architecture_text(best.candidate['architecture'])}", style="dim"))
         if self.activity:
-            head.append(f"  ·  {self.activity}", style="dim")
+            lines.append(Text(f"{self.activity} …", style="dim"))
+        for line in lines:
+            line.truncate(messages.width, overflow="ellipsis")
         table = Table.grid(padding=(0, 2))
         for number, (fraction, seconds) in sorted(self.running.items()):
             bar = ProgressBar(total=1.0, completed=fraction, width=30)
             table.add_row(f"trial {number}", bar, format_duration(seconds))
-        return Group(head, table)
+        return Group(*lines, table)
+
+    def _best(self) -> Trial | None:
+        """Return the most accurate trial so far."""
+        observed = [t for t in self.trials.values() if t.accuracy is not None]
+        return max(observed, key=lambda t: t.accuracy or 0.0, default=None)
 
     def _left(self) -> str:
         """Return the time left: the budgets of the trainings that have not ended, shared among the workers."""
@@ -135,12 +148,11 @@ class Display:
             parts = [f"batch {self.round}"]
         elif isinstance(self.spec, NashSpec):
             parts = [f"step {self.round} of {self.spec.rounds}" if self.round else "first network"]
-        observed = [t for t in self.trials.values() if t.accuracy is not None]
         parts.append(f"{sum(t.observation is not None for t in self.trials.values())} trials")
+        best = self._best()
         if self.incumbent:
             parts.append(f"best {self.incumbent}")
-        elif observed:
-            best = max(observed, key=lambda t: t.accuracy or 0.0)
+        elif best is not None:
             parts.append(f"best {best.accuracy:.4f} (trial {best.number})")
         if self.rank_correlation is not None:
             parts.append(f"predictor τ {self.rank_correlation:.2f}")

@@ -13,9 +13,11 @@ from jointnas.cli.common import (
     DataOption,
     DataSeed,
     Device,
+    Fit,
     ImageSize,
     Json,
     MixMachines,
+    Quiet,
     Ray,
     Threads,
     TrainImages,
@@ -42,7 +44,7 @@ def policy_words(candidate: Mapping[str, Any]) -> str:
 
 
 policy_app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
-NO_SETTING = ("candidate", "config", "out", "resume", "to", "as_json")
+NO_SETTING = ("candidate", "config", "out", "resume", "to", "as_json", "quiet")
 
 
 @policy_app.callback()
@@ -69,6 +71,7 @@ def policy_search(
     train_images: TrainImages = None,
     val_images: ValImages = None,
     image_size: ImageSize = None,
+    fit: Fit = None,
     data_seed: DataSeed = None,
     train_time: TrainTime = None,
     train_steps: TrainSteps = None,
@@ -103,6 +106,7 @@ def policy_search(
     out: Annotated[Path | None, typer.Option(help="The run's folder (default: a new one in runs/).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run.")] = False,
     to: Annotated[Path | None, typer.Option(help="The policy file (default: RUN/policy.toml).")] = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Search augmentation policies by real trainings, and join the best ones into one policy file that any recipe names.

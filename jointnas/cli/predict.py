@@ -29,7 +29,7 @@ def predict_command(
     from jointnas.data.images import decode_file
 
     model = load(winner if winner.is_dir() else find_run(winner))
-    pixels = torch.stack([torch.tensor(decode_file(path, model.input_shape)) for path in images])
+    pixels = torch.stack([torch.tensor(decode_file(path, model.input_shape, model.fit)) for path in images])
     with torch.inference_mode():
         probabilities = model(pixels.permute(0, 3, 1, 2))
     best = probabilities.max(dim=1)

@@ -12,6 +12,7 @@ from jointnas.cli.common import (
     Json,
     Measured,
     Members,
+    Quiet,
     Ray,
     Threads,
     TrainSteps,
@@ -24,6 +25,7 @@ from jointnas.cli.common import (
     print_table,
     spread_text,
 )
+from jointnas.cli.evaluate import print_confusion
 
 
 def retrain_command(
@@ -41,6 +43,7 @@ def retrain_command(
     threads: Threads = None,
     to: Annotated[Path | None, typer.Option(help="Folder for the networks (default: RUN/retrained).")] = None,
     measure: Measured = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Train winners again with several seeds, in the run's own kind of slot, and score the test images once for each.
@@ -95,6 +98,10 @@ def retrain_command(
             for failure in one.failures:
                 messages.print(f"winner {one.rank}: {failure}")
         _print_retrained(rows, measure or [], data.test_images, seeds)
+        first = next((one for one in retrained if one.confusion is not None), None)
+        if first is not None and first.confusion is not None:
+            typer.echo()
+            print_confusion(first.confusion)
     if not any(one.test_accuracies for one in retrained):
         raise ExportError(f"all {len(retrained) * seeds} trainings failed: see the reasons above")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from jointnas.cli.answers import print_winners, winner_rows
 from jointnas.cli.common import (
     Json,
     Measured,
@@ -111,8 +112,8 @@ def runs_show(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show a run: its trials in the order they were asked for, its queries, its retrained winners, and how well predictions were
-    calibrated.
+    """Show a run: its trials in the order they were asked for, its winners, queries and retrained winners, and how well predictions
+    were calibrated.
 
     \b
     Examples:
@@ -133,6 +134,7 @@ def runs_show(
             return
         spec, context, trials, rounds = run.spec, run.context, run.trials(), run.rounds()
         queries, retrained = run.queries(), run.retrained()
+        winners = run.winners() if queries else []
     measured: list[dict[str, float | None]] = [{} for _ in trials]
     if measure and getattr(spec, "members", 1) > 1:
         raise SearchError(f"the run trains several members together, got --measure {measure[0]}: drop it")
@@ -154,6 +156,9 @@ def runs_show(
         if first:
             messages.print(f"the last {last} of {len(trials)} trials (all with --last 0)")
         _print_trials(name, trials[first:], measured[first:], measure or [])
+    if winners:
+        typer.echo()
+        print_winners(winner_rows(winners, find_run(name)))
     if queries:
         typer.echo()
         print_table(

@@ -1,18 +1,31 @@
-"""`jointnas show`: a candidate's network as a table."""
+"""`jointnas show`: a candidate's network, block by block, and its knobs."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from jointnas.cli.common import Json, Measured, figure_texts, figures_of, print_json, print_table
+from jointnas.cli.common import (
+    Json,
+    Measured,
+    default_knobs,
+    figure_texts,
+    figures_of,
+    format_knob,
+    print_json,
+    print_table,
+)
 
 
 def show_command(
-    path: Annotated[Path, typer.Argument(help="A candidate file, a built-in recipe's name, or a winner's folder.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="A winner of a run, as RUN#1, a candidate file, a built-in recipe, or a winner's folder."),
+    ],
     input_shape: Annotated[
         str | None, typer.Option(help="Input as CxHxW (default: the file's own, or 3x32x32).")
     ] = None,
@@ -23,17 +36,21 @@ def show_command(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show a candidate's network block by block, with what each costs; equal blocks in a row are one row with their sums.
+    """Show a candidate: its network block by block, with what each costs, and the knobs of network and recipe.
+
+    Equal blocks in a row are one row with their sums.
 
     A block's figures are of one view of an image, the total is of all views that the recipe scores: two with test_flip.
 
     \b
     Examples:
+      jointnas show runs/digits-resnet9-1#1
       jointnas show runs/digits-resnet9-1/export/winner-1.toml
       jointnas show nomad-senet --layers
       jointnas show mine.toml --input-shape 1x28x28 --measure latency
     """
     from jointnas.campaign.candidate_file import find_candidate
+    from jointnas.campaign.run_files import winner_file
     from jointnas.campaign.winner_file import WinnerFile
     from jointnas.errors import ExportError
     from jointnas.execution import share_slots
@@ -43,14 +60,17 @@ def show_command(
     from jointnas.training.recipe import Recipe
 
     measured: dict[str, float | None] = {}
+    path = Path(name)
     if path.is_dir():
         if input_shape is not None or classes is not None or measure:
             raise ExportError(
                 f"--input-shape, --classes and --measure go with a candidate file, got one beside the folder {str(path)!r}: drop it"
             )
-        members = [(member.blueprint, member.views) for member in WinnerFile.read(path).members]
+        winner = WinnerFile.read(path)
+        candidate, members = winner.candidate, [(member.blueprint, member.views) for member in winner.members]
     else:
-        file = find_candidate(path)
+        file = winner_file(name) if "#" in name and not path.exists() else find_candidate(path)
+        candidate = file.candidate
         shape = parse_shape(input_shape) if input_shape else tuple(file.training.get("input_shape", (3, 32, 32)))
         outputs = file.training.get("classes", 10) if classes is None else classes
         views = Recipe.from_knobs(file.candidate["recipe"]).views
@@ -66,7 +86,7 @@ def show_command(
             {"blueprint": network.to_json(), "costs": {**scoring_cost(blueprint_cost(network), views), **measured}}
             for network, views in members
         ]
-        print_json({"members": shown})
+        print_json({"candidate": candidate, "members": shown})
         return
     for network, views in dict.fromkeys(members):
         if layers:
@@ -80,6 +100,15 @@ def show_command(
         print_table("", ("members", *sums), [(str(len(members)), *figure_texts(sums, list(sums)))])
     if measured:
         print_table("", ("measured", "value"), list(zip(measured, figure_texts(measured, list(measured)), strict=True)))
+    typer.echo()
+    print_table("", ("knob", "value", "default"), _knob_rows(candidate))
+
+
+def _knob_rows(candidate: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return a candidate's knobs, with the values that they have where a candidate does not name them."""
+    defaults = default_knobs(candidate)
+    knobs = {**candidate.get("architecture", {}), **candidate.get("recipe", {})}
+    return [(n, format_knob(v), format_knob(defaults[n]) if n in defaults else "") for n, v in knobs.items()]
 
 
 def parse_shape(text: str) -> tuple[int, ...]:

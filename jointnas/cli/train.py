@@ -11,6 +11,7 @@ from jointnas.cli.common import (
     DataOption,
     Device,
     Ensemble,
+    Fit,
     ImageSize,
     Json,
     Members,
@@ -30,6 +31,7 @@ def train_command(
     train_images: TrainImages = None,
     val_images: ValImages = None,
     image_size: ImageSize = None,
+    fit: Fit = None,
     train_time: TrainTime = None,
     train_steps: TrainSteps = None,
     seed: Annotated[int, typer.Option(help="Seed of the weights and of the order of images.")] = 0,
@@ -62,7 +64,7 @@ def train_command(
     from jointnas.training.recipe import Recipe
 
     file = find_candidate(candidate).with_members(members, ensemble)
-    spec = data_spec_of(file.training, data, train_images, val_images, image_size)
+    spec = data_spec_of(file.training, data, train_images, val_images, image_size, fit)
     loaded = load_data(spec)
     clock = clock_json(train_time, train_steps, file.training.get("clock"))
     clock_from_json(dict(clock))
@@ -99,7 +101,7 @@ def train_command(
         flip = Recipe.from_knobs(file.candidate["recipe"]).test_flip
         files = member_files(to / weights, result.members)
         kept = tuple(Member(network, path.name, loaded.mean, loaded.std, flip) for path in files)
-        WinnerFile(kept, loaded.classes, file.candidate, outcome).write(to)
+        WinnerFile(kept, loaded.classes, file.candidate, outcome, loaded.fit).write(to)
     if as_json:
         print_json(outcome)
         return

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from jointnas.data.images import FITS
 from jointnas.data.pack import Pack, open_pack
 from jointnas.data.spec import DataSpec
 from jointnas.errors import DataError
@@ -46,6 +47,7 @@ class Data:
     mean: tuple[float, ...]  # by channel, of training pixels in [0, 1]
     std: tuple[float, ...]
     notes: tuple[str, ...]
+    fit: str  # see `DataSpec`
     _pack: Pack
     _test: Indices
 
@@ -83,8 +85,10 @@ def load_data(
         value = getattr(spec, name)
         if value is not None and value < 1:
             raise DataError(f"--{name.replace('_', '-')} must be 1 or more, got {value}: raise it")
+    if spec.fit not in FITS:
+        raise DataError(f"--fit is {', '.join(FITS)}, got {spec.fit!r}: choose one of them")
     if pack is None:
-        pack = open_pack(spec.source, spec.image_size, cache)
+        pack = open_pack(spec.source, spec.image_size, cache, spec.fit)
     else:
         pack.check()
     if len(pack.classes) < 2:
@@ -108,6 +112,7 @@ def load_data(
         wanted = spec.val_images or min(LARGEST_VALIDATION, _share(len(rest), VALIDATION_SHARE, len(pack.classes)))
         val, rest = _draw(pack, rest, wanted, rng, "validation")
     train, _ = _draw(pack, rest, spec.train_images or max(1, len(rest)), rng, "training")
+    notes += [*_copies(pack, "validation", val, train), *_copies(pack, "test", test, np.concatenate([train, val]))]
     split = _take(pack, train)
     pixels = split.images.reshape(-1, split.images.shape[3]).double() / 255
     key = json.dumps([pack.fingerprint, train.tolist(), val.tolist()])
@@ -124,9 +129,33 @@ def load_data(
         mean=tuple(pixels.mean(0).tolist()),
         std=tuple(pixels.std(0, correction=0).clamp_min(1e-3).tolist()),
         notes=tuple(notes),
+        fit=spec.fit,
         _pack=pack,
         _test=test,
     )
+
+
+def labelled_images(spec: DataSpec, split: str | None = None) -> tuple[Split, str, tuple[str, ...]]:
+    """Return all labelled images of a source, or of one split as the source divides them, the split's name, and the class names.
+
+    split: "train", "val" or "test"; None for the test images where the source has some, else for all. Raises `DataError`.
+    """
+    pack = open_pack(spec.source, spec.image_size, fit=spec.fit)
+    if split is None and "test" not in pack.ranges:
+        return _take(pack, np.arange(len(pack.labels))), "all", pack.classes
+    split = split or "test"
+    if split not in pack.ranges:
+        raise DataError(
+            f"{spec.source!r} has the splits {', '.join(pack.ranges)}, got --split {split}: choose one of them"
+        )
+    return _take(pack, _range(pack, split)), split, pack.classes
+
+
+def _copies(pack: Pack, name: str, rows: Indices, others: Indices) -> list[str]:
+    """Return a sentence where images of a split are exact copies of others: their accuracy is then too high."""
+    count = int(np.isin(pack.digests[rows], pack.digests[others]).sum())
+    kept = f"{count} of {len(rows)} {name} images are exact copies of images in another split, which raises the accuracy: remove copies"
+    return [kept] if count else []
 
 
 def _range(pack: Pack, split: str) -> Indices:

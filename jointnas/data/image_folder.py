@@ -15,10 +15,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from jointnas.data.contract import SPLITS, Contents, Images, Source, file_key
-from jointnas.data.images import LARGEST_FILE, Reader, decode, is_image, read_header
+from jointnas.data.images import CROP, LARGEST_FILE, Reader, decode, is_image, read_header
 from jointnas.errors import DataError
 from jointnas.units import format_size
 
+SIDES = (32, 48, 64, 96, 128, 160, 192, 224)  # pixels, that are suggested for images of mixed sizes
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
@@ -27,6 +28,7 @@ class ImageTree(Source):
 
     path: Path
     image_size: int | None
+    fit: str
 
     @abstractmethod
     def _names(self) -> list[str]:
@@ -62,29 +64,16 @@ class ImageTree(Source):
         with self._reader() as read, ThreadPoolExecutor() as threads:
             headers = list(threads.map(lambda name: read_header(name, read), names))
             channels = 1 if all(grey for grey, _ in headers) else 3
-            height, width = self._common_size(names, [size for _, size in headers])
+            height, width = common_size(names, [size for _, size in headers], self.image_size)
 
             def write(out: Images) -> None:
                 def fill(i: int) -> None:
-                    out[i] = decode(names[i], read, channels, (width, height))
+                    out[i] = decode(names[i], read, channels, (width, height), self.fit)
 
                 for _ in threads.map(fill, range(len(names))):
                     pass
 
             yield Contents(tuple(classes), labels, (height, width, channels), write)
-
-    def _common_size(self, names: Sequence[str], sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-        """Return (height, width) of all images: the requested size, or their own. Raises `DataError` where they differ."""
-        if self.image_size is not None:
-            return self.image_size, self.image_size
-        for name, size in zip(names, sizes, strict=True):
-            if size != sizes[0]:
-                raise DataError(
-                    f"the images have different sizes, {sizes[0][0]}×{sizes[0][1]} for {names[0]!r} and {size[0]}×{size[1]} for "
-                    f"{name!r}: choose one with --image-size, such as --image-size 32"
-                )
-        width, height = sizes[0]
-        return height, width
 
     def _files_by_split(self) -> dict[str, list[tuple[str, str]]]:
         """Return {split: [(class, path), …]}, sorted by path. Raises `DataError`."""
@@ -117,12 +106,36 @@ class ImageTree(Source):
         return files
 
 
+def common_size(names: Sequence[str], sizes: Sequence[tuple[int, int]], image_size: int | None) -> tuple[int, int]:
+    """Return (height, width) of all images: the requested size, or their own (width, height).
+
+    Raises `DataError` where they differ, with a size to choose.
+    """
+    if image_size is not None:
+        return image_size, image_size
+    for name, size in zip(names, sizes, strict=True):
+        if size != sizes[0]:
+            raise DataError(
+                f"the images have different sizes, {sizes[0][0]}×{sizes[0][1]} for {names[0]!r} and {size[0]}×{size[1]} for {name!r}: choose "
+                f"one with --image-size; {suggested_size(sizes)} keeps most of what they show, smaller ones train faster"
+            )
+    width, height = sizes[0]
+    return height, width
+
+
+def suggested_size(sizes: Sequence[tuple[int, int]]) -> int:
+    """Return a side in pixels for images of these (width, height): no more than three quarters of them have, and a network can use."""
+    shorter = sorted(min(size) for size in sizes)[len(sizes) // 4]
+    return max((side for side in SIDES if side <= shorter), default=SIDES[0])
+
+
 @dataclass(frozen=True)
 class ImageFolder(ImageTree):
     """A folder of images."""
 
     path: Path
     image_size: int | None
+    fit: str = CROP
 
     def key(self) -> str:
         """Return a hash of every image's path, size and modification time."""
@@ -130,7 +143,7 @@ class ImageFolder(ImageTree):
         for name in sorted(n for n in self._names() if is_image(n)):
             stat = (self.path / name).stat()
             digest.update(f"{name}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
-        return f"{self.path.resolve()}|{self.image_size}|{digest.hexdigest()}"
+        return f"{self.path.resolve()}|{self.image_size}|{self.fit}|{digest.hexdigest()}"
 
     def _names(self) -> list[str]:
         return [p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file()]
@@ -146,10 +159,11 @@ class ImageZip(ImageTree):
 
     path: Path
     image_size: int | None
+    fit: str = CROP
 
     def key(self) -> str:
         """Return the file's path, size and modification time."""
-        return f"{file_key(self.path)}|{self.image_size}"
+        return f"{file_key(self.path)}|{self.image_size}|{self.fit}"
 
     def _names(self) -> list[str]:
         with self._archive() as archive:

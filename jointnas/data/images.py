@@ -7,12 +7,12 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from jointnas.data.contract import Images
 from jointnas.errors import DataError
@@ -36,18 +36,31 @@ MAXIMUM_WHITE = {"I": 65535, "I;16": 65535, "I;16B": 65535}
 LARGEST_IMAGE = 100_000_000  # pixels; decoded they take 300 MB
 LARGEST_FILE = 512 * 1024**2  # bytes of an image file, as unpacked from a zip
 
+CROP, PAD, STRETCH = FITS = ("crop", "pad", "stretch")
+"""What becomes of an image whose shape is not the wanted one."""
+
+ORIENTATION, UPRIGHT = 0x0112, 1  # the tag in EXIF data, and its value for an image that is stored as it is seen
+ON_THE_SIDE = (5, 6, 7, 8)  # values for images that are stored turned by 90 degrees
+
+_BILINEAR = Image.Resampling.BILINEAR
+_FITTED: Mapping[str, Callable[[Image.Image, tuple[int, int]], Image.Image]] = {
+    CROP: lambda image, size: ImageOps.fit(image, size, _BILINEAR),
+    PAD: lambda image, size: ImageOps.pad(image, size, _BILINEAR),
+    STRETCH: lambda image, size: image.resize(size, _BILINEAR),
+}
+
 Reader = Callable[[str], bytes]
 """A function from a file's name to its bytes."""
 
 T = TypeVar("T")
 
 
-def decode_file(path: Path, shape: tuple[int, ...]) -> Images:
-    """Return one image file as (H, W, C) uint8, resized to a network's input shape (C, H, W). Raises `DataError`."""
+def decode_file(path: Path, shape: tuple[int, ...], fit: str = CROP) -> Images:
+    """Return one image file as (H, W, C) uint8, brought to a network's input shape (C, H, W). Raises `DataError`."""
     channels, height, width = shape
     if not path.is_file():
         raise DataError(f"there is no image file {str(path)!r}: check the path")
-    return decode(str(path), lambda name: Path(name).read_bytes(), channels, (width, height))
+    return decode(str(path), lambda name: Path(name).read_bytes(), channels, (width, height), fit)
 
 
 def is_image(name: str) -> bool:
@@ -58,24 +71,44 @@ def is_image(name: str) -> bool:
 
 
 def read_header(name: str, read: Reader) -> tuple[bool, tuple[int, int]]:
-    """Return whether an image is grey, and its (width, height). Raises `DataError`."""
-    return _with_image(name, read, lambda image: (image.mode in GREY_MODES, image.size))
+    """Return whether an image is grey, and its (width, height) when it is upright. Raises `DataError`."""
+
+    def header(image: Image.Image) -> tuple[bool, tuple[int, int]]:
+        width, height = image.size
+        return image.mode in GREY_MODES, (height, width) if _orientation(image) in ON_THE_SIDE else (width, height)
+
+    return _with_image(name, read, header)
 
 
-def decode(name: str, read: Reader, channels: int, size: tuple[int, int]) -> Images:
-    """Return one image as (H, W, channels) uint8, resized where it is not (width, height). Raises `DataError`."""
+def decode(name: str, read: Reader, channels: int, size: tuple[int, int], fit: str = CROP) -> Images:
+    """Return one image as (H, W, channels) uint8, upright, on white where it is transparent, and brought to (width, height).
+
+    fit: what becomes of another shape: `crop` cuts the longer side, `pad` adds black, `stretch` distorts. Raises `DataError`.
+    """
 
     def pixels(image: Image.Image) -> Images:
+        if _orientation(image) != UPRIGHT:
+            image = ImageOps.exif_transpose(image)
+        if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         white = MAXIMUM_WHITE.get(image.mode)
         if white is not None:
             levels = np.asarray(image, dtype=np.float64) * (255 / white)
             image = Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
         image = image.convert("L" if channels == 1 else "RGB")
         if image.size != size:
-            image = image.resize(size, Image.Resampling.BILINEAR)
+            image = _FITTED[fit](image, size)
         return np.asarray(image, dtype=np.uint8).reshape(size[1], size[0], channels)
 
     return _with_image(name, read, pixels)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the orientation in an image's EXIF data, upright where they are damaged."""
+    try:
+        return int(image.getexif().get(ORIENTATION, UPRIGHT))
+    except (*BROKEN, TypeError, LookupError):
+        return UPRIGHT
 
 
 def _with_image(name: str, read: Reader, use: Callable[[Image.Image], T]) -> T:

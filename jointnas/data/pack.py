@@ -17,11 +17,11 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from jointnas.data.contract import SPLITS, Contents
-from jointnas.data.images import BROKEN
+from jointnas.data.images import BROKEN, CROP
 from jointnas.data.sources import find_source
 from jointnas.errors import DataError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Pack:
     ranges: dict[str, tuple[int, int]]
     classes: tuple[str, ...]
     fingerprint: str
+    digests: NDArray[np.uint64]  # (n,), equal for equal images
 
     def in_memory(self) -> Pack:
         """Return this pack with its content, for a machine that has no file of it."""
@@ -50,10 +51,10 @@ def cache_folder() -> Path:
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jointnas"
 
 
-def open_pack(source_name: str, image_size: int | None, cache: Path | None = None) -> Pack:
+def open_pack(source_name: str, image_size: int | None, cache: Path | None = None, fit: str = CROP) -> Pack:
     """Return the pack of a source, decoding the source on first use. Raises `DataError`."""
     cache = cache or cache_folder()
-    source = find_source(source_name, image_size, cache / "downloads")
+    source = find_source(source_name, image_size, cache / "downloads", fit)
     folder = cache / "packs" / hashlib.sha256(f"{FORMAT}|{source.key()}".encode()).hexdigest()[:20]
     pack = _read(folder)
     if pack is None:
@@ -94,6 +95,7 @@ def _write(folder: Path, contents: Contents) -> None:
         contents.write(images)
         images.flush()
         np.save(partial / "labels.npy", labels)
+        np.save(partial / "digests.npy", content_digests(images))
         ends = np.cumsum([len(contents.labels[s]) for s in present]).tolist()
         about = {
             "classes": contents.classes,
@@ -115,6 +117,12 @@ def content_fingerprint(images: NDArray[np.uint8], labels: NDArray[np.int64]) ->
     return hashlib.sha256(hashlib.sha256(images.data).digest() + labels.tobytes()).hexdigest()[:16]
 
 
+def content_digests(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Return a hash of each of (n, H, W, C) images."""
+    hashes = (hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in images)
+    return np.frombuffer(b"".join(hashes), dtype=np.uint64)
+
+
 def _read(folder: Path) -> Pack | None:
     """Return the pack in a folder, None where there is none, or a damaged one."""
     try:
@@ -125,8 +133,14 @@ def _read(folder: Path) -> Pack | None:
             {split: (start, end) for split, (start, end) in about["ranges"].items()},
             tuple(about["classes"]),
             about["fingerprint"],
+            np.load(folder / "digests.npy", allow_pickle=False),
         )
     except (*BROKEN, LookupError, TypeError, AttributeError, MemoryError):
         return None
-    counts = {len(pack.images), len(pack.labels), max((end for _, end in pack.ranges.values()), default=0)}
+    counts = {
+        len(pack.images),
+        len(pack.labels),
+        len(pack.digests),
+        max((end for _, end in pack.ranges.values()), default=0),
+    }
     return pack if len(counts) == 1 else None

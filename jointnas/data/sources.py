@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from jointnas.data.contract import SPLITS, Contents, Images, Labels, Source, array_contents, file_key
 from jointnas.data.image_folder import ImageFolder, ImageZip
-from jointnas.data.images import BROKEN
+from jointnas.data.image_table import ImageTable
+from jointnas.data.images import BROKEN, CROP
+from jointnas.data.saved_dataset import SavedDataset, is_saved_dataset
 from jointnas.errors import DataError, suggest
 from jointnas.plugins import load_plugin, plugin_names
 
@@ -28,27 +30,37 @@ def source_names() -> list[str]:
     return [*BUILT_IN, *plugin_names(DATA_GROUP)]
 
 
-def find_source(name: str, image_size: int | None, downloads: Path) -> Source:
-    """Return the source called `name`: a named data set, an image folder, a zip of one, or an .npz.
+def find_source(name: str, image_size: int | None, downloads: Path, fit: str = CROP) -> Source:
+    """Return the source called `name`: a named data set, an image folder, a zip of one, a table of files (.csv), a folder that Hugging
+    Face's `datasets` saved, or an .npz.
 
     An installed package names a data set by an entry point in the group `jointnas.data`: a function without arguments, or a class,
     that returns a `Source`. Raises `DataError`.
     """
     path = Path(name).expanduser()
     named = name in source_names()
-    if image_size is not None and (named or path.suffix == ".npz"):
+    if image_size is not None and not takes_size(name):
         raise DataError(
             f"--image-size {image_size} applies to image folders and zips, but the images of {name!r} have one size: drop it"
         )
     if named:
         return _find_named(name, downloads)
     if path.is_dir():
-        return ImageFolder(path, image_size)
+        return SavedDataset(path, image_size, fit) if is_saved_dataset(path) else ImageFolder(path, image_size, fit)
+    if path.is_file() and path.suffix.lower() == ".csv":
+        return ImageTable(path, image_size, fit)
     if path.is_file() and zipfile.is_zipfile(path):
-        return Npz(path) if path.suffix == ".npz" else ImageZip(path, image_size)
+        return Npz(path) if path.suffix == ".npz" else ImageZip(path, image_size, fit)
     if path.exists():
-        raise DataError(f"the file {name!r} is neither a zip of an image folder nor an .npz: convert it to one of them")
+        raise DataError(
+            f"the file {name!r} is no zip of an image folder, no .csv and no .npz: convert it to one of them"
+        )
     raise DataError(f"no data set, folder or file is called {name!r}: {suggest(name, source_names())}, or give a path")
+
+
+def takes_size(name: str) -> bool:
+    """Return whether a source is made of image files, which may be brought to one size."""
+    return name not in source_names() and Path(name).suffix != ".npz"
 
 
 def _find_named(name: str, downloads: Path) -> Source:

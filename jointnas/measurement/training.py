@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from jointnas.data.dataset import Data, Split
+from jointnas.data.images import CROP
 from jointnas.data.pack import Pack
 from jointnas.measurement.features import PHASES
 from jointnas.measurement.inference import TIMED_SECONDS, Call, synchronise, timed, warm_up
@@ -89,9 +90,11 @@ def random_data(input_shape: Shape, classes: int, images: int) -> Data:
     pixels = torch.randint(256, (images, height, width, channels), dtype=torch.uint8, generator=generator)
     split = Split(pixels, torch.arange(images) % classes)
     names = tuple(map(str, range(classes)))
-    pack = Pack(pixels.numpy(), split.labels.numpy(), {"train": (0, images)}, names, "random")
+    pack = Pack(
+        pixels.numpy(), split.labels.numpy(), {"train": (0, images)}, names, "random", np.zeros(images, np.uint64)
+    )
     nothing = np.empty(0, dtype=np.int64)
-    return Data(split, split, names, "random", (0.5,) * channels, (0.25,) * channels, (), pack, nothing)
+    return Data(split, split, names, "random", (0.5,) * channels, (0.25,) * channels, (), CROP, pack, nothing)
 
 
 def _images_per_second(trainer: Trainer, within: float) -> float:

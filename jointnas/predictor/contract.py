@@ -284,6 +284,7 @@ class Predictor:
             tensors[REFERENCE] = self.reference
         if self.task.timed is not None:
             tensors[TIMED_CODES], tensors[TIMED_STEPS] = self.task.timed
+        mixed = len({o.machine for o in self.observations if o.steps}) > 1
         about: dict[str, Any] = {
             "predictor": self.kind,
             "space": self.space.to_toml(),
@@ -302,6 +303,7 @@ class Predictor:
                     "steps": o.steps,
                     "fraction": o.fraction,
                     "trainings": o.trainings,
+                    **({"machine": o.machine} if mixed else {}),
                 }
                 for c, o in zip(self.candidates, self.observations, strict=True)
             ],
@@ -356,7 +358,13 @@ class Predictor:
             )
         codes = self.space.to_codes([t["candidate"] for t in about["trials"]])
         observations = [
-            Observation(t["accuracy"], fraction=float(t["fraction"]), steps=t["steps"], trainings=t["trainings"])
+            Observation(
+                t["accuracy"],
+                fraction=float(t["fraction"]),
+                steps=t["steps"],
+                trainings=t["trainings"],
+                machine=t.get("machine"),
+            )
             for t in about["trials"]
         ]
         self.candidates, self.observations = self.space.to_candidates(codes), observations

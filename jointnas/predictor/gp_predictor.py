@@ -134,13 +134,25 @@ class GPModel(PredictorModel):
         self.targets = TransformPosterior.fit(accuracies, prior=self._prior_transform)
         self._trainings = _trainings(observations)
         with one_blas_thread():
-            self._condition(codes, accuracies, None)
+            self._condition(codes, accuracies, None, self._own_steps(codes, observations))
             if self.targets.mean.attainable is not None:
                 self._infer_attainable(np.flatnonzero([o.accuracy is not None for o in observations]))
 
-    def _condition(self, codes: Codes, accuracies: Array, hyperparameters: Hyperparameters | None) -> None:
-        """Condition the process on examples, with these hyperparameters or with fitted ones."""
-        self._x, self._example_prior, self._accuracies = self._featurizer(codes), self._prior_mean(codes), accuracies
+    def _own_steps(self, codes: Codes, observations: Sequence[Observation]) -> Array | None:
+        """Return the (n,) logarithms of the steps of the examples' own machines, as `scores` takes them; None where one kind trained all."""
+        speeds = self._steps_model.speeds(codes, observations)
+        return None if (speeds == 1).all() else self._featurizer.log_steps(codes) + np.log(speeds)
+
+    def _condition(
+        self,
+        codes: Codes,
+        accuracies: Array,
+        hyperparameters: Hyperparameters | None,
+        log_steps: Array | None = None,
+    ) -> None:
+        """Condition the process on examples, with these hyperparameters or with fitted ones; log_steps: see `scores`."""
+        self._x, self._example_prior = self._featurizer(codes, log_steps), self._prior_mean(codes, log_steps)
+        self._accuracies = accuracies
         self._condition_targets(hyperparameters)
 
     def _condition_targets(self, hyperparameters: Hyperparameters | None) -> None:
@@ -253,7 +265,7 @@ class GPModel(PredictorModel):
         if len(hyperparameters.lengths) != self._featurizer.n_groups:
             raise ValueError(f"{len(hyperparameters.lengths)} length scales")
         with one_blas_thread():
-            self._condition(codes, accuracies, hyperparameters)
+            self._condition(codes, accuracies, hyperparameters, self._own_steps(codes, observations))
 
 
 def _trainings(observations: Sequence[Observation]) -> Array:

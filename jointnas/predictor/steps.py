@@ -45,11 +45,20 @@ class StepsModel:
     ) -> StepsModel:
         """Return the model of trainings of (n, knobs) codes and, as long as these are fewer, of the task's timed candidates.
 
-        Trainings without steps are left out.
+        Trainings without steps are left out. Where machines of several kinds trained, it estimates the steps of the most frequent kind; those
+        of the others are brought to its speed.
         """
-        rows = [i for i, o in enumerate(observations) if o.steps]
-        codes = codes[rows]
-        steps = np.array([o.steps / o.fraction for o in observations if o.steps], dtype=np.float64)
+        codes, observations = codes[[bool(o.steps) for o in observations]], [o for o in observations if o.steps]
+        steps = np.array([whole_steps(o) for o in observations], dtype=np.float64)
+        usual = np.flatnonzero([o.machine == most_frequent_machine(observations) for o in observations])
+        model = cls._fit(space, codes[usual], steps[usual], seed, task)
+        if model.estimator is None or len(usual) == len(steps):
+            return model
+        return cls._fit(space, codes, steps / model.speeds(codes, observations), seed, task)
+
+    @classmethod
+    def _fit(cls, space: Space, codes: Codes, steps: Array, seed: int, task: Task) -> StepsModel:
+        """Return the model of the (n,) steps of (n, knobs) codes and, as long as these are fewer, of the task's timed candidates."""
         if task.timed is not None and len(steps) < len(task.timed[1]):
             codes, steps = np.concatenate([codes, task.timed[0]]), np.concatenate([steps, task.timed[1]])
         if space.is_abstract or len(steps) < MIN_EXAMPLES:
@@ -79,7 +88,33 @@ class StepsModel:
             return np.ones(len(codes))
         return np.maximum(self.estimator.predict(self.features(codes)), SMALLEST_SHARE)
 
+    def speeds(self, codes: Codes, observations: Sequence[Observation]) -> Array:
+        """Return how many times the estimated steps the machine of each of (n,) trainings takes in the budget, in the median of its trainings.
+
+        1 for the most frequent kind of machine, and without an estimator.
+        """
+        speeds, usual = np.ones(len(observations)), most_frequent_machine(observations)
+        if self.estimator is None:
+            return speeds
+        machines = [o.machine if o.steps else usual for o in observations]
+        for machine in {*machines} - {usual}:
+            rows = [row for row, own in enumerate(machines) if own == machine]
+            ratios = np.array([whole_steps(observations[row]) for row in rows]) / self.steps(codes[rows])
+            speeds[rows] = np.median(ratios)
+        return speeds
+
     def features(self, codes: Codes) -> Array:
         """Return the (n, f) features in which the seconds of a step are linear."""
         networks = self.space.architectures.sums(codes[:, : self.space.n_architecture], blueprint_features)
         return step_features(SPEED, networks, self.space.recipe_columns(codes))
+
+
+def whole_steps(observation: Observation) -> float:
+    """Return the steps that a training would have taken in the whole budget; it must have recorded some."""
+    return (observation.steps or 0) / observation.fraction
+
+
+def most_frequent_machine(observations: Sequence[Observation]) -> str | None:
+    """Return the kind of machine that trained most of those that recorded steps, the first of equals; None where no kind is recorded."""
+    machines = [o.machine for o in observations if o.steps]
+    return max(machines, key=machines.count, default=None)

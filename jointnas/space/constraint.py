@@ -87,7 +87,7 @@ class Constraint:
             )
         metric, comparison, bound = match.groups()
         if metric not in allowed:
-            raise ConstraintError(f"no metric is called {metric!r} in {text!r}: {suggest(metric, allowed)}")
+            raise ConstraintError(f"no metric is called {metric!r} in {text!r}: {_remedy(metric, bound, allowed)}")
         try:
             value = unit_of(metric).parse(bound)
         except UnitError as error:
@@ -114,6 +114,13 @@ class Constraint:
         short = format_metric(self.metric, self.bound)
         exact = unit_of(self.metric).parse(short) == self.bound
         return f"{self.metric}{self.comparison}{short if exact else f'{self.bound:.17g}'}"
+
+
+def _remedy(metric: str, bound: str, allowed: Sequence[str]) -> str:
+    """Return what to write in place of an unknown metric."""
+    if metric.lower() in ("flops", "flop") and "macs" in allowed:
+        return f"multiply-accumulates are counted, two FLOPs each; write macs<{bound} where a paper counts a multiply-add once, else half of it"
+    return suggest(metric, allowed)
 
 
 def format_metric(metric: str, value: float) -> str:

@@ -25,6 +25,7 @@ from jointnas.network.morphisms import apply, parse
 from jointnas.network.operations.operation import Shape
 from jointnas.training.batches import Normalise
 from jointnas.training.clock import StepClock, clock_from_json
+from jointnas.training.confusion import Confusion
 from jointnas.training.ensemble import train_ensemble
 from jointnas.training.members import LARGEST_ENSEMBLE, SEEDS
 from jointnas.training.observation import Observation
@@ -78,8 +79,9 @@ class Parent:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The result of a job. test_accuracy: None without `test`, or after a failure. members: how many networks it has.
+    """The result of a job. test_accuracy, confusion: None without `test`, or after a failure. members: how many networks it has.
 
+    confusion: counts of the test images by their class and the one they were given.
     unsaved: why their weights could not be written, as on a full disk; the training counts all the same.
     """
 
@@ -87,6 +89,7 @@ class TrainingResult:
     test_accuracy: float | None = None
     members: int = 1
     unsaved: str = ""
+    confusion: Sequence[Sequence[int]] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON types."""
@@ -95,6 +98,7 @@ class TrainingResult:
             "test_accuracy": self.test_accuracy,
             "members": self.members,
             "unsaved": self.unsaved,
+            "confusion": self.confusion,
         }
 
     @classmethod
@@ -104,7 +108,8 @@ class TrainingResult:
             return cls(Observation.failed(event.reason))
         result = event.result
         seen = Observation.from_json(result["observation"])
-        return cls(seen, result["test_accuracy"], result.get("members", 1), result.get("unsaved", ""))
+        others = {name: result[name] for name in ("members", "unsaved", "confusion") if name in result}
+        return cls(seen, result["test_accuracy"], **others)
 
 
 def trial_executor(
@@ -149,7 +154,7 @@ class PrepareTrials:
 
     def carried(self) -> PrepareTrials:
         """Return this with the decoded images, for workers on other machines."""
-        return replace(self, pack=open_pack(self.spec.source, self.spec.image_size).in_memory())
+        return replace(self, pack=open_pack(self.spec.source, self.spec.image_size, fit=self.spec.fit).in_memory())
 
 
 def run_job(job: TrainingJob, data: Data, device: str, progress: Progress | None = None) -> TrainingResult:
@@ -186,15 +191,16 @@ def run_job(job: TrainingJob, data: Data, device: str, progress: Progress | None
         networks = [model]
     if job.with_val:
         observation = replace(observation, accuracy=None, balanced_accuracy=None, log_loss=None, curve=())
-    test_accuracy = None
+    test_accuracy, confusion = None, None
     if job.test:
         split = data.test()
         normalise = Normalise(data.mean, data.std, torch.device(device))
         report = (lambda: progress(1.0, observation.seconds or 0.0)) if progress else (lambda: None)
         logits = [predict(n, split, normalise, torch.device(device), recipe.test_flip, report) for n in networks]
         test_accuracy = accuracies(vote(logits), split.labels)[0]
+        confusion = Confusion.of(vote(logits), split.labels, data.classes).counts
     unsaved = _save(networks, Path(job.weights)) if job.weights else ""
-    return TrainingResult(observation, test_accuracy, len(networks), unsaved)
+    return TrainingResult(observation, test_accuracy, len(networks), unsaved, confusion)
 
 
 def _save(networks: Sequence[Network], weights: Path) -> str:

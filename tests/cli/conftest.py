@@ -20,7 +20,7 @@ def cycle(tmp_path_factory):
         patch.chdir(folder)
         save_image(folder / "seven.png")
         done.search = answer(*SEARCH)
-        done.export = answer("export", RUN)
+        done.export = answer("export", RUN, "--format", "toml")
         done.show = answer("show", f"{RUN}/export/winner-1.toml")
         done.train = answer("train", f"{RUN}/export/winner-1.toml", "--train-steps", "10", "--to", "trained")
         done.retrain = answer("retrain", RUN, "--seeds", "2", "--top", "1")

@@ -139,11 +139,12 @@ def test_off_a_terminal_tables_are_plain_lines_of_tab_separated_cells(in_cycle):
     tables = [[line.split("\t") for line in part.splitlines()] for part in found.out.split("\n\n")]
     assert [[row[0] for row in table] for table in tables] == [
         ["trial", "1", "2", "3", "4", "5", "6"],
+        ["rank", "1", "2", "3"],
         ["query", *(str(query["number"]) for query in answer("runs", "show", RUN)["queries"])],
         ["query", "1"],
         ["predictions of", "trials", "retrained winners"],
     ]
-    assert [{len(row) for row in table} for table in tables] == [{7}, {4}, {8}, {5}]
+    assert [{len(row) for row in table} for table in tables] == [{7}, {6}, {4}, {8}, {5}]
     assert "\x1b" not in found.out + found.err
 
 

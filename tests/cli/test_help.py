@@ -32,7 +32,7 @@ def examples_of(command):
 
 
 EXAMPLES = sorted({line for command in COMMANDS.values() for line in examples_of(command)})
-QUICK = ("runs", "spaces", "recipes", "predictors", "augment", "export", "show", "predict")
+QUICK = ("runs", "spaces", "recipes", "predictors", "augment", "export", "show", "predict", "report")
 CHEAP = [line for line in EXAMPLES if line.split()[1] in QUICK and "cifar10" not in line]
 
 
@@ -74,7 +74,8 @@ def test_every_example_that_is_cheap_works_as_it_stands(line, in_copy):
     space = (resource_folder("spaces") / "resnet9.toml").read_text()
     Path("mine.toml").write_text(space if " spaces " in line else CANDIDATE)
     found = jointnas(*arguments(line))
-    assert (found.code, found.err) == (0, "")
+    assert found.code == 0
+    assert found.err == "" or line.startswith("jointnas export")  # which says what it measured
     assert found.out
 
 

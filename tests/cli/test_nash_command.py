@@ -64,7 +64,7 @@ def test_a_run_is_shown_as_a_family_tree(run: str) -> None:
 
 
 def test_its_winner_is_exported_retrained_and_predicts(run: str, tmp_path: Path) -> None:
-    (file,) = answer("export", run, "--to", tmp_path)["files"]
+    (file,) = answer("export", run, "--format", "toml", "--to", tmp_path)["files"]
     candidate = CandidateFile.read(Path(file)).candidate
     (winner,) = answer("retrain", file, "--seeds", "1", "--train-steps", "2", "--to", tmp_path / "again")["winners"]
     assert winner["architecture"] == candidate["architecture"]

@@ -39,7 +39,7 @@ def test_a_predictor_alone_is_made_a_run_by_its_first_answer(in_cycle, tmp_path)
     assert "smallest macs" in mistake(jointnas("search", "--from", week, "-c", "macs<1K", "--out", out))
     assert not out.exists()
     (winner,) = answer("search", "--from", week, "-c", "macs<1M", "--top", "1", "--out", out)["winners"]
-    (file,) = answer("export", out)["files"]
+    (file,) = answer("export", out, "--format", "toml")["files"]
     assert CandidateFile.read(Path(file)).candidate["architecture"] == winner["architecture"]
     assert f"--from {out}" in mistake(jointnas("search", "--from", week, "--out", out))
     assert "drop --out" in mistake(jointnas("search", "--from", out, "--out", tmp_path / "again"))

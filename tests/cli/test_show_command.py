@@ -21,7 +21,7 @@ CANDIDATE = '[architecture]\nnetwork = "{}"\n{}\n'
 
 @pytest.fixture
 def show(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Table]:
-    """Return a function that shows a network off a terminal: the cells of each line."""
+    """Return a function that shows a network off a terminal: the cells of each line of the first table."""
 
     def run(network: str, knobs: str, *args: str) -> Table:
         file = tmp_path / "mine.toml"
@@ -31,7 +31,7 @@ def show(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tm
             main()
         said = capsys.readouterr()
         assert (end.value.code or 0, said.err) == (0, "")
-        return [line.split("\t") for line in said.out.splitlines()]
+        return [line.split("\t") for line in said.out.partition("\n\n")[0].splitlines()]
 
     return run
 

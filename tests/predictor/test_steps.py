@@ -1,8 +1,12 @@
 """The steps model: how many training steps fit into a budget, estimated from the steps of other trainings."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from jointnas.predictor.contract import Predictor
 from jointnas.predictor.steps import StepsModel
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
@@ -50,3 +54,40 @@ def test_a_model_is_restored_from_its_tensor() -> None:
     assert tensor is not None
     np.testing.assert_array_equal(StepsModel.from_tensor(SPACE, tensor).steps(codes), model.steps(codes))
     assert StepsModel(SPACE, None).to_tensor() is None
+
+
+def of_two_machines(candidates: list[Candidate], speed: float) -> list[Observation]:
+    """Return trainings whose every third ran on a machine of another speed; more steps are more accurate, and nothing else is."""
+    observations = []
+    for i, candidate in enumerate(candidates):
+        taken = steps(candidate) * (speed if i % 3 == 0 else 1.0)
+        accuracy = float(0.3 + 0.06 * np.log(taken))
+        observations.append(Observation(accuracy, steps=round(taken), machine="other" if i % 3 == 0 else "usual"))
+    return observations
+
+
+def test_with_two_kinds_of_machines_it_estimates_for_the_usual_one_and_knows_the_speed_of_the_other() -> None:
+    plain = SPACE.fix({"gradient": "plain", "start_resolution": 1.0})
+    trained, unseen = plain.sample(48, seed=1), plain.sample(200, seed=2)
+    codes, observations = plain.to_codes(trained), of_two_machines(trained, 0.2)
+    model = StepsModel.fit(plain, codes, observations, 0)
+    true = np.array([steps(c) for c in unseen])
+    assert np.median(np.abs(model.steps(plain.to_codes(unseen)) / true - 1)) < 0.1
+    speeds = model.speeds(codes, observations)
+    np.testing.assert_allclose(speeds[::3], 0.2, rtol=0.1)
+    np.testing.assert_array_equal(np.delete(speeds, slice(0, None, 3)), 1)
+
+
+def test_the_predictor_reads_the_steps_that_each_machine_took(tmp_path: Path) -> None:
+    plain = SPACE.fix({"gradient": "plain", "start_resolution": 1.0})
+    trained, unseen = plain.sample(60, seed=1), plain.sample(200, seed=2)
+    observations = of_two_machines(trained, 0.1)
+    true = 0.3 + 0.06 * np.log([steps(c) for c in unseen])
+    errors, predictor = {}, Predictor(plain, seed=0)
+    for name, given in {"alike": [replace(o, machine=None) for o in observations], "mixed": observations}.items():
+        predictor = Predictor(plain, seed=0)
+        predictor.fit(trained, given)
+        errors[name] = float(np.abs(predictor.predict(unseen)[0] - true).mean())
+    assert errors["mixed"] < errors["alike"] / 2
+    predictor.save(tmp_path)
+    np.testing.assert_allclose(Predictor.load(tmp_path).predict(unseen)[0], predictor.predict(unseen)[0])

@@ -1,117 +1,24 @@
-"""What a run does: one frozen dataclass for each kind, with its defaults, its checks, and its JSON and TOML forms.
-
-A run stores its specification; what users give becomes one in `options`.
-"""
+"""The specifications of searches: on a predictor, over real trainings, of policies, of recipes alone."""
 
 from __future__ import annotations
 
-import json
-import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from math import inf
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import ClassVar
 
-import tomli_w
-
-from jointnas.campaign.candidate_file import without_none
-from jointnas.data.spec import DataSpec
-from jointnas.errors import RunError, SearchError, suggest
-from jointnas.execution import RAY, Slot, find_executor, remote_slots, share_slots
+from jointnas.campaign.spec.base import Spec, check_positive
+from jointnas.errors import SearchError
 from jointnas.predictor.contract import find_model
 from jointnas.search.engines import CONTROLLER, engine_names, find_engine
 from jointnas.search.search import ALL
 from jointnas.space.constraint import MEASURED
 from jointnas.space.knob_space import Candidate
-from jointnas.training.clock import clock_from_json
 from jointnas.training.members import ENSEMBLES, LARGEST_ENSEMBLE, SEEDS, part_of
 from jointnas.training.policy_text import split_knobs
 
-LARGEST_SEED = 99_999  # trials get seeds of 10,000 × seed + number, which stay below those of `retrain`
 BEST_NETWORK, ALL_IMAGES = FINALS = ("best", "train+val")
 FEWEST_FOR_ALL_IMAGES = 12  # budgets of a search that by default spends one of them on its winner and all images
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spec:
-    """What all runs have. Raises a `JointNASError` for values that do not fit together.
-
-    data: the images, None where the training function brings its own. clock: {"train_seconds": s} or {"train_steps": n}. workers: how many
-    share the machine. device: see `share_slots`. alone: whether one training runs at a time, in the slot of one of the workers. executor:
-    "local", "ray:ADDRESS" for a cluster, or one that a package adds. threads, workers_per_device: of each training, and of those that share
-    a GPU, in a cluster. mix_machines: whether trainings under one clock may have machines of several kinds.
-    """
-
-    kind: ClassVar[str]
-    changeable: ClassVar[tuple[str, ...]] = ()  # may differ when a run is resumed
-
-    data: DataSpec | None = field(default_factory=DataSpec)
-    clock: Mapping[str, float]
-    workers: int = 1
-    device: str = "auto"
-    alone: bool = False
-    threads: int | None = None
-    workers_per_device: int | None = None
-    mix_machines: bool = False
-    executor: str = "local"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        clock_from_json(dict(self.clock))
-        find_executor(self.executor)
-        if self.threads is not None and not self.is_remote:
-            raise SearchError(
-                f"--threads are of a cluster's workers, got --threads {self.threads} without --ray: drop it"
-            )
-        if self.workers_per_device is not None and (not self.is_remote or self.device != "cuda"):
-            raise SearchError(
-                f"--workers-per-device shares GPUs, got {self.workers_per_device} for the device {self.device}: add --device cuda"
-            )
-        for name in ("alone", "mix_machines"):
-            if not isinstance(getattr(self, name), bool):
-                raise SearchError(f"the setting {name} is true or false, got {getattr(self, name)!r}: correct it")
-        if not 0 <= self.seed <= LARGEST_SEED:
-            raise SearchError(f"--seed must lie between 0 and {LARGEST_SEED}, got {self.seed}: change it")
-
-    @property
-    def at_a_time(self) -> int:
-        """How many trainings run side by side."""
-        return 1 if self.alone else self.workers
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether the trainings run in a Ray cluster."""
-        return self.executor.partition(":")[0] == RAY
-
-    @property
-    def slot(self) -> Slot:
-        """Where each training runs. Raises `SearchError` for workers or a device that this machine does not have."""
-        if self.is_remote:
-            threads = 1 if self.threads is None else self.threads
-            per_gpu = 1 if self.workers_per_device is None else self.workers_per_device
-            return remote_slots(self.at_a_time, self.device, threads, per_gpu)
-        return share_slots(self.workers, self.device, alone=self.alone)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON types; `spec_from_json` gives an equal spec back."""
-        data = None if self.data is None else self.data.to_json()
-        return {"kind": self.kind, **json.loads(json.dumps(asdict(self))), "data": data}
-
-    def to_toml(self) -> str:
-        """Return the configuration file that repeats the run (`--config`)."""
-        values = self.to_json()
-        clock = values.pop("clock")
-        budget = {"train_time": clock["train_seconds"]} if "train_seconds" in clock else clock
-        if values.get("space") is not None:
-            values["space"] = tomllib.loads(values["space"])
-        return tomli_w.dumps({**budget, **without_none(values)}, multiline_strings=True)
-
-    def differences(self, other: Spec) -> list[str]:
-        """Return the names of the fields in which two specs differ and that may not change between a run and its resumption."""
-        if self.kind != other.kind:
-            return ["kind"]
-        mine, theirs = self.to_json(), other.to_json()
-        return [name for name in mine if name not in self.changeable and mine[name] != theirs[name]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +126,13 @@ class SearchSpec(Spec):
         On one machine proposals would take the cores of the trainings that run.
         """
         return self.is_remote and self.early_stop is None and self.at_a_time > self.batch_of(1)
+
+    @property
+    def waves(self) -> float:
+        """How many budgets pass one after another, as many trainings as there are workers at a time."""
+        batches = [self.batch_of(number) for number in range(1, self.rounds + 1)]
+        together = [sum(batches)] if self.streams else batches
+        return sum(ceil(n / self.at_a_time) for n in (*together, self.confirmations, self.final_trainings))
 
     @property
     def budgets(self) -> int:
@@ -350,67 +264,6 @@ class PolicySpec(SearchSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NashSpec(Spec):
-    """Hill climbing by network morphisms over real trainings (NASH: Elsken, Metzen & Hutter 2017). The defaults are the paper's.
-
-    space: TOML text, unbound; the first network is its smallest one where `start` has none. start: the candidate to start from; without
-    it and a space, the built-in recipe nash. rounds: steps of the climb. batch: networks that a step trains, the unmodified best among
-    them. morphisms: of each of the others. clock: the budget of one of these. pretraining, final_training: the budgets of the first
-    network and of the best one at the end, in parts of that. last_learning_rate: where each cosine ends. inherit: whether children
-    start from their parent's weights.
-    """
-
-    kind = "nash"
-    changeable: ClassVar[tuple[str, ...]] = ("executor", "mix_machines")
-
-    space: str | None = None
-    constraints: tuple[str, ...] = ()
-    start: tuple[Candidate, ...] = ()
-    rounds: int = 5
-    batch: int = 8
-    morphisms: int = 5
-    pretraining: float = 20 / 17
-    final_training: float = 100 / 17
-    last_learning_rate: float = 0.0
-    inherit: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("rounds", "batch", "morphisms"):
-            check_positive(name, getattr(self, name))
-        for name in ("pretraining", "final_training"):
-            if not 0 < getattr(self, name) < inf:
-                raise SearchError(
-                    f"--{name.replace('_', '-')} is a number of training budgets above 0, got {getattr(self, name):g}: raise it"
-                )
-        if not 0 <= self.last_learning_rate < inf:
-            raise SearchError(
-                f"--last-learning-rate must be 0 or more, got {self.last_learning_rate:g}: the paper uses 0"
-            )
-        if len(self.start) > 1:
-            raise SearchError(f"NASH grows one network, got {len(self.start)} to start from: give one --start")
-        if self.start and self.space is not None:
-            raise SearchError(
-                "NASH starts from a candidate or from the smallest network of a space, got both: drop one"
-            )
-
-    @property
-    def budgets(self) -> int:
-        """How many networks are trained: the first one, those of all steps, and the best one at the end."""
-        return 1 + self.rounds * self.batch + 1
-
-    def budgets_of(self, step: int, final: bool) -> float:
-        """Return how many budgets a training has: the first network's, one of a step, or the last one."""
-        return self.final_training if final else 1.0 if step else self.pretraining
-
-    def clock_of(self, budgets: float) -> dict[str, float]:
-        """Return the clock of so many budgets."""
-        if "train_steps" in self.clock:
-            return {"train_steps": max(1, round(budgets * self.clock["train_steps"]))}
-        return {"train_seconds": budgets * self.clock["train_seconds"]}
-
-
-@dataclass(frozen=True, kw_only=True)
 class AutotrainSpec(SearchSpec):
     """A search of the recipe alone for one network. default: the candidate whose recipe the searched one is compared with."""
 
@@ -422,65 +275,9 @@ class AutotrainSpec(SearchSpec):
     default: Candidate
 
 
-@dataclass(frozen=True, kw_only=True)
-class BaselinesSpec(Spec):
-    """Trainings of baselines, each `repeats` times on images of another seed."""
-
-    kind = "baselines"
-    changeable = ("repeats", "executor", "mix_machines")
-
-    baselines: tuple[str, ...]
-    repeats: int = 10
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive("repeats", self.repeats)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdoptedSpec(Spec):
-    """A run without trainings, made from a stand-alone predictor so that its winners can be exported and trained."""
-
-    kind = "adopted"
-
-    space: str
-    constraints: tuple[str, ...] = ()
-    predictor: str  # its name or folder
-
-
-KINDS: Mapping[str, type[Spec]] = {
-    kind.kind: kind
-    for kind in (SearchSpec, DirectSpec, PolicySpec, NashSpec, AutotrainSpec, BaselinesSpec, AdoptedSpec)
-}
-
-
 def check_exact(objective: str, measure: Sequence[str]) -> None:
     """Raise `SearchError` for measured metrics, which the members of an ensemble do not add up exactly."""
     measured = [name for name in MEASURED if objective.split()[-1:] == [name]]
     if measure or measured:
         given = f"--measure {measure[0]}" if measure else f"the objective {objective!r}"
         raise SearchError(f"--members adds up exact costs, got {given}: drop one of them")
-
-
-def check_positive(name: str, value: int) -> None:
-    """Raise `SearchError` unless an option's value is 1 or more."""
-    if value < 1:
-        raise SearchError(f"--{name.replace('_', '-')} must be 1 or more, got {value}: raise it")
-
-
-def spec_from_json(values: Mapping[str, Any]) -> Spec:
-    """Return the spec that `Spec.to_json` wrote. Raises `RunError` for an unknown kind or field."""
-    kind = KINDS.get(str(values.get("kind")))
-    if kind is None:
-        raise RunError(f"no kind of run is called {values.get('kind')!r}: {suggest(values.get('kind'), KINDS)}")
-    names = {f.name for f in fields(kind)}
-    for name in values:
-        if name not in names and name != "kind":
-            raise RunError(f"a {kind.kind} run has no setting {name!r}: {suggest(name, sorted(names))}")
-    given: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items() if n != "kind"}
-    if given.get("data") is not None:
-        given["data"] = DataSpec(**given["data"])
-    try:
-        return kind(**given)
-    except TypeError as error:  # a field without a default is missing
-        raise RunError(f"the settings of a {kind.kind} run are not complete ({error}): add what is missing") from error

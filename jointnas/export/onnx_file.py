@@ -1,0 +1,117 @@
+"""ONNX files of trained models, in float32 and in 8 bits, checked by onnxruntime."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from jointnas.errors import ExportError
+
+OPSET = 18  # the first with antialiased resizing
+INPUT, OUTPUT = "images", "probabilities"
+TOLERANCE = 1e-4  # of probabilities
+CALIBRATION_IMAGES = 256
+CALIBRATION_BATCH = 32
+
+Pixels = NDArray[np.uint8]  # (n, C, H, W)
+
+
+def write_onnx(model: nn.Module, images: Tensor, path: Path, about: Mapping[str, Any]) -> float:
+    """Write a model of (n, C, H, W) uint8 images as ONNX, for batches of any size; return how far onnxruntime's outputs are from its own.
+
+    images: some to check it with, two at least. about: text that the file carries. Raises `ExportError` where onnxruntime differs.
+    """
+    with _quiet():
+        program = torch.onnx.export(
+            model,
+            (images[:2],),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    program.model.metadata_props.update({name: _text(value) for name, value in about.items()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    program.save(path, external_data=False)
+    with torch.inference_mode():
+        expected = model(images).numpy()
+    difference = float(np.abs(run_onnx(path, images.numpy()) - expected).max())
+    if not difference <= TOLERANCE:
+        raise ExportError(
+            f"the outputs of an export agree with the network's to {TOLERANCE:g}, got a difference of {difference:.2g} for {str(path)!r}: "
+            "report it with the run's #1"
+        )
+    return difference
+
+
+def write_int8(path: Path, calibration: Pixels, to: Path) -> None:
+    """Write an ONNX file with convolutions and linear layers in 8 bits, their ranges set on (n, C, H, W) calibration images."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.batches = iter(np.split(calibration, range(CALIBRATION_BATCH, len(calibration), CALIBRATION_BATCH)))
+
+        def get_next(self) -> dict[str, Pixels] | None:
+            batch = next(self.batches, None)
+            return None if batch is None else {INPUT: batch}
+
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        prepared = Path(folder) / "prepared.onnx"
+        quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+        quantize_static(
+            str(prepared),
+            str(to),
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+        )
+
+
+def run_onnx(path: Path, images: Pixels) -> NDArray[np.float32]:
+    """Return the (n, classes) probabilities that onnxruntime computes for (n, C, H, W) uint8 images."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    batches = [images[i : i + 500] for i in range(0, len(images), 500)]
+    return np.concatenate([session.run([OUTPUT], {INPUT: batch})[0] for batch in batches])
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what exporters print about themselves from the user."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "root", "")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

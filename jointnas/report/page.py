@@ -1,0 +1,442 @@
+"""The HTML page of a report: one file without scripts or links to the network; every name is escaped."""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from jointnas import __version__
+from jointnas.campaign.calibration import WIDTH, Calibration
+from jointnas.campaign.candidate_file import write_text
+from jointnas.campaign.result import trained_accuracies
+from jointnas.campaign.store import FINAL, Trial
+from jointnas.campaign.winner_file import BEST, RETRAINED, WINNER_FILE, WinnerFile
+from jointnas.errors import JointNASError
+from jointnas.network.cost import METRICS
+from jointnas.report import figures
+from jointnas.report.contents import Contents
+from jointnas.space.constraint import MEASURED, format_metric
+from jointnas.training.clock import clock_from_json
+from jointnas.training.confusion import Confusion
+
+TITLE = "jointnas report"
+SHEET_IMAGES, SHEET_VIEWS = 4, 7
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1b1b; --paper: #ffffff; --line: #d5d5d5; --link: #005b96; --soft: #f3f5f7 }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e6e6; --paper: #14171a; --line: #3a4046; --link: #7cc4ff; --soft: #1d2227 } }
+* { box-sizing: border-box }
+body { margin: 0 auto; max-width: 62rem; padding: 1rem; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif }
+a { color: var(--link) } h1 { font-size: 1.6rem } h2 { margin-top: 2.5rem; border-top: 1px solid var(--line); padding-top: 1rem }
+nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1rem; list-style: none; padding: 0 }
+:focus-visible { outline: 3px solid var(--link); outline-offset: 2px }
+.lead { font-size: 1.25rem } .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: .5rem }
+.scroll { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
+td.number { text-align: right; white-space: nowrap } tr.best { background: var(--soft); font-weight: 600 }
+figure { margin: 1rem 0 } figcaption { font-size: .9rem } svg, img { max-width: 100%; height: auto }
+svg text { font-family: system-ui, sans-serif !important } img { image-rendering: pixelated }
+pre { overflow-x: auto; background: var(--soft); padding: .75rem } summary { cursor: pointer; padding: .25rem 0 }
+.tabs > input { position: absolute; opacity: 0 }
+.tabs > label { display: inline-block; padding: .25rem .75rem; border: 1px solid var(--line); cursor: pointer }
+.tabs > input:checked + label { background: var(--soft); font-weight: 600 }
+.tabs > input:focus-visible + label { outline: 3px solid var(--link) }
+.tabs > section { display: none }
+@media print { .tabs > section { display: block } details > * { display: block } }
+"""
+
+
+def write_report(path: Path, to: Path) -> Path:
+    """Write the report of a run's folder to a file. Raises `RunError`, or `ExportError` where the file cannot be written."""
+    write_text(to, page(Contents.read(path)))
+    return to
+
+
+def page(contents: Contents, refresh: float | None = None) -> str:
+    """Return the whole page. refresh: seconds after which a browser loads it again, for a run that goes on."""
+    sections = [
+        ("winners", "Winners", _winners(contents)),
+        ("costs", "Accuracy and cost", _costs(contents)),
+        ("progress", "Progress", _progress(contents)),
+        ("calibration", "Predicted and trained", _calibration(contents)),
+        ("knobs", "What matters", _knobs(contents)),
+        ("trials", "Trainings", _trials(contents)),
+        ("curves", "Learning curves", _curves(contents)),
+        ("time", "Time", _timeline(contents)),
+        ("failures", "Failures", _failures(contents)),
+        ("network", "Network", _network(contents)),
+        ("images", "Training images", _images(contents)),
+        ("confusion", "Confusion", _confusion(contents)),
+        ("repeat", "Repeat it", _repeat(contents)),
+    ]
+    shown = [(name, title, body) for name, title, body in sections if body]
+    links = "".join(f'<li><a href="#{name}">{title}</a></li>' for name, title, _ in shown)
+    bodies = "".join(
+        f'<section aria-labelledby="{name}-title"><h2 id="{name}"><span id="{name}-title">{title}</span></h2>{body}</section>'
+        for name, title, body in shown
+    )
+    again = "" if refresh is None else f'<meta http-equiv="refresh" content="{refresh:g}">'
+    name = escape(str(contents.path))
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">{again}'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{name} · {TITLE}</title><style>{STYLE}</style></head><body>"
+        f'<header><h1>{name}</h1>{_lead(contents)}<nav aria-label="Sections"><ul>{links}</ul></nav></header>'
+        f"<main>{bodies}</main><footer><p><small>jointnas {__version__}</small></p></footer></body></html>\n"
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------ sections
+
+
+def _lead(contents: Contents) -> str:
+    """Return what was searched, and what was found."""
+    spec = contents.spec
+    source = Path(spec.data.source).name if spec.data else "images of the training function"
+    bounds = ", ".join(getattr(spec, "constraints", ())) or "no bound"
+    began = time.strftime("%Y-%m-%d %H:%M", time.localtime(contents.created_at))
+    slot, threads = contents.context.slot, contents.context.slot.threads
+    budget = (
+        f"{clock_from_json(dict(spec.clock))} each, {slot.workers} at a time on {slot.name}, {threads} thread(s) each"
+    )
+    text = f"{source} · {bounds} · {budget} · {began}"
+    found = "The search has not ended yet."
+    if contents.winners:
+        best = contents.winners[0]
+        own = trained_accuracies(contents.trials, best)
+        found = (
+            f"Found: validation accuracy {sum(own) / len(own):.4f} in {len(own)} training(s)"
+            if own
+            else f"Found: predicted accuracy {best.mean:.4f}"
+        )
+    elif contents.observed:
+        found = f"Best so far: {max(t.accuracy or 0.0 for t in contents.observed):.4f} in {len(contents.observed)} trainings."
+    return f'<p class="lead">{escape(found)}</p><p>{escape(text)}</p>'
+
+
+def _winners(contents: Contents) -> str:
+    if not contents.winners:
+        return ""
+    first = contents.winners[0]
+    metrics = [name for name in (*METRICS, *MEASURED) if name in first.costs]
+    rows = []
+    for rank, winner in enumerate(contents.winners, 1):
+        own = trained_accuracies(contents.trials, winner)
+        trained = "" if not own else f"{sum(own) / len(own):.4f} ({len(own)})"
+        costs = [format_metric(name, winner.costs[name]) for name in metrics]
+        rows.append([str(rank), f"{winner.mean:.4f} ± {winner.std:.4f}", trained, *costs])
+    table = _table(["rank", "expected accuracy", "trained (times)", *metrics], rows, best=0)
+    tests = [
+        [
+            str(row["rank"]),
+            str(clock_from_json(row["clock"])),
+            _spread(row["val_accuracies"]),
+            _spread(row["test_accuracies"]),
+        ]
+        for row in contents.retrained
+    ]
+    retrained = (
+        f"<h3>Trained again with other seeds</h3>{_table(['rank', 'budget', 'validation', 'test'], tests)}"
+        if tests
+        else ""
+    )
+    whole = "".join(
+        f"<details><summary>Network and recipe of winner {rank}</summary>{_knob_table(winner.candidate)}</details>"
+        for rank, winner in enumerate(contents.winners, 1)
+    )
+    return table + retrained + whole
+
+
+def _costs(contents: Contents) -> str:
+    if not contents.observed or not contents.costs(contents.observed[0]):
+        return ""
+    metrics = [name for name in METRICS if name in contents.costs(contents.observed[0])]
+    pictures = [
+        (
+            name,
+            _figure(
+                figures.accuracy_against_cost(contents, name),
+                f"Validation accuracy over {name} of trained candidates, winners and predictions.",
+            ),
+        )
+        for name in metrics
+    ]
+    rows = [
+        [str(t.number), f"{t.accuracy:.4f}", *(format_metric(name, contents.costs(t)[name]) for name in metrics)]
+        for t in contents.observed
+    ]
+    return _tabs("cost", pictures) + _details("The figures as a table", _table(["trial", "accuracy", *metrics], rows))
+
+
+def _progress(contents: Contents) -> str:
+    if not contents.observed:
+        return ""
+    text = "The accuracy of each training, and the best so far."
+    if contents.recipes:
+        line = max(t.accuracy or 0.0 for t in contents.recipes)
+        text += f" The dashed line is the best built-in recipe, {line:.4f}."
+    ranks = [
+        [str(r["number"]), str(r["trials"]), "" if r["rank_correlation"] is None else f"{r['rank_correlation']:.2f}"]
+        for r in contents.rounds
+    ]
+    rounds = (
+        _details("Rounds", _table(["round", "trainings", "rank correlation of the predictor"], ranks)) if ranks else ""
+    )
+    return _figure(figures.progress(contents), text) + rounds
+
+
+def _calibration(contents: Contents) -> str:
+    if not contents.predictions:
+        return ""
+    rows = []
+    for who, predictions in contents.predictions.items():
+        own = Calibration.of(predictions)
+        rows.append(
+            [who.replace("_", " "), str(own.count), f"{own.error:.4f}", f"{own.bias:+.4f}", f"{own.within:.0%}"]
+        )
+    table = _table(["predictions of", "count", "mean error", "bias", f"within {WIDTH} std"], rows)
+    return (
+        _figure(figures.calibration(contents), "Accuracies as predicted before each training, and as trained.") + table
+    )
+
+
+def _knobs(contents: Contents) -> str:
+    sampled = contents.sampled
+    if sampled is None or not sampled.effects:
+        return ""
+    effects = sampled.effects
+    shown = [e for e in effects[: figures.SHOWN_DEPENDENCES] if e.importance > 0]
+    dependences = "".join(
+        _figure(figures.dependence(effect), f"Mean predicted accuracy by {effect.knob}.") for effect in shown
+    )
+    rows = [[e.knob, f"{e.importance:.1%}"] for e in effects]
+    text = (
+        f"By the predictor, over {len(sampled.accuracies):,} candidates that meet the bounds: the share of variance that a knob explains "
+        "alone (first-order Sobol index)."
+    )
+    parallel = ""
+    if len(contents.observed) > 1:
+        lines = figures.parallel(contents, [e.knob for e in effects])
+        parallel = _figure(
+            lines,
+            "Each training as a line over the knobs that matter most; brighter and thicker lines are more accurate.",
+        )
+    return (
+        _figure(figures.importance(effects), text)
+        + f'<div class="grid">{dependences}</div>'
+        + parallel
+        + _details("All knobs", _table(["knob", "share of variance"], rows))
+    )
+
+
+def _trials(contents: Contents) -> str:
+    best = max(contents.observed, key=lambda t: t.accuracy or 0.0, default=None)
+    rows = [
+        [
+            str(t.number),
+            str(t.round),
+            t.kind,
+            _outcome(t),
+            "" if t.predicted is None else f"{t.predicted:.4f}",
+            "" if not t.observation or t.observation.steps is None else str(t.observation.steps),
+        ]
+        for t in contents.trials
+    ]
+    number = None if best is None else next(i for i, t in enumerate(contents.trials) if t is best)
+    table = _table(["trial", "round", "kind", "accuracy", "predicted", "steps"], rows, best=number)
+    return _details(f"{len(rows)} trainings", table, is_open=len(rows) <= 40) if rows else ""
+
+
+def _curves(contents: Contents) -> str:
+    if not any(t.observation and len(t.observation.curve) > 1 for t in contents.observed):
+        return ""
+    return _figure(
+        figures.curves(contents),
+        "Validation accuracy along each training; the best one is thick, a cross marks one that was stopped.",
+    )
+
+
+def _timeline(contents: Contents) -> str:
+    if not any(t.observation and t.observation.seconds and t.number in contents.ended_at for t in contents.trials):
+        return ""
+    disturbed = [t.number for t in contents.trials if t.disturbed or (t.observation and t.observation.was_disturbed)]
+    text = "When each training ran: blue trials, orange leaders again, green on all images, red failed."
+    text += f" Hatched: disturbed by other programs. Disturbed: {', '.join(map(str, disturbed))}." if disturbed else ""
+    return _figure(figures.timeline(contents), text)
+
+
+def _failures(contents: Contents) -> str:
+    rows = [[str(t.number), t.observation.failure or ""] for t in contents.failed if t.observation]
+    return _table(["trial", "reason"], rows) if rows else ""
+
+
+def _network(contents: Contents) -> str:
+    """Return the picture of the first winner's network, where it is one."""
+    from jointnas.network.families import make_blueprint
+
+    context = contents.context
+    if (
+        not contents.winners
+        or context.input_shape is None
+        or "network" not in contents.winners[0].candidate["architecture"]
+    ):
+        return ""
+    blueprint = make_blueprint(
+        contents.winners[0].candidate["architecture"], context.input_shape, len(context.classes or ())
+    )
+    text = (
+        "The winner's blocks in their order: as high as their images, darker with more MACs. On top their outputs as channels × height × "
+        "width."
+    )
+    return _figure(figures.network("network-1", blueprint), text)
+
+
+def _images(contents: Contents) -> str:
+    """Return training images as the winner's recipe changes them, where they can be read."""
+    from jointnas.data.dataset import load_data
+    from jointnas.training.recipe import Recipe
+    from jointnas.training.sheet import contact_sheet
+
+    if not contents.winners or contents.spec.data is None or contents.context.classes is None:
+        return ""
+    try:
+        data = load_data(contents.spec.data, fingerprint=contents.context.fingerprint)
+        recipe = Recipe.from_knobs(contents.winners[0].candidate["recipe"])
+        picture = contact_sheet(data, recipe, SHEET_IMAGES, SHEET_VIEWS, seed=0)
+    except JointNASError:
+        return ""
+    png = io.BytesIO()
+    picture.save(png, format="PNG", optimize=True)
+    text = f"{SHEET_IMAGES} training images, on the left as they are, then as the winner's recipe augments them."
+    source = base64.b64encode(png.getvalue()).decode()
+    return f'<figure><img src="data:image/png;base64,{source}" alt="{escape(text)}"><figcaption>{escape(text)}</figcaption></figure>'
+
+
+def _confusion(contents: Contents) -> str:
+    """Return the confusion matrix of the retrained winner on the test images, or of the best network on the validation images."""
+    found = _retrained_confusion(contents.path) or _validation_confusion(contents)
+    if found is None:
+        return ""
+    matrix, where = found
+    rows = [
+        [
+            row["class"],
+            str(row["images"]),
+            f"{row['recall']:.1%}",
+            f"{row['precision']:.1%}",
+            f"{row['f1']:.3f}",
+            row["taken_for"] or "",
+        ]
+        for row in matrix.rows()
+    ]
+    text = f"{where}: accuracy {matrix.accuracy:.4f}, balanced {matrix.balanced_accuracy:.4f}, macro F1 {matrix.macro_f1:.4f}."
+    table = _table(["class", "images", "recall", "precision", "F1", "most often taken for"], rows)
+    return _figure(figures.confusion(matrix.counts, matrix.classes), text) + _details("By class", table)
+
+
+def _retrained_confusion(path: Path) -> tuple[Confusion, str] | None:
+    folder = path / RETRAINED / "winner-1"
+    if not (folder / WINNER_FILE).is_file():
+        return None
+    winner = WinnerFile.read(folder)
+    counts = winner.results.get("confusion")
+    return (
+        (Confusion.from_json(counts, winner.classes), "Winner 1, retrained, on the test images (all seeds together)")
+        if counts
+        else None
+    )
+
+
+def _validation_confusion(contents: Contents) -> tuple[Confusion, str] | None:
+    """Return the matrix of the best network, unless it was trained on the validation images too."""
+    from jointnas.campaign.best import TRAINING_IMAGES
+    from jointnas.campaign.evaluate import confusion_of
+    from jointnas.campaign.winner_file import load
+    from jointnas.data.dataset import load_data
+
+    folder = contents.path / BEST
+    if not (folder / WINNER_FILE).is_file() or contents.spec.data is None:
+        return None
+    try:
+        if WinnerFile.read(folder).results.get("trained_on") != TRAINING_IMAGES:
+            return None
+        data = load_data(contents.spec.data, fingerprint=contents.context.fingerprint)
+        return confusion_of(load(folder), data.val), "The best network on the validation images, which chose it"
+    except JointNASError:
+        return None
+
+
+def _repeat(contents: Contents) -> str:
+    name = escape(str(contents.path))
+    commands = (
+        f"jointnas runs show {name} --config > again.toml\njointnas search --config again.toml\n"
+        f"jointnas retrain {name} --seeds 3\njointnas show '{name}#1'"
+    )
+    settings = escape(contents.spec.to_toml())
+    return f"<pre>{commands}</pre>" + _details("again.toml", f"<pre>{settings}</pre>")
+
+
+# --------------------------------------------------------------------------------------------------------------- parts
+
+
+def _figure(svg: str, text: str) -> str:
+    return f'<figure role="group" aria-label="{escape(text)}">{svg}<figcaption>{escape(text)}</figcaption></figure>'
+
+
+def _details(title: str, body: str, is_open: bool = False) -> str:
+    return f"<details{' open' if is_open else ''}><summary>{escape(title)}</summary>{body}</details>"
+
+
+def _tabs(group: str, parts: Sequence[tuple[str, str]]) -> str:
+    """Return bodies of which one is shown at a time, chosen by radio buttons."""
+    buttons = "".join(
+        f'<input type="radio" name="{group}" id="{group}-{i}"{" checked" if i == 0 else ""}><label for="{group}-{i}">{escape(title)}</label>'
+        for i, (title, _) in enumerate(parts)
+    )
+    bodies = "".join(f'<section id="{group}-body-{i}">{body}</section>' for i, (_, body) in enumerate(parts))
+    rules = "".join(f"#{group}-{i}:checked ~ #{group}-body-{i} {{ display: block }}" for i in range(len(parts)))
+    return f'<style>{rules}</style><div class="tabs">{buttons}{bodies}</div>'
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], best: int | None = None) -> str:
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
+    lines = []
+    for i, row in enumerate(rows):
+        cells = "".join(f"<td{_number_class(cell)}>{escape(cell)}</td>" for cell in row)
+        lines.append(f"<tr{' class=best' if i == best else ''}>{cells}</tr>")
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="Table">{table}</div>'
+
+
+def _number_class(cell: str) -> str:
+    return ' class="number"' if cell[:1].isdigit() or cell[:1] in "+-" else ""
+
+
+def _knob_table(candidate: Any) -> str:
+    knobs = [(group, name, value) for group, own in candidate.items() for name, value in own.items()]
+    return _table(["part", "knob", "value"], [[group, name, _value(value)] for group, name, value in knobs])
+
+
+def _value(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return f"{mean:.4f}"
+    deviation = (sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5
+    return f"{mean:.4f} ± {deviation:.4f} ({len(values)} seeds)"
+
+
+def _outcome(trial: Trial) -> str:
+    observation = trial.observation
+    if observation is None:
+        return "in flight"
+    if trial.kind == FINAL and not observation.failure:
+        return "on all images"
+    return f"failed: {observation.failure}" if observation.accuracy is None else f"{observation.accuracy:.4f}"
