@@ -75,7 +75,13 @@ def accuracy_against_cost(contents: Contents, metric: str) -> str:
         sampled = contents.sampled
         if sampled is not None and metric in sampled.costs:
             axes.scatter(
-                sampled.costs[metric][:SHOWN_POINTS], sampled.accuracies[:SHOWN_POINTS], 5, GREY, alpha=0.3, lw=0, label="predicted"
+                sampled.costs[metric][:SHOWN_POINTS],
+                sampled.accuracies[:SHOWN_POINTS],
+                5,
+                GREY,
+                alpha=0.3,
+                lw=0,
+                label="predicted",
             )
             costs, best = front(sampled.costs[metric], sampled.accuracies)
             axes.step(costs, best, where="post", color=GREY, lw=1.2, label="predicted front")
@@ -165,6 +171,8 @@ def dependence(effect: Effect) -> str:
             low, high = min(effect.values), max(effect.values)
             if low > 0 and high / low >= 20:
                 axes.set_xscale("log")
+                axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+                axes.xaxis.set_minor_formatter(lambda value, _: "")
         axes.set(xlabel=effect.knob, ylabel="mean predicted")
 
     return draw(f"dependence-{_id(effect.knob)}", paint, (3.5, 2.4))
@@ -217,13 +225,14 @@ def parallel(contents: Contents, knobs: Sequence[str]) -> str:
 
 def curves(contents: Contents) -> str:
     """Draw the learning curves of the trials; those that were stopped end in a cross."""
-    drawn = [t for t in contents.observed if t.observation and len(t.observation.curve) > 1]
+    drawn = [t for t in contents.observed if t.observation and t.observation.curve]
 
     def paint(figure: Figure, axes: Axes) -> None:
         best = max(drawn, key=lambda t: t.accuracy or 0.0)
         for trial in drawn:
             assert trial.observation is not None
             points = [(point.fraction, point.accuracy) for point in trial.observation.curve]
+            points.append((trial.observation.fraction, trial.accuracy or 0.0))
             is_best = trial is best
             axes.plot(
                 *zip(*points, strict=True),

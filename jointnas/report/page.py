@@ -46,6 +46,7 @@ pre { overflow-x: auto; background: var(--soft); padding: .75rem } summary { cur
 .tabs > input:checked + label { background: var(--soft); font-weight: 600 }
 .tabs > input:focus-visible + label { outline: 3px solid var(--link) }
 .tabs > section { display: none }
+@media (max-width: 40rem) { .wide { overflow-x: auto } .wide svg { min-width: 34rem } }
 @media print { .tabs > section { display: block } details > * { display: block } }
 """
 
@@ -100,16 +101,14 @@ def _lead(contents: Contents) -> str:
     bounds = ", ".join(getattr(spec, "constraints", ())) or "no bound"
     began = time.strftime("%Y-%m-%d %H:%M", time.localtime(contents.created_at))
     slot, threads = contents.context.slot, contents.context.slot.threads
-    budget = (
-        f"{clock_from_json(dict(spec.clock))} each, {slot.workers} at a time on {slot.name}, {threads} thread(s) each"
-    )
+    budget = f"{clock_from_json(dict(spec.clock))} each, {slot.workers} at a time on {slot.name}, {_times(threads, 'thread')} each"
     text = f"{source} · {bounds} · {budget} · {began}"
     found = "The search has not ended yet."
     if contents.winners:
         best = contents.winners[0]
         own = trained_accuracies(contents.trials, best)
         found = (
-            f"Found: validation accuracy {sum(own) / len(own):.4f} in {len(own)} training(s)"
+            f"Found: validation accuracy {sum(own) / len(own):.4f} ({_times(len(own), 'training')})"
             if own
             else f"Found: predicted accuracy {best.mean:.4f}"
         )
@@ -211,7 +210,7 @@ def _knobs(contents: Contents) -> str:
     effects = sampled.effects
     shown = [e for e in effects[: figures.SHOWN_DEPENDENCES] if e.importance > 0]
     dependences = "".join(
-        _figure(figures.dependence(effect), f"Mean predicted accuracy by {effect.knob}.") for effect in shown
+        _figure(figures.dependence(effect), f"Mean predicted accuracy by {effect.knob}.", "small") for effect in shown
     )
     rows = [[e.knob, f"{e.importance:.1%}"] for e in effects]
     text = (
@@ -252,7 +251,7 @@ def _trials(contents: Contents) -> str:
 
 
 def _curves(contents: Contents) -> str:
-    if not any(t.observation and len(t.observation.curve) > 1 for t in contents.observed):
+    if not any(t.observation and t.observation.curve for t in contents.observed):
         return ""
     return _figure(
         figures.curves(contents),
@@ -383,8 +382,10 @@ def _repeat(contents: Contents) -> str:
 # --------------------------------------------------------------------------------------------------------------- parts
 
 
-def _figure(svg: str, text: str) -> str:
-    return f'<figure role="group" aria-label="{escape(text)}">{svg}<figcaption>{escape(text)}</figcaption></figure>'
+def _figure(svg: str, text: str, kind: str = "wide") -> str:
+    """Return a picture with its caption. kind: "wide", which a phone scrolls, or "small"."""
+    shown = f'<div class="{kind}">{svg}</div><figcaption>{escape(text)}</figcaption>'
+    return f'<figure role="group" aria-label="{escape(text)}">{shown}</figure>'
 
 
 def _details(title: str, body: str, is_open: bool = False) -> str:
@@ -419,6 +420,10 @@ def _number_class(cell: str) -> str:
 def _knob_table(candidate: Any) -> str:
     knobs = [(group, name, value) for group, own in candidate.items() for name, value in own.items()]
     return _table(["part", "knob", "value"], [[group, name, _value(value)] for group, name, value in knobs])
+
+
+def _times(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _value(value: Any) -> str:
