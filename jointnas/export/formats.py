@@ -176,7 +176,8 @@ def _python(source: Source, to: Path) -> tuple[list[Path], dict[str, str]]:
     write_text(path, text)
     torch.save(state, weights)
     spec = importlib.util.spec_from_file_location(NAME, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     images = source.images()

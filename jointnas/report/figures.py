@@ -63,7 +63,7 @@ def draw(name: str, paint: Callable[[Figure, Axes], None], size: tuple[float, fl
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(id|xlink:href|href)="(#?)', rf'\1="\2{name}-', svg)
+    svg = re.sub(r'( id="|href="#)', rf"\1{name}-", svg)
     svg = re.sub(r"url\(#", f"url(#{name}-", svg)
     return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', svg, count=1)
 

@@ -282,7 +282,10 @@ def test_a_zip_is_split_by_class_and_keeps_its_own_test_images(tmp_path: Path, c
     assert torch.bincount(data.train.labels).tolist() == [5] * 10
     assert torch.bincount(data.val.labels).tolist() == [2] * 10
     assert torch.bincount(data.test().labels).tolist() == [3] * 10
-    assert [note.partition(" images are exact copies")[0] for note in data.notes] == ["20 of 20 validation", "30 of 30 test"]
+    assert [note.partition(" images are exact copies")[0] for note in data.notes] == [
+        "20 of 20 validation",
+        "30 of 30 test",
+    ]
 
 
 def test_hidden_files_and_other_files_are_ignored(tmp_path: Path, cache: Path) -> None:
