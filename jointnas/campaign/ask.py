@@ -18,10 +18,11 @@ from jointnas.errors import RunError, SearchError
 from jointnas.execution.slots import share_slots
 from jointnas.network.cost import METRICS
 from jointnas.search.engines import CONTROLLER
-from jointnas.search.objective import ACCURACY, parse_objective
+from jointnas.search.objective import parse_objective
 from jointnas.search.search import Search
 from jointnas.search.winners import EngineReport, Winner
 from jointnas.space.constraint import MEASURED, parse_all
+from jointnas.training.observation import ACCURACY
 
 if TYPE_CHECKING:
     from jointnas.measurement.meter import Meter

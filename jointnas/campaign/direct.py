@@ -137,7 +137,7 @@ class DirectSearch:
 
 
 def _observed(trials: Sequence[Trial]) -> list[Observation]:
-    return [t.observation for t in trials if t.observation is not None]
+    return [t.outcome for t in trials if t.outcome is not None]
 
 
 def optimise(

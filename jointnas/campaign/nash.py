@@ -46,13 +46,13 @@ from jointnas.network.blueprint import Blueprint
 from jointnas.network.cost import METRICS, blueprint_cost, scoring_cost
 from jointnas.network.families import MORPHISMS, make_blueprint
 from jointnas.network.morphisms import draw, preview
-from jointnas.search.objective import ACCURACY
 from jointnas.search.winners import Winner
 from jointnas.space.constraint import MEASURED, Constraint, format_metric, parse_all, violations
 from jointnas.space.knob_space import Candidate
 from jointnas.space.sampling import smallest_network
 from jointnas.space.space import Space
 from jointnas.training.job import Parent, TrainingJob, trial_executor
+from jointnas.training.observation import ACCURACY
 from jointnas.training.recipe import Recipe
 
 START = "nash"  # the built-in recipe

@@ -13,11 +13,10 @@ from jointnas.campaign.runner import Runner
 from jointnas.campaign.spec import SearchSpec
 from jointnas.campaign.store import CONFIRMATION, FINAL, Run, Trial
 from jointnas.errors import SearchError
-from jointnas.search.objective import ACCURACY
 from jointnas.search.search import Search
 from jointnas.search.winners import Winner
 from jointnas.space.constraint import violations
-from jointnas.training.observation import mean_observation
+from jointnas.training.observation import ACCURACY, mean_observation
 
 CAUTION = 1.0  # standard deviations from the median to the lower bound that ranks winners
 HOPE = 1.0  # and to the upper bound that chooses what is trained again
@@ -147,7 +146,7 @@ class Rounds:
             observations = [t.observation for t in until_now if t.observation is not None]
             self._runner.stop_at = stop_fraction(observations, self._spec.early_stop, self._spec.seed)
             trials = until_now if self._runner.stop_at < 1 else trials
-        ended = [(t.candidate, t.observation) for t in trials if t.observation is not None]
+        ended = [(t.candidate, t.outcome) for t in trials if t.outcome is not None]
         self._search.tell([c for c, _ in ended], [at_fraction(o, self._runner.stop_at) for _, o in ended])
 
     # ------------------------------------------------------------------------------------------------ confirmation
@@ -190,7 +189,7 @@ class Rounds:
         """Report candidates that were trained again to the search, each with the mean of all its trainings."""
         for identity in dict.fromkeys(t.identity for t in confirmed):
             trials = [t for t in self._runner.trials.values() if t.identity == identity and t.observation]
-            observations = [at_fraction(t.observation, self._fraction) for t in trials if t.observation]
+            observations = [at_fraction(t.outcome, self._fraction) for t in trials if t.outcome]
             self._search.tell([trials[0].candidate], [mean_observation(observations)])
 
 
@@ -200,7 +199,7 @@ def by_whole_trainings(search: Search, winners: Sequence[Winner], trials: Sequen
     Those without such a training, and those that break a bound on accuracy, come last.
     """
     identities = search.space.identities(search.space.to_codes([w.candidate for w in winners]))
-    whole = [(t.identity, t.observation) for t in trials if t.observation and t.observation.fraction == 1]
+    whole = [(t.identity, t.outcome) for t in trials if t.outcome and t.outcome.fraction == 1]
     observed = [[o for own, o in whole if own == identity] for identity in identities]
     reached = [mean_observation(o).accuracy if o else None for o in observed]
     query, accuracies = search.query, np.array([np.nan if a is None else a for a in reached])

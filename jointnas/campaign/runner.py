@@ -47,7 +47,7 @@ class Runner:
         self._weights, self._members, self._ensemble, self._trained_as = weights, members, ensemble, trained_as
         self.trials: dict[int, Trial] = {trial.number: trial for trial in run.trials()}
         self.stop_at = 1.0  # fraction of the budget that trainings run
-        self._mixes_machines = mixes_machines
+        self._mixes_machines, self._metric = mixes_machines, run.spec.score
         self._dropped: set[int] = set()  # trials whose weights were deleted
         if weights is not None:
             weights.mkdir(parents=True, exist_ok=True)  # by this machine: a node that does not see it keeps no weights
@@ -74,7 +74,8 @@ class Runner:
             mean, std = (predictions[i] if predictions else None) or (None, None)
             number = first + i
             seed, repeat = self._seed * SEED_STRIDE + number, repeats[i] if repeats else 0
-            trial = Trial(number, round_number, candidate, seed, identities[i], kind, repeat, mean, std, parent=parent)
+            own = (number, round_number, candidate, seed, identities[i], kind, repeat, mean, std)
+            trial = Trial(*own, parent=parent, metric=self._metric)
             trials.append(trial)
         self._run.add_trials(trials)
         self.trials.update({trial.number: trial for trial in trials})

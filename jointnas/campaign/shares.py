@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from jointnas.errors import ConstraintError
 from jointnas.network.cost import METRICS
-from jointnas.search.objective import ACCURACY
 from jointnas.search.winners import Winner
 from jointnas.space.constraint import MEASURED, Constraint, parse_all
+from jointnas.training.observation import ACCURACY
 
 
 def bounds_of_member(constraints: Sequence[str], members: int) -> list[str | Constraint]:

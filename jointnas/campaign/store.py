@@ -20,7 +20,7 @@ from jointnas.search.database import Database, undamaged
 from jointnas.search.winners import Winner
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
-from jointnas.training.observation import Observation
+from jointnas.training.observation import ACCURACY, Observation
 
 if TYPE_CHECKING:
     from jointnas.data.dataset import Data  # it imports PyTorch, which reading a run does without
@@ -40,6 +40,7 @@ class Trial:
     among the trainings of one kind, from 0; with identity and kind it is unique in a run. predicted, std: before the training.
     parent: the number of the trial whose weights it started from, None for fresh weights. disturbed: the observation of its first training,
     where other programs took so much of its cores that it was trained again; nothing is learned from that one.
+    metric: which score of its training the search maximises.
     """
 
     number: int
@@ -54,11 +55,17 @@ class Trial:
     observation: Observation | None = None
     parent: int | None = None
     disturbed: Observation | None = None
+    metric: str = ACCURACY
+
+    @property
+    def outcome(self) -> Observation | None:
+        """The observation, with the score that the search maximises in the place of the accuracy; None before the training has ended."""
+        return self.observation.scored(self.metric) if self.observation else None
 
     @property
     def accuracy(self) -> float | None:
-        """The observed accuracy, None before the training has ended and where it failed."""
-        return self.observation.accuracy if self.observation else None
+        """The accuracy, or the score that the search maximises in its place; None before the training has ended and where it failed."""
+        return self.outcome.accuracy if self.outcome else None
 
 
 @dataclass(frozen=True)
@@ -239,7 +246,7 @@ class Run:
     @undamaged
     def trials(self) -> list[Trial]:
         """Return all trials in the order they were asked for."""
-        rows = self._db.rows("SELECT * FROM trials ORDER BY number")
+        rows, metric = self._db.rows("SELECT * FROM trials ORDER BY number"), self.spec.score
         return [
             Trial(
                 row["number"],
@@ -254,6 +261,7 @@ class Run:
                 _observation(row["observation"]),
                 row["parent"],
                 _observation(row["disturbed"]),
+                metric,
             )
             for row in rows
         ]

@@ -82,12 +82,16 @@ def search_json(campaign: Campaign) -> dict[str, Any]:
 
 def print_answer(campaign: Campaign) -> None:
     """Print what a campaign found, in a dozen lines: the accuracy, the winners, where the network lies, and what to do next."""
+    from jointnas.campaign.store import Run
     from jointnas.campaign.winner_file import BEST, WINNER_FILE
+    from jointnas.search.objective import SCORE_NAMES
 
     place = campaign.path
     rows = winner_rows(campaign.winners, place)
     _print_engines(campaign.reports)
-    messages.print(_found_text(rows[0]))
+    with Run.open(place) as run:
+        score = SCORE_NAMES[run.spec.score]
+    messages.print(_found_text(rows[0], score))
     print_winners(rows)
     messages.print(f"recipe  jointnas show '{place}#1'")
     if (place / BEST / WINNER_FILE).is_file():
@@ -95,17 +99,17 @@ def print_answer(campaign: Campaign) -> None:
         messages.print(f"next    jointnas predict {place} IMAGE · jointnas retrain {place} --seeds 3")
 
 
-def _found_text(winner: dict[str, Any]) -> str:
-    """Return the accuracy of the first winner: of its own trainings, or as predicted."""
+def _found_text(winner: dict[str, Any], score: str) -> str:
+    """Return the accuracy of the first winner, or the score in its place: of its own trainings, or as predicted."""
     from jointnas.campaign.retrain import spread
 
     trainings = winner["trainings"]
     if not trainings:
-        return f"found   predicted accuracy {winner['predicted_accuracy']:.4f} ± {winner['std']:.4f}, not trained yet"
+        return f"found   predicted {score} {winner['predicted_accuracy']:.4f} ± {winner['std']:.4f}, not trained yet"
     times = "one training" if len(trainings) == 1 else f"mean of {len(trainings)} trainings"
     figure = f"{trainings[0]:.4f}" if len(trainings) == 1 else spread_text(spread(trainings))
     network = architecture_text(winner["architecture"])
-    return f"found   validation accuracy {figure} ({times})" + (f": {network}" if network else "")
+    return f"found   validation {score} {figure} ({times})" + (f": {network}" if network else "")
 
 
 def _json(

@@ -30,6 +30,7 @@ from jointnas.campaign.spec import NashSpec, SearchSpec
 from jointnas.campaign.store import CONFIRMATION, FINAL, Trial
 from jointnas.cli.common import architecture_text, messages
 from jointnas.cli.plan import plan_line
+from jointnas.search.objective import SCORE_NAMES
 from jointnas.units import format_duration
 
 REDRAW_SECONDS = 0.4
@@ -181,4 +182,4 @@ def outcome_text(trial: Trial) -> str:
     details += [f"disturbed by other programs, had {o.cpu_share:.0%} of its cores"] if o.was_disturbed else []
     details += ["trained again"] if trial.disturbed else []
     details += [f"run {o.attempts} times"] if o.attempts > 1 else []
-    return f"accuracy {o.accuracy:.4f}" + (f"  ({', '.join(details)})" if details else "")
+    return f"{SCORE_NAMES[trial.metric]} {trial.accuracy:.4f}" + (f"  ({', '.join(details)})" if details else "")

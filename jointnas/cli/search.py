@@ -108,7 +108,12 @@ def search_command(
         list[str] | None, option(WHAT, "--min", help="Likewise from below, as in images_per_second=500; repeatable.")
     ] = None,
     objective: Annotated[
-        str, option(WHAT, help="'max accuracy', or 'min METRIC' beside a constraint such as 'accuracy>=0.8'.")
+        str,
+        option(
+            WHAT,
+            help="'max accuracy', 'max balanced_accuracy', 'max macro_f1' or 'min log_loss'; or 'min METRIC' beside a constraint such as "
+            "'accuracy>=0.8'.",
+        ),
     ] = "max accuracy",
     measure: Measured = None,
     space: Annotated[str, option(WHAT, help="A built-in space (see `jointnas spaces`) or a TOML file.")] = "resnet9",

@@ -40,6 +40,7 @@ COUNTED = (
 
 DECAYS = ("weight_decay", "bias_weight_decay")  # act by their logarithms
 MEMORIES = ("ema", "momentum")  # act by the steps that they remember
+UNREAD = ("class_weights",)  # knobs that no table varies
 WIDE = 100.0  # ranges whose ends have this ratio or more are logarithmic
 TYPICAL_IMAGES, TYPICAL_SYMMETRY = 3000, 1.0  # where those of the training images are unknown
 FARTHEST = 3.0  # standard deviations
@@ -102,6 +103,8 @@ def recipe_inputs(recipes: Columns, n: int) -> Iterator[Array]:
     """Yield (n, k) inputs of each recipe knob; an inactive knob has its default."""
     values = SimpleNamespace(**{name: column(recipes, name, n) for name in knob_fields()})
     for name, spec in knob_fields().items():
+        if name in UNREAD:
+            continue
         own, when = getattr(values, name), spec.metadata["when"]
         if when is not None:
             own = np.where(when(values), own, np.array(spec.default, dtype=own.dtype))

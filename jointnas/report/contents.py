@@ -19,12 +19,12 @@ from jointnas.campaign.spec import SearchSpec, Spec
 from jointnas.campaign.store import FINAL, Context, Run, Trial
 from jointnas.errors import JointNASError
 from jointnas.predictor.contract import Predictor
-from jointnas.search.objective import ACCURACY
 from jointnas.search.winners import Winner
 from jointnas.space.constraint import MEASURED, parse_all
 from jointnas.space.knobs import Codes
 from jointnas.space.sampling import feasible
 from jointnas.space.space import Space
+from jointnas.training.observation import ACCURACY
 
 CHUNK, CHUNKS, ENOUGH = (
     4096,

@@ -17,11 +17,19 @@ from jointnas.space.constraint import MEASURED, TRAINING_METRICS, Constraint, fo
 from jointnas.space.knobs import Codes
 from jointnas.space.sampling import feasible
 from jointnas.space.space import Space
+from jointnas.training.observation import ACCURACY, BALANCED_ACCURACY, LOG_LOSS, MACRO_F1
 
 if TYPE_CHECKING:
     from jointnas.measurement.meter import Meter
 
-ACCURACY = "accuracy"
+SCORE_NAMES = {
+    ACCURACY: "accuracy",
+    BALANCED_ACCURACY: "balanced accuracy",
+    MACRO_F1: "macro F1",
+    LOG_LOSS: "likelihood",
+}
+"""What people read for each score; the likelihood is exp(−log-loss)."""
+
 MAX_MEASURED = 10  # candidates that are measured for each winner
 LARGEST_FORECAST_ERROR = (
     0.3  # median relative error; above it every second candidate is wrong by a third, as on a loaded machine
@@ -205,15 +213,25 @@ class Query:
         return chosen, measured
 
 
+def score_of(objective: str) -> str:
+    """Return which of `SCORES` an objective maximises; the accuracy where it minimises a cost."""
+    side, _, metric = objective.strip().partition(" ")
+    return metric.strip() if (side, metric.strip()) in _SCORED else ACCURACY
+
+
+_SCORED = {("max", ACCURACY), ("max", BALANCED_ACCURACY), ("max", MACRO_F1), ("min", LOG_LOSS)}
+
+
 def parse_objective(text: str, metrics: Sequence[str]) -> str | None:
-    """Return the metric that "min METRIC" names, or None for "max accuracy". Raises `SearchError`."""
+    """Return the cost that "min METRIC" names, or None for a score such as "max accuracy" (`score_of`). Raises `SearchError`."""
     match = re.fullmatch(r"\s*(min|max)\s+(\w+)\s*", text)
     side, metric = match.groups() if match else ("", "")
-    if (side, metric) == ("max", ACCURACY):
+    if (side, metric) in _SCORED:
         return None
     if side != "min":
         raise SearchError(
-            f"the objective {text!r} is neither 'max accuracy' nor 'min METRIC': write for example 'min macs'"
+            f"the objective {text!r} is neither 'max accuracy' (or balanced_accuracy, macro_f1) nor 'min METRIC': write for example "
+            "'min log_loss' or 'min macs'"
         )
     if metric not in metrics:
         raise SearchError(f"no metric is called {metric!r} in {text!r}: {suggest(metric, metrics)}")

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from jointnas.errors import ConstraintError
 from jointnas.predictor.contract import Predictor
 from jointnas.search.engines import Engine, Evaluation, Problem, evolve_front
-from jointnas.search.objective import ACCURACY, Query
+from jointnas.search.objective import Query
 from jointnas.space.knob_space import Candidate
 from jointnas.space.knobs import Codes
+from jointnas.training.observation import ACCURACY
 
 START_BEST, START_RANDOM = 60, 40  # p and q of algorithm 1
 STAGE_TWO_BUDGET = 20_000  # candidates that an engine may evaluate

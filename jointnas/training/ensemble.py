@@ -19,6 +19,7 @@ from jointnas.errors import BudgetError, DivergenceError
 from jointnas.network.blueprint import Blueprint
 from jointnas.network.module import Network
 from jointnas.training.clock import clock_from_json
+from jointnas.training.confusion import Confusion
 from jointnas.training.members import SEEDS, SNAPSHOTS, part_of
 from jointnas.training.observation import Observation
 from jointnas.training.recipe import Recipe
@@ -69,11 +70,12 @@ def train_ensemble(
             logits += own[2]
     kept = list(range(len(networks))) if keep_all else paying(logits, data.val.labels)
     voted = vote([logits[i] for i in kept])
-    accuracy, balanced_accuracy = accuracies(voted, data.val.labels)
+    by_class = Confusion.of(voted, data.val.labels, data.classes)
     together = replace(
         observations[0],
-        accuracy=accuracy,
-        balanced_accuracy=balanced_accuracy,
+        accuracy=by_class.accuracy,
+        balanced_accuracy=by_class.balanced_accuracy,
+        macro_f1=by_class.macro_f1,
         log_loss=log_loss(voted, data.val.labels),
         seconds=sum(o.seconds or 0.0 for o in observations),
         steps=round(fmean(o.steps or 0 for o in observations)),

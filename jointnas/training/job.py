@@ -190,7 +190,9 @@ def run_job(job: TrainingJob, data: Data, device: str, progress: Progress | None
         )
         networks = [model]
     if job.with_val:
-        observation = replace(observation, accuracy=None, balanced_accuracy=None, log_loss=None, curve=())
+        observation = replace(
+            observation, accuracy=None, balanced_accuracy=None, macro_f1=None, log_loss=None, curve=()
+        )
     test_accuracy, confusion = None, None
     if job.test:
         split = data.test()

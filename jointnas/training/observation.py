@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import exp
 from typing import Any, NamedTuple
 
 CURVE_FRACTIONS = (0.1, 0.25, 0.5, 0.75)  # of the budget: the points of the learning curve before the end
+ACCURACY, BALANCED_ACCURACY, MACRO_F1, LOG_LOSS = SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")
+"""What a search may maximise of its trainings; of the log-loss exp(−log-loss)."""
+
 QUIET_CPU_SHARE = 0.9  # measured: 0.995 or more alone on its cores, 0.5 to 0.67 beside one or two busy programs
 
 
@@ -29,6 +33,7 @@ class Observation:
 
     accuracy: float | None
     balanced_accuracy: float | None = None
+    macro_f1: float | None = None  # mean F1 of the classes
     log_loss: float | None = None  # mean cross-entropy in nats on the validation images, without label smoothing
     fraction: float = 1.0  # of the budget that the training used
     seconds: float | None = None  # from the clock's start to the predictions
@@ -47,6 +52,16 @@ class Observation:
     def was_disturbed(self) -> bool:
         """Whether other programs used the training's cores, so that it took fewer steps than it could."""
         return self.cpu_share is not None and self.cpu_share < QUIET_CPU_SHARE
+
+    def scored(self, metric: str) -> Observation:
+        """Return this with the score of a search's objective in the place of its accuracy: one of `SCORES`, in (0, 1], larger is better.
+
+        The log-loss counts as exp(−log-loss), the geometric mean of the probabilities of the true classes.
+        """
+        if metric == ACCURACY or self.accuracy is None:
+            return self
+        value = getattr(self, metric)
+        return replace(self, accuracy=exp(-value) if metric == LOG_LOSS and value is not None else value)
 
     @classmethod
     def failed(cls, reason: str) -> Observation:

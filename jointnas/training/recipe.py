@@ -172,6 +172,13 @@ class Recipe:
     )
     # ---- regularisation
     label_smoothing: float = _number(0.1, 0, 0.9, "α of the targets (1 − α) · one-hot + α / classes", speed=SWITCH)
+    class_weights: float = _number(
+        0.0,
+        0,
+        1,
+        "exponent of the classes' weights in the loss, images^-p: 0 counts images alike, 1 classes",
+        speed=NEVER,
+    )
     dropout: float = _number(0.0, 0, 0.9, "dropout probability before the last linear layer", speed=SWITCH)
     stochastic_depth: float = _number(
         0.0,

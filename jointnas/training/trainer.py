@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from jointnas.cores import processor_name
@@ -22,7 +21,9 @@ from jointnas.network.module import Network, build
 from jointnas.training.averages import Lookahead, MovingAverage, reestimate_norms
 from jointnas.training.batches import Batches, Normalise
 from jointnas.training.clock import Clock
+from jointnas.training.confusion import Confusion
 from jointnas.training.gradients import centralise, make_gradient_rule
+from jointnas.training.losses import class_weights, cross_entropy
 from jointnas.training.observation import CURVE_FRACTIONS, CurvePoint, Observation
 from jointnas.training.optimizers import make_optimizer, set_learning_rate
 from jointnas.training.precision import trains_in_bfloat16
@@ -142,6 +143,8 @@ class Trainer:
         self.due_fractions = list(CURVE_FRACTIONS)
         self.steps = 0
         self.loss: Tensor | None = None
+        weights = class_weights(data.train.labels, len(data.classes), recipe.class_weights)
+        self.class_weights = None if weights is None else weights.to(device)
         self.step_seconds = 0.0  # of all steps together
         self.last_report = -math.inf
         self.scoring_seconds = self.curve_seconds = (
@@ -213,10 +216,11 @@ class Trainer:
         seconds = self.clock.seconds()
         if not bool(torch.isfinite(logits).all()):
             raise self._diverged(f"the network's outputs are not finite after step {self.steps}")
-        accuracy, balanced_accuracy = accuracies(logits, split.labels)
+        by_class = Confusion.of(logits, split.labels, self.data.classes)
         return Observation(
-            accuracy=accuracy,
-            balanced_accuracy=balanced_accuracy,
+            accuracy=by_class.accuracy,
+            balanced_accuracy=by_class.balanced_accuracy,
+            macro_f1=by_class.macro_f1,
             log_loss=log_loss(logits, split.labels),
             fraction=self.stop_at,
             seconds=seconds,
@@ -243,7 +247,7 @@ class Trainer:
         def loss(part: slice) -> Tensor:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
                 logits = self.network(images[part])
-                return F.cross_entropy(logits, targets[part], label_smoothing=self.recipe.label_smoothing)
+                return cross_entropy(logits, targets[part], self.recipe.label_smoothing, self.class_weights)
 
         self.optimizer.zero_grad(set_to_none=True)
         self._check_loss()

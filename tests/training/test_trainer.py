@@ -65,7 +65,7 @@ def test_the_accuracy_is_that_of_the_model_on_all_validation_images(digits: Data
     assert not model.training
     logits = predict(model, digits.val, Normalise(digits.mean, digits.std, CPU), CPU)
     assert logits.shape == (len(digits.val), 10)
-    assert (observation.accuracy, observation.balanced_accuracy) == accuracies(logits, digits.val.labels)
+    assert (observation.accuracy, observation.balanced_accuracy) == pytest.approx(accuracies(logits, digits.val.labels))
     assert observation.failure is None
 
 
@@ -343,7 +343,7 @@ def test_with_test_flip_logits_are_the_mean_over_both_views(digits: Data) -> Non
     with torch.no_grad():
         logits = (mirrored.model(images) + mirrored.model(images.flip(3))) / 2
     observation = mirrored.observation
-    assert (observation.accuracy, observation.balanced_accuracy) == accuracies(logits, digits.val.labels)
+    assert (observation.accuracy, observation.balanced_accuracy) == pytest.approx(accuracies(logits, digits.val.labels))
     averaged = predict(mirrored.model, digits.val, normalise, CPU, flip=True)
     torch.testing.assert_close(averaged, logits, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(averaged, predict(mirrored.model, digits.val, normalise, CPU), atol=1e-2)

@@ -15,6 +15,7 @@ from jointnas.data.spec import DataSpec
 from jointnas.errors import SearchError
 from jointnas.execution import RAY, Slot, find_executor, remote_slots, share_slots
 from jointnas.training.clock import clock_from_json
+from jointnas.training.observation import ACCURACY
 
 LARGEST_SEED = 99_999  # trials get seeds of 10,000 × seed + number, which stay below those of `retrain`
 
@@ -64,6 +65,11 @@ class Spec:
     def at_a_time(self) -> int:
         """How many trainings run side by side."""
         return 1 if self.alone else self.workers
+
+    @property
+    def score(self) -> str:
+        """Which score of its trainings the run maximises."""
+        return ACCURACY
 
     @property
     def waves(self) -> float:

@@ -11,10 +11,12 @@ from jointnas.campaign.spec.base import Spec, check_positive
 from jointnas.errors import SearchError
 from jointnas.predictor.contract import find_model
 from jointnas.search.engines import CONTROLLER, engine_names, find_engine
+from jointnas.search.objective import score_of
 from jointnas.search.search import ALL
 from jointnas.space.constraint import MEASURED
 from jointnas.space.knob_space import Candidate
 from jointnas.training.members import ENSEMBLES, LARGEST_ENSEMBLE, SEEDS, part_of
+from jointnas.training.observation import ACCURACY
 from jointnas.training.policy_text import split_knobs
 
 BEST_NETWORK, ALL_IMAGES = FINALS = ("best", "train+val")
@@ -91,6 +93,9 @@ class SearchSpec(Spec):
             raise SearchError(
                 f"--early-stop is a rank correlation in (0, 1], got {self.early_stop:g}: the paper uses 0.92"
             )
+        if self.score != ACCURACY and (self.early_stop is not None or self.train_fn is not None):
+            other = "--early-stop" if self.early_stop is not None else "--train-fn"
+            raise SearchError(f"{other} reads accuracies, got the objective {self.objective!r}: drop one of them")
         if self.final is not None and self.final not in FINALS:
             raise SearchError(f"--final is {' or '.join(FINALS)}, got {self.final!r}: choose one of them")
         if self.final == ALL_IMAGES and self.train_fn is not None:
@@ -126,6 +131,11 @@ class SearchSpec(Spec):
         On one machine proposals would take the cores of the trainings that run.
         """
         return self.is_remote and self.early_stop is None and self.at_a_time > self.batch_of(1)
+
+    @property
+    def score(self) -> str:
+        """Which score of its trainings the search maximises."""
+        return score_of(self.objective)
 
     @property
     def waves(self) -> float:
