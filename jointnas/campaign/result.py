@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from jointnas.campaign.store import Run, Trial
 from jointnas.errors import RunError
 from jointnas.predictor.files import DESCRIPTION, read_description
 from jointnas.search.winners import EngineReport, Winner
+from jointnas.space.constraint import format_metric
 
 
 class Trials(list[dict[str, Any]]):
@@ -94,6 +96,20 @@ class Campaign:
         """Write the winners as candidate files ("toml", or "json" with the blueprint) and return their paths."""
         files = {f"winner-{rank}": file for rank, file in enumerate(winner_files(self.path, top=top)[1], 1)}
         return write_candidates(files, self.path / "export" if to is None else Path(to), format)
+
+    def _repr_html_(self) -> str:
+        """Return the winners as a table, for notebooks."""
+        with Run.open(self.path) as run:
+            winners, trials = run.winners() if run.queries() else [], run.trials()
+        rows = "".join(
+            f"<tr><td>{rank}</td><td>{w.mean:.4f} ± {w.std:.4f}</td><td>{len(trained_accuracies(trials, w))}</td>"
+            + "".join(f"<td>{escape(format_metric(name, value))}</td>" for name, value in w.costs.items())
+            + "</tr>"
+            for rank, w in enumerate(winners, 1)
+        )
+        costs = "".join(f"<th>{escape(name)}</th>" for name in (winners[0].costs if winners else ()))
+        head = f"<tr><th>rank</th><th>expected accuracy</th><th>trainings</th>{costs}</tr>"
+        return f"<table><caption>{escape(str(self.path))}</caption>{head}{rows}</table>"
 
     def __repr__(self) -> str:
         with Run.open(self.path) as run:

@@ -81,6 +81,7 @@ NO_SETTING = (
     "dry_run",
     "as_json",
     "quiet",
+    "log",
     "max_",
     "min_",
 )
@@ -258,6 +259,14 @@ def search_command(
         ),
     ] = None,
     out: Annotated[Path | None, option(OUTPUT, help="The run's folder (default: a new one in runs/).")] = None,
+    log: Annotated[
+        list[str] | None,
+        option(
+            OUTPUT,
+            metavar="tensorboard|mlflow|wandb",
+            help="Log the trials to a tracker of experiments too; repeatable.",
+        ),
+    ] = None,
     resume: Annotated[
         bool,
         option(
@@ -326,7 +335,7 @@ def search_command(
     if dry_run:
         print_plan(spec, as_json)
     else:
-        _run(spec, out, resume, as_json)
+        _run(spec, out, resume, as_json, log or [])
 
 
 def _bounds(name: str, texts: Sequence[str]) -> list[str]:
@@ -388,11 +397,12 @@ def _spec(options: Mapping[str, Any], config: Path | None) -> SearchSpec | NashS
     return spec
 
 
-def _run(spec: SearchSpec | NashSpec, out: Path | None, resume: bool, as_json: bool) -> None:
+def _run(spec: SearchSpec | NashSpec, out: Path | None, resume: bool, as_json: bool, log: Sequence[str]) -> None:
     """Run the campaign, show it while it runs, and print its winners."""
     from jointnas.campaign.campaign import run
     from jointnas.campaign.events import Event, RunOpened
     from jointnas.cli.display import Display
+    from jointnas.integrations.trackers import find_tracker
 
     place = ""
 
@@ -401,8 +411,13 @@ def _run(spec: SearchSpec | NashSpec, out: Path | None, resume: bool, as_json: b
         if isinstance(event, RunOpened):
             place = f" and --out {event.path}"
 
-    with interruptible(lambda: f"continue with the same command, --resume{place}"), Display(spec) as display:
-        campaign = run(spec, [remember, display], out=out, resume=resume)
+    trackers = [find_tracker(name) for name in log]
+    try:
+        with interruptible(lambda: f"continue with the same command, --resume{place}"), Display(spec) as display:
+            campaign = run(spec, [remember, display, *trackers], out=out, resume=resume)
+    finally:
+        for tracker in trackers:
+            tracker.close()
     if as_json:
         print_json(search_json(campaign))
         return
