@@ -20,6 +20,7 @@ LAYERS: tuple[set[str], ...] = (
     {"search"},
     {"campaign"},
     {"api"},
+    {"export", "report", "integrations"},
     {"cli"},
     {"__main__"},
 )

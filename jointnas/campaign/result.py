@@ -13,7 +13,7 @@ from jointnas.campaign.registry import PREDICTOR
 from jointnas.campaign.retrain import Retrained, Watch
 from jointnas.campaign.retraining import Retraining
 from jointnas.campaign.run_files import winner_files, write_candidates
-from jointnas.campaign.store import Run, Trial
+from jointnas.campaign.store import Run, Trial, trained_accuracies
 from jointnas.errors import RunError
 from jointnas.predictor.files import DESCRIPTION, read_description
 from jointnas.search.winners import EngineReport, Winner
@@ -117,12 +117,6 @@ class Campaign:
             winners = run.winners() if run.queries() else []
         best = f", best predicted {winners[0].mean:.4f} ± {winners[0].std:.4f}" if winners else ""
         return f"Campaign({str(self.path)!r}: {ended} trials, {len(winners)} winners{best})"
-
-
-def trained_accuracies(trials: Sequence[Trial], winner: Winner) -> list[float]:
-    """Return the validation accuracies of those trials that trained a winner for the whole budget."""
-    own = [t for t in trials if t.candidate == winner.candidate and t.observation and t.observation.fraction == 1]
-    return [t.accuracy for t in own if t.accuracy is not None]
 
 
 def trial_row(trial: Trial) -> dict[str, Any]:

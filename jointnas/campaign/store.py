@@ -373,6 +373,12 @@ class Run:
         return [{**dict(row), **{name: json.loads(row[name]) for name in texts}} for row in rows]
 
 
+def trained_accuracies(trials: Sequence[Trial], winner: Winner) -> list[float]:
+    """Return the validation accuracies of those trials that trained a winner for the whole budget."""
+    own = [t for t in trials if t.candidate == winner.candidate and t.observation and t.observation.fraction == 1]
+    return [t.accuracy for t in own if t.accuracy is not None]
+
+
 def _observation(text: str | None) -> Observation | None:
     return Observation.from_json(json.loads(text)) if text else None
 

@@ -36,8 +36,7 @@ def winner_rows(winners: Sequence[Winner], place: str | Path | None) -> list[dic
 
     place: the run that may have trained them, None for none. `trainings` are the validation accuracies of its trainings of each.
     """
-    from jointnas.campaign.result import trained_accuracies
-    from jointnas.campaign.store import Run
+    from jointnas.campaign.store import Run, trained_accuracies
 
     trials = []
     if place is not None:

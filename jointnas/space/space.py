@@ -27,7 +27,7 @@ from jointnas.space.knob_space import Candidate, KnobSpace
 from jointnas.space.knobs import Codes, Fixed, Value
 from jointnas.space.restriction import with_values
 from jointnas.space.toml import Definition, check_definition, read_definition, write_definition
-from jointnas.training.recipe import Recipe, check_value, default_of, effective_rows, is_text, views
+from jointnas.training.recipe import Recipe, check_value, default_of, effective_rows, is_text, knob_fields, views
 
 CostFunction = Callable[[Candidate], Mapping[str, float]]
 
@@ -116,9 +116,16 @@ class Space(KnobSpace):
         return replace(self, cost_function=function, cost_example=example, _costs={})
 
     def fix(self, values: Mapping[str, Value]) -> Space:
-        """Return the space with some knobs fixed. Raises `SpaceError` or `CandidateError`."""
+        """Return the space with some knobs fixed; a knob of recipes that the space does not have is added with its value.
+
+        Raises `SpaceError`, `CandidateError` or `RecipeError`.
+        """
         knobs = list(self.knobs)
         for name, value in values.items():
+            if name in knob_fields() and not self.is_abstract and name not in self._names:
+                check_value(name, value)
+                knobs.append(Fixed(name, (), value))
+                continue
             index = self._index(name)
             if is_text(name, value):  # of which no space lists all
                 check_value(name, value)
