@@ -42,11 +42,12 @@ class Answer:
 class FittedCampaign:
     """The predictor of an ended run, or a stand-alone one. Use as a context manager: it may start a worker that measures.
 
-    name: see `find_predictor`. out: a folder in which a stand-alone predictor becomes a run with its first answer. A run keeps each
+    name: see `find_predictor`. latency_command: measures latency on another device; that of the run is not used, as it may be a stranger's.
+    out: a folder in which a stand-alone predictor becomes a run with its first answer. A run keeps each
     answer as a query. Raises `PredictorError` and `RunError`.
     """
 
-    def __init__(self, name: str, out: Path | None = None) -> None:
+    def __init__(self, name: str, out: Path | None = None, latency_command: str | None = None) -> None:
         _, path = find_predictor(name)
         if out is not None and path is not None:
             raise RunError(f"--out makes a run of a stand-alone predictor, but {name!r} is a run's: drop --out")
@@ -55,7 +56,7 @@ class FittedCampaign:
                 f"--out must be a new folder, got {str(out)!r}, which exists: ask that run with --from {out}"
             )
         self.predictor, self.run, self._name, self._out = load_predictor_of(name), path, name, out
-        self._stack = ExitStack()
+        self._stack, self._command = ExitStack(), latency_command
         self._meter: Meter | None = None
 
     def __enter__(self) -> FittedCampaign:
@@ -127,11 +128,14 @@ class FittedCampaign:
         """Return the meter of the slot that the campaign had, or of the nearest that this machine has."""
         import torch  # here: questions on exact costs do without it
 
+        from jointnas.measurement.device_command import DeviceCommand
         from jointnas.measurement.meter import Meter
 
         if self._meter is None:
             space, slot = self.predictor.space, self.predictor.context.get("slot", {})
             device = slot.get("device", "auto") if torch.cuda.is_available() else "cpu"
             shared = share_slots(min(slot.get("workers", 1), available_cores()), device)
-            self._meter = self._stack.enter_context(Meter(shared, space.input_shape or (), space.classes or 0))
+            command = None if self._command is None else DeviceCommand(self._command)
+            meter = Meter(shared, space.input_shape or (), space.classes or 0, command=command)
+            self._meter = self._stack.enter_context(meter)
         return self._meter

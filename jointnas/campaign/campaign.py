@@ -30,6 +30,7 @@ from jointnas.data.dataset import Data, load_data
 from jointnas.data.symmetry import mirror_symmetry
 from jointnas.errors import SpaceError
 from jointnas.execution.executor import Executor
+from jointnas.measurement.device_command import DeviceCommand
 from jointnas.measurement.meter import Meter
 from jointnas.network.families import make_blueprint
 from jointnas.plugins import load_function
@@ -159,7 +160,10 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
     space = space.with_cost(cost)
     start = [_brought_in(candidate, space, emit) for candidate in spec.start]
     prior = find_prior(spec.prior, space)
-    meter = Meter(slot, data.input_shape, len(data.classes)) if data and not space.is_abstract else None
+    command = None if spec.latency_command is None else DeviceCommand(spec.latency_command)
+    meter = None
+    if data and not space.is_abstract:
+        meter = Meter(slot, data.input_shape, len(data.classes), command=command)
     recipes, task = (
         _built_in_recipes(spec, space, meter, prior, data, emit)
         if meter and data

@@ -134,7 +134,13 @@ def _json(
 
 
 def ask_fitted(
-    name: str, constraints: list[str], sweep: list[str], out: Path | None, as_json: bool, **options: Any
+    name: str,
+    constraints: list[str],
+    sweep: list[str],
+    out: Path | None,
+    as_json: bool,
+    latency_command: str | None = None,
+    **options: Any,
 ) -> None:
     """Print the winners that the predictor of an ended run, or a saved one, has under bounds; with `sweep` under each in turn.
 
@@ -142,7 +148,7 @@ def ask_fitted(
     """
     from jointnas.campaign.ask import FittedCampaign
 
-    with FittedCampaign(name, out) as fitted:
+    with FittedCampaign(name, out, latency_command) as fitted:
         if sweep:
             _ask_sweep(fitted, name, constraints, sweep, as_json, options)
             return

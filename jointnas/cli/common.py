@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Table
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from jointnas.measurement.meter import Meter
 
 INTERRUPTED = 130
-LONGEST_CELL = 60  # characters of a table's cell that may be wrapped on a terminal
+LONGEST_CELL, SHORTEST_CELL = 40, 8  # characters of a table's cell that is not cut on a terminal, and of one that is
 
 DATA, BUDGET, MACHINE, OUTPUT = "Data", "Budget", "Where it trains", "Run and output"
 """The groups of options in a command's help that several commands have."""
@@ -142,19 +143,39 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         for row in (columns, *rows):
             sys.stdout.write("\t".join(row) + "\n")
         return
-    table = Table(title=title or None, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, show_edge=False)
+    table = Table(
+        title=title or None,
+        title_justify="left",
+        header_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.pad_edge = False
+    rows = _cut(columns, rows, output.width)
     for i, column in enumerate(columns):
         numbers = all(not row[i] or row[i][0].isdigit() for row in rows)
-        is_long = any(len(row[i]) > LONGEST_CELL for row in rows)
-        table.add_column(
-            column,
-            justify="right" if numbers else "left",
-            overflow="ellipsis" if is_long else "fold",
-            no_wrap=is_long,
-        )
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     output.print(table)
+
+
+def _cut(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[list[str]]:
+    """Return a table's rows with the cells of its long columns cut to one line of a terminal of this width."""
+    widths = [max(map(cell_len, cells)) for cells in zip(columns, *rows, strict=True)]
+    long = [i for i, own in enumerate(widths) if own > LONGEST_CELL]
+    if not long:
+        return [list(row) for row in rows]
+    others = sum(own for i, own in enumerate(widths) if i not in long) + 2 * len(columns)
+    share = max(SHORTEST_CELL, (width - others) // len(long))
+    return [
+        [
+            f"{set_cell_size(cell, share - 1)}…" if i in long and cell_len(cell) > share else cell
+            for i, cell in enumerate(row)
+        ]
+        for row in rows
+    ]
 
 
 def format_knob(value: Any) -> str:

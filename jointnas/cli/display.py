@@ -102,10 +102,10 @@ class Display:
                 pass
 
     def _draw(self) -> Group:
-        lines = [Text(f"{self.round_line()}  ·  {self._left()} left")]
+        lines = [Text("  ·  ".join([*self._round_parts(), f"{self._left()} left"]))]
         best = self._best()
         if best is not None:
-            lines.append(Text(f"best: {architecture_text(best.candidate['architecture'])}", style="dim"))
+            lines.append(Text(f"{self._best_text()}: {architecture_text(best.candidate['architecture'])}", style="dim"))
         if self.activity:
             lines.append(Text(f"{self.activity} …", style="dim"))
         for line in lines:
@@ -144,22 +144,29 @@ class Display:
 
     def round_line(self) -> str:
         """Return one line on the campaign as a whole."""
+        first, *others = self._round_parts()
+        return "  ·  ".join([first, *others[:1], *filter(None, [self._best_text()]), *others[1:]])
+
+    def _best_text(self) -> str:
+        """Return the best accuracy so far and its trial; empty before the first."""
+        best = self._best()
+        if self.incumbent or best is None:
+            return f"best {self.incumbent}" if self.incumbent else ""
+        return f"best {best.accuracy:.4f} (trial {best.number})"
+
+    def _round_parts(self) -> list[str]:
+        """Return the round, the number of trials, how well the predictor ranks, and the share of the budget that trainings run."""
         parts = [f"round {self.round} of {self.spec.rounds}"]
         if isinstance(self.spec, SearchSpec) and self.spec.is_direct:
             parts = [f"batch {self.round}"]
         elif isinstance(self.spec, NashSpec):
             parts = [f"step {self.round} of {self.spec.rounds}" if self.round else "first network"]
         parts.append(f"{sum(t.observation is not None for t in self.trials.values())} trials")
-        best = self._best()
-        if self.incumbent:
-            parts.append(f"best {self.incumbent}")
-        elif best is not None:
-            parts.append(f"best {best.accuracy:.4f} (trial {best.number})")
         if self.rank_correlation is not None:
             parts.append(f"predictor τ {self.rank_correlation:.2f}")
         if self.stop_at < 1:
             parts.append(f"trainings end at {self.stop_at:.0%} of the budget")
-        return "  ·  ".join(parts)
+        return parts
 
 
 def trial_line(trial: Trial) -> str:

@@ -59,6 +59,7 @@ OF_FROM = (
     "min_",
     "objective",
     "measure",
+    "latency_command",
     "engine",
     "top",
     "seed",
@@ -118,6 +119,13 @@ def search_command(
     ] = "max accuracy",
     measure: Measured = None,
     space: Annotated[str, option(WHAT, help="A built-in space (see `jointnas spaces`) or a TOML file.")] = "resnet9",
+    latency_command: Annotated[
+        str | None,
+        option(
+            MACHINE,
+            help="Measure latency on another device by a command such as './bench {onnx}', which prints it as its last word: 3.2ms.",
+        ),
+    ] = None,
     data: DataOption = None,
     train_images: TrainImages = None,
     val_images: ValImages = None,
@@ -324,6 +332,7 @@ def search_command(
     if from_ is not None:
         _check_from(options, bounds)
         asked = {"top": top, "engine": engine, "objective": objective, "measure": measure or [], "seed": seed}
+        asked["latency_command"] = latency_command
         ask_fitted(from_, bounds, sweep or [], out, as_json, frontier=frontier, **asked)
         return
     for name in ("frontier", "sweep"):

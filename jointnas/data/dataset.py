@@ -167,7 +167,10 @@ def _share(n: int, share: float, least: int) -> int:
 
 
 def _draw(pack: Pack, rows: Indices, n: int, rng: np.random.Generator, split: str) -> tuple[Indices, Indices]:
-    """Return n of `rows` in shuffled order, stratified by class, and the remaining rows."""
+    """Return n of `rows` in shuffled order, stratified by class, and the remaining rows.
+
+    scikit-learn's stratified splits refuse classes of one image and draw others than the runs so far.
+    """
     if n > len(rows) or n < 1:
         raise DataError(f"only {len(rows)} images are left for {split}, {n} were requested: request fewer")
     present, counts = np.unique(pack.labels[rows], return_counts=True)

@@ -21,9 +21,10 @@ from jointnas.campaign.spec import ALL_IMAGES
 from jointnas.campaign.winner_file import WINNER_FILE, WinnerFile
 from jointnas.data.dataset import Data, load_data
 from jointnas.errors import ExportError, JointNASError, suggest
-from jointnas.export.deployable import Deployable, deployable, portable, trained_folder
-from jointnas.export.onnx_file import CALIBRATION_IMAGES, run_onnx, write_int8, write_onnx
+from jointnas.export.deployable import deployable, portable, trained_folder
+from jointnas.export.onnx_check import CALIBRATION_IMAGES, run_onnx, write_checked, write_int8
 from jointnas.export.python_file import write_python
+from jointnas.training.deployable import Deployable
 from jointnas.units import format_count, format_size
 
 NAME = "model"
@@ -103,7 +104,7 @@ def export_trained(source: Source, kind: str, to: Path) -> Exported:
 
 def _onnx(source: Source, to: Path) -> tuple[list[Path], dict[str, str]]:
     path = to / f"{NAME}.onnx"
-    difference = write_onnx(source.model, source.images(), path, source.about)
+    difference = write_checked(source.model, source.images(), path, source.about)
     return [path], {"difference from PyTorch": f"{difference:.1e}", **_onnx_accuracy(source, path)}
 
 
@@ -113,7 +114,7 @@ def _int8(source: Source, to: Path) -> tuple[list[Path], dict[str, str]]:
             "8 bits need training images to set their ranges on, but those of the run cannot be read: restore them, or use --format onnx"
         )
     whole, path = to / f"{NAME}.onnx", to / f"{NAME}-int8.onnx"
-    write_onnx(source.model, source.images(), whole, source.about)
+    write_checked(source.model, source.images(), whole, source.about)
     write_int8(whole, _pixels(source.data.train.images[:CALIBRATION_IMAGES]), path)
     facts = {
         "size in float32": format_size(whole.stat().st_size),
@@ -209,7 +210,7 @@ EXTRAS = {"executorch": "executorch"}
 
 def _check(path: Path, outputs: Tensor, expected: Tensor) -> None:
     """Raise `ExportError` where an export's (n, classes) outputs differ from the network's."""
-    from jointnas.export.onnx_file import TOLERANCE
+    from jointnas.export.onnx_check import TOLERANCE
 
     difference = float((outputs - expected).abs().max())
     if not difference <= TOLERANCE:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from jointnas.errors import ExportError
-from jointnas.export.deployable import Deployable
 from jointnas.network.blueprint import Blueprint, block_shapes
 from jointnas.network.module import Network
 from jointnas.network.operations.operation import Node, Shape
+from jointnas.training.deployable import Deployable
 
 Layer = Callable[[Node, Shape], str]
 MODULES: Mapping[str, Layer] = {

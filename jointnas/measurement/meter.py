@@ -14,6 +14,7 @@ from jointnas.errors import ConstraintError, suggest
 from jointnas.execution import Job, LocalExecutor, Slot
 from jointnas.execution.contention import CpuShare
 from jointnas.execution.worker import Handler, Progress
+from jointnas.measurement.device_command import DeviceCommand
 from jointnas.measurement.inference import BATCH, energy_counters, measure_energy, measure_inference
 from jointnas.measurement.store import Store, key, surroundings
 from jointnas.measurement.training import make_trainer, measure_training, step_memory
@@ -27,6 +28,8 @@ from jointnas.training.observation import QUIET_CPU_SHARE
 from jointnas.training.recipe import Recipe
 
 PATIENCE_SECONDS = 600.0  # without a message from the worker; measuring a network sends none
+
+LATENCY = "latency"
 
 Workload = tuple[Blueprint, Recipe]
 
@@ -92,11 +95,18 @@ def prepare_measurements(input_shape: Shape, classes: int, device: str) -> Handl
 class Meter:
     """Measures candidates in one worker, which starts when a measurement is missing; use it as a context manager.
 
-    failures: the reasons of the last call's failures, each once.
+    command: measures `latency` on another device in the place of this one. failures: the reasons of the last call's failures, each once.
     """
 
-    def __init__(self, slot: Slot, input_shape: Shape, classes: int, store: Store | None = None) -> None:
-        self.slot, self.input_shape, self.classes = slot, input_shape, classes
+    def __init__(
+        self,
+        slot: Slot,
+        input_shape: Shape,
+        classes: int,
+        store: Store | None = None,
+        command: DeviceCommand | None = None,
+    ) -> None:
+        self.slot, self.input_shape, self.classes, self.command = slot, input_shape, classes, command
         self.store = store or Store()
         self.failures: tuple[str, ...] = ()
         self._measured: dict[str, float] = {}  # by this meter, also what is not stored
@@ -134,14 +144,15 @@ class Meter:
         self.failures = ()
         if not metrics:
             return [{} for _ in workloads]
-        place = surroundings(self.slot)
-        keys = [{metric: key(metric, *workload, place) for metric in metrics} for workload in workloads]
+        keys = [{metric: self._key(metric, workload) for metric in metrics} for workload in workloads]
         stored = {**self.store.read({name for row in keys for name in row.values()}), **self._measured}
+        if self.command is not None:
+            stored |= self._on_device(workloads, keys, stored)
         requested: set[str] = set(stored)
         jobs: list[Job] = []
         measured: list[Workload] = []  # of the jobs: one for each measurement, so that a failure affects no other
         for workload, row in zip(workloads, keys, strict=True):
-            missing = [metric for metric, name in row.items() if name not in requested]
+            missing = [m for m, name in row.items() if name not in requested and not self._is_remote(m)]
             requested.update(row.values())
             for together in TOGETHER:
                 if some := [metric for metric in missing if metric in together]:
@@ -150,7 +161,11 @@ class Meter:
         for event in self._workers().results(jobs) if jobs else ():
             if event.kind == "done":
                 metrics_by_name, share = event.result["metrics"], event.result["cpu_share"]
-                values = {key(m, *measured[event.number], place): value for m, value in metrics_by_name.items()}
+                values = {
+                    self._key(m, measured[event.number]): value
+                    for m, value in metrics_by_name.items()
+                    if not self._is_remote(m)
+                }
                 if share is None or share >= QUIET_CPU_SHARE:
                     self.store.write(values)
                 self._measured.update(values)
@@ -158,6 +173,35 @@ class Meter:
             elif event.kind == "failed":
                 self.failures = tuple(dict.fromkeys([*self.failures, event.reason]))
         return [{metric: stored.get(name, math.nan) for metric, name in row.items()} for row in keys]
+
+    def _is_remote(self, metric: str) -> bool:
+        """Whether the command measures a metric."""
+        return self.command is not None and metric == LATENCY
+
+    def _key(self, metric: str, workload: Workload) -> str:
+        """Return the key of a measurement in the store."""
+        if self.command is not None and metric == LATENCY:
+            return key(metric, *workload, {"command": self.command.text})
+        return key(metric, *workload, surroundings(self.slot))
+
+    def _on_device(
+        self, workloads: Sequence[Workload], keys: Sequence[Mapping[str, str]], stored: Mapping[str, float]
+    ) -> dict[str, float]:
+        """Return the latencies that are missing, as the command measures them, by their keys."""
+        assert self.command is not None
+        found: dict[str, float] = {}
+        for workload, row in zip(workloads, keys, strict=True):
+            name = row.get(LATENCY)
+            if name is None or name in stored or name in found:
+                continue
+            try:
+                found[name] = self.command.latency(*workload)
+            except ConstraintError as error:
+                self.failures = tuple(dict.fromkeys([*self.failures, str(error)]))
+                continue
+            self.store.write({name: found[name]})
+        self._measured.update(found)
+        return found
 
     def _workers(self) -> LocalExecutor:
         if self._executor is None:

@@ -308,7 +308,7 @@ def network(name: str, blueprint: Blueprint) -> str:
         for i, (block, cost) in enumerate(zip(blueprint.blocks, costs, strict=True)):
             shape = shapes[i + 1]
             height = shape[1] if len(shape) == 3 else top / 8
-            axes.bar(i, height, 0.7, bottom=-height / 2, color=BLUE, alpha=0.2 + 0.8 * cost / most)
+            axes.bar(i, height, 0.7, bottom=-height / 2, color=BLUE, alpha=min(1.0, 0.2 + 0.8 * cost / most))
             axes.text(i, -0.56 * top, block.name[:14], rotation=60, ha="right", va="top", fontsize=8)
             axes.text(i, 0.55 * top, "×".join(map(str, shape)), rotation=60, ha="left", va="bottom", fontsize=7)
         for i, wiring in enumerate(blueprint.wiring):

@@ -91,10 +91,14 @@ class Knob(ABC):
 
 @dataclass(frozen=True)
 class Ordered(Knob):
-    """Ordered values: listed ones at equal distances, or the numbers of a grid at their (logarithmic) distances."""
+    """Ordered values: listed ones at equal distances, or the numbers of a grid at their (logarithmic) distances.
+
+    large: further numbers that a space has once it is bound to large images.
+    """
 
     values: tuple[Value, ...]
     grid: tuple[float, float, float, bool] | None = None  # low, high, step, log
+    large: tuple[float, ...] = ()
 
     @property
     def column_names(self) -> tuple[str, ...]:
@@ -184,7 +188,7 @@ class Ordered(Knob):
     def to_toml(self) -> Any:
         """Return the grid, or the values."""
         if self.grid is None:
-            return {"values": list(self.values)}
+            return {"values": list(self.values), **({"large": list(self.large)} if self.large else {})}
         low, high, step, log = self.grid
         return {"low": low, "high": high, "step": step, **({"log": True} if log else {})}
 

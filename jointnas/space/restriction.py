@@ -18,6 +18,14 @@ def with_values(knobs: Sequence[Knob], name: str, values: Sequence[Value]) -> tu
         kept = {other: knob for other, knob in kept.items() if other not in inactive}
 
 
+def with_large(knob: Knob) -> Knob:
+    """Return a knob with the further values that it has for large images."""
+    if not isinstance(knob, Ordered) or not knob.large:
+        return knob
+    numbers = sorted([*knob.large, *knob.values], key=float)
+    return replace(knob, values=tuple(numbers), large=())
+
+
 def _narrowed(knob: Knob, values: Sequence[Value]) -> Knob:
     """Return a countable knob with only these values; of a grid they are the first ones."""
     if isinstance(knob, Choice):

@@ -25,11 +25,13 @@ from jointnas.space.continuous import Continuous
 from jointnas.space.cost_table import Architectures
 from jointnas.space.knob_space import Candidate, KnobSpace
 from jointnas.space.knobs import Codes, Fixed, Value
-from jointnas.space.restriction import with_values
+from jointnas.space.restriction import with_large, with_values
 from jointnas.space.toml import Definition, check_definition, read_definition, write_definition
 from jointnas.training.recipe import Recipe, check_value, default_of, effective_rows, is_text, knob_fields, views
 
 CostFunction = Callable[[Candidate], Mapping[str, float]]
+
+LARGE_SIDE = 96  # pixels of images that are large: their networks may see a quarter of it
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,8 @@ class Space(KnobSpace):
             raise SpaceError(
                 f"a space is bound to (C, H, W) and a number of classes, got {input_shape!r} and {classes!r}"
             ) from error
-        bound = replace(self, input_shape=shape, classes=count)
+        knobs = self.knobs if min(shape[1:], default=0) < LARGE_SIDE else tuple(map(with_large, self.knobs))
+        bound = replace(self, knobs=knobs, input_shape=shape, classes=count)
         if not self.is_abstract:
             bound._check_networks()
         return bound

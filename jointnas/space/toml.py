@@ -20,7 +20,7 @@ from jointnas.units import is_finite
 FORMAT = 1
 GROUPS = ("architecture", "recipe")
 LARGEST_GRID = 100_000
-_KNOB_KEYS = ("low", "high", "log", "step", "off", "values", "choices", "when")
+_KNOB_KEYS = ("low", "high", "log", "step", "off", "values", "large", "choices", "when")
 
 
 class Definition(NamedTuple):
@@ -82,6 +82,13 @@ def parse_knob(name: str, spec: Any) -> Knob:
             raise SpaceError(f"the knob {name} has no key {key!r}: {suggest(key, _KNOB_KEYS)}")
     if keys == {"values"}:
         return Ordered(name, when, _several(name, "values", spec["values"]))
+    if keys == {"values", "large"}:
+        values, large = (_several(name, key, spec[key]) for key in ("values", "large"))
+        if not all(is_finite(value) for value in (*values, *large)) or set(values) & set(large):
+            raise SpaceError(
+                f"values and large of the knob {name} are different numbers, got {values} and {large}: correct them"
+            )
+        return Ordered(name, when, values, large=tuple(map(float, large)))  # type: ignore[arg-type]
     if keys == {"choices"}:
         return Choice(name, when, _several(name, "choices", spec["choices"]))
     if {"low", "high"} <= keys <= {"low", "high", "log", "step", "off"}:

@@ -12,7 +12,10 @@ from jointnas.network.module import Network
 
 
 class MovingAverage:
-    """An exponential moving average of parameters and running statistics, with a smaller decay in the first steps."""
+    """An exponential moving average of parameters and running statistics, with a smaller decay in the first steps.
+
+    `torch.optim.swa_utils.AveragedModel` has one decay for all steps.
+    """
 
     def __init__(self, network: Network, decay: float) -> None:
         self.network, self.decay = copy.deepcopy(network), decay
@@ -53,7 +56,10 @@ class Lookahead:
 
 @torch.no_grad()
 def reestimate_norms(network: nn.Module, batches: Sequence[Tensor]) -> None:
-    """Set batch norm's running statistics to their means over batches (n, C, H, W) at the current weights."""
+    """Set batch norm's running statistics to their means over batches (n, C, H, W) at the current weights.
+
+    `torch.optim.swa_utils.update_bn` would also switch on dropout and stochastic depth.
+    """
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     network.eval()

@@ -16,7 +16,7 @@ from jointnas.campaign.winner_file import Member, WinnerFile, load
 from jointnas.errors import ExportError
 from jointnas.export.deployable import portable
 from jointnas.export.formats import FORMATS, Exported, Source, export_trained
-from jointnas.export.onnx_file import TOLERANCE, run_onnx
+from jointnas.export.onnx_check import TOLERANCE, run_onnx
 from jointnas.network.families import make_blueprint
 from jointnas.network.module import BatchNorm, build, save_weights
 

@@ -86,3 +86,20 @@ def test_every_candidate_of_a_restricted_built_in_space_can_be_trained_on_its_im
         assert Recipe.from_knobs(candidate["recipe"]).batch_size == smallest
     assert restricted.identities(codes) == whole.identities(whole.to_codes(restricted.to_candidates(codes)))
     assert np.isfinite(restricted.costs(codes)["macs"]).all()
+
+
+@pytest.mark.parametrize("name", ["resnet9", "mobilenet", "chain", "resnet", "senet"])
+def test_large_images_reach_bounds_of_small_devices(name: str) -> None:
+    small, large = (Space.load(name, (3, side, side), 10) for side in (95, 224))
+    assert values(large, "resolution")[0] == 0.25
+    assert set(values(small, "resolution")) < set(values(large, "resolution"))
+    assert min(large.cost(candidate)["macs"] for candidate in large.sample(400, seed=0)) < 20e6
+    assert Space.from_toml(large.to_toml(), (3, 224, 224), 10).knobs == large.knobs
+
+
+@pytest.mark.parametrize("large", ['["a"]', "[1.0]", "[]"])
+def test_further_values_are_other_numbers(large: str) -> None:
+    with pytest.raises(SpaceError, match="large"):
+        Space.from_toml(
+            f'format = 1\n[architecture]\nnetwork = "resnet9"\nresolution = {{ values = [0.75, 1.0], large = {large} }}\n'
+        )

@@ -35,7 +35,7 @@ class SearchSpec(Spec):
     averaged and whose costs add up, and their kind (`training.ensemble`). start: candidates to train before the built-in recipes. prior: the
     predictor to start from, "none" for none, None for the built-in one. early_stop: Kendall's τ from which later rounds train a part
     of the budget. train_fn: "module:function" that trains a candidate of an abstract space in place of the built-in trainer; cost_fn:
-    one that returns such a candidate's costs by name, for constraints.
+    one that returns such a candidate's costs by name, for constraints. latency_command: measures latency on another device (`DeviceCommand`).
     """
 
     kind = "search"
@@ -62,6 +62,7 @@ class SearchSpec(Spec):
     ensemble: str = SEEDS
     train_fn: str | None = None
     cost_fn: str | None = None
+    latency_command: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

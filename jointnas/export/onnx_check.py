@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jointnas.errors import ExportError
+from jointnas.network.onnx_file import INPUT, OUTPUT, quiet_exporters, write_onnx
 
-OPSET = 18  # the first with antialiased resizing
-INPUT, OUTPUT = "images", "probabilities"
 TOLERANCE = 1e-4  # of probabilities
 CALIBRATION_IMAGES = 256
 CALIBRATION_BATCH = 32
@@ -27,26 +22,12 @@ CALIBRATION_BATCH = 32
 Pixels = NDArray[np.uint8]  # (n, C, H, W)
 
 
-def write_onnx(model: nn.Module, images: Tensor, path: Path, about: Mapping[str, Any]) -> float:
-    """Write a model of (n, C, H, W) uint8 images as ONNX, for batches of any size; return how far onnxruntime's outputs are from its own.
+def write_checked(model: nn.Module, images: Tensor, path: Path, about: Mapping[str, Any]) -> float:
+    """Write a model as ONNX (`write_onnx`), and return how far onnxruntime's outputs are from its own for these images.
 
-    images: some to check it with, two at least. about: text that the file carries. Raises `ExportError` where onnxruntime differs.
+    Raises `ExportError` where they differ by more than `TOLERANCE`.
     """
-    with _quiet():
-        program = torch.onnx.export(
-            model,
-            (images[:2],),
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
-    program.model.metadata_props.update({name: _text(value) for name, value in about.items()})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    program.save(path, external_data=False)
+    write_onnx(model, images, path, about)
     with torch.inference_mode():
         expected = model(images).numpy()
     difference = float(np.abs(run_onnx(path, images.numpy()) - expected).max())
@@ -71,7 +52,7 @@ def write_int8(path: Path, calibration: Pixels, to: Path) -> None:
             batch = next(self.batches, None)
             return None if batch is None else {INPUT: batch}
 
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet_exporters():
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
         quantize_static(
@@ -95,23 +76,3 @@ def run_onnx(path: Path, images: Pixels) -> NDArray[np.float32]:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     batches = [images[i : i + 500] for i in range(0, len(images), 500)]
     return np.concatenate([session.run([OUTPUT], {INPUT: batch})[0] for batch in batches])
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what exporters print about themselves from the user."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "root", "")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
