@@ -18,7 +18,7 @@ from jointnas.errors import RunError, SearchError
 from jointnas.execution.slots import share_slots
 from jointnas.network.cost import METRICS
 from jointnas.search.engines import CONTROLLER
-from jointnas.search.objective import parse_objective
+from jointnas.search.objective import SCORE_NAMES, parse_objective, predicted_objective, score_of
 from jointnas.search.search import Search
 from jointnas.search.winners import EngineReport, Winner
 from jointnas.space.constraint import MEASURED, parse_all
@@ -86,6 +86,7 @@ class FittedCampaign:
 
         Raises `ConstraintError` when nothing meets the constraints, `SearchError` for options that do not fit.
         """
+        objective = self._over_scores(objective)
         space, members = self.predictor.space, self._members()
         bounds = bounds_of_member(constraints, members)
         if members > 1:
@@ -107,6 +108,18 @@ class FittedCampaign:
         notes = [*search.warnings, *(f"a metric could not be measured: {f}" for f in (meter.failures if meter else ()))]
         number = self._record(texts, engine if frontier is None else "nsga2", seed, winners)
         return Answer(texts, winners, search.reports, number, notes)
+
+    def _over_scores(self, objective: str) -> str:
+        """Return the objective over the predictor's accuracies, which are the scores that its trainings were told with.
+
+        Raises `SearchError` for another score than theirs.
+        """
+        own = self.predictor.context.get("score", ACCURACY)
+        if score_of(objective) not in (ACCURACY, own):
+            raise SearchError(
+                f"the predictor was fitted to the {SCORE_NAMES[own]} of trainings, got the objective {objective!r}: drop it or search again"
+            )
+        return predicted_objective(objective)
 
     def _members(self) -> int:
         """Return how many networks the campaign trained together."""

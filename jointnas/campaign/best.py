@@ -42,7 +42,7 @@ def keep_best(run: Path, data: Data | None, winners: Sequence[Winner], trials: S
         results = {
             "predicted_accuracy": winner.mean,
             "std": winner.std,
-            "val_accuracies": [t.accuracy for t in own],
+            "val_accuracies": [t.observation.accuracy for t in own if t.observation],
             "trained_on": ALL_IMAGES if final else TRAINING_IMAGES,
         }
         keep_network(run, data, chosen, results)

@@ -12,6 +12,7 @@ import numpy as np
 from jointnas.campaign.spec import SearchSpec, Spec
 from jointnas.campaign.store import CONFIRMATION, Context, Trial
 from jointnas.training.members import budget_json
+from jointnas.training.observation import ACCURACY
 
 WIDTH = 2  # standard deviations on either side of a prediction, within which 95 % of accuracies should lie
 
@@ -59,7 +60,11 @@ def predictions_of(
         if trial.predicted is not None and trial.std is not None:
             who = "leaders" if trial.kind == CONFIRMATION else "trials"
             groups[who].append(Prediction(trial.predicted, trial.std, trial.accuracy or 0.0))
-    if isinstance(spec, SearchSpec) and all(t.observation and t.observation.fraction == 1 for t in observed):
+    if (
+        isinstance(spec, SearchSpec)
+        and spec.score == ACCURACY
+        and all(t.observation and t.observation.fraction == 1 for t in observed)
+    ):
         budget = budget_json(spec.clock, spec.members, spec.ensemble)
         settings = {"clock": budget, "slot": context.slot.to_json()}
         groups["retrained_winners"] = [

@@ -36,7 +36,7 @@ from jointnas.network.families import make_blueprint
 from jointnas.plugins import load_function
 from jointnas.predictor.prior import Prior
 from jointnas.predictor.task import Task, TrainingImages
-from jointnas.search.objective import Query
+from jointnas.search.objective import Query, predicted_objective
 from jointnas.search.search import Search
 from jointnas.space.constraint import format_metric, parse_all
 from jointnas.space.knob_space import Candidate
@@ -173,7 +173,7 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
         space,
         bounds_of_member(spec.constraints, spec.members),
         seed=spec.seed,
-        objective=spec.objective,
+        objective=predicted_objective(spec.objective),
         meter=meter,
         reported=spec.measure,
         start=[*start, *recipes.values()],
@@ -216,7 +216,7 @@ def _built_in_recipes(
 ) -> tuple[dict[str, Candidate], Task]:
     """Return the built-in recipes of the first batch by name, and the task: training images, and the steps that the budget holds."""
     bounds = bounds_of_member(spec.constraints, spec.members)
-    query = Query(space, bounds, spec.objective, meter, spec.measure, spec.seed)
+    query = Query(space, bounds, predicted_objective(spec.objective), meter, spec.measure, spec.seed)
     clock = (
         spec.clock if spec.ensemble == SNAPSHOTS else part_of(spec.clock, spec.members)
     )  # snapshots are of one training

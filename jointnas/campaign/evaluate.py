@@ -7,8 +7,6 @@ from torch import Tensor
 
 from jointnas.campaign.winner_file import Model
 from jointnas.data.dataset import Split, labelled_images
-from jointnas.data.sources import takes_size
-from jointnas.data.spec import DataSpec
 from jointnas.errors import DataError
 from jointnas.training.confusion import Confusion
 from jointnas.training.scoring import SCORING_BATCH
@@ -34,8 +32,7 @@ def evaluate(model: Model, source: str, split: str | None = None) -> tuple[Confu
     Raises `DataError` for a class that the model does not have, or images of another shape.
     """
     channels, height, width = model.input_shape
-    side = height if height == width and takes_size(source) else None
-    images, name, classes = labelled_images(DataSpec(source, image_size=side, fit=model.fit), split)
+    images, name, classes = labelled_images(source, model.input_shape, model.fit, split)
     if tuple(images.images.shape[1:]) != (height, width, channels):
         shape = "×".join(map(str, images.images.shape[1:]))
         raise DataError(

@@ -21,7 +21,7 @@ from jointnas.predictor.prior import EarlierCampaign, Prior
 from jointnas.predictor.task import Task
 from jointnas.resources import resource_folder
 from jointnas.space.space import Space
-from jointnas.training.observation import mean_observation
+from jointnas.training.observation import ACCURACY, mean_observation
 
 PRETRAINED = "tables"  # the network that searches start from
 NONE = "none"
@@ -173,6 +173,7 @@ def context_of(spec: SearchSpec, context: Context) -> dict[str, object]:
         "slot": context.slot.to_json(),
         "classes": list(context.classes or ()),
         **({"members": spec.members, "ensemble": spec.ensemble} if spec.members > 1 else {}),
+        **({"score": spec.score} if spec.score != ACCURACY else {}),
     }
 
 

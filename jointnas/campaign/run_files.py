@@ -10,6 +10,7 @@ from jointnas.campaign.candidate_file import CandidateFile, candidate_costs
 from jointnas.campaign.folders import find_run
 from jointnas.campaign.spec import PolicySpec, SearchSpec
 from jointnas.campaign.store import DATABASE, Run
+from jointnas.campaign.winner_file import BEST, RETRAINED
 from jointnas.errors import RunError
 
 
@@ -64,12 +65,15 @@ def trial_files(run: str | Path, numbers: Sequence[int]) -> dict[str, CandidateF
 
 
 def training_of_folder(folder: Path) -> dict[str, Any] | None:
-    """Return how the networks in a run's folder, or in a folder inside it, were trained; None for one outside a run."""
-    for place in (folder, *folder.resolve().parents[:2]):
-        if (place / DATABASE).is_file():
-            with Run.open(place) as run:
-                return _training_of(run) if run.context.classes is not None and hasattr(run.spec, "space") else None
-    return None
+    """Return how the network in a run's folder, in its `best` or in its `retrained/winner-N` was trained; None for another folder."""
+    absolute = folder.resolve()
+    inside = {BEST: absolute.parent, RETRAINED: absolute.parent.parent}
+    place = inside.get(absolute.name if absolute.name == BEST else absolute.parent.name, absolute)
+    if not (place / DATABASE).is_file():
+        return None
+    with Run.open(place) as run:
+        has_networks = run.context.classes is not None and hasattr(run.spec, "space")
+        return _training_of(run) if has_networks and not isinstance(run.spec, PolicySpec) else None
 
 
 def write_candidates(files: Mapping[str, CandidateFile], folder: Path, kind: str) -> list[Path]:

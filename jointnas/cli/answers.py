@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -85,17 +86,18 @@ def print_answer(campaign: Campaign) -> None:
     from jointnas.campaign.winner_file import BEST, WINNER_FILE
     from jointnas.search.objective import SCORE_NAMES
 
-    place = campaign.path
+    place, name = campaign.path, shlex.quote(str(campaign.path))
     rows = winner_rows(campaign.winners, place)
     _print_engines(campaign.reports)
     with Run.open(place) as run:
-        score = SCORE_NAMES[run.spec.score]
+        score, has_networks = SCORE_NAMES[run.spec.score], getattr(run.spec, "train_fn", None) is None
     messages.print(_found_text(rows[0], score))
     print_winners(rows)
-    messages.print(f"recipe  jointnas show '{place}#1'")
+    if has_networks:
+        messages.print(f"recipe  jointnas show {shlex.quote(f'{place}#1')}")
     if (place / BEST / WINNER_FILE).is_file():
         messages.print(f"model   {place / BEST}")
-        messages.print(f"next    jointnas predict {place} IMAGE · jointnas retrain {place} --seeds 3")
+        messages.print(f"next    jointnas predict {name} IMAGE · jointnas retrain {name} --seeds 3")
 
 
 def _found_text(winner: dict[str, Any], score: str) -> str:
@@ -164,8 +166,7 @@ def ask_fitted(
         if fitted.run is None:
             messages.print("next    the same command with --out RUN keeps the winners in a run for export and retrain")
         else:
-            messages.print(f"recipe  jointnas show '{place}#1'")
-            messages.print(f"next    jointnas retrain {place} --seeds 3 · jointnas export {place}")
+            _print_next(place, fitted.predictor.space.is_abstract)
 
 
 def _ask_sweep(
@@ -201,11 +202,20 @@ def _ask_sweep(
         found = [(text, row) for text, a in met for row in winner_rows(a.winners, fitted.run)]
         print_winners([row for _, row in found], "under", [text for text, _ in found])
     for reason in unmet:
-        messages.print(f"jointnas: {reason}")
+        typer.echo(f"jointnas: {reason}", err=True)
     if unmet:
         raise typer.Exit(1)
     if fitted.run is not None:
-        messages.print(f"next    jointnas retrain {place} --query N --seeds 3 · jointnas export {place} --query N")
+        name = shlex.quote(place)
+        messages.print(f"next    jointnas retrain {name} --query N --seeds 3 · jointnas export {name} --query N")
+
+
+def _print_next(place: str, is_abstract: bool) -> None:
+    """Print how the winners of a question are shown and trained, where they are networks."""
+    if not is_abstract:
+        name = shlex.quote(place)
+        messages.print(f"recipe  jointnas show {shlex.quote(f'{place}#1')}")
+        messages.print(f"next    jointnas retrain {name} --seeds 3 · jointnas export {name}/retrained/winner-1")
 
 
 def _print_notes(answer: Any, place: str) -> None:

@@ -35,7 +35,7 @@ def option(group: str, *names: str, help: str, **settings: Any) -> Any:
 
 
 DataOption = Annotated[
-    str | None, option(DATA, "--data", help="digits, cifar10, …, an image folder, a zip of one, or an .npz.")
+    str | None, option(DATA, "--data", help="digits, cifar10, …, an image folder, a zip of one, a .csv, or an .npz.")
 ]
 TrainImages = Annotated[int | None, option(DATA, help="Training images, drawn by class and seed (default: all).")]
 ValImages = Annotated[int | None, option(DATA, help="Validation images (default: a fifth, at most 5000).")]

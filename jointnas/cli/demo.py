@@ -1,4 +1,4 @@
-"""`jointnas demo`: a whole campaign on built-in images, in about a minute."""
+"""`jointnas demo`: a whole campaign on built-in images, in half a minute."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SETTINGS = {"data": "digits", "train_images": 100, "val_images": 500, "train_tim
 
 
 def demo_command(quiet: Quiet = False) -> None:
-    """Search a network and a recipe for 100 handwritten digits, in about a minute: nothing is downloaded.
+    """Search a network and a recipe for 100 handwritten digits, in half a minute: nothing is downloaded.
 
     \b
     Examples:

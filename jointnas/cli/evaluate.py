@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jointnas.cli.common import Json, messages, print_json, print_table
+from jointnas.cli.common import Json, print_json, print_table
 
 if TYPE_CHECKING:
     from jointnas.training.confusion import Confusion
@@ -42,7 +42,7 @@ def evaluate_command(
         print_json({"split": name, **found.to_json()})
         return
     print_confusion(found)
-    messages.print(
+    typer.echo(
         f"{name} images: accuracy {found.accuracy:.4f} · balanced accuracy {found.balanced_accuracy:.4f} · macro F1 {found.macro_f1:.4f}"
     )
 

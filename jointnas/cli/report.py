@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +47,8 @@ def watch_command(
     from jointnas.campaign.folders import find_run
     from jointnas.report.live import LiveReport
 
+    if hasattr(os, "nice"):
+        os.nice(19)  # the trainings that it watches come first
     with LiveReport(find_run(run), port) as live, interruptible(lambda: "the search goes on"):
         messages.print(f"open {live.address}")
         live.serve()

@@ -58,7 +58,7 @@ def retrain_command(
     """
     from jointnas.campaign.retrain import RetrainingEnded
     from jointnas.campaign.retraining import Retraining
-    from jointnas.errors import ExportError
+    from jointnas.errors import ExportError, printable
     from jointnas.measurement.meter import Meter
 
     retraining = Retraining.of(
@@ -96,7 +96,7 @@ def retrain_command(
     else:
         for one in retrained:
             for failure in one.failures:
-                messages.print(f"winner {one.rank}: {failure}")
+                typer.echo(f"winner {one.rank}: {printable(failure)}", err=True)
         _print_retrained(rows, measure or [], data.test_images, seeds)
         first = next((one for one in retrained if one.confusion is not None), None)
         if first is not None and first.confusion is not None:

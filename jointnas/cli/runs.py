@@ -203,7 +203,7 @@ def _outcome(trial: Trial) -> str:
     if observation.accuracy is None:
         return "on all images"
     notes = " (disturbed)" * observation.was_disturbed + " (trained again)" * (trial.disturbed is not None)
-    return f"{observation.accuracy:.4f}{notes}"
+    return f"{trial.accuracy:.4f}{notes}"
 
 
 def _print_calibrations(calibrations: Mapping[str, Calibration]) -> None:

@@ -331,7 +331,13 @@ def search_command(
     bounds = [*(constraint or []), *_bounds("max", max_ or []), *_bounds("min", min_ or [])]
     if from_ is not None:
         _check_from(options, bounds)
-        asked = {"top": top, "engine": engine, "objective": objective, "measure": measure or [], "seed": seed}
+        asked: dict[str, Any] = {
+            "top": top,
+            "engine": engine,
+            "objective": objective,
+            "measure": measure or [],
+            "seed": seed,
+        }
         asked["latency_command"] = latency_command
         ask_fitted(from_, bounds, sweep or [], out, as_json, frontier=frontier, **asked)
         return

@@ -12,8 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from jointnas.data.image_folder import ImageTree
 from jointnas.data.images import FITS
-from jointnas.data.pack import Pack, open_pack
+from jointnas.data.pack import Pack, cache_folder, open_pack
+from jointnas.data.sources import find_source, takes_size
 from jointnas.data.spec import DataSpec
 from jointnas.errors import DataError
 
@@ -135,19 +137,27 @@ def load_data(
     )
 
 
-def labelled_images(spec: DataSpec, split: str | None = None) -> tuple[Split, str, tuple[str, ...]]:
+def labelled_images(
+    source: str, shape: tuple[int, ...], fit: str, split: str | None = None
+) -> tuple[Split, str, tuple[str, ...]]:
     """Return all labelled images of a source, or of one split as the source divides them, the split's name, and the class names.
 
-    split: "train", "val" or "test"; None for the test images where the source has some, else for all. Raises `DataError`.
+    shape: the network's input (C, H, W), to which image files are brought as `fit` says. split: "train", "val" or "test"; None for the test
+    images where the source has some, else for all. Raises `DataError`.
     """
-    pack = open_pack(spec.source, spec.image_size, fit=spec.fit)
+    found = find_source(source, None, cache_folder() / "downloads", fit)
+    if isinstance(found, ImageTree):
+        images, names, split = found.labelled(split, shape)
+        classes = tuple(sorted(set(names)))
+        labels = torch.tensor([classes.index(name) for name in names])
+        return Split(torch.from_numpy(images), labels), split, classes
+    side = shape[1] if shape[1] == shape[2] and takes_size(source) else None
+    pack = open_pack(source, side, fit=fit)
     if split is None and "test" not in pack.ranges:
         return _take(pack, np.arange(len(pack.labels))), "all", pack.classes
     split = split or "test"
     if split not in pack.ranges:
-        raise DataError(
-            f"{spec.source!r} has the splits {', '.join(pack.ranges)}, got --split {split}: choose one of them"
-        )
+        raise DataError(f"{source!r} has the splits {', '.join(pack.ranges)}, got --split {split}: choose one of them")
     return _take(pack, _range(pack, split)), split, pack.classes
 
 

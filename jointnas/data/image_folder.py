@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
 import numpy as np
 
@@ -29,6 +30,7 @@ class ImageTree(Source):
     path: Path
     image_size: int | None
     fit: str
+    classes_are_folders: ClassVar[bool] = True
 
     @abstractmethod
     def _names(self) -> list[str]:
@@ -44,7 +46,7 @@ class ImageTree(Source):
         files = self._files_by_split()
         classes = sorted({label for split in files.values() for label, _ in split})
         trained = {label for label, _ in files["train"]}
-        if trained & {*SPLIT_FOLDERS, "training", "testing"}:
+        if self.classes_are_folders and trained & {*SPLIT_FOLDERS, "training", "testing"}:
             raise DataError(
                 f"{str(self.path)!r} has the folders {', '.join(sorted(trained))} but no train/: use train/CLASS/ and test/CLASS/"
             )
@@ -74,6 +76,24 @@ class ImageTree(Source):
                     pass
 
             yield Contents(tuple(classes), labels, (height, width, channels), write)
+
+    def labelled(self, split: str | None, shape: tuple[int, ...]) -> tuple[Images, list[str], str]:
+        """Return labelled images, brought to a network's input shape (C, H, W), their classes, and the name of the split.
+
+        split: None for the test images where there are some, else for all. Unlike `open` this needs no training images. Raises `DataError`.
+        """
+        files = {name: rows for name, rows in self._files_by_split().items() if rows}
+        if split is None:
+            split = "test" if "test" in files else "all"
+        if split not in (*files, "all"):
+            raise DataError(
+                f"{str(self.path)!r} has the splits {', '.join(files)}, got --split {split}: choose one of them"
+            )
+        rows = [row for name, own in files.items() if split in (name, "all") for row in own]
+        channels, height, width = shape
+        with self._reader() as read, ThreadPoolExecutor() as threads:
+            images = list(threads.map(lambda row: decode(row[1], read, channels, (width, height), self.fit), rows))
+        return np.stack(images), [label for label, _ in rows], split
 
     def _files_by_split(self) -> dict[str, list[tuple[str, str]]]:
         """Return {split: [(class, path), …]}, sorted by path. Raises `DataError`."""

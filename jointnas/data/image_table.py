@@ -27,6 +27,7 @@ class ImageTable(ImageTree):
     path: Path
     image_size: int | None
     fit: str = CROP
+    classes_are_folders = False
 
     def key(self) -> str:
         """Return a hash of the table, and of each image's size and modification time."""

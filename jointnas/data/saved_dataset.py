@@ -47,14 +47,19 @@ class SavedDataset(Source):
         image, label = self._columns(splits["train"])
         classes = tuple(splits["train"].features[label].names)
         present = [split for split in SPLITS if split in splits]
-        labels = {split: np.array(splits[split][label], dtype=np.int64) for split in present}
-        if any((own < 0).any() for own in labels.values()):
+        given = {split: list(splits[split][label]) for split in present}
+        if any(value is None or value < 0 for own in given.values() for value in own):
             raise DataError(f"every image has a class, got rows without a label in {str(self.path)!r}: remove them")
+        labels = {split: np.array(own, dtype=np.int64) for split, own in given.items()}
         rows = [(split, i) for split in present for i in range(len(splits[split]))]
 
         def read(name: str) -> bytes:
             split, _, number = name.partition(" ")
             value = splits[split][int(number)][image]
+            if value is None:
+                raise DataError(
+                    f"every row has an image, got none in row {number} of {split} in {str(self.path)!r}: remove it"
+                )
             return value["bytes"] or Path(value["path"]).read_bytes()
 
         names = [f"{split} {i}" for split, i in rows]

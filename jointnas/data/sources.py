@@ -41,7 +41,7 @@ def find_source(name: str, image_size: int | None, downloads: Path, fit: str = C
     named = name in source_names()
     if image_size is not None and not takes_size(name):
         raise DataError(
-            f"--image-size {image_size} applies to image folders and zips, but the images of {name!r} have one size: drop it"
+            f"--image-size {image_size} applies to image files, but the images of {name!r} have one size: drop it"
         )
     if named:
         return _find_named(name, downloads)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jointnas import __version__
+from jointnas.campaign.best import TRAINING_IMAGES
 from jointnas.campaign.candidate_file import data_spec_of, make_writable, write_text
-from jointnas.campaign.spec import ALL_IMAGES
-from jointnas.campaign.winner_file import WINNER_FILE, WinnerFile
+from jointnas.campaign.winner_file import RETRAINED, WINNER_FILE, WinnerFile
 from jointnas.data.dataset import Data, load_data
 from jointnas.errors import ExportError, JointNASError, suggest
 from jointnas.export.deployable import deployable, portable, trained_folder
@@ -28,6 +29,7 @@ from jointnas.training.deployable import Deployable
 from jointnas.units import format_count, format_size
 
 NAME = "model"
+ACCURACIES = ("val_accuracies", "val_accuracy", "test_accuracy")  # of a winner's results
 CHECKED = 8  # images that an export is checked with, where the data are not at hand
 
 
@@ -73,12 +75,17 @@ class Source:
             "output": "probabilities by class",
             "members": len(self.winner.members),
             "costs": self.winner.costs,
-            "results": self.winner.results,
+            "results": {name: self.winner.results[name] for name in ACCURACIES if name in self.winner.results},
         }
+
+    @property
+    def val_is_unseen(self) -> bool:
+        """Whether the network was not trained on the validation images; networks of earlier versions do not say."""
+        return self.folder.parent.name == RETRAINED or self.winner.results.get("trained_on") == TRAINING_IMAGES
 
     def images(self) -> Tensor:
         """Return (n, C, H, W) uint8 images to check an export with: of the validation set, else random ones."""
-        if self.data is not None:
+        if self.data is not None and len(self.data.val) >= CHECKED:
             return self.data.val.images[:CHECKED].permute(0, 3, 1, 2).clone(memory_format=torch.contiguous_format)
         shape = self.winner.members[0].blueprint.input_shape
         return torch.randint(0, 256, (CHECKED, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -95,7 +102,7 @@ def export_trained(source: Source, kind: str, to: Path) -> Exported:
         raise ExportError(
             f"the format {kind} needs {error.name}, which is not installed: pip install {EXTRAS.get(kind, error.name)}"
         ) from error
-    classes, card = to / "classes.txt", to / "card.md"
+    classes, card = to / "classes.txt", to / f"{files[0].name}.md"
     write_text(classes, "\n".join(source.winner.classes) + "\n")
     facts = {"size": format_size(files[0].stat().st_size), **facts}
     write_text(card, _card(source, files, facts))
@@ -113,21 +120,22 @@ def _int8(source: Source, to: Path) -> tuple[list[Path], dict[str, str]]:
         raise ExportError(
             "8 bits need training images to set their ranges on, but those of the run cannot be read: restore them, or use --format onnx"
         )
-    whole, path = to / f"{NAME}.onnx", to / f"{NAME}-int8.onnx"
-    write_checked(source.model, source.images(), whole, source.about)
-    write_int8(whole, _pixels(source.data.train.images[:CALIBRATION_IMAGES]), path)
-    facts = {
-        "size in float32": format_size(whole.stat().st_size),
-        "same class as in float32": _agreement(_pixels(source.data.val.images), path, whole),
-    }
-    own, of_whole = _onnx_accuracy(source, path), _onnx_accuracy(source, whole)
-    whole.unlink()
+    path = to / f"{NAME}-int8.onnx"
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / f"{NAME}.onnx"
+        write_checked(source.model, source.images(), whole, source.about)
+        write_int8(whole, _pixels(source.data.train.images[:CALIBRATION_IMAGES]), path)
+        facts = {
+            "size in float32": format_size(whole.stat().st_size),
+            "same class as in float32": _agreement(_pixels(source.data.val.images), path, whole),
+        }
+        own, of_whole = _onnx_accuracy(source, path), _onnx_accuracy(source, whole)
     return [path], {**facts, **own, **{f"{name} in float32": value for name, value in of_whole.items()}}
 
 
 def _onnx_accuracy(source: Source, path: Path) -> dict[str, str]:
     """Return the accuracy of an ONNX file on the validation images; empty where the network was trained on them too."""
-    if source.data is None or source.winner.results.get("trained_on") == ALL_IMAGES:
+    if source.data is None or not source.val_is_unseen:
         return {}
     val = source.data.val
     predicted = run_onnx(path, _pixels(val.images)).argmax(axis=1)
@@ -237,7 +245,7 @@ def _images(table: Mapping[str, Any] | None) -> Data | None:
 
 def _card(source: Source, files: list[Path], facts: Mapping[str, str]) -> str:
     """Return the card beside an export: what it is, what goes in and comes out, how accurate it is, how it was trained."""
-    about, results = source.about, source.winner.results
+    about = source.about
     costs = ", ".join(f"{format_count(about['costs'][name])} {name}" for name in ("macs", "params"))
     rows = [
         ("file", files[0].name),
@@ -245,11 +253,7 @@ def _card(source: Source, files: list[Path], facts: Mapping[str, str]) -> str:
         ("output", f"{about['output']}, in the order of classes.txt"),
         ("cost of an image", costs),
         *facts.items(),
-        *(
-            (name, json.dumps(results[name]))
-            for name in ("val_accuracies", "test_accuracy", "val_accuracy")
-            if name in results
-        ),
+        *((name, json.dumps(value)) for name, value in about["results"].items()),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     knobs = json.dumps(source.winner.candidate, indent=1)

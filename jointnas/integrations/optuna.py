@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from jointnas.space.continuous import Continuous
 from jointnas.space.knobs import Fixed, Knob
 from jointnas.space.space import Space
 
+MOST_VALUES = 10_000  # of an integer that is a grid; others are real numbers that are rounded
 WAITING = (TrialState.RUNNING, TrialState.WAITING)
 
 
@@ -60,10 +62,12 @@ class JointNASSampler(BaseSampler):
         search = Search(Space.from_toml(tomli_w.dumps(_definition(search_space))), seed=self._seed)
         trials = study.get_trials(deepcopy=False)
         ended = [t for t in trials if t.state.is_finished() and search_space.keys() <= t.params.keys()]
-        results = [sign * t.value if t.state == TrialState.COMPLETE and t.value is not None else None for t in ended]
+        results = [sign * t.value if t.state == TrialState.COMPLETE and _is_finite(t.value) else None for t in ended]
         search.tell([_candidate(t.params, search_space) for t in ended], results)
         running = [t for t in trials if t.state in WAITING and search_space.keys() <= t.params.keys()]
         search.mark_asked([_candidate(t.params, search_space) for t in running])
+        if search.exhausted:  # all of a finite space was asked
+            return {}
         return _params(search.ask(1)[0], search_space)
 
     def sample_independent(
@@ -80,8 +84,11 @@ def _definition(distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]
         match own:
             case FloatDistribution():
                 knob: dict[str, Any] = {"low": float(own.low), "high": float(own.high)}
-            case IntDistribution():
+            case IntDistribution() if (own.high - own.low) // own.step < MOST_VALUES:
                 knob = {"low": own.low, "high": own.high}
+            case IntDistribution():  # as a real number, which is rounded
+                knobs[f"p{i}"] = {"low": float(own.low), "high": float(own.high), "log": own.log}
+                continue
             case CategoricalDistribution():
                 knobs[f"p{i}"] = {"choices": [str(place) for place in range(len(own.choices))]}
                 continue
@@ -99,11 +106,29 @@ def _definition(distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]
 
 def _candidate(params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]:
     """Return the candidate of a trial's parameters: a category is its place among the choices."""
-    recipe = {}
+    recipe: dict[str, Any] = {}
     for i, (name, own) in enumerate(distributions.items()):
-        place = isinstance(own, CategoricalDistribution)
-        recipe[f"p{i}"] = str(int(own.to_internal_repr(params[name]))) if place else params[name]
+        value = params[name]
+        if isinstance(own, FloatDistribution | IntDistribution):
+            recipe[f"p{i}"] = _on_grid(float(min(max(value, own.low), own.high)), own)
+        else:
+            recipe[f"p{i}"] = str(int(own.to_internal_repr(value)))
     return {"architecture": {}, "recipe": recipe}
+
+
+def _on_grid(value: float, own: FloatDistribution | IntDistribution) -> float | int:
+    """Return a number inside its bounds as the space holds it: a step's multiple without rounding errors."""
+    if isinstance(own, IntDistribution):
+        return value if (own.high - own.low) // own.step >= MOST_VALUES else round(value)
+    if own.step is None:
+        return value
+    steps = round((value - own.low) / own.step)
+    number = own.low + steps * own.step
+    return 0.0 if abs(number) < 1e-9 * own.step else float(f"{number:.12g}")
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and isfinite(value)
 
 
 def _params(candidate: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]:
@@ -111,7 +136,12 @@ def _params(candidate: Mapping[str, Any], distributions: Mapping[str, BaseDistri
     params: dict[str, Any] = {}
     for i, (name, own) in enumerate(distributions.items()):
         value = candidate["recipe"][f"p{i}"]
-        params[name] = own.choices[int(value)] if isinstance(own, CategoricalDistribution) else value
+        if isinstance(own, CategoricalDistribution):
+            params[name] = own.choices[int(value)]
+        elif isinstance(own, IntDistribution):
+            params[name] = own.low + round((value - own.low) / own.step) * own.step
+        else:
+            params[name] = value
     return params
 
 
@@ -122,13 +152,14 @@ def to_study(run: str | Path, storage: Any = None, name: str | None = None) -> S
     """
     with Run.open(Path(run)) as opened:
         space, trials, context = opened.space, opened.trials(), opened.context
+        members = getattr(opened.spec, "members", 1)
     study = optuna.create_study(storage=storage, study_name=name or str(run), direction="maximize")
     distributions = {knob.name: own for knob in space.knobs if (own := _distribution(knob)) is not None}
     shape, classes = context.input_shape, len(context.classes or ())
     for trial in trials:
         if trial.kind == FINAL or trial.observation is None:
             continue
-        costs = candidate_costs(trial.candidate, shape, classes) if shape and not space.is_abstract else {}
+        costs = candidate_costs(trial.candidate, shape, classes, members) if shape and not space.is_abstract else {}
         study.add_trial(_frozen(trial, distributions, costs))
     return study
 

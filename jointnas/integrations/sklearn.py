@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from jointnas.api import run_search
 from jointnas.campaign.winner_file import Model, load
 
 Array = NDArray[Any]
+CACHE = "JOINTNAS_CACHE"
 
 
 class JointNASClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -56,7 +58,8 @@ class JointNASClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.classes_, indices = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"a classifier needs two classes or more, got {len(self.classes_)}")
-        folder = Path(tempfile.mkdtemp(prefix="jointnas-"))
+        folder, cache = Path(tempfile.mkdtemp(prefix="jointnas-")), os.environ.get(CACHE)
+        os.environ[CACHE] = str(folder / "cache")  # the decoded images go with the folder
         try:
             # The source needs test images, which nothing here reads: the first image stands for them.
             first = [int(np.flatnonzero(indices == c)[0]) for c in range(len(self.classes_))]
@@ -83,6 +86,9 @@ class JointNASClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.winner_, self.n_trials_ = best.candidate, len(campaign.trials)
             self.results_ = {"expected_accuracy": best.mean, "std": best.std, **best.costs}
         finally:
+            os.environ.pop(CACHE)
+            if cache is not None:
+                os.environ[CACHE] = cache
             shutil.rmtree(folder, ignore_errors=True)
         self.image_shape_ = images.shape[1:]
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,12 +21,26 @@ class Tracker(ABC):
     def __init__(self) -> None:
         self._context: Context | None = None
         self._best: float | None = None
+        self._members, self._failed = 1, False
 
     def __call__(self, event: Event) -> None:
-        """Log what an event brings."""
+        """Log what an event brings; where the tracker fails, warn once and log nothing more: the campaign goes on."""
+        if self._failed:
+            return
+        try:
+            self._log_event(event)
+        except RunError:  # its package is missing
+            raise
+        except Exception as error:  # whatever a tracker raises, as when its server is away
+            self._failed = True
+            warnings.warn(f"{type(self).__name__} failed and logs nothing more: {error}", stacklevel=2)
+
+    def _log_event(self, event: Event) -> None:
         match event:
             case RunOpened():
-                self._context = event.context
+                self._context, self._members = event.context, getattr(event.spec, "members", 1)
+                ended = [t.accuracy for t in event.trials if t.accuracy is not None]
+                self._best = max(ended, default=None)
                 self.start(str(event.path), _settings(event.spec))
             case TrialEnded(trial):
                 self.log(self._numbers(trial), trial.number)
@@ -40,16 +55,18 @@ class Tracker(ABC):
                 pass
 
     def _numbers(self, trial: Trial) -> dict[str, float]:
-        """Return the numbers of an ended trial; those of a failed one are none."""
+        """Return the numbers of an ended trial; of one that failed, or that trained on all images, no accuracy."""
         observation = trial.observation
         if observation is None or trial.accuracy is None:
-            return {"trial/failed": 1.0}
+            return {"trial/failed": 1.0} if observation and observation.failure else {}
         self._best = trial.accuracy if self._best is None else max(self._best, trial.accuracy)
         numbers = {"trial/accuracy": trial.accuracy, "trial/best": self._best, "trial/predicted": trial.predicted}
         for name in ("balanced_accuracy", "log_loss", "steps", "seconds", "images_per_second"):
             numbers[f"trial/{name}"] = getattr(observation, name)
         if self._context and self._context.input_shape and "network" in trial.candidate["architecture"]:
-            costs = candidate_costs(trial.candidate, self._context.input_shape, len(self._context.classes or ()))
+            costs = candidate_costs(
+                trial.candidate, self._context.input_shape, len(self._context.classes or ()), self._members
+            )
             numbers |= {f"trial/{name}": value for name, value in costs.items()}
         return {name: float(value) for name, value in numbers.items() if value is not None}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -24,7 +26,8 @@ PATIENCE_SECONDS = 600.0
 class DeviceCommand:
     """A command that is given an ONNX file in the place of `{onnx}` and prints the latency of one image as its last word, such as 3.2ms.
 
-    The file is the network with random weights, as `jointnas export` would write it. Raises `ConstraintError` for a command without
+    The file is the network with random weights, as `jointnas export` would write it; to fit a forecast, single blocks of networks are measured
+    too, whose inputs have other shapes. Raises `ConstraintError` for a command without
     `{onnx}`.
     """
 
@@ -41,6 +44,13 @@ class DeviceCommand:
                 f"--latency-command has {PLACE} where the network's file goes, got {text!r}: write it like './bench {PLACE}'"
             )
 
+    @property
+    def identity(self) -> str:
+        """What its measurements depend on: its text, and the files that it names as they are now."""
+        found = (shutil.which(word) or word for word in self._words)
+        files = [(str(Path(name).resolve()), Path(name).stat()) for name in found if Path(name).is_file()]
+        return json.dumps([self.text, *([name, stat.st_size, stat.st_mtime_ns] for name, stat in files)])
+
     def latency(self, network: Blueprint, recipe: Recipe) -> float:
         """Return the seconds that the command prints for a network. Raises `ConstraintError` where it fails."""
         channels, height, width = network.input_shape
@@ -55,12 +65,13 @@ class DeviceCommand:
     def _run(self, path: Path) -> float:
         words = [word.replace(PLACE, str(path)) for word in self._words]
         try:
-            done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
+            done = subprocess.run(words, capture_output=True, timeout=PATIENCE_SECONDS, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ConstraintError(f"--latency-command cannot be run ({error}): correct {self.text!r}") from error
-        last = (done.stdout.split() or [""])[-1]
+        out, errors = (stream.decode(errors="replace") for stream in (done.stdout, done.stderr))
+        last = (out.split() or [""])[-1]
         if done.returncode != 0:
-            reason = done.stderr.strip().splitlines()[-1:] or ["no message"]
+            reason = errors.strip().splitlines()[-1:] or ["no message"]
             raise ConstraintError(
                 f"--latency-command {self.text!r} ended with code {done.returncode} ({reason[0]}): correct it"
             )

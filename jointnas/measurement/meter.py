@@ -181,7 +181,7 @@ class Meter:
     def _key(self, metric: str, workload: Workload) -> str:
         """Return the key of a measurement in the store."""
         if self.command is not None and metric == LATENCY:
-            return key(metric, *workload, {"command": self.command.text})
+            return key(metric, *workload, {"command": self.command.identity})
         return key(metric, *workload, surroundings(self.slot))
 
     def _on_device(

@@ -6,6 +6,7 @@ Under a budget of seconds speed affects accuracy: a slow network sees fewer imag
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,7 +51,8 @@ class StepsModel:
         """
         codes, observations = codes[[bool(o.steps) for o in observations]], [o for o in observations if o.steps]
         steps = np.array([whole_steps(o) for o in observations], dtype=np.float64)
-        usual = np.flatnonzero([o.machine == most_frequent_machine(observations) for o in observations])
+        machine = most_frequent_machine(observations)
+        usual = np.flatnonzero([o.machine == machine for o in observations])
         model = cls._fit(space, codes[usual], steps[usual], seed, task)
         if model.estimator is None or len(usual) == len(steps):
             return model
@@ -116,5 +118,5 @@ def whole_steps(observation: Observation) -> float:
 
 def most_frequent_machine(observations: Sequence[Observation]) -> str | None:
     """Return the kind of machine that trained most of those that recorded steps, the first of equals; None where no kind is recorded."""
-    machines = [o.machine for o in observations if o.steps]
-    return max(machines, key=machines.count, default=None)
+    counted = Counter(o.machine for o in observations if o.steps).most_common(1)
+    return counted[0][0] if counted else None

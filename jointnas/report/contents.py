@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jointnas.campaign.calibration import Prediction, predictions_of
-from jointnas.campaign.candidate_file import candidate_costs
+from jointnas.campaign.candidate_file import built_in_recipes, candidate_costs, find_candidate
 from jointnas.campaign.registry import PREDICTOR
 from jointnas.campaign.shares import bounds_of_member
 from jointnas.campaign.spec import SearchSpec, Spec
@@ -24,6 +25,7 @@ from jointnas.space.constraint import MEASURED, parse_all
 from jointnas.space.knobs import Codes
 from jointnas.space.sampling import feasible
 from jointnas.space.space import Space
+from jointnas.space.transfer import nearest_candidate
 from jointnas.training.observation import ACCURACY
 
 CHUNK, CHUNKS, ENOUGH = (
@@ -101,13 +103,16 @@ class Contents:
         """The trials that failed."""
         return [t for t in self.trials if t.observation and t.observation.failure and t.kind != FINAL]
 
-    @property
+    @cached_property
     def recipes(self) -> list[Trial]:
-        """The observed trials of the built-in recipes that the first batch began with; empty where it began with none."""
-        if not isinstance(self.spec, SearchSpec):
+        """The observed trials of the first batch that have a built-in recipe, as the space holds it."""
+        if not isinstance(self.spec, SearchSpec) or self.space is None or self.space.is_abstract:
             return []
-        first, count = len(self.spec.start), self.spec.portfolio_size
-        return [t for t in self.observed if t.round == 1 and first < t.number <= first + count]
+        recipes = []
+        for name in built_in_recipes():
+            with suppress(JointNASError):  # of a family that the space does not have
+                recipes.append(nearest_candidate(self.space, find_candidate(name).candidate)[0]["recipe"])
+        return [t for t in self.observed if t.round == 1 and t.candidate["recipe"] in recipes]
 
     @cached_property
     def predictions(self) -> dict[str, list[Prediction]]:
@@ -116,6 +121,15 @@ class Contents:
 
     def costs(self, trial: Trial) -> Mapping[str, float]:
         """Return the exact costs of a trial's candidate; empty where it has no network."""
+        if trial.number not in self._costs:
+            self._costs[trial.number] = self._costs_of(trial)
+        return self._costs[trial.number]
+
+    @cached_property
+    def _costs(self) -> dict[int, Mapping[str, float]]:
+        return {}
+
+    def _costs_of(self, trial: Trial) -> Mapping[str, float]:
         if self.context.input_shape is None or "network" not in trial.candidate.get("architecture", {}):
             return {}
         members = getattr(self.spec, "members", 1)
@@ -147,7 +161,8 @@ class Contents:
         if len(codes) < BINS:
             return None
         accuracies = predictor.predict_codes(codes)[0]
-        costs = {name: np.asarray(values, dtype=np.float64) for name, values in space.costs(codes).items()}
+        members = getattr(self.spec, "members", 1)
+        costs = {name: members * np.asarray(values, dtype=np.float64) for name, values in space.costs(codes).items()}
         return Predictions(costs, accuracies, _effects(space, space.to_candidates(codes), accuracies))
 
 

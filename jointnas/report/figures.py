@@ -232,7 +232,7 @@ def curves(contents: Contents) -> str:
         for trial in drawn:
             assert trial.observation is not None
             points = [(point.fraction, point.accuracy) for point in trial.observation.curve]
-            points.append((trial.observation.fraction, trial.accuracy or 0.0))
+            points.append((trial.observation.fraction, trial.observation.accuracy or 0.0))
             is_best = trial is best
             axes.plot(
                 *zip(*points, strict=True),

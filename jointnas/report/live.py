@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 
+from jointnas.campaign.winner_file import BEST
 from jointnas.errors import JointNASError, RunError
 from jointnas.report.contents import Contents
 from jointnas.report.page import page
@@ -67,7 +68,13 @@ class LiveReport:
         """Return the page; it is drawn only where the run has changed since."""
         with self._lock:
             contents = Contents.read(self._run)
-            state = (len(contents.trials), len(contents.ended_at), len(contents.queries), len(contents.retrained))
+            state = (
+                contents.ended_at,
+                contents.rounds,
+                contents.queries,
+                contents.retrained,
+                (self._run / BEST).exists(),
+            )
             if self._drawn is None or self._drawn[0] != state:
                 self._drawn = state, page(contents, REFRESH_SECONDS).encode()
             return self._drawn[1]

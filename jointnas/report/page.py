@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import shlex
 import time
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -19,6 +20,7 @@ from jointnas.errors import JointNASError
 from jointnas.network.cost import METRICS
 from jointnas.report import figures
 from jointnas.report.contents import Contents
+from jointnas.search.objective import SCORE_NAMES
 from jointnas.space.constraint import MEASURED, format_metric
 from jointnas.training.clock import clock_from_json
 from jointnas.training.confusion import Confusion
@@ -97,7 +99,8 @@ def _lead(contents: Contents) -> str:
     """Return what was searched, and what was found."""
     spec = contents.spec
     source = Path(spec.data.source).name if spec.data else "images of the training function"
-    bounds = ", ".join(getattr(spec, "constraints", ())) or "no bound"
+    asked = contents.queries[-1]["constraints"] if contents.queries else getattr(spec, "constraints", ())
+    bounds = ", ".join(asked) or "no bound"
     began = time.strftime("%Y-%m-%d %H:%M", time.localtime(contents.created_at))
     slot, threads = contents.context.slot, contents.context.slot.threads
     budget = f"{clock_from_json(dict(spec.clock))} each, {slot.workers} at a time on {slot.name}, {_times(threads, 'thread')} each"
@@ -105,11 +108,11 @@ def _lead(contents: Contents) -> str:
     found = "The search has not ended yet."
     if contents.winners:
         best = contents.winners[0]
-        own = trained_accuracies(contents.trials, best)
+        own, score = trained_accuracies(contents.trials, best), SCORE_NAMES[spec.score]
         found = (
-            f"Found: validation accuracy {sum(own) / len(own):.4f} ({_times(len(own), 'training')})"
+            f"Found: validation {score} {sum(own) / len(own):.4f} ({_times(len(own), 'training')})"
             if own
-            else f"Found: predicted accuracy {best.mean:.4f}"
+            else f"Found: predicted {score} {best.mean:.4f}"
         )
     elif contents.observed:
         found = f"Best so far: {max(t.accuracy or 0.0 for t in contents.observed):.4f} in {len(contents.observed)} trainings."
@@ -136,6 +139,7 @@ def _winners(contents: Contents) -> str:
             _spread(row["test_accuracies"]),
         ]
         for row in contents.retrained
+        if row["query"] == contents.queries[-1]["number"]
     ]
     retrained = (
         f"<h3>Trained again with other seeds</h3>{_table(['rank', 'budget', 'validation', 'test'], tests)}"
@@ -316,7 +320,7 @@ def _images(contents: Contents) -> str:
 
 def _confusion(contents: Contents) -> str:
     """Return the confusion matrix of the retrained winner on the test images, or of the best network on the validation images."""
-    found = _retrained_confusion(contents.path) or _validation_confusion(contents)
+    found = _retrained_confusion(contents) or _validation_confusion(contents)
     if found is None:
         return ""
     matrix, where = found
@@ -336,11 +340,14 @@ def _confusion(contents: Contents) -> str:
     return _figure(figures.confusion(matrix.counts, matrix.classes), text) + _details("By class", table)
 
 
-def _retrained_confusion(path: Path) -> tuple[Confusion, str] | None:
-    folder = path / RETRAINED / "winner-1"
+def _retrained_confusion(contents: Contents) -> tuple[Confusion, str] | None:
+    """Return the matrix of the first winner, where this one was trained again."""
+    folder = contents.path / RETRAINED / "winner-1"
     if not (folder / WINNER_FILE).is_file():
         return None
     winner = WinnerFile.read(folder)
+    if not contents.winners or winner.candidate != contents.winners[0].candidate:
+        return None
     counts = winner.results.get("confusion")
     return (
         (Confusion.from_json(counts, winner.classes), "Winner 1, retrained, on the test images (all seeds together)")
@@ -369,12 +376,13 @@ def _validation_confusion(contents: Contents) -> tuple[Confusion, str] | None:
 
 
 def _repeat(contents: Contents) -> str:
-    name = escape(str(contents.path))
-    commands = (
-        f"jointnas runs show {name} --config > again.toml\njointnas search --config again.toml\n"
-        f"jointnas retrain {name} --seeds 3\njointnas show '{name}#1'"
-    )
-    settings = escape(contents.spec.to_toml())
+    name, spec = shlex.quote(str(contents.path)), contents.spec
+    lines = [f"jointnas runs show {name} --config > again.toml"]
+    if spec.kind in ("search", "direct", "nash"):
+        lines.append("jointnas search --config again.toml")
+        if spec.data is not None and getattr(spec, "train_fn", None) is None:
+            lines += [f"jointnas retrain {name} --seeds 3", f"jointnas show {shlex.quote(f'{contents.path}#1')}"]
+    commands, settings = escape("\n".join(lines)), escape(spec.to_toml())
     return f"<pre>{commands}</pre>" + _details("again.toml", f"<pre>{settings}</pre>")
 
 
@@ -443,4 +451,4 @@ def _outcome(trial: Trial) -> str:
         return "in flight"
     if trial.kind == FINAL and not observation.failure:
         return "on all images"
-    return f"failed: {observation.failure}" if observation.accuracy is None else f"{observation.accuracy:.4f}"
+    return f"failed: {observation.failure}" if trial.accuracy is None else f"{trial.accuracy:.4f}"

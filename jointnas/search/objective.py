@@ -219,15 +219,24 @@ def score_of(objective: str) -> str:
     return metric.strip() if (side, metric.strip()) in _SCORED else ACCURACY
 
 
+def predicted_objective(objective: str) -> str:
+    """Return the objective over a predictor's accuracies that stands for one over trainings: their score is told as the accuracy."""
+    return objective if score_of(objective) == ACCURACY else f"max {ACCURACY}"
+
+
 _SCORED = {("max", ACCURACY), ("max", BALANCED_ACCURACY), ("max", MACRO_F1), ("min", LOG_LOSS)}
 
 
 def parse_objective(text: str, metrics: Sequence[str]) -> str | None:
-    """Return the cost that "min METRIC" names, or None for a score such as "max accuracy" (`score_of`). Raises `SearchError`."""
+    """Return the cost that "min METRIC" names, or None for "max accuracy". Raises `SearchError`."""
     match = re.fullmatch(r"\s*(min|max)\s+(\w+)\s*", text)
     side, metric = match.groups() if match else ("", "")
-    if (side, metric) in _SCORED:
+    if (side, metric) == ("max", ACCURACY):
         return None
+    if (side, metric) in _SCORED:
+        raise SearchError(
+            f"the objective {text!r} is of trainings that a search runs itself, got it for accuracies that are given: use 'max accuracy'"
+        )
     if side != "min":
         raise SearchError(
             f"the objective {text!r} is neither 'max accuracy' (or balanced_accuracy, macro_f1) nor 'min METRIC': write for example "

@@ -24,7 +24,7 @@ from jointnas.resources import resource_folder
 from jointnas.space.continuous import Continuous
 from jointnas.space.cost_table import Architectures
 from jointnas.space.knob_space import Candidate, KnobSpace
-from jointnas.space.knobs import Codes, Fixed, Value
+from jointnas.space.knobs import Codes, Fixed, Ordered, Value
 from jointnas.space.restriction import with_large, with_values
 from jointnas.space.toml import Definition, check_definition, read_definition, write_definition
 from jointnas.training.recipe import Recipe, check_value, default_of, effective_rows, is_text, knob_fields, views
@@ -119,18 +119,19 @@ class Space(KnobSpace):
         return replace(self, cost_function=function, cost_example=example, _costs={})
 
     def fix(self, values: Mapping[str, Value]) -> Space:
-        """Return the space with some knobs fixed; a knob of recipes that the space does not have is added with its value.
+        """Return the space with some knobs fixed; those of recipes that are fixed already may get another value.
 
         Raises `SpaceError`, `CandidateError` or `RecipeError`.
         """
         knobs = list(self.knobs)
         for name, value in values.items():
-            if name in knob_fields() and not self.is_abstract and name not in self._names:
-                check_value(name, value)
-                knobs.append(Fixed(name, (), value))
-                continue
             index = self._index(name)
-            if is_text(name, value):  # of which no space lists all
+            if isinstance(knobs[index], Fixed) and name in knob_fields() and not self.is_abstract:
+                check_value(name, value)
+                knobs[index] = Fixed(name, knobs[index].when, value)
+            elif isinstance(knob := knobs[index], Ordered) and value in knob.large:
+                knobs[index] = Fixed(name, knob.when, value)
+            elif is_text(name, value):  # of which no space lists all
                 check_value(name, value)
                 knobs[index] = Fixed(name, knobs[index].when, value)
             else:

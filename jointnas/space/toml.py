@@ -88,7 +88,7 @@ def parse_knob(name: str, spec: Any) -> Knob:
             raise SpaceError(
                 f"values and large of the knob {name} are different numbers, got {values} and {large}: correct them"
             )
-        return Ordered(name, when, values, large=tuple(map(float, large)))  # type: ignore[arg-type]
+        return Ordered(name, when, values, large=tuple(map(float, large)))
     if keys == {"choices"}:
         return Choice(name, when, _several(name, "choices", spec["choices"]))
     if {"low", "high"} <= keys <= {"low", "high", "log", "step", "off"}:

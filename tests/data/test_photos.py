@@ -169,11 +169,20 @@ def test_a_data_set_that_hugging_face_saved_is_read(tmp_path: Path) -> None:
         assert int(image[0, 0, 0]) % 2 == int(label)
 
 
-def test_labelled_images_are_those_of_a_split_or_all(tmp_path: Path) -> None:
+def test_labelled_images_need_no_training_images(tmp_path: Path) -> None:
     photos = save_folder(tmp_path / "photos")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JOINTNAS_CACHE", str(tmp_path / "cache"))
-        split, name, classes = labelled_images(DataSpec(str(photos), image_size=16))
-        assert (len(split), name, classes) == (20, "all", ("cat", "dog"))
-        with pytest.raises(DataError, match="has the splits train, got --split test"):
-            labelled_images(DataSpec(str(photos), image_size=16), "test")
+    split, name, classes = labelled_images(str(photos), (3, 16, 16), "crop")
+    assert (len(split), name, classes) == (20, "all", ("cat", "dog"))
+    with pytest.raises(DataError, match="has the splits train, got --split test"):
+        labelled_images(str(photos), (3, 16, 16), "crop", "test")
+    save_folder(tmp_path / "one", ("dog",))
+    split, _, classes = labelled_images(str(tmp_path / "one"), (1, 8, 8), "crop")
+    assert (tuple(split.images.shape), classes) == ((10, 8, 8, 1), ("dog",))
+    rows = [f"photos/cat/{i}.png,test,cat" for i in range(4)]
+    assert labelled_images(str(table(tmp_path / "t.csv", rows, "path,split,label")), (3, 8, 8), "pad")[1] == "test"
+
+
+def test_a_class_of_a_table_may_be_called_train(tmp_path: Path) -> None:
+    save_folder(tmp_path / "photos", ("bus", "train"))
+    rows = [f"photos/{name}/{i}.png,{name}" for name in ("bus", "train") for i in range(10)]
+    assert load(table(tmp_path / "labels.csv", rows), tmp_path, image_size=16).classes == ("bus", "train")

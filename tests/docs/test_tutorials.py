@@ -54,7 +54,10 @@ def test_a_tutorial_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr("jointnas.search.winners.STAGE_TWO_BUDGET", 600)
+    monkeypatch.setattr("jointnas.measurement.forecast.CALIBRATION", 6)
+    monkeypatch.setattr("jointnas.measurement.forecast.BLOCKS", 4)
     photos(tmp_path / "photos")
+    photos(tmp_path / "later-photos")
     (tmp_path / "mytask.py").write_text(FUNCTION)
     (tmp_path / "settings.toml").write_text(SETTINGS)
     ran = 0
@@ -79,6 +82,7 @@ def test_a_tutorial_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_readme_is_short_and_its_tables_have_short_cells() -> None:
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 150
+    assert not any("@@" in line for line in lines)
     cells = [cell.strip() for line in lines if line.startswith("|") for cell in line.strip("|").split("|")]
     assert max(map(len, cells)) <= 60
 

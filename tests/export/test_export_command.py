@@ -37,7 +37,7 @@ def test_the_default_is_the_trained_network_as_onnx(trained: Path) -> None:
     done = jointnas("export", trained)
     assert done.code == 0
     names = [Path(line).name for line in done.out.splitlines()]
-    assert names == ["model.onnx", "classes.txt", "card.md"]
+    assert names == ["model.onnx", "classes.txt", "model.onnx.md"]
     assert "difference from PyTorch" in done.err
     assert "validation accuracy" in done.err
 

@@ -128,7 +128,7 @@ def test_a_file_says_what_it_is(tmp_path: Path) -> None:
     about = {entry.key: entry.value for entry in onnx.load(done.files[0]).metadata_props}
     assert about["classes"] == '["cat", "dog", "a \\"quoted\\" one"]'
     assert (tmp_path / "onnx" / "classes.txt").read_text().splitlines() == list(CLASSES)
-    card = (tmp_path / "onnx" / "card.md").read_text()
+    card = (tmp_path / "onnx" / "model.onnx.md").read_text()
     assert "uint8" in card
     assert "| file | model.onnx |" in card
 

@@ -65,6 +65,22 @@ def test_parameters_that_few_trials_have_are_sampled_too() -> None:
     assert study.best_value < 1.2
 
 
+def test_what_optuna_allows_does_not_end_a_study() -> None:
+    def odd(trial) -> float:
+        trial.suggest_float("step", -0.3, 0.3, step=0.1)
+        trial.suggest_int("large", 1, 10**6)
+        trial.suggest_int("even", 2, 10, step=2)
+        return float("inf") if trial.number == 2 else float(trial.number)
+
+    study = optuna.create_study(sampler=JointNASSampler(0))
+    study.enqueue_trial({"step": 0.0, "large": 2_000_000, "even": 4})
+    study.optimize(odd, n_trials=6)
+    assert all(trial.params["even"] % 2 == 0 for trial in study.trials)
+    finite = optuna.create_study(sampler=JointNASSampler(0))
+    finite.optimize(lambda trial: float(trial.suggest_categorical("a", [1, 2, 3])), n_trials=6)
+    assert finite.best_value == 1
+
+
 def test_several_objectives_are_refused() -> None:
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=JointNASSampler(0))
     with pytest.raises(SearchError, match="one objective, got a study of 2"):

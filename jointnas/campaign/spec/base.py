@@ -103,6 +103,7 @@ class Spec:
     def to_toml(self) -> str:
         """Return the configuration file that repeats the run (`--config`)."""
         values = self.to_json()
+        values.pop("latency_command", None)  # a file that is passed on runs no command
         clock = values.pop("clock")
         budget = {"train_time": clock["train_seconds"]} if "train_seconds" in clock else clock
         if values.get("space") is not None:
@@ -113,8 +114,16 @@ class Spec:
         """Return the names of the fields in which two specs differ and that may not change between a run and its resumption."""
         if self.kind != other.kind:
             return ["kind"]
-        mine, theirs = self.to_json(), other.to_json()
+        mine, theirs = ({**spec.to_json(), "data": _read_as(spec.data)} for spec in (self, other))
         return [name for name in mine if name not in self.changeable and mine[name] != theirs[name]]
+
+
+def _read_as(data: DataSpec | None) -> dict[str, Any] | None:
+    """Return what decides the images: how they are fitted only where they are brought to a size."""
+    if data is None:
+        return None
+    values = data.to_json()
+    return values if data.image_size else {name: value for name, value in values.items() if name != "fit"}
 
 
 def check_positive(name: str, value: int) -> None:
