@@ -47,7 +47,7 @@ class Runner:
         self._weights, self._members, self._ensemble, self._trained_as = weights, members, ensemble, trained_as
         self.trials: dict[int, Trial] = {trial.number: trial for trial in run.trials()}
         self.stop_at = 1.0  # fraction of the budget that trainings run
-        self._mixes_machines, self._metric = mixes_machines, run.spec.score
+        self._mixes_machines, self._metric = mixes_machines, run.score
         self._dropped: set[int] = set()  # trials whose weights were deleted
         if weights is not None:
             weights.mkdir(parents=True, exist_ok=True)  # by this machine: a node that does not see it keeps no weights

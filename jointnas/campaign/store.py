@@ -17,6 +17,7 @@ from jointnas.campaign.spec import Spec, spec_from_json
 from jointnas.errors import RunError
 from jointnas.execution.slots import Slot
 from jointnas.search.database import Database, undamaged
+from jointnas.search.objective import score_of
 from jointnas.search.winners import Winner
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
@@ -182,6 +183,12 @@ class Run:
         """What the run was asked to do."""
         return spec_from_json(self._settings()["spec"])
 
+    @property
+    @undamaged
+    def score(self) -> str:
+        """Which score of its trainings the run maximises."""
+        return score_of(str(self._settings()["spec"].get("objective", "")))
+
     def replace_spec(self, spec: Spec) -> None:
         """Record a spec in the place of the earlier one."""
         with self._db.transaction() as db:
@@ -246,7 +253,7 @@ class Run:
     @undamaged
     def trials(self) -> list[Trial]:
         """Return all trials in the order they were asked for."""
-        rows, metric = self._db.rows("SELECT * FROM trials ORDER BY number"), self.spec.score
+        rows, metric = self._db.rows("SELECT * FROM trials ORDER BY number"), self.score
         return [
             Trial(
                 row["number"],

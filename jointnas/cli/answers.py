@@ -90,7 +90,7 @@ def print_answer(campaign: Campaign) -> None:
     rows = winner_rows(campaign.winners, place)
     _print_engines(campaign.reports)
     with Run.open(place) as run:
-        score, has_networks = SCORE_NAMES[run.spec.score], getattr(run.spec, "train_fn", None) is None
+        score, has_networks = SCORE_NAMES[run.score], getattr(run.spec, "train_fn", None) is None
     messages.print(_found_text(rows[0], score))
     print_winners(rows)
     if has_networks:

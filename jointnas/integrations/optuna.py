@@ -62,7 +62,8 @@ class JointNASSampler(BaseSampler):
         search = Search(Space.from_toml(tomli_w.dumps(_definition(search_space))), seed=self._seed)
         trials = study.get_trials(deepcopy=False)
         ended = [t for t in trials if t.state.is_finished() and search_space.keys() <= t.params.keys()]
-        results = [sign * t.value if t.state == TrialState.COMPLETE and _is_finite(t.value) else None for t in ended]
+        values = [t.value if t.state == TrialState.COMPLETE else None for t in ended]
+        results = [None if value is None or not isfinite(value) else sign * value for value in values]
         search.tell([_candidate(t.params, search_space) for t in ended], results)
         running = [t for t in trials if t.state in WAITING and search_space.keys() <= t.params.keys()]
         search.mark_asked([_candidate(t.params, search_space) for t in running])
@@ -125,10 +126,6 @@ def _on_grid(value: float, own: FloatDistribution | IntDistribution) -> float | 
     steps = round((value - own.low) / own.step)
     number = own.low + steps * own.step
     return 0.0 if abs(number) < 1e-9 * own.step else float(f"{number:.12g}")
-
-
-def _is_finite(value: float | None) -> bool:
-    return value is not None and isfinite(value)
 
 
 def _params(candidate: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]:

@@ -46,8 +46,8 @@ class DeviceCommand:
 
     @property
     def identity(self) -> str:
-        """What its measurements depend on: its text, and the files that it names as they are now."""
-        found = (shutil.which(word) or word for word in self._words)
+        """What its measurements depend on: its text, and its program, or interpreter and script, as they are now."""
+        found = (shutil.which(word) or word for word in self._words[:2])
         files = [(str(Path(name).resolve()), Path(name).stat()) for name in found if Path(name).is_file()]
         return json.dumps([self.text, *([name, stat.st_size, stat.st_mtime_ns] for name, stat in files)])
 
