@@ -78,6 +78,10 @@ class RunError(JointNASError):
     """A run folder that is missing, in use, unwritable or not from this version."""
 
 
+class EfficiencyError(JointNASError):
+    """Models whose efficiency cannot be compared: metrics that are missing, not positive or on both sides."""
+
+
 class ExportError(JointNASError):
     """A candidate or winner file that cannot be read or written."""
 

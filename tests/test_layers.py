@@ -20,7 +20,7 @@ LAYERS: tuple[set[str], ...] = (
     {"search"},
     {"campaign"},
     {"api"},
-    {"export", "report", "integrations"},
+    {"export", "report", "integrations", "efficiency"},
     {"cli"},
     {"__main__"},
 )

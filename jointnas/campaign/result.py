@@ -13,7 +13,7 @@ from jointnas.campaign.registry import PREDICTOR
 from jointnas.campaign.retrain import Retrained, Watch
 from jointnas.campaign.retraining import Retraining
 from jointnas.campaign.run_files import winner_files, write_candidates
-from jointnas.campaign.store import Run, Trial, trained_accuracies
+from jointnas.campaign.store import Run, trained_accuracies, trial_row
 from jointnas.errors import RunError
 from jointnas.predictor.files import DESCRIPTION, read_description
 from jointnas.search.winners import EngineReport, Winner
@@ -117,19 +117,3 @@ class Campaign:
             winners = run.winners() if run.queries() else []
         best = f", best predicted {winners[0].mean:.4f} ± {winners[0].std:.4f}" if winners else ""
         return f"Campaign({str(self.path)!r}: {ended} trials, {len(winners)} winners{best})"
-
-
-def trial_row(trial: Trial) -> dict[str, Any]:
-    """Return a trial as `runs show --json` prints it."""
-    return {
-        "number": trial.number,
-        "round": trial.round,
-        "kind": trial.kind,
-        "repeat": trial.repeat,
-        **trial.candidate,
-        "predicted_accuracy": trial.predicted,
-        "std": trial.std,
-        **({} if trial.parent is None else {"parent": trial.parent}),
-        "observation": trial.observation.to_json() if trial.observation else None,
-        **({} if trial.disturbed is None else {"disturbed": trial.disturbed.to_json()}),
-    }

@@ -380,6 +380,22 @@ class Run:
         return [{**dict(row), **{name: json.loads(row[name]) for name in texts}} for row in rows]
 
 
+def trial_row(trial: Trial) -> dict[str, Any]:
+    """Return a trial as `runs show --json` prints it."""
+    return {
+        "number": trial.number,
+        "round": trial.round,
+        "kind": trial.kind,
+        "repeat": trial.repeat,
+        **trial.candidate,
+        "predicted_accuracy": trial.predicted,
+        "std": trial.std,
+        **({} if trial.parent is None else {"parent": trial.parent}),
+        "observation": trial.observation.to_json() if trial.observation else None,
+        **({} if trial.disturbed is None else {"disturbed": trial.disturbed.to_json()}),
+    }
+
+
 def trained_accuracies(trials: Sequence[Trial], winner: Winner) -> list[float]:
     """Return the validation accuracies of those trials that trained a winner for the whole budget."""
     own = [t for t in trials if t.candidate == winner.candidate and t.observation and t.observation.fraction == 1]

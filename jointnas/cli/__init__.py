@@ -19,6 +19,7 @@ from jointnas.cli.help import HELP_NAMES, GroupedCommand
 from jointnas.cli.policy import policy_app
 from jointnas.cli.predict import predict_command
 from jointnas.cli.predictors import predictors_app
+from jointnas.cli.rank import rank_command
 from jointnas.cli.recipes import recipes_app
 from jointnas.cli.report import report_command, watch_command
 from jointnas.cli.retrain import retrain_command
@@ -65,6 +66,7 @@ app.command("predict", cls=GroupedCommand)(predict_command)
 app.command("evaluate", cls=GroupedCommand)(evaluate_command)
 app.command("report", cls=GroupedCommand)(report_command)
 app.command("watch", cls=GroupedCommand)(watch_command)
+app.command("rank", cls=GroupedCommand)(rank_command)
 app.command("demo", cls=GroupedCommand)(demo_command)
 app.command("show", cls=GroupedCommand)(show_command)
 app.command("augment", cls=GroupedCommand)(augment_command)

@@ -123,10 +123,8 @@ def runs_show(
     """
     from jointnas.campaign.calibration import Calibration, predictions_of
     from jointnas.campaign.folders import find_run
-    from jointnas.campaign.result import trial_row
-    from jointnas.campaign.store import Run
+    from jointnas.campaign.store import Run, trial_row
     from jointnas.errors import SearchError
-    from jointnas.measurement.meter import Meter
 
     with Run.open(find_run(name)) as run:
         if config:
@@ -139,6 +137,8 @@ def runs_show(
     if measure and getattr(spec, "members", 1) > 1:
         raise SearchError(f"the run trains several members together, got --measure {measure[0]}: drop it")
     if measure:
+        from jointnas.measurement.meter import Meter
+
         with Meter(context.slot, context.input_shape or (), len(context.classes or ())) as meter:
             measured = figures_of(meter, [t.candidate for t in trials], measure)
     predictions = predictions_of(spec, context, trials, retrained)

@@ -1,0 +1,185 @@
+"""Data envelopment analysis: the efficiency of models relative to the frontier that all of them span.
+
+A model is as good as a mixture of others, its peers, at the share θ of its costs; θ is 1 on the frontier. With constant returns to scale
+this is the CCR model (Charnes, Cooper & Rhodes 1978), with variable returns BCC (Banker, Charnes & Cooper 1984), and without the model
+itself among its peers super-efficiency (Andersen & Petersen 1993), which orders those on the frontier. Undesirable gains are costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linprog
+
+from jointnas.errors import EfficiencyError
+
+INPUT, OUTPUT = ORIENTATIONS = ("input", "output")
+CONSTANT, VARIABLE = RETURNS = ("constant", "variable")
+EFFICIENT = 1 - 1e-6  # from here on θ counts as 1
+SMALLEST_WEIGHT = 1e-6  # of a peer
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """How efficiency is computed.
+
+    orientation: "input" asks what share of its costs a model needs, "output" what share of the possible gains it has. returns: "constant",
+    where a model may be scaled, or "variable". fixed: which costs a model cannot change (non-discretionary): they limit its peers, and
+    are not reduced.
+    """
+
+    orientation: str = INPUT
+    returns: str = CONSTANT
+    fixed: tuple[bool, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("--orientation", self.orientation, ORIENTATIONS),
+            ("--returns", self.returns, RETURNS),
+        ):
+            if value not in allowed:
+                raise EfficiencyError(f"{name} is {' or '.join(allowed)}, got {value!r}: choose one of them")
+        if self.fixed and all(self.fixed):
+            raise EfficiencyError("one cost at least can be reduced, got all of them as --fixed: drop one")
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """One model's efficiency: θ in (0, 1], and its peers' weights by their rows.
+
+    slacks: what is still too much of each cost and too little of each gain, beyond the common share θ, in the units of the metrics.
+    """
+
+    theta: float
+    peers: dict[int, float]
+    slacks: tuple[float, ...]
+
+
+def efficiencies(costs: Array, gains: Array, analysis: Analysis = Analysis()) -> list[Efficiency]:
+    """Return the efficiency of each of n models with (n, m) costs and (n, s) gains. Raises `EfficiencyError`."""
+    x, y = _scaled(costs, "cost"), _scaled(gains, "gain")
+    _check_shapes(x, y)
+    peers = non_dominated(x, y)
+    found = []
+    for o in range(len(x)):
+        theta, weights = _solve(x, y, o, peers, analysis)
+        slacks, weights = _slacks(x, y, o, peers, analysis, theta, weights)
+        units = np.concatenate([_units(costs), _units(gains)])
+        named = {int(peers[j]): float(w) for j, w in enumerate(weights) if w > SMALLEST_WEIGHT}
+        found.append(Efficiency(theta, named, tuple((slacks * units).tolist())))
+    return found
+
+
+def thetas(costs: Array, gains: Array, analysis: Analysis = Analysis()) -> Array:
+    """Return the (n,) efficiencies alone, as `efficiencies` does, without peers and slacks."""
+    x, y = _scaled(costs, "cost"), _scaled(gains, "gain")
+    peers = non_dominated(x, y)
+    is_peer = np.zeros(len(x), dtype=bool)
+    is_peer[peers] = True
+    return np.array([_solve(x, y, o, peers, analysis)[0] for o in range(len(x))])
+
+
+def super_efficiencies(costs: Array, gains: Array, analysis: Analysis = Analysis()) -> Array:
+    """Return the (n,) efficiencies of models measured by all others: above 1 on the frontier, infinite where no others reach a model."""
+    x, y = _scaled(costs, "cost"), _scaled(gains, "gain")
+    _check_shapes(x, y)
+    values = []
+    for o in range(len(x)):
+        others = np.delete(np.arange(len(x)), o)
+        kept = others[non_dominated(x[others], y[others])]
+        values.append(_solve(x, y, o, kept, analysis)[0])
+    return np.array(values)
+
+
+def non_dominated(costs: Array, gains: Array) -> NDArray[np.int64]:
+    """Return the rows that no other row dominates: these alone can be peers. Of equal rows the first one stays."""
+    values = np.unique(np.column_stack([costs, -gains]), axis=0, return_index=True)
+    rows, first = values
+    better = np.asarray((rows[:, None] <= rows[None]).all(axis=2))  # (n, n): whether i is nowhere worse than j
+    np.fill_diagonal(better, False)
+    return np.sort(first[~better.any(axis=0)]).astype(np.int64)
+
+
+def _solve(x: Array, y: Array, o: int, peers: NDArray[np.int64], analysis: Analysis) -> tuple[float, Array]:
+    """Return θ of row o and the weights of its peers (the envelopment form)."""
+    px, py = x[peers], y[peers]
+    m, s, k = x.shape[1], y.shape[1], len(peers)
+    fixed = np.array(analysis.fixed or (False,) * m)
+    if analysis.orientation == INPUT:  # min θ: Σ λ x ≤ θ x_o (fixed costs: ≤ x_o), Σ λ y ≥ y_o
+        scale = np.where(fixed, 0.0, -x[o])
+        a = np.block([[scale[:, None], px.T], [np.zeros((s, 1)), -py.T]])
+        b = np.concatenate([np.where(fixed, x[o], 0.0), -y[o]])
+        objective = np.concatenate([[1.0], np.zeros(k)])
+    else:  # max φ: Σ λ x ≤ x_o, Σ λ y ≥ φ y_o
+        a = np.block([[np.zeros((m, 1)), px.T], [y[o][:, None], -py.T]])
+        b = np.concatenate([x[o], np.zeros(s)])
+        objective = np.concatenate([[-1.0], np.zeros(k)])
+    equal = (np.concatenate([[0.0], np.ones(k)])[None], [1.0]) if analysis.returns == VARIABLE else (None, None)
+    solved = linprog(objective, A_ub=a, b_ub=b, A_eq=equal[0], b_eq=equal[1], bounds=(0, None), method="highs")
+    if solved.status == 2 or (solved.status == 3 and analysis.orientation == OUTPUT):  # no others reach it
+        return float("inf"), np.zeros(k)
+    if solved.status != 0:
+        raise EfficiencyError(
+            f"the efficiency of model {o + 1} cannot be computed ({solved.message}): check its metrics"
+        )
+    value = float(solved.x[0])
+    return (value if analysis.orientation == INPUT else 1 / value), solved.x[1:]
+
+
+def _slacks(
+    x: Array, y: Array, o: int, peers: NDArray[np.int64], analysis: Analysis, theta: float, weights: Array
+) -> tuple[Array, Array]:
+    """Return the largest slacks at θ, costs first, in scaled units, and the weights of the peers that leave them."""
+    m, s, k = x.shape[1], y.shape[1], len(peers)
+    fixed = np.array(analysis.fixed or (False,) * m)
+    if not np.isfinite(theta):
+        return np.zeros(m + s), weights
+    if analysis.orientation == INPUT:
+        limits, wanted = np.where(fixed, x[o], theta * x[o]), y[o]
+    else:
+        limits, wanted = x[o], y[o] / theta
+    a = np.block([[x[peers].T, np.eye(m), np.zeros((m, s))], [y[peers].T, np.zeros((s, m)), -np.eye(s)]])
+    b = np.concatenate([limits, wanted])
+    if analysis.returns == VARIABLE:
+        a = np.vstack([a, np.concatenate([np.ones(k), np.zeros(m + s)])])
+        b = np.append(b, 1.0)
+    objective = np.concatenate([np.zeros(k), -np.ones(m + s)])
+    solved = linprog(objective, A_eq=a, b_eq=b, bounds=(0, None), method="highs")
+    if solved.status != 0:  # by rounding of θ: then the first solution stands
+        return np.zeros(m + s), weights
+    return np.maximum(solved.x[k:], 0.0), solved.x[:k]
+
+
+def _units(values: Array) -> Array:
+    """Return the unit of each column: its mean."""
+    means: Array = np.asarray(values, dtype=np.float64).mean(axis=0)
+    return means
+
+
+def _scaled(values: Array, kind: str) -> Array:
+    """Return (n, k) values in units of each column's mean. Raises `EfficiencyError` for values that no efficiency exists for."""
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 2 or not values.size:
+        raise EfficiencyError(
+            f"efficiency needs a {kind} of each model, got an array of shape {values.shape}: name one"
+        )
+    if not np.isfinite(values).all():
+        raise EfficiencyError(
+            f"each {kind} is a finite number, got {values[~np.isfinite(values)][0]}: leave the model out"
+        )
+    if (values <= 0).any():
+        raise EfficiencyError(
+            f"each {kind} is above 0, got {values[values <= 0][0]:g}: leave the model or the metric out"
+        )
+    return np.asarray(values / _units(values))
+
+
+def _check_shapes(costs: Sequence[object] | Array, gains: Sequence[object] | Array) -> None:
+    if len(costs) != len(gains):
+        raise EfficiencyError(
+            f"each model has costs and gains, got {len(costs)} rows of costs and {len(gains)} of gains"
+        )

@@ -1,0 +1,149 @@
+"""Models with their metrics and the repeats of these: from a table, or from a run."""
+
+from __future__ import annotations
+
+import csv
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jointnas.campaign.candidate_file import candidate_costs
+from jointnas.campaign.store import FINAL, Run, Trial
+from jointnas.errors import EfficiencyError, suggest
+
+MODEL = "model"
+DEVIATION = "_std"
+FEWEST = 3  # models that are ranked
+GAINS = ("accuracy", "balanced_accuracy", "macro_f1", "images_per_second")
+"""Metrics that are gains where nobody says otherwise; all others are costs."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric of one model: its repeats, or a mean and a deviation."""
+
+    values: tuple[float, ...]
+    deviation: float | None = None
+
+    @property
+    def mean(self) -> float:
+        """The mean of the repeats."""
+        return statistics.fmean(self.values)
+
+    @property
+    def std(self) -> float:
+        """The deviation that is given, or that of the repeats; 0 of one repeat."""
+        if self.deviation is not None:
+            return self.deviation
+        return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model and its metrics by name."""
+
+    name: str
+    metrics: Mapping[str, Metric]
+
+
+def read_table(path: Path) -> list[Model]:
+    """Return the models in a CSV. Raises `EfficiencyError`.
+
+    A column `model`, and one for each metric; several rows of a model are repeats, whose metrics were measured together; an empty cell is
+    no repeat. A column `latency_std` beside `latency` is its deviation, of a mean in one row.
+    """
+    name = str(path)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise EfficiencyError(f"the table {name!r} cannot be read ({error}): save it as a CSV in UTF-8") from error
+    columns = [column for column in (rows[0] if rows else {}) if column]
+    if MODEL not in columns or len(columns) < 3:
+        raise EfficiencyError(
+            f"a table of models has the column {MODEL} and two metrics at least, got {', '.join(columns) or 'no rows'} in {name!r}: add them"
+        )
+    found: dict[str, dict[str, list[float]]] = {}
+    for number, row in enumerate(rows, 2):
+        own = found.setdefault(str(row[MODEL]).strip(), {})
+        for column in columns:
+            text = str(row.get(column) or "").strip()
+            if column == MODEL or not text:
+                continue
+            try:
+                own.setdefault(column, []).append(float(text))
+            except ValueError as error:
+                raise EfficiencyError(
+                    f"a metric is a number, got {text!r} for {column} in line {number} of {name!r}: correct it"
+                ) from error
+    return [Model(model, _metrics(model, values)) for model, values in found.items()]
+
+
+def _metrics(model: str, values: Mapping[str, Sequence[float]]) -> dict[str, Metric]:
+    metrics = {}
+    for column, own in values.items():
+        if column.endswith(DEVIATION) and column.removesuffix(DEVIATION) in values:
+            continue
+        deviations = values.get(column + DEVIATION, ())
+        if len(deviations) > 1 or (deviations and len(own) > 1):
+            raise EfficiencyError(
+                f"{column}{DEVIATION} is of one mean, got {len(own)} rows of {model!r}: give either repeats or a deviation"
+            )
+        metrics[column] = Metric(tuple(own), deviations[0] if deviations else None)
+    return metrics
+
+
+def read_run(path: Path) -> list[Model]:
+    """Return the trained candidates of a run, each with the accuracies of its trainings and its exact costs. Raises `RunError`."""
+    with Run.open(path) as run:
+        trials, context = run.trials(), run.context
+        members = getattr(run.spec, "members", 1)
+    found: dict[str, list[float]] = {}
+    first: dict[str, Trial] = {}
+    for trial in trials:
+        if trial.accuracy is not None and trial.kind != FINAL and trial.observation and trial.observation.fraction == 1:
+            found.setdefault(trial.identity, []).append(trial.accuracy)
+            first.setdefault(trial.identity, trial)
+    models = []
+    for identity, accuracies in found.items():
+        trial = first[identity]
+        metrics = {"accuracy": Metric(tuple(accuracies))}
+        if context.input_shape is not None and "network" in trial.candidate["architecture"]:
+            costs = candidate_costs(trial.candidate, context.input_shape, len(context.classes or ()), members)
+            metrics |= {name: Metric((float(value),)) for name, value in costs.items()}
+        models.append(Model(f"trial {trial.number}", metrics))
+    return models
+
+
+def common_metrics(models: Sequence[Model]) -> list[str]:
+    """Return the metrics that all models have, in the order of the first. Raises `EfficiencyError` for too few models or metrics."""
+    if len(models) < FEWEST:
+        raise EfficiencyError(f"efficiency is relative to other models, got {len(models)}: give {FEWEST} or more")
+    names = [name for name in models[0].metrics if all(name in model.metrics for model in models)]
+    if not names:
+        raise EfficiencyError("the models have no metric in common: complete their rows")
+    return names
+
+
+def chosen_metrics(
+    models: Sequence[Model], costs: Sequence[str], gains: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the costs and the gains to compare models by: those that are named, else all that they have in common.
+
+    Raises `EfficiencyError` for a metric that some model lacks, or that is on both sides.
+    """
+    names = common_metrics(models)
+    for name in (*costs, *gains):
+        if name not in names:
+            raise EfficiencyError(f"not every model has the metric {name!r}: {suggest(name, names)}")
+    both = set(costs) & set(gains)
+    if both:
+        raise EfficiencyError(f"a metric is a cost or a gain, got {sorted(both)[0]} as both: drop one")
+    taken_gains = tuple(gains) or tuple(name for name in names if name in GAINS and name not in costs)
+    taken_costs = tuple(costs) or tuple(name for name in names if name not in (*taken_gains, *GAINS))
+    if not (taken_costs and taken_gains):
+        raise EfficiencyError(
+            f"efficiency needs a cost and a gain, got the metrics {', '.join(names)}: name them with --cost and --gain"
+        )
+    return taken_costs, taken_gains

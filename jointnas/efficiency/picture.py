@@ -1,0 +1,74 @@
+"""A picture of a ranking: intervals of efficiency, probabilities of ranks, and the frontier of two metrics."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jointnas.efficiency.envelopment import EFFICIENT
+from jointnas.efficiency.ranking import QUANTILES, Ranking
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SHOWN = 30  # models
+BLUE, ORANGE, GREY = "#0072b2", "#e69f00", "#8a8a8a"
+
+
+def draw_ranking(ranking: Ranking) -> str:
+    """Return the SVG of a ranking's most efficient models."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    shown = ranking.order[:SHOWN]
+    with mpl.rc_context({"svg.fonttype": "none", "text.parse_math": False, "svg.hashsalt": "rank"}):
+        figure = Figure(figsize=(13, 1.6 + 0.28 * len(shown)), layout="constrained")
+        intervals, ranks, plane = figure.subplots(1, 3)
+        _intervals(intervals, ranking, shown)
+        _ranks(ranks, ranking, shown)
+        _plane(plane, ranking)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    return text.getvalue()
+
+
+def _intervals(axes: Axes, ranking: Ranking, shown: list[int]) -> None:
+    """Draw θ of the mean metrics, and its mean and 90 % interval over the resamples."""
+    places = np.arange(len(shown))
+    exact = [ranking.efficiencies[i].theta for i in shown]
+    axes.plot(exact, places, "o", color=ORANGE, label="of mean metrics")
+    if ranking.stochastic is not None:
+        low, _, high = ranking.stochastic.quantiles(QUANTILES)[:, shown]
+        axes.hlines(places, low, high, color=BLUE, lw=2, label="5 % to 95 %")
+        axes.plot(ranking.stochastic.mean[shown], places, "|", color=BLUE, ms=10, label="mean")
+    axes.set_yticks(places, [ranking.models[i].name[:28] for i in shown])
+    axes.invert_yaxis()
+    axes.set(xlabel="efficiency θ")
+    axes.legend(fontsize=8)
+
+
+def _ranks(axes: Axes, ranking: Ranking, shown: list[int]) -> None:
+    """Draw how probable each rank of each model is."""
+    if ranking.stochastic is None:
+        axes.set_axis_off()
+        return
+    axes.imshow(ranking.stochastic.ranks[shown][:, : len(shown)], cmap="Blues", aspect="auto", vmin=0)
+    axes.set_yticks([])
+    axes.set(xlabel="rank (darker: more probable)")
+
+
+def _plane(axes: Axes, ranking: Ranking) -> None:
+    """Draw the first gain over the first cost with their deviations; efficient models are orange."""
+    cost, gain = ranking.costs[0], ranking.gains[0]
+    for own, model in zip(ranking.efficiencies, ranking.models, strict=True):
+        x, y = model.metrics[cost], model.metrics[gain]
+        colour = ORANGE if own.theta >= EFFICIENT else GREY
+        axes.errorbar(x.mean, y.mean, xerr=x.std, yerr=y.std, fmt="o", ms=4, lw=1, color=colour)
+        if own.theta >= EFFICIENT:
+            axes.annotate(model.name[:28], (x.mean, y.mean), fontsize=7, xytext=(4, 4), textcoords="offset points")
+    axes.set(xlabel=cost, ylabel=gain)
+    values = [model.metrics[cost].mean for model in ranking.models]
+    if max(values) > 20 * min(values):
+        axes.set_xscale("log")

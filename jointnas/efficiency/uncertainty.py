@@ -1,0 +1,107 @@
+"""Efficiency under uncertainty: metrics are drawn again from their repeats, and the frontier with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import repeat
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jointnas.cores import available_cores, one_blas_thread
+from jointnas.efficiency.envelopment import EFFICIENT, Analysis, thetas
+from jointnas.efficiency.models import Model
+
+FEW = 5  # repeats: of fewer a normal distribution is fitted, others are drawn as they are
+SMALLEST_SHARE = 1e-3  # of its mean, that a drawn metric has at least
+PARALLEL = 20_000  # linear programs from which processes are started
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class StochasticEfficiency:
+    """The efficiencies of n models in r resamples: (r, n) θ."""
+
+    thetas: Array
+
+    @property
+    def mean(self) -> Array:
+        """The (n,) mean θ."""
+        return np.asarray(self.thetas.mean(axis=0))
+
+    def quantiles(self, shares: Sequence[float] = (0.05, 0.5, 0.95)) -> Array:
+        """Return the (q, n) quantiles of θ."""
+        return np.asarray(np.quantile(self.thetas, shares, axis=0))
+
+    @property
+    def efficient(self) -> Array:
+        """The (n,) probabilities of being on the frontier."""
+        return np.asarray((self.thetas >= EFFICIENT).mean(axis=0))
+
+    @property
+    def ranks(self) -> Array:
+        """The (n, n) probabilities of each rank (columns, the first is the best) of each model (rows); equal ones share their ranks."""
+        r, n = self.thetas.shape
+        counts = np.zeros((n, n))
+        rounded = np.where(self.thetas >= EFFICIENT, 1.0, self.thetas)
+        for row in rounded:
+            for value in np.unique(row):
+                tied = np.flatnonzero(row == value)
+                first = int((row > value).sum())
+                counts[np.ix_(tied, np.arange(first, first + len(tied)))] += 1 / len(tied)
+        return np.asarray(counts / r)
+
+    @property
+    def better(self) -> Array:
+        """The (n, n) probabilities that a model (row) is more efficient than another (column); ties count half."""
+        rounded = np.where(self.thetas >= EFFICIENT, 1.0, self.thetas)
+        above = (rounded[:, :, None] > rounded[:, None, :]).mean(axis=0)
+        tied = (rounded[:, :, None] == rounded[:, None, :]).mean(axis=0)
+        return np.asarray(above + tied / 2)
+
+
+def resample(
+    models: Sequence[Model],
+    costs: Sequence[str],
+    gains: Sequence[str],
+    analysis: Analysis = Analysis(),  # noqa: B008  (frozen)
+    resamples: int = 1000,
+    seed: int = 0,
+) -> StochasticEfficiency:
+    """Return the efficiencies of models whose metrics are drawn from their repeats.
+
+    Metrics that were measured together are drawn together: one repeat of a model gives all of them. Of fewer than `FEW` repeats, and of a
+    mean with its deviation, a normal distribution is drawn instead.
+    """
+    rng = np.random.default_rng(seed)
+    names = (*costs, *gains)
+    drawn = np.stack([_draw(model, names, resamples, rng) for model in models], axis=1)  # (r, n, metrics)
+    m = len(costs)
+    parts = np.array_split(drawn, min(available_cores(), len(drawn))) if drawn[..., 0].size >= PARALLEL else [drawn]
+    if len(parts) == 1:
+        return StochasticEfficiency(_thetas(drawn, m, analysis))
+    with ProcessPoolExecutor(len(parts)) as pool:
+        return StochasticEfficiency(np.concatenate(list(pool.map(_thetas, parts, repeat(m), repeat(analysis)))))
+
+
+def _thetas(drawn: Array, m: int, analysis: Analysis) -> Array:
+    """Return the (r, n) efficiencies of (r, n, metrics) values, the first m of which are costs."""
+    with one_blas_thread():
+        return np.stack([thetas(values[:, :m], values[:, m:], analysis) for values in drawn])
+
+
+def _draw(model: Model, names: Sequence[str], count: int, rng: np.random.Generator) -> Array:
+    """Return (count, metrics) values of one model."""
+    columns: dict[str, Array] = {}
+    together: dict[int, NDArray[np.int64]] = {}  # the drawn repeats, by how many there are
+    for name in names:
+        metric = model.metrics[name]
+        if len(metric.values) >= FEW:
+            rows = together.setdefault(len(metric.values), rng.integers(0, len(metric.values), count))
+            columns[name] = np.array(metric.values)[rows]
+        else:
+            least = SMALLEST_SHARE * metric.mean
+            columns[name] = np.maximum(rng.normal(metric.mean, metric.std, count), least)
+    return np.stack([columns[name] for name in names], axis=1)

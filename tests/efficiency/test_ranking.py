@@ -1,0 +1,116 @@
+"""Rankings under uncertainty, and the command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jointnas.efficiency.envelopment import thetas
+from jointnas.efficiency.models import Metric, Model, read_table
+from jointnas.efficiency.ranking import rank
+from jointnas.efficiency.uncertainty import resample
+from jointnas.errors import EfficiencyError
+from tests.helpers import answer, jointnas, mistake
+
+TABLE = """model,accuracy,latency,macs
+a,0.90,10,100
+a,0.91,11,100
+a,0.92,9,100
+a,0.90,10,100
+a,0.91,10,100
+b,0.80,5,60
+b,0.82,6,60
+b,0.81,5,60
+b,0.79,5,60
+b,0.80,5,60
+c,0.80,9,90
+c,0.81,9,90
+c,0.79,9,90
+c,0.80,9,90
+c,0.80,9,90
+"""
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    (tmp_path / "models.csv").write_text(TABLE)
+    return tmp_path / "models.csv"
+
+
+def test_without_variance_every_resample_is_the_deterministic_efficiency() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.uniform(1, 4, (6, 3))
+    models = [
+        Model(str(i), {n: Metric((float(v),)) for n, v in zip("xyz", row, strict=True)}) for i, row in enumerate(values)
+    ]
+    found = resample(models, ["x", "y"], ["z"], resamples=5)
+    np.testing.assert_allclose(found.thetas, np.tile(thetas(values[:, :2], values[:, 2:]), (5, 1)), atol=1e-9)
+    assert rank(models, ["x", "y"], ["z"]).stochastic is None
+
+
+def test_metrics_that_were_measured_together_are_drawn_together() -> None:
+    x = tuple(np.linspace(1, 2, 8))
+    twin = Model("twin", {"cost": Metric(x), "gain": Metric(x)})  # its ratio never varies
+    other = Model("other", {"cost": Metric((1.0,)), "gain": Metric((1.0,))})
+    found = resample([twin, other, other], ["cost"], ["gain"], resamples=50)
+    np.testing.assert_allclose(found.thetas, 1, atol=1e-9)
+
+
+def test_probabilities_add_up(table: Path) -> None:
+    found = rank(read_table(table), ["latency", "macs"], ["accuracy"], resamples=200)
+    assert found.stochastic is not None
+    np.testing.assert_allclose(found.stochastic.ranks.sum(axis=1), 1)
+    np.testing.assert_allclose(found.stochastic.ranks.sum(axis=0), 1)
+    better = found.stochastic.better
+    np.testing.assert_allclose(better + better.T, 1)
+    assert [found.models[i].name for i in found.order] == ["b", "a", "c"]
+    assert found.peers_text(2).endswith(f"at {found.efficiencies[2].theta:.0%}")
+
+
+def test_the_command_prints_a_table_and_draws_a_picture(table: Path, tmp_path: Path) -> None:
+    done = jointnas(
+        "rank", table, "--cost", "latency", "--cost", "macs", "--resamples", "50", "--picture", tmp_path / "p.svg"
+    )
+    assert done.code == 0
+    assert [line.split("\t")[1] for line in done.out.splitlines()] == ["model", "b", "a", "c"]
+    assert "taken as exact, as no repeat differs: macs" in done.err
+    assert (tmp_path / "p.svg").read_text().count("<svg") == 1
+    found = answer("rank", table, "--resamples", "20")
+    assert (found["costs"], found["gains"]) == (["latency", "macs"], ["accuracy"])
+    assert found["models"][0]["efficient"] == 1
+    assert found["better"]["b"]["c"] == 1
+
+
+def test_a_mean_with_a_deviation_is_drawn(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("model,accuracy,latency,latency_std\na,0.9,10,2\nb,0.8,9,2\nc,0.7,9,0\n")
+    found = rank(read_table(tmp_path / "m.csv"), resamples=400, seed=1)
+    assert found.costs == ("latency",)
+    assert found.stochastic is not None
+    assert 0.3 < found.stochastic.better[0, 1] < 0.7
+    assert found.stochastic.thetas[:, 2].std() > 0  # as the frontier moves
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "words"),
+    [
+        ("model,accuracy,macs\na,0.9,1\nb,0.8,2\n", (), "efficiency is relative to other models, got 2: give 3 or more"),
+        ("model,accuracy,macs\na,0.9,\nb,,2\nc,0.7,3\n", (), "have no metric in common"),
+        (TABLE, ("--cost", "lattency"), "did you mean 'latency'?"),
+        (TABLE, ("--cost", "latency", "--gain", "latency"), "is a cost or a gain, got latency as both"),
+        (TABLE, ("--fixed", "accuracy"), "--fixed is one of the costs"),
+        (TABLE.replace("0.90,10", "0.90,fast", 1), (), "a metric is a number, got 'fast' for latency in line 2"),
+        ("model,accuracy,macs\na,0.9,0\nb,0.8,2\nc,0.7,3\n", (), "each cost is above 0, got 0"),
+        ("name,accuracy\n", (), "has the column model and two metrics"),
+        ("model,a,b,b_std\nx,1,2,1\nx,1,2,1\ny,1,2,1\nz,1,2,1\n", (), "either repeats or a deviation"),
+    ],
+)  # fmt: skip
+def test_mistakes(text: str, options: tuple[str, ...], words: str, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text(text)
+    assert words in mistake(jointnas("rank", tmp_path / "m.csv", *options))
+
+
+def test_a_missing_table_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EfficiencyError, match="cannot be read"):
+        read_table(tmp_path / "none.csv")
