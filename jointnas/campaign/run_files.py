@@ -66,9 +66,11 @@ def trial_files(run: str | Path, numbers: Sequence[int]) -> dict[str, CandidateF
 
 def training_of_folder(folder: Path) -> dict[str, Any] | None:
     """Return how the network in a run's folder, in its `best` or in its `retrained/winner-N` was trained; None for another folder."""
-    absolute = folder.resolve()
-    inside = {BEST: absolute.parent, RETRAINED: absolute.parent.parent}
-    place = inside.get(absolute.name if absolute.name == BEST else absolute.parent.name, absolute)
+    absolute = place = folder.resolve()
+    if not (absolute / DATABASE).is_file():
+        place = absolute.parent if absolute.name == BEST else absolute.parent.parent
+        if absolute.name != BEST and absolute.parent.name != RETRAINED:
+            return None
     if not (place / DATABASE).is_file():
         return None
     with Run.open(place) as run:

@@ -205,7 +205,7 @@ def _ask_sweep(
         typer.echo(f"jointnas: {reason}", err=True)
     if unmet:
         raise typer.Exit(1)
-    if fitted.run is not None:
+    if fitted.run is not None and not fitted.predictor.space.is_abstract:
         name = shlex.quote(place)
         messages.print(f"next    jointnas retrain {name} --query N --seeds 3 · jointnas export {name} --query N")
 

@@ -52,23 +52,26 @@ def rank_command(
     """
     from jointnas.campaign.candidate_file import write_text
     from jointnas.campaign.folders import find_run
-    from jointnas.efficiency.models import read_run, read_table
+    from jointnas.efficiency.models import read_run, read_table, without_doubles
     from jointnas.efficiency.ranking import rank
-    from jointnas.errors import EfficiencyError
+    from jointnas.errors import EfficiencyError, ExportError
 
     if picture is not None and picture.suffix != ".svg":
         raise EfficiencyError(f"a picture of efficiencies is an .svg, got {str(picture)!r}: change --picture")
     models = [
         model
         for source in sources
-        for model in (read_table(Path(source)) if source.endswith(".csv") else read_run(find_run(source)))
+        for model in (read_table(Path(source)) if Path(source).suffix.lower() == ".csv" else read_run(find_run(source)))
     ]
     given = {"orientation": orientation, "returns": returns, "resamples": resamples, "seed": seed}
-    ranking = rank(models, cost or [], gain or [], fixed or [], **given)  # type: ignore[arg-type]
+    ranking = rank(without_doubles(models), cost or [], gain or [], fixed or [], **given)  # type: ignore[arg-type]
     if picture is not None:
         from jointnas.efficiency.picture import draw_ranking
 
-        write_text(picture, draw_ranking(ranking))
+        try:
+            write_text(picture, draw_ranking(ranking))
+        except ExportError as error:
+            raise EfficiencyError(f"--picture cannot be written to {str(picture)!r}: choose another file") from error
     if as_json:
         print_json(ranking.to_json())
         return

@@ -129,6 +129,11 @@ def runs_show(
     with Run.open(find_run(name)) as run:
         if config:
             typer.echo(run.spec.to_toml(), nl=False)
+            command = getattr(run.spec, "latency_command", None)
+            if command is not None:
+                messages.print(
+                    f"the run measured latency by --latency-command {command!r}, which a file does not hold: give it again"
+                )
             return
         spec, context, trials, rounds = run.spec, run.context, run.trials(), run.rounds()
         queries, retrained = run.queries(), run.retrained()
@@ -177,6 +182,9 @@ def runs_show(
 def _print_trials(
     name: str, trials: Sequence[Trial], measured: Sequence[dict[str, float | None]], metrics: list[str]
 ) -> None:
+    from jointnas.search.objective import SCORE_NAMES
+    from jointnas.training.observation import ACCURACY
+
     rows = [
         (
             str(t.number),
@@ -190,7 +198,8 @@ def _print_trials(
         )
         for t, figures in zip(trials, measured, strict=True)
     ]
-    columns = ("trial", "round", "kind", "accuracy", "predicted", *metrics, "architecture", "recipe")
+    score = SCORE_NAMES[trials[0].metric] if trials else SCORE_NAMES[ACCURACY]
+    columns = ("trial", "round", "kind", score, "predicted", *metrics, "architecture", "recipe")
     print_table(name, columns, rows)
 
 

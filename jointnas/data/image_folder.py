@@ -110,7 +110,9 @@ class ImageTree(Source):
             and min(map(len, parts)) > depth + 2
         ):
             depth += 1  # one folder contains all others, as in most zips
-        split_at_top = any(p[depth] == "train" and len(p) > depth + 2 for p in parts)
+        split_at_top = any(p[depth] == "train" and len(p) > depth + 2 for p in parts) or all(
+            p[depth] in SPLIT_FOLDERS and len(p) > depth + 2 for p in parts
+        )
         files: dict[str, list[tuple[str, str]]] = {"train": []}
         for name, path in zip(names, parts, strict=True):
             inner = path[depth:]

@@ -19,7 +19,9 @@ from jointnas.errors import EfficiencyError
 INPUT, OUTPUT = ORIENTATIONS = ("input", "output")
 CONSTANT, VARIABLE = RETURNS = ("constant", "variable")
 EFFICIENT = 1 - 1e-6  # from here on θ counts as 1
+DOMINATED = EFFICIENT - 1e-6  # the efficiency of a model that is on the frontier's edge, but dominated
 SMALLEST_WEIGHT = 1e-6  # of a peer
+SMALLEST_SLACK = 1e-6  # in units of the metric's mean
 Array = NDArray[np.float64]
 
 
@@ -43,6 +45,10 @@ class Analysis:
         ):
             if value not in allowed:
                 raise EfficiencyError(f"{name} is {' or '.join(allowed)}, got {value!r}: choose one of them")
+        if any(self.fixed) and self.orientation == OUTPUT:
+            raise EfficiencyError(
+                "--fixed is of costs that are reduced, got it with --orientation output: drop one of them"
+            )
         if self.fixed and all(self.fixed):
             raise EfficiencyError("one cost at least can be reduced, got all of them as --fixed: drop one")
 
@@ -57,38 +63,48 @@ class Efficiency:
     theta: float
     peers: dict[int, float]
     slacks: tuple[float, ...]
+    is_efficient: bool  # on the frontier, and no other model gives as much for as little
 
 
 def efficiencies(costs: Array, gains: Array, analysis: Analysis = Analysis()) -> list[Efficiency]:
     """Return the efficiency of each of n models with (n, m) costs and (n, s) gains. Raises `EfficiencyError`."""
     x, y = _scaled(costs, "cost"), _scaled(gains, "gain")
     _check_shapes(x, y)
-    peers = non_dominated(x, y)
+    peers, units = non_dominated(x, y), np.concatenate([_units(costs), _units(gains)])
     found = []
     for o in range(len(x)):
         theta, weights = _solve(x, y, o, peers, analysis)
         slacks, weights = _slacks(x, y, o, peers, analysis, theta, weights)
-        units = np.concatenate([_units(costs), _units(gains)])
         named = {int(peers[j]): float(w) for j, w in enumerate(weights) if w > SMALLEST_WEIGHT}
-        found.append(Efficiency(theta, named, tuple((slacks * units).tolist())))
+        is_efficient = theta >= EFFICIENT and bool((slacks <= SMALLEST_SLACK).all())
+        found.append(Efficiency(min(theta, 1.0), named, tuple((slacks * units).tolist()), is_efficient))
     return found
 
 
 def thetas(costs: Array, gains: Array, analysis: Analysis = Analysis()) -> Array:
-    """Return the (n,) efficiencies alone, as `efficiencies` does, without peers and slacks."""
+    """Return the (n,) efficiencies alone: exactly 1 on the frontier, and below where another model gives as much for as little."""
     x, y = _scaled(costs, "cost"), _scaled(gains, "gain")
+    _check_shapes(x, y)
     peers = non_dominated(x, y)
-    is_peer = np.zeros(len(x), dtype=bool)
-    is_peer[peers] = True
-    return np.array([_solve(x, y, o, peers, analysis)[0] for o in range(len(x))])
+    values = np.array([_solve(x, y, o, peers, analysis)[0] for o in range(len(x))])
+    dominated = np.array([not _is_among(o, x, y, peers) for o in range(len(x))])
+    return np.where(values >= EFFICIENT, np.where(dominated, DOMINATED, 1.0), values)
+
+
+def _is_among(o: int, x: Array, y: Array, peers: NDArray[np.int64]) -> bool:
+    """Whether a row equals one of the peers."""
+    return bool(((x[peers] == x[o]).all(axis=1) & (y[peers] == y[o]).all(axis=1)).any())
 
 
 def super_efficiencies(costs: Array, gains: Array, analysis: Analysis = Analysis()) -> Array:
-    """Return the (n,) efficiencies of models measured by all others: above 1 on the frontier, infinite where no others reach a model."""
+    """Return the (n,) efficiencies of models measured by all others: 1 or more on the frontier, infinite where no others reach a model."""
     x, y = _scaled(costs, "cost"), _scaled(gains, "gain")
-    _check_shapes(x, y)
+    plain = thetas(costs, gains, analysis)
     values = []
     for o in range(len(x)):
+        if plain[o] < 1:
+            values.append(float(plain[o]))
+            continue
         others = np.delete(np.arange(len(x)), o)
         kept = others[non_dominated(x[others], y[others])]
         values.append(_solve(x, y, o, kept, analysis)[0])

@@ -6,6 +6,7 @@ import csv
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from jointnas.campaign.candidate_file import candidate_costs
@@ -15,16 +16,22 @@ from jointnas.errors import EfficiencyError, suggest
 MODEL = "model"
 DEVIATION = "_std"
 FEWEST = 3  # models that are ranked
-GAINS = ("accuracy", "balanced_accuracy", "macro_f1", "images_per_second")
-"""Metrics that are gains where nobody says otherwise; all others are costs."""
+GAINS = ("accuracy", "macro_f1", "images_per_second")
+"""What the names of metrics end with that are gains where nobody says otherwise; all others are costs."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric of one model: its repeats, or a mean and a deviation."""
+    """One metric of one model: its repeats, with the rows that they are from, or a mean and the deviation of single measurements."""
 
     values: tuple[float, ...]
     deviation: float | None = None
+    rows: tuple[int, ...] = ()
+
+    @property
+    def is_single(self) -> bool:
+        """Whether nothing is known of how it varies."""
+        return self.deviation is None and len(self.values) == 1
 
     @property
     def mean(self) -> float:
@@ -64,15 +71,16 @@ def read_table(path: Path) -> list[Model]:
         raise EfficiencyError(
             f"a table of models has the column {MODEL} and two metrics at least, got {', '.join(columns) or 'no rows'} in {name!r}: add them"
         )
-    found: dict[str, dict[str, list[float]]] = {}
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    numeric = [c for c in columns if c != MODEL and not all(_is_text(row.get(c)) for row in rows)]
     for number, row in enumerate(rows, 2):
         own = found.setdefault(str(row[MODEL]).strip(), {})
-        for column in columns:
+        for column in numeric:
             text = str(row.get(column) or "").strip()
-            if column == MODEL or not text:
+            if not text:
                 continue
             try:
-                own.setdefault(column, []).append(float(text))
+                own.setdefault(column, {})[number] = float(text)
             except ValueError as error:
                 raise EfficiencyError(
                     f"a metric is a number, got {text!r} for {column} in line {number} of {name!r}: correct it"
@@ -80,18 +88,40 @@ def read_table(path: Path) -> list[Model]:
     return [Model(model, _metrics(model, values)) for model, values in found.items()]
 
 
-def _metrics(model: str, values: Mapping[str, Sequence[float]]) -> dict[str, Metric]:
+def _is_text(cell: str | None) -> bool:
+    """Whether a cell is neither a number nor empty: a column of texts is no metric."""
+    try:
+        float(cell or "0")
+    except ValueError:
+        return True
+    return False
+
+
+def _metrics(model: str, values: Mapping[str, Mapping[int, float]]) -> dict[str, Metric]:
     metrics = {}
     for column, own in values.items():
         if column.endswith(DEVIATION) and column.removesuffix(DEVIATION) in values:
             continue
-        deviations = values.get(column + DEVIATION, ())
+        deviations = list(values.get(column + DEVIATION, {}).values())
         if len(deviations) > 1 or (deviations and len(own) > 1):
             raise EfficiencyError(
                 f"{column}{DEVIATION} is of one mean, got {len(own)} rows of {model!r}: give either repeats or a deviation"
             )
-        metrics[column] = Metric(tuple(own), deviations[0] if deviations else None)
+        if deviations and not 0 <= deviations[0] < inf:
+            raise EfficiencyError(
+                f"a deviation is 0 or more, got {column}{DEVIATION} = {deviations[0]:g} of {model!r}: correct it"
+            )
+        metrics[column] = Metric(tuple(own.values()), deviations[0] if deviations else None, tuple(own))
     return metrics
+
+
+def without_doubles(models: Sequence[Model]) -> list[Model]:
+    """Return the models. Raises `EfficiencyError` where two of them have one name."""
+    names = [model.name for model in models]
+    double = next((name for name in names if names.count(name) > 1), None)
+    if double is not None:
+        raise EfficiencyError(f"each model has a name of its own, got two called {double!r}: rename one")
+    return list(models)
 
 
 def read_run(path: Path) -> list[Model]:
@@ -102,17 +132,18 @@ def read_run(path: Path) -> list[Model]:
     found: dict[str, list[float]] = {}
     first: dict[str, Trial] = {}
     for trial in trials:
-        if trial.accuracy is not None and trial.kind != FINAL and trial.observation and trial.observation.fraction == 1:
-            found.setdefault(trial.identity, []).append(trial.accuracy)
+        seen = trial.observation
+        if seen is not None and seen.accuracy is not None and trial.kind != FINAL and seen.fraction == 1:
+            found.setdefault(trial.identity, []).append(seen.accuracy)
             first.setdefault(trial.identity, trial)
     models = []
     for identity, accuracies in found.items():
         trial = first[identity]
-        metrics = {"accuracy": Metric(tuple(accuracies))}
+        metrics = {"accuracy": Metric(tuple(accuracies), rows=tuple(range(len(accuracies))))}
         if context.input_shape is not None and "network" in trial.candidate["architecture"]:
             costs = candidate_costs(trial.candidate, context.input_shape, len(context.classes or ()), members)
             metrics |= {name: Metric((float(value),)) for name, value in costs.items()}
-        models.append(Model(f"trial {trial.number}", metrics))
+        models.append(Model(f"{path.name} {trial.number}", metrics))
     return models
 
 
@@ -140,8 +171,8 @@ def chosen_metrics(
     both = set(costs) & set(gains)
     if both:
         raise EfficiencyError(f"a metric is a cost or a gain, got {sorted(both)[0]} as both: drop one")
-    taken_gains = tuple(gains) or tuple(name for name in names if name in GAINS and name not in costs)
-    taken_costs = tuple(costs) or tuple(name for name in names if name not in (*taken_gains, *GAINS))
+    taken_gains = tuple(gains) or tuple(name for name in names if name.endswith(GAINS) and name not in costs)
+    taken_costs = tuple(costs) or tuple(name for name in names if name not in taken_gains and not name.endswith(GAINS))
     if not (taken_costs and taken_gains):
         raise EfficiencyError(
             f"efficiency needs a cost and a gain, got the metrics {', '.join(names)}: name them with --cost and --gain"

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jointnas.efficiency.envelopment import EFFICIENT
 from jointnas.efficiency.ranking import QUANTILES, Ranking
 
 if TYPE_CHECKING:
@@ -64,9 +63,9 @@ def _plane(axes: Axes, ranking: Ranking) -> None:
     cost, gain = ranking.costs[0], ranking.gains[0]
     for own, model in zip(ranking.efficiencies, ranking.models, strict=True):
         x, y = model.metrics[cost], model.metrics[gain]
-        colour = ORANGE if own.theta >= EFFICIENT else GREY
+        colour = ORANGE if own.is_efficient else GREY
         axes.errorbar(x.mean, y.mean, xerr=x.std, yerr=y.std, fmt="o", ms=4, lw=1, color=colour)
-        if own.theta >= EFFICIENT:
+        if own.is_efficient:
             axes.annotate(model.name[:28], (x.mean, y.mean), fontsize=7, xytext=(4, 4), textcoords="offset points")
     axes.set(xlabel=cost, ylabel=gain)
     values = [model.metrics[cost].mean for model in ranking.models]

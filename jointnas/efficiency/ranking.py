@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from jointnas.efficiency.envelopment import Analysis, Efficiency, efficiencies, super_efficiencies
+from jointnas.efficiency.envelopment import INPUT, OUTPUT, Analysis, Efficiency, efficiencies, super_efficiencies
 from jointnas.efficiency.models import Model, chosen_metrics
-from jointnas.efficiency.uncertainty import FEW, StochasticEfficiency, resample
+from jointnas.efficiency.uncertainty import FEW, StochasticEfficiency, pooled_deviation, resample
 from jointnas.errors import EfficiencyError
 
 QUANTILES = (0.05, 0.5, 0.95)
@@ -27,22 +27,29 @@ class Ranking:
     super_efficiencies: tuple[float, ...]
     stochastic: StochasticEfficiency | None
     notes: tuple[str, ...]
+    orientation: str = INPUT
 
     @property
     def order(self) -> list[int]:
-        """The models' rows, the most efficient first; those on the frontier by super-efficiency."""
-        keys = np.array(self.super_efficiencies)
-        if self.stochastic is not None:
-            return [int(i) for i in np.lexsort((-keys, -self.stochastic.mean))]
-        return [int(i) for i in np.argsort(-keys, kind="stable")]
+        """The models' rows, the most efficient first: by mean θ, then those that nothing dominates, then by super-efficiency.
+
+        A super-efficiency that is infinite, as with variable returns, orders nothing.
+        """
+        beyond = np.array([value if np.isfinite(value) else 1.0 for value in self.super_efficiencies])
+        exact = np.array([own.theta for own in self.efficiencies])
+        mean = exact if self.stochastic is None else self.stochastic.mean
+        efficient = np.array([own.is_efficient for own in self.efficiencies])
+        return [int(i) for i in np.lexsort((-beyond, ~efficient, -np.round(mean, 6)))]
 
     def peers_text(self, row: int) -> str:
-        """Return what a model is compared with: `0.60 A + 0.40 B at 71 % of the cost`."""
+        """Return what a model is compared with: `0.60 A + 0.40 B at 71 % of the cost`, or at so many times the gain."""
         own = self.efficiencies[row]
-        if row in own.peers and len(own.peers) == 1:
+        if not own.peers or set(own.peers) == {row}:
             return ""
         mixture = " + ".join(f"{weight:.2f} {self.models[j].name}" for j, weight in own.peers.items())
-        return f"{mixture} at {own.theta:.0%}" if mixture else ""
+        if self.orientation == OUTPUT:
+            return f"{mixture} at {1 / own.theta:.2f} times the gain"
+        return f"{mixture} at {own.theta:.0%} of the cost"
 
     def to_json(self) -> dict[str, Any]:
         """Return what `jointnas rank --json` prints: the models, the most efficient first."""
@@ -66,6 +73,7 @@ class Ranking:
             "model": model.name,
             "efficiency": own.theta,
             "super_efficiency": value if np.isfinite(value) else None,
+            "is_efficient": own.is_efficient,
             "peers": {self.models[j].name: weight for j, weight in own.peers.items()},
             "slacks": dict(zip((*self.costs, *self.gains), own.slacks, strict=True)),
             "metrics": {name: model.metrics[name].mean for name in (*self.costs, *self.gains)},
@@ -103,6 +111,8 @@ def rank(
             raise EfficiencyError(f"--fixed is one of the costs {', '.join(costs)}, got {name!r}: name a cost")
     if resamples < 0:
         raise EfficiencyError(f"--resamples must be 0 or more, got {resamples}: raise it")
+    if seed < 0:
+        raise EfficiencyError(f"--seed must be 0 or more, got {seed}: raise it")
     analysis = Analysis(orientation, returns, tuple(name in fixed for name in costs) if fixed else ())
     x, y = (np.array([[model.metrics[name].mean for name in names] for model in models]) for names in (costs, gains))
     exact = efficiencies(x, y, analysis)
@@ -115,25 +125,35 @@ def rank(
         tuple(exact),
         tuple(super_efficiencies(x, y, analysis).tolist()),
         stochastic,
-        tuple(_notes(models, (*costs, *gains), varies)),
+        (
+            f"costs: {', '.join(costs)}; gains: {', '.join(gains)}",
+            *_notes(models, (*costs, *gains), stochastic is not None),
+        ),
+        orientation,
     )
 
 
-def _notes(models: Sequence[Model], names: Sequence[str], varies: bool) -> list[str]:
+def _notes(models: Sequence[Model], names: Sequence[str], drawn: bool) -> list[str]:
     """Return what a reader must know about the repeats."""
-    if not varies:
-        return ["no metric has repeats or a deviation: efficiencies are without their uncertainty"]
+    if not drawn:
+        return ["no metric was drawn from repeats that differ: efficiencies are without their uncertainty"]
     notes = []
-    constant = [name for name in names if all(model.metrics[name].std == 0 for model in models)]
+    constant = [name for name in names if pooled_deviation(models, name) == 0]
     if constant:
         notes.append(f"taken as exact, as no repeat differs: {', '.join(constant)}")
-    few = sorted({name for model in models for name in names if 1 < len(model.metrics[name].values) < FEW})
+    metrics = {name: [model.metrics[name] for model in models] for name in names if name not in constant}
+    few = [n for n, own in metrics.items() if any(1 < len(m.values) < FEW or m.deviation is not None for m in own)]
     if few:
-        notes.append(f"drawn from a normal distribution, as there are fewer than {FEW} repeats: {', '.join(few)}")
+        notes.append(
+            f"drawn from a normal distribution, of a deviation or of fewer than {FEW} repeats: {', '.join(few)}"
+        )
+    single = [n for n, own in metrics.items() if any(m.is_single for m in own)]
+    if single:
+        notes.append(f"measured once for some models, which get the deviation of the others: {', '.join(single)}")
     for model in models:
-        counts = {name: len(model.metrics[name].values) for name in names if len(model.metrics[name].values) >= FEW}
-        if len(set(counts.values())) > 1:
-            found = ", ".join(f"{count} of {name}" for name, count in counts.items())
-            notes.append(f"drawn independently, as their repeats differ in number: {found} for {model.name}")
+        apart = {name: model.metrics[name].rows for name in metrics if len(model.metrics[name].values) >= FEW}
+        if len(set(apart.values())) > 1:
+            found = ", ".join(f"{len(rows)} of {name}" for name, rows in apart.items())
+            notes.append(f"drawn independently, as their repeats are of different rows: {found} for {model.name}")
             break
     return notes

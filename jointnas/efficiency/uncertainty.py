@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import repeat
+from multiprocessing import get_context
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jointnas.cores import available_cores, one_blas_thread
-from jointnas.efficiency.envelopment import EFFICIENT, Analysis, thetas
+from jointnas.efficiency.envelopment import Analysis, thetas
 from jointnas.efficiency.models import Model
 
 FEW = 5  # repeats: of fewer a normal distribution is fitted, others are drawn as they are
@@ -26,7 +28,7 @@ class StochasticEfficiency:
 
     thetas: Array
 
-    @property
+    @cached_property
     def mean(self) -> Array:
         """The (n,) mean θ."""
         return np.asarray(self.thetas.mean(axis=0))
@@ -35,30 +37,28 @@ class StochasticEfficiency:
         """Return the (q, n) quantiles of θ."""
         return np.asarray(np.quantile(self.thetas, shares, axis=0))
 
-    @property
+    @cached_property
     def efficient(self) -> Array:
         """The (n,) probabilities of being on the frontier."""
-        return np.asarray((self.thetas >= EFFICIENT).mean(axis=0))
+        return np.asarray((self.thetas == 1).mean(axis=0))
 
-    @property
+    @cached_property
     def ranks(self) -> Array:
         """The (n, n) probabilities of each rank (columns, the first is the best) of each model (rows); equal ones share their ranks."""
         r, n = self.thetas.shape
         counts = np.zeros((n, n))
-        rounded = np.where(self.thetas >= EFFICIENT, 1.0, self.thetas)
-        for row in rounded:
+        for row in self.thetas:
             for value in np.unique(row):
                 tied = np.flatnonzero(row == value)
                 first = int((row > value).sum())
                 counts[np.ix_(tied, np.arange(first, first + len(tied)))] += 1 / len(tied)
         return np.asarray(counts / r)
 
-    @property
+    @cached_property
     def better(self) -> Array:
         """The (n, n) probabilities that a model (row) is more efficient than another (column); ties count half."""
-        rounded = np.where(self.thetas >= EFFICIENT, 1.0, self.thetas)
-        above = (rounded[:, :, None] > rounded[:, None, :]).mean(axis=0)
-        tied = (rounded[:, :, None] == rounded[:, None, :]).mean(axis=0)
+        above = (self.thetas[:, :, None] > self.thetas[:, None, :]).mean(axis=0)
+        tied = (self.thetas[:, :, None] == self.thetas[:, None, :]).mean(axis=0)
         return np.asarray(above + tied / 2)
 
 
@@ -73,16 +73,18 @@ def resample(
     """Return the efficiencies of models whose metrics are drawn from their repeats.
 
     Metrics that were measured together are drawn together: one repeat of a model gives all of them. Of fewer than `FEW` repeats, and of a
-    mean with its deviation, a normal distribution is drawn instead.
+    mean with its deviation, a normal distribution is drawn instead; a single repeat has the deviation that other models have of the metric.
+    Many models are computed in several processes: call it below `if __name__ == "__main__":` in a script.
     """
     rng = np.random.default_rng(seed)
     names = (*costs, *gains)
-    drawn = np.stack([_draw(model, names, resamples, rng) for model in models], axis=1)  # (r, n, metrics)
+    pooled = {name: pooled_deviation(models, name) for name in names}
+    drawn = np.stack([_draw(model, names, pooled, resamples, rng) for model in models], axis=1)  # (r, n, metrics)
     m = len(costs)
     parts = np.array_split(drawn, min(available_cores(), len(drawn))) if drawn[..., 0].size >= PARALLEL else [drawn]
     if len(parts) == 1:
         return StochasticEfficiency(_thetas(drawn, m, analysis))
-    with ProcessPoolExecutor(len(parts)) as pool:
+    with ProcessPoolExecutor(len(parts), mp_context=get_context("spawn")) as pool:
         return StochasticEfficiency(np.concatenate(list(pool.map(_thetas, parts, repeat(m), repeat(analysis)))))
 
 
@@ -92,16 +94,25 @@ def _thetas(drawn: Array, m: int, analysis: Analysis) -> Array:
         return np.stack([thetas(values[:, :m], values[:, m:], analysis) for values in drawn])
 
 
-def _draw(model: Model, names: Sequence[str], count: int, rng: np.random.Generator) -> Array:
+def pooled_deviation(models: Sequence[Model], name: str) -> float:
+    """Return the root mean variance of a metric over the models that have repeats of it; 0 where none has."""
+    known = [model.metrics[name].std for model in models if not model.metrics[name].is_single]
+    return float(np.sqrt(np.mean(np.square(known)))) if known else 0.0
+
+
+def _draw(
+    model: Model, names: Sequence[str], pooled: Mapping[str, float], count: int, rng: np.random.Generator
+) -> Array:
     """Return (count, metrics) values of one model."""
     columns: dict[str, Array] = {}
-    together: dict[int, NDArray[np.int64]] = {}  # the drawn repeats, by how many there are
+    together: dict[tuple[int, ...], NDArray[np.int64]] = {}  # the drawn repeats, by the rows that they are from
     for name in names:
         metric = model.metrics[name]
         if len(metric.values) >= FEW:
-            rows = together.setdefault(len(metric.values), rng.integers(0, len(metric.values), count))
+            rows = together.setdefault(metric.rows, rng.integers(0, len(metric.values), count))
             columns[name] = np.array(metric.values)[rows]
         else:
             least = SMALLEST_SHARE * metric.mean
-            columns[name] = np.maximum(rng.normal(metric.mean, metric.std, count), least)
+            deviation = pooled[name] if metric.is_single else metric.std
+            columns[name] = np.maximum(rng.normal(metric.mean, deviation, count), least)
     return np.stack([columns[name] for name in names], axis=1)

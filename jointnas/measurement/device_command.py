@@ -21,6 +21,7 @@ from jointnas.units import parse_duration
 
 PLACE = "{onnx}"
 PATIENCE_SECONDS = 600.0
+LONGEST_NAME = 1000  # of a file that a command names
 
 
 class DeviceCommand:
@@ -46,8 +47,9 @@ class DeviceCommand:
 
     @property
     def identity(self) -> str:
-        """What its measurements depend on: its text, and its program, or interpreter and script, as they are now."""
-        found = (shutil.which(word) or word for word in self._words[:2])
+        """What its measurements depend on: its text, and the program and files before the network's, as they are now."""
+        end = next(i for i, word in enumerate(self._words) if PLACE in word)
+        found = (shutil.which(word) or word for word in self._words[:end] if len(word) < LONGEST_NAME)
         files = [(str(Path(name).resolve()), Path(name).stat()) for name in found if Path(name).is_file()]
         return json.dumps([self.text, *([name, stat.st_size, stat.st_mtime_ns] for name, stat in files)])
 

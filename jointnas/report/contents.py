@@ -108,11 +108,19 @@ class Contents:
         """The observed trials of the first batch that have a built-in recipe, as the space holds it."""
         if not isinstance(self.spec, SearchSpec) or self.space is None or self.space.is_abstract:
             return []
-        recipes = []
-        for name in built_in_recipes():
-            with suppress(JointNASError):  # of a family that the space does not have
-                recipes.append(nearest_candidate(self.space, find_candidate(name).candidate)[0]["recipe"])
-        return [t for t in self.observed if t.round == 1 and t.candidate["recipe"] in recipes]
+        recipes = [find_candidate(name).candidate["recipe"] for name in built_in_recipes()]
+        return [t for t in self.observed if t.round == 1 and any(self._has(t, recipe) for recipe in recipes)]
+
+    def _has(self, trial: Trial, recipe: Mapping[str, Any]) -> bool:
+        """Whether a trial has a recipe as the space holds it, with or without the mirror images that a bound may forbid."""
+        assert self.space is not None
+        own = trial.candidate["architecture"]
+        for flip in (False, True):
+            candidate = {"architecture": own, "recipe": {**recipe, "test_flip": flip}}
+            with suppress(JointNASError):  # a recipe with a knob that the space does not have
+                if nearest_candidate(self.space, candidate)[0]["recipe"] == trial.candidate["recipe"]:
+                    return True
+        return False
 
     @cached_property
     def predictions(self) -> dict[str, list[Prediction]]:

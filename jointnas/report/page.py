@@ -130,7 +130,7 @@ def _winners(contents: Contents) -> str:
         trained = "" if not own else f"{sum(own) / len(own):.4f} ({len(own)})"
         costs = [format_metric(name, winner.costs[name]) for name in metrics]
         rows.append([str(rank), f"{winner.mean:.4f} ± {winner.std:.4f}", trained, *costs])
-    table = _table(["rank", "expected accuracy", "trained (times)", *metrics], rows, best=0)
+    table = _table(["rank", f"expected {SCORE_NAMES[contents.spec.score]}", "trained (times)", *metrics], rows, best=0)
     tests = [
         [
             str(row["rank"]),
@@ -249,7 +249,9 @@ def _trials(contents: Contents) -> str:
         for t in contents.trials
     ]
     number = None if best is None else next(i for i, t in enumerate(contents.trials) if t is best)
-    table = _table(["trial", "round", "kind", "accuracy", "predicted", "steps"], rows, best=number)
+    table = _table(
+        ["trial", "round", "kind", SCORE_NAMES[contents.spec.score], "predicted", "steps"], rows, best=number
+    )
     return _details(f"{len(rows)} trainings", table, is_open=len(rows) <= 40) if rows else ""
 
 

@@ -53,7 +53,7 @@ def test_without_variance_every_resample_is_the_deterministic_efficiency() -> No
 def test_metrics_that_were_measured_together_are_drawn_together() -> None:
     x = tuple(np.linspace(1, 2, 8))
     twin = Model("twin", {"cost": Metric(x), "gain": Metric(x)})  # its ratio never varies
-    other = Model("other", {"cost": Metric((1.0,)), "gain": Metric((1.0,))})
+    other = Model("other", {"cost": Metric((1.0,), 0.0), "gain": Metric((1.0,), 0.0)})
     found = resample([twin, other, other], ["cost"], ["gain"], resamples=50)
     np.testing.assert_allclose(found.thetas, 1, atol=1e-9)
 
@@ -66,7 +66,7 @@ def test_probabilities_add_up(table: Path) -> None:
     better = found.stochastic.better
     np.testing.assert_allclose(better + better.T, 1)
     assert [found.models[i].name for i in found.order] == ["b", "a", "c"]
-    assert found.peers_text(2).endswith(f"at {found.efficiencies[2].theta:.0%}")
+    assert found.peers_text(2).endswith(f"at {found.efficiencies[2].theta:.0%} of the cost")
 
 
 def test_the_command_prints_a_table_and_draws_a_picture(table: Path, tmp_path: Path) -> None:
@@ -103,6 +103,9 @@ def test_a_mean_with_a_deviation_is_drawn(tmp_path: Path) -> None:
         (TABLE.replace("0.90,10", "0.90,fast", 1), (), "a metric is a number, got 'fast' for latency in line 2"),
         ("model,accuracy,macs\na,0.9,0\nb,0.8,2\nc,0.7,3\n", (), "each cost is above 0, got 0"),
         ("name,accuracy\n", (), "has the column model and two metrics"),
+        (TABLE, ("--seed", "-1"), "--seed must be 0 or more, got -1"),
+        (TABLE, ("--fixed", "macs", "--orientation", "output"), "--fixed is of costs that are reduced"),
+        ("model,accuracy,b,b_std\nx,1,2,-1\ny,1,2,1\nz,1,2,1\n", (), "a deviation is 0 or more, got b_std = -1 of 'x'"),
         ("model,a,b,b_std\nx,1,2,1\nx,1,2,1\ny,1,2,1\nz,1,2,1\n", (), "either repeats or a deviation"),
     ],
 )  # fmt: skip
@@ -114,3 +117,29 @@ def test_mistakes(text: str, options: tuple[str, ...], words: str, tmp_path: Pat
 def test_a_missing_table_is_named(tmp_path: Path) -> None:
     with pytest.raises(EfficiencyError, match="cannot be read"):
         read_table(tmp_path / "none.csv")
+
+
+def test_a_model_that_another_dominates_is_not_efficient() -> None:
+    values = {"good": (1.0, 0.7), "same cost, learned nothing": (1.0, 0.1), "large": (5.0, 0.9), "huge": (500.0, 0.901)}
+    models = [Model(n, {"macs": Metric((c,)), "accuracy": Metric((a,))}) for n, (c, a) in values.items()]
+    found = rank(models, returns="variable")
+    assert [own.is_efficient for own in found.efficiencies] == [True, False, True, True]
+    assert found.order[-1] == 1
+    assert found.order[0] != 3  # not the most accurate at any cost
+    noisy = [Model(m.name, {**m.metrics, "accuracy": Metric(m.metrics["accuracy"].values, 0.01)}) for m in models]
+    drawn = rank(noisy, returns="variable", resamples=50).stochastic
+    assert drawn is not None
+    assert drawn.efficient[1] == 0
+
+
+def test_a_model_that_was_measured_once_gets_the_deviation_of_the_others(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("model,accuracy,macs,family\na,0.9,2,x\na,0.8,2,x\nb,0.85,2,y\nc,0.7,1,z\n")
+    found = rank(read_table(tmp_path / "m.csv"), resamples=300)
+    assert found.stochastic is not None
+    assert 0.3 < found.stochastic.better[0, 1] < 0.7
+    assert any("measured once for some models" in note for note in found.notes)
+
+
+def test_two_models_of_one_name_are_refused(table: Path, tmp_path: Path) -> None:
+    (tmp_path / "again.csv").write_text(TABLE)
+    assert "got two called 'a': rename one" in mistake(jointnas("rank", table, tmp_path / "again.csv"))
