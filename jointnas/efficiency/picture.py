@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jointnas.efficiency.ranking import QUANTILES, Ranking
+from jointnas.space.constraint import format_metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +54,8 @@ def _ranks(axes: Axes, ranking: Ranking, shown: list[int]) -> None:
     if ranking.stochastic is None:
         axes.set_axis_off()
         return
-    axes.imshow(ranking.stochastic.ranks[shown][:, : len(shown)], cmap="Blues", aspect="auto", vmin=0)
+    shares, n = ranking.stochastic.ranks[shown][:, : len(shown)], len(shown)
+    axes.imshow(shares, cmap="Blues", aspect="auto", vmin=0, extent=(0.5, n + 0.5, n - 0.5, -0.5))
     axes.set_yticks([])
     axes.set(xlabel="rank (darker: more probable)")
 
@@ -68,6 +70,8 @@ def _plane(axes: Axes, ranking: Ranking) -> None:
         if own.is_efficient:
             axes.annotate(model.name[:28], (x.mean, y.mean), fontsize=7, xytext=(4, 4), textcoords="offset points")
     axes.set(xlabel=cost, ylabel=gain)
+    axes.xaxis.set_major_formatter(lambda value, _: format_metric(cost, value))
+    axes.tick_params(axis="x", rotation=30)
     values = [model.metrics[cost].mean for model in ranking.models]
     if max(values) > 20 * min(values):
         axes.set_xscale("log")
