@@ -9,13 +9,16 @@ import pytest
 from tests.helpers import answer, jointnas, mistake
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run of two trainings whose best network is kept."""
+@pytest.fixture(scope="module", params=["resnet9", "chain"])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of two trainings of a family, whose best network is kept."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr("jointnas.search.winners.STAGE_TWO_BUDGET", 600)
         given = (
+            "--space",
+            request.param,
             "-c",
             "macs<1M",
             "--train-steps",
@@ -26,10 +29,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "2",
             "--confirm",
             "0",
-            "--portfolio",
-            "1",
         )
-        answer("search", *given, "--fix", "batch_size=64", "--fix", "width=8", "--out", "run", "--top", "1")
+        answer("search", *given, "--portfolio", "1", "--fix", "batch_size=64", "--out", "run", "--top", "1")
     return folder / "run"
 
 
