@@ -20,7 +20,7 @@ def test_a_choice_that_others_depend_on_can_be_fixed(value):
 
 
 def test_a_total_time_is_filled_with_rounds_and_trainings_of_the_leaders(two_cores):
-    times = ("--total-time", "2m", "--train-time", "10s", "--rounds", "2", "--workers", "2")
+    times = ("--total-time", "2m", "--train-time", "10s", "--rounds", "2", "--workers", "2", "--portfolio", "0")
     plan = answer("search", *times, "--dry-run")
     # twice eight candidates in 4 + 4 turns of two, five leaders in 3, then one training on all images
     assert (plan["trainings"], plan["confirmations"]) == (22, 5)
@@ -28,7 +28,7 @@ def test_a_total_time_is_filled_with_rounds_and_trainings_of_the_leaders(two_cor
 
 
 def test_a_total_time_alone_gives_a_campaign(two_cores):
-    plan = answer("search", "--total-time", "30m", "--workers", "2", "--dry-run")
+    plan = answer("search", "--total-time", "30m", "--workers", "2", "--portfolio", "0", "--dry-run")
     assert plan["trainings"] >= 20
     assert 1500 < plan["train_seconds"] <= 1800
 

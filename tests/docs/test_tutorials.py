@@ -24,6 +24,7 @@ SHORTER = (
     (r"--rounds \d+ --batch \d+", "--rounds 1 --batch 2"),
     (r"--seeds 3", "--seeds 1"),
     (r"--workers 2", "--workers 1"),
+    (r"--image-size 64", "--image-size 24"),
 )
 """What makes a command of a tutorial short enough for a test."""
 
