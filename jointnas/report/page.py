@@ -147,7 +147,7 @@ def _winners(contents: Contents) -> str:
         else ""
     )
     whole = "".join(
-        f"<details><summary>Network and recipe of winner {rank}</summary>{_knob_table(winner.candidate)}</details>"
+        f"<details><summary>Knobs of winner {rank}</summary>{_knob_table(winner.candidate)}</details>"
         for rank, winner in enumerate(contents.winners, 1)
     )
     return table + retrained + whole
