@@ -110,7 +110,7 @@ class FittedCampaign:
         return Answer(texts, winners, search.reports, number, notes)
 
     def _over_scores(self, objective: str) -> str:
-        """Return the objective over the predictor's accuracies, which are the scores that its trainings were told with.
+        """Return the objective over what the predictor predicts: the score that its run maximised.
 
         Raises `SearchError` for another score than theirs.
         """

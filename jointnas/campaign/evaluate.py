@@ -41,7 +41,7 @@ def evaluate(model: Model, source: str, split: str | None = None) -> tuple[Confu
     unknown = [c for c in classes if c not in model.classes]
     if unknown:
         raise DataError(
-            f"a model is evaluated on images of its own classes ({', '.join(model.classes[:10])}), got {unknown[0]!r}: rename the folder"
+            f"the images must have classes of the model ({', '.join(model.classes[:10])}), got {unknown[0]!r}: rename the folder"
         )
     places = torch.tensor([model.classes.index(c) for c in classes])
     return confusion_of(model, Split(images.images, places[images.labels])), name

@@ -18,9 +18,8 @@ from jointnas.network.blueprint import Blueprint
 from jointnas.network.cost import blueprint_cost, scoring_cost
 from jointnas.network.module import Network, load_weights
 from jointnas.space.knob_space import Candidate
-from jointnas.training.batches import Normalise
+from jointnas.training.deployable import Deployable, DeployableMember
 from jointnas.training.recipe import views_of
-from jointnas.training.scoring import logits_of
 
 FORMAT = 1
 WINNER_FILE = "winner.json"
@@ -133,7 +132,9 @@ class Model(nn.Module):
         self.networks = nn.ModuleList(networks)
         self.classes, self.fit = tuple(classes), fit
         self.input_shape = members[0].blueprint.input_shape
-        self._members = tuple(members)
+        self.deployable = Deployable(
+            [DeployableMember(n, m.mean, m.std, m.flip) for n, m in zip(networks, members, strict=True)]
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (n, classes) probabilities, the members' mean, of (n, C, H, W) uint8 images."""
@@ -142,12 +143,8 @@ class Model(nn.Module):
             raise ExportError(
                 f"images must be uint8 of shape (n, {shape}), got {images.dtype} of {tuple(images.shape)}: convert them"
             )
-        pixels = images.permute(0, 2, 3, 1)
-        votes = []
-        for network, member in zip(self.networks, self._members, strict=True):
-            normalised = Normalise(member.mean, member.std, images.device)(pixels)
-            votes.append(logits_of(network, normalised, member.flip).softmax(dim=1))
-        return torch.stack(votes).mean(dim=0)
+        probabilities: Tensor = self.deployable(images)
+        return probabilities
 
 
 def load(folder: Path | str) -> Model:

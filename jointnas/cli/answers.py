@@ -101,7 +101,7 @@ def print_answer(campaign: Campaign) -> None:
 
 
 def _found_text(winner: dict[str, Any], score: str) -> str:
-    """Return the accuracy of the first winner, or the score in its place: of its own trainings, or as predicted."""
+    """Return the first winner's score: the mean of its trainings, or the prediction where it has none."""
     from jointnas.campaign.retrain import spread
 
     trainings = winner["trainings"]

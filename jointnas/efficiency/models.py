@@ -30,7 +30,7 @@ class Metric:
 
     @property
     def is_single(self) -> bool:
-        """Whether nothing is known of how it varies."""
+        """Whether it is one measurement without a deviation."""
         return self.deviation is None and len(self.values) == 1
 
     @property
@@ -120,7 +120,7 @@ def without_doubles(models: Sequence[Model]) -> list[Model]:
     names = [model.name for model in models]
     double = next((name for name in names if names.count(name) > 1), None)
     if double is not None:
-        raise EfficiencyError(f"each model has a name of its own, got two called {double!r}: rename one")
+        raise EfficiencyError(f"models need different names, got two called {double!r}: rename one")
     return list(models)
 
 

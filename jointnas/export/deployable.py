@@ -1,4 +1,4 @@
-"""Trained models in folders as modules for deployment, also of operations that small runtimes have."""
+"""Trained models for deployment: where they lie, and the same models by operations that small runtimes have."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from jointnas.campaign.winner_file import BEST, WINNER_FILE, WinnerFile
+from jointnas.campaign.winner_file import BEST, WINNER_FILE
 from jointnas.errors import ExportError
 from jointnas.network.layers import Resize
-from jointnas.network.module import Network, load_weights
-from jointnas.training.deployable import Deployable, DeployableMember
+from jointnas.training.deployable import Deployable
 
 
 class GlobalMaxPool(nn.Module):
@@ -66,16 +65,6 @@ def portable(model: Deployable, image: Tensor) -> Deployable:
             source = sizes[name]
             model.set_submodule(name, nn.Identity() if source == module.size else MatrixResize(source, module.size))
     return model.eval()
-
-
-def deployable(folder: Path, winner: WinnerFile) -> Deployable:
-    """Return the trained model in a winner's folder. Raises `ExportError`."""
-    members = []
-    for member in winner.members:
-        network = load_weights(Network(member.blueprint), folder / member.weights)
-        members.append(DeployableMember(network, member.mean, member.std, member.flip))
-    model = Deployable(members).eval()
-    return model.requires_grad_(False)
 
 
 def trained_folder(source: Path) -> Path:

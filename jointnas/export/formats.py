@@ -19,18 +19,18 @@ from torch import Tensor
 from jointnas import __version__
 from jointnas.campaign.best import TRAINING_IMAGES
 from jointnas.campaign.candidate_file import data_spec_of, make_writable, write_text
-from jointnas.campaign.winner_file import RETRAINED, WINNER_FILE, WinnerFile
+from jointnas.campaign.winner_file import RETRAINED, WINNER_FILE, WinnerFile, load
 from jointnas.data.dataset import Data, load_data
 from jointnas.errors import ExportError, JointNASError, suggest
-from jointnas.export.deployable import deployable, portable, trained_folder
-from jointnas.export.onnx_check import CALIBRATION_IMAGES, run_onnx, write_checked, write_int8
+from jointnas.export.deployable import portable, trained_folder
+from jointnas.export.onnx_check import CALIBRATION_IMAGES, TOLERANCE, run_onnx, write_checked, write_int8
 from jointnas.export.python_file import write_python
 from jointnas.training.deployable import Deployable
 from jointnas.units import format_count, format_size
 
 NAME = "model"
 ACCURACIES = ("val_accuracies", "val_accuracy", "test_accuracy")  # of a winner's results
-CHECKED = 8  # images that an export is checked with, where the data are not at hand
+CHECKED = 8  # images that an export is checked with
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class Source:
         """
         folder = trained_folder(name)
         winner = WinnerFile.read(folder)
-        return cls(folder, winner, deployable(folder, winner), _images(data_table))
+        model = load(folder).deployable.requires_grad_(False)
+        return cls(folder, winner, model, _images(data_table))
 
     @property
     def about(self) -> dict[str, Any]:
@@ -148,16 +149,10 @@ def _agreement(images: NDArray[np.uint8], path: Path, whole: Path) -> str:
     return f"{float(same.mean()):.2%} of {len(images)} validation images"
 
 
-def _exported_program(source: Source) -> Any:
-    images = source.images()
-    shapes = ({0: torch.export.Dim("batch", min=1)},)
-    return torch.export.export(source.model, (images[:2],), dynamic_shapes=shapes)
-
-
 def _pt2(source: Source, to: Path) -> tuple[list[Path], dict[str, str]]:
-    path, program = to / f"{NAME}.pt2", _exported_program(source)
-    torch.export.save(program, path)
-    images = source.images()
+    path, images = to / f"{NAME}.pt2", source.images()
+    shapes = ({0: torch.export.Dim("batch", min=1)},)
+    torch.export.save(torch.export.export(source.model, (images[:2],), dynamic_shapes=shapes), path)
     _check(path, torch.export.load(path).module()(images), source.model(images))
     return [path], {}
 
@@ -218,8 +213,6 @@ EXTRAS = {"executorch": "executorch"}
 
 def _check(path: Path, outputs: Tensor, expected: Tensor) -> None:
     """Raise `ExportError` where an export's (n, classes) outputs differ from the network's."""
-    from jointnas.export.onnx_check import TOLERANCE
-
     difference = float((outputs - expected).abs().max())
     if not difference <= TOLERANCE:
         raise ExportError(

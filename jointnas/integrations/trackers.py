@@ -143,7 +143,7 @@ class MLflow(Tracker):
 
 
 class WandB(Tracker):
-    """Logs to Weights & Biases; offline, into its own folder, unless it is told to go online (`wandb sync` sends the files later)."""
+    """Logs to Weights & Biases: by default offline, into the run's folder; `wandb sync` sends the files later."""
 
     def __init__(self, project: str = "jointnas", mode: Any = "offline", folder: str | Path | None = None) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class WandB(Tracker):
         self._run = wandb.init(project=self._project, name=name, mode=self._mode, dir=folder, config=dict(settings))
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
-        """Log metrics; each group of them has a step of its own."""
+        """Log metrics; trials, rounds and winners are counted separately, as `GROUP/number`."""
         group = next(iter(numbers), "").partition("/")[0]
         self._run.log({**numbers, f"{group}/number": step})
 

@@ -220,7 +220,7 @@ def score_of(objective: str) -> str:
 
 
 def predicted_objective(objective: str) -> str:
-    """Return the objective over a predictor's accuracies that stands for one over trainings: their score is told as the accuracy."""
+    """Return a run's objective as the predictor sees it: scores of trainings take the place of their accuracies."""
     return objective if score_of(objective) == ACCURACY else f"max {ACCURACY}"
 
 
