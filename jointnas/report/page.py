@@ -6,10 +6,9 @@ import base64
 import io
 import shlex
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from jointnas import __version__
 from jointnas.campaign.calibration import WIDTH, Calibration
@@ -20,6 +19,7 @@ from jointnas.errors import JointNASError
 from jointnas.network.cost import METRICS
 from jointnas.report import figures
 from jointnas.report.contents import Contents
+from jointnas.report.html import STYLE, count_text, html_details, html_figure, html_knobs, html_table, html_tabs
 from jointnas.search.objective import SCORE_NAMES
 from jointnas.space.constraint import MEASURED, format_metric
 from jointnas.training.clock import clock_from_json
@@ -27,29 +27,6 @@ from jointnas.training.confusion import Confusion
 
 TITLE = "jointnas report"
 SHEET_IMAGES, SHEET_VIEWS = 4, 7
-STYLE = """
-:root { color-scheme: light dark; --ink: #1b1b1b; --paper: #ffffff; --line: #d5d5d5; --link: #005b96; --soft: #f3f5f7 }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e6e6; --paper: #14171a; --line: #3a4046; --link: #7cc4ff; --soft: #1d2227 } }
-* { box-sizing: border-box }
-body { margin: 0 auto; max-width: 62rem; padding: 1rem; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif }
-a { color: var(--link) } h1 { font-size: 1.6rem } h2 { margin-top: 2.5rem; border-top: 1px solid var(--line); padding-top: 1rem }
-nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1rem; list-style: none; padding: 0 }
-:focus-visible { outline: 3px solid var(--link); outline-offset: 2px }
-.lead { font-size: 1.25rem } .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: .5rem }
-.scroll { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
-td.number { text-align: right; white-space: nowrap } tr.best { background: var(--soft); font-weight: 600 }
-figure { margin: 1rem 0 } figcaption { font-size: .9rem } svg, img { max-width: 100%; height: auto }
-svg text { font-family: system-ui, sans-serif !important } img { image-rendering: pixelated }
-pre { overflow-x: auto; background: var(--soft); padding: .75rem } summary { cursor: pointer; padding: .25rem 0 }
-.tabs > input { position: absolute; opacity: 0 }
-.tabs > label { display: inline-block; padding: .25rem .75rem; border: 1px solid var(--line); cursor: pointer }
-.tabs > input:checked + label { background: var(--soft); font-weight: 600 }
-.tabs > input:focus-visible + label { outline: 3px solid var(--link) }
-.tabs > section { display: none }
-@media (max-width: 40rem) { .wide { overflow-x: auto } .wide svg { min-width: 34rem } }
-@media print { .tabs > section { display: block } details > * { display: block } }
-"""
 
 
 def write_report(path: Path, to: Path) -> Path:
@@ -103,14 +80,14 @@ def _lead(contents: Contents) -> str:
     bounds = ", ".join(asked) or "no bound"
     began = time.strftime("%Y-%m-%d %H:%M", time.localtime(contents.created_at))
     slot, threads = contents.context.slot, contents.context.slot.threads
-    budget = f"{clock_from_json(dict(spec.clock))} each, {slot.workers} at a time on {slot.name}, {_times(threads, 'thread')} each"
+    budget = f"{clock_from_json(dict(spec.clock))} each, {slot.workers} at a time on {slot.name}, {count_text(threads, 'thread')} each"
     text = f"{source} · {bounds} · {budget} · {began}"
     found = "The search has not ended yet."
     if contents.winners:
         best = contents.winners[0]
         own, score = trained_accuracies(contents.trials, best), SCORE_NAMES[spec.score]
         found = (
-            f"Found: validation {score} {sum(own) / len(own):.4f} ({_times(len(own), 'training')})"
+            f"Found: validation {score} {sum(own) / len(own):.4f} ({count_text(len(own), 'training')})"
             if own
             else f"Found: predicted {score} {best.mean:.4f}"
         )
@@ -130,7 +107,9 @@ def _winners(contents: Contents) -> str:
         trained = "" if not own else f"{sum(own) / len(own):.4f} ({len(own)})"
         costs = [format_metric(name, winner.costs[name]) for name in metrics]
         rows.append([str(rank), f"{winner.mean:.4f} ± {winner.std:.4f}", trained, *costs])
-    table = _table(["rank", f"expected {SCORE_NAMES[contents.spec.score]}", "trained (times)", *metrics], rows, best=0)
+    table = html_table(
+        ["rank", f"expected {SCORE_NAMES[contents.spec.score]}", "trained (times)", *metrics], rows, best=0
+    )
     tests = [
         [
             str(row["rank"]),
@@ -142,12 +121,12 @@ def _winners(contents: Contents) -> str:
         if row["query"] == contents.queries[-1]["number"]
     ]
     retrained = (
-        f"<h3>Trained again with other seeds</h3>{_table(['rank', 'budget', 'validation', 'test'], tests)}"
+        f"<h3>Trained again with other seeds</h3>{html_table(['rank', 'budget', 'validation', 'test'], tests)}"
         if tests
         else ""
     )
     whole = "".join(
-        f"<details><summary>Knobs of winner {rank}</summary>{_knob_table(winner.candidate)}</details>"
+        f"<details><summary>Knobs of winner {rank}</summary>{html_knobs(winner.candidate)}</details>"
         for rank, winner in enumerate(contents.winners, 1)
     )
     return table + retrained + whole
@@ -160,7 +139,7 @@ def _costs(contents: Contents) -> str:
     pictures = [
         (
             name,
-            _figure(
+            html_figure(
                 figures.accuracy_against_cost(contents, name),
                 f"Validation accuracy over {name} of trained candidates, winners and predictions.",
             ),
@@ -171,7 +150,9 @@ def _costs(contents: Contents) -> str:
         [str(t.number), f"{t.accuracy:.4f}", *(format_metric(name, contents.costs(t)[name]) for name in metrics)]
         for t in contents.observed
     ]
-    return _tabs("cost", pictures) + _details("The figures as a table", _table(["trial", "accuracy", *metrics], rows))
+    return html_tabs("cost", pictures) + html_details(
+        "The figures as a table", html_table(["trial", "accuracy", *metrics], rows)
+    )
 
 
 def _progress(contents: Contents) -> str:
@@ -186,9 +167,11 @@ def _progress(contents: Contents) -> str:
         for r in contents.rounds
     ]
     rounds = (
-        _details("Rounds", _table(["round", "trainings", "rank correlation of the predictor"], ranks)) if ranks else ""
+        html_details("Rounds", html_table(["round", "trainings", "rank correlation of the predictor"], ranks))
+        if ranks
+        else ""
     )
-    return _figure(figures.progress(contents), text) + rounds
+    return html_figure(figures.progress(contents), text) + rounds
 
 
 def _calibration(contents: Contents) -> str:
@@ -200,9 +183,10 @@ def _calibration(contents: Contents) -> str:
         rows.append(
             [who.replace("_", " "), str(own.count), f"{own.error:.4f}", f"{own.bias:+.4f}", f"{own.within:.0%}"]
         )
-    table = _table(["predictions of", "count", "mean error", "bias", f"within {WIDTH} std"], rows)
+    table = html_table(["predictions of", "count", "mean error", "bias", f"within {WIDTH} std"], rows)
     return (
-        _figure(figures.calibration(contents), "Accuracies as predicted before each training, and as trained.") + table
+        html_figure(figures.calibration(contents), "Accuracies as predicted before each training, and as trained.")
+        + table
     )
 
 
@@ -213,7 +197,8 @@ def _knobs(contents: Contents) -> str:
     effects = sampled.effects
     shown = [e for e in effects[: figures.SHOWN_DEPENDENCES] if e.importance > 0]
     dependences = "".join(
-        _figure(figures.dependence(effect), f"Mean predicted accuracy by {effect.knob}.", "small") for effect in shown
+        html_figure(figures.dependence(effect), f"Mean predicted accuracy by {effect.knob}.", "small")
+        for effect in shown
     )
     rows = [[e.knob, f"{e.importance:.1%}"] for e in effects]
     text = (
@@ -223,15 +208,15 @@ def _knobs(contents: Contents) -> str:
     parallel = ""
     if len(contents.observed) > 1:
         lines = figures.parallel(contents, [e.knob for e in effects])
-        parallel = _figure(
+        parallel = html_figure(
             lines,
             "Each training as a line over the knobs that matter most; brighter and thicker lines are more accurate.",
         )
     return (
-        _figure(figures.importance(effects), text)
+        html_figure(figures.importance(effects), text)
         + f'<div class="grid">{dependences}</div>'
         + parallel
-        + _details("All knobs", _table(["knob", "share of variance"], rows))
+        + html_details("All knobs", html_table(["knob", "share of variance"], rows))
     )
 
 
@@ -249,16 +234,16 @@ def _trials(contents: Contents) -> str:
         for t in contents.trials
     ]
     number = None if best is None else next(i for i, t in enumerate(contents.trials) if t is best)
-    table = _table(
+    table = html_table(
         ["trial", "round", "kind", SCORE_NAMES[contents.spec.score], "predicted", "steps"], rows, best=number
     )
-    return _details(f"{len(rows)} trainings", table, is_open=len(rows) <= 40) if rows else ""
+    return html_details(f"{len(rows)} trainings", table, is_open=len(rows) <= 40) if rows else ""
 
 
 def _curves(contents: Contents) -> str:
     if not any(t.observation and t.observation.curve for t in contents.observed):
         return ""
-    return _figure(
+    return html_figure(
         figures.curves(contents),
         "Validation accuracy along each training; the best one is thick, a cross marks one that was stopped.",
     )
@@ -270,12 +255,12 @@ def _timeline(contents: Contents) -> str:
     disturbed = [t.number for t in contents.trials if t.disturbed or (t.observation and t.observation.was_disturbed)]
     text = "When each training ran: blue trials, orange leaders again, green on all images, red failed."
     text += f" Hatched: disturbed by other programs. Disturbed: {', '.join(map(str, disturbed))}." if disturbed else ""
-    return _figure(figures.timeline(contents), text)
+    return html_figure(figures.timeline(contents), text)
 
 
 def _failures(contents: Contents) -> str:
     rows = [[str(t.number), t.observation.failure or ""] for t in contents.failed if t.observation]
-    return _table(["trial", "reason"], rows) if rows else ""
+    return html_table(["trial", "reason"], rows) if rows else ""
 
 
 def _network(contents: Contents) -> str:
@@ -296,7 +281,7 @@ def _network(contents: Contents) -> str:
         "The winner's blocks in their order: as high as their images, darker with more MACs. On top their outputs as channels × height × "
         "width."
     )
-    return _figure(figures.network("network-1", blueprint), text)
+    return html_figure(figures.network("network-1", blueprint), text)
 
 
 def _images(contents: Contents) -> str:
@@ -338,8 +323,8 @@ def _confusion(contents: Contents) -> str:
         for row in matrix.rows()
     ]
     text = f"{where}: accuracy {matrix.accuracy:.4f}, balanced {matrix.balanced_accuracy:.4f}, macro F1 {matrix.macro_f1:.4f}."
-    table = _table(["class", "images", "recall", "precision", "F1", "most often taken for"], rows)
-    return _figure(figures.confusion(matrix.counts, matrix.classes), text) + _details("By class", table)
+    table = html_table(["class", "images", "recall", "precision", "F1", "most often taken for"], rows)
+    return html_figure(figures.confusion(matrix.counts, matrix.classes), text) + html_details("By class", table)
 
 
 def _retrained_confusion(contents: Contents) -> tuple[Confusion, str] | None:
@@ -385,58 +370,7 @@ def _repeat(contents: Contents) -> str:
         if spec.data is not None and getattr(spec, "train_fn", None) is None:
             lines += [f"jointnas retrain {name} --seeds 3", f"jointnas show {shlex.quote(f'{contents.path}#1')}"]
     commands, settings = escape("\n".join(lines)), escape(spec.to_toml())
-    return f"<pre>{commands}</pre>" + _details("again.toml", f"<pre>{settings}</pre>")
-
-
-# --------------------------------------------------------------------------------------------------------------- parts
-
-
-def _figure(svg: str, text: str, kind: str = "wide") -> str:
-    """Return a picture with its caption. kind: "wide", which a phone scrolls, or "small"."""
-    shown = f'<div class="{kind}">{svg}</div><figcaption>{escape(text)}</figcaption>'
-    return f'<figure role="group" aria-label="{escape(text)}">{shown}</figure>'
-
-
-def _details(title: str, body: str, is_open: bool = False) -> str:
-    return f"<details{' open' if is_open else ''}><summary>{escape(title)}</summary>{body}</details>"
-
-
-def _tabs(group: str, parts: Sequence[tuple[str, str]]) -> str:
-    """Return bodies of which one is shown at a time, chosen by radio buttons."""
-    buttons = "".join(
-        f'<input type="radio" name="{group}" id="{group}-{i}"{" checked" if i == 0 else ""}><label for="{group}-{i}">{escape(title)}</label>'
-        for i, (title, _) in enumerate(parts)
-    )
-    bodies = "".join(f'<section id="{group}-body-{i}">{body}</section>' for i, (_, body) in enumerate(parts))
-    rules = "".join(f"#{group}-{i}:checked ~ #{group}-body-{i} {{ display: block }}" for i in range(len(parts)))
-    return f'<style>{rules}</style><div class="tabs">{buttons}{bodies}</div>'
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], best: int | None = None) -> str:
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
-    lines = []
-    for i, row in enumerate(rows):
-        cells = "".join(f"<td{_number_class(cell)}>{escape(cell)}</td>" for cell in row)
-        lines.append(f"<tr{' class=best' if i == best else ''}>{cells}</tr>")
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="Table">{table}</div>'
-
-
-def _number_class(cell: str) -> str:
-    return ' class="number"' if cell[:1].isdigit() or cell[:1] in "+-" else ""
-
-
-def _knob_table(candidate: Any) -> str:
-    knobs = [(group, name, value) for group, own in candidate.items() for name, value in own.items()]
-    return _table(["part", "knob", "value"], [[group, name, _value(value)] for group, name, value in knobs])
-
-
-def _times(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
-def _value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"<pre>{commands}</pre>" + html_details("again.toml", f"<pre>{settings}</pre>")
 
 
 def _spread(values: Sequence[float]) -> str:
