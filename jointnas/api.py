@@ -17,13 +17,13 @@ from jointnas.data.dataset import load_data
 from jointnas.data.spec import DataSpec
 from jointnas.errors import SearchError
 from jointnas.execution.slots import share_slots
-from jointnas.network.families import make_blueprint
 from jointnas.network.module import Network
 from jointnas.network.module import build as build_network
 from jointnas.space.knob_space import check_candidate
 from jointnas.space.space import Space
 from jointnas.training.clock import StepClock, WallClock
 from jointnas.training.recipe import Recipe
+from jointnas.training.trained_blueprint import trained_blueprint
 from jointnas.training.trainer import Training, train_network
 from jointnas.units import parse_duration
 
@@ -76,7 +76,7 @@ def build(candidate: Mapping[str, Any], input_shape: Sequence[int], classes: int
     """
     check_candidate(candidate)
     shape = tuple(int(d) for d in input_shape)
-    return build_network(make_blueprint(candidate["architecture"], shape, classes), torch.Generator().manual_seed(seed))
+    return build_network(trained_blueprint(candidate, shape, classes), torch.Generator().manual_seed(seed))
 
 
 def train(
@@ -100,6 +100,6 @@ def train(
     loaded = load_data(data if isinstance(data, DataSpec) else DataSpec(data))
     seconds = parse_duration(train_time) if isinstance(train_time, str) else train_time
     clock = WallClock(seconds) if train_steps is None else StepClock(train_steps)
-    network = make_blueprint(candidate["architecture"], loaded.input_shape, len(loaded.classes))
+    network = trained_blueprint(candidate, loaded.input_shape, len(loaded.classes))
     recipe = Recipe.from_knobs(candidate["recipe"])
     return train_network(network, recipe, loaded, clock, seed=seed, device=slot.name, stop_at=stop_at)

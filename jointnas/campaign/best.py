@@ -13,10 +13,10 @@ from jointnas.campaign.store import FINAL, Trial
 from jointnas.campaign.winner_file import BEST, WINNER_FILE, Member, WinnerFile
 from jointnas.data.dataset import Data
 from jointnas.errors import RunError
-from jointnas.network.families import make_blueprint
 from jointnas.search.winners import Winner
 from jointnas.training.job import member_files
 from jointnas.training.recipe import Recipe
+from jointnas.training.trained_blueprint import trained_blueprint
 
 TRAINING_IMAGES = "train"  # as opposed to `ALL_IMAGES`
 WEIGHTS = "weights"  # the folder of a run's weights while it searches
@@ -52,7 +52,7 @@ def keep_best(run: Path, data: Data | None, winners: Sequence[Winner], trials: S
 def keep_network(run: Path, data: Data, trial: Trial, results: dict[str, Any]) -> None:
     """Write the network of a trial into `RUN/best`, with its weights. Raises `RunError` when the folder cannot be written."""
     recipe, folder = Recipe.from_knobs(trial.candidate["recipe"]), run / BEST
-    network = make_blueprint(trial.candidate["architecture"], data.input_shape, len(data.classes))
+    network = trained_blueprint(trial.candidate, data.input_shape, len(data.classes))
     try:
         trained = trained_members(run / WEIGHTS, trial.number)
         files = member_files(folder / "network.safetensors", len(trained))

@@ -32,7 +32,6 @@ from jointnas.errors import SpaceError
 from jointnas.execution.executor import Executor
 from jointnas.measurement.device_command import DeviceCommand
 from jointnas.measurement.meter import Meter
-from jointnas.network.families import make_blueprint
 from jointnas.plugins import load_function
 from jointnas.predictor.prior import Prior
 from jointnas.predictor.task import Task, TrainingImages
@@ -46,6 +45,7 @@ from jointnas.training.job import trial_executor
 from jointnas.training.members import SNAPSHOTS, part_of
 from jointnas.training.policy_text import KNOB, check_policy_knob
 from jointnas.training.recipe import Recipe, check_value
+from jointnas.training.trained_blueprint import trained_blueprint
 from jointnas.training.user_function import UserFunction, function_executor
 
 
@@ -208,7 +208,7 @@ def _check_trained(spec: PolicySpec, space: Space, data: Data | None) -> None:
             else:
                 check_value(knob.name, value)
     if data is not None:
-        make_blueprint(candidate["architecture"], data.input_shape, len(data.classes))
+        trained_blueprint(candidate, data.input_shape, len(data.classes))
 
 
 def _built_in_recipes(

@@ -16,7 +16,6 @@ from jointnas.campaign.policy_file import with_policy_text
 from jointnas.data.spec import DataSpec
 from jointnas.errors import ExportError, suggest
 from jointnas.network.cost import blueprint_cost, scoring_cost
-from jointnas.network.families import make_blueprint
 from jointnas.network.operations.operation import Shape
 from jointnas.resources import resource_folder
 from jointnas.space.knob_space import Candidate
@@ -24,6 +23,7 @@ from jointnas.space.space import Space
 from jointnas.space.toml import GROUPS
 from jointnas.training.members import ENSEMBLES, LARGEST_ENSEMBLE, SEEDS
 from jointnas.training.recipe import Recipe
+from jointnas.training.trained_blueprint import trained_blueprint
 
 FORMAT = 1
 FORMATS = ("toml", "json")
@@ -53,7 +53,7 @@ class CandidateFile:
         )}  # fmt: skip
         if kind == "json" and self.training:
             shape, classes = tuple(self.training["input_shape"]), self.training["classes"]
-            data["blueprint"] = make_blueprint(self.candidate["architecture"], shape, classes).to_json()
+            data["blueprint"] = trained_blueprint(self.candidate, shape, classes).to_json()
         text = tomli_w.dumps(data, multiline_strings=True) if kind == "toml" else json.dumps(data, indent=1)
         write_text(path, text)
 
@@ -126,7 +126,7 @@ def candidate_costs(candidate: Candidate, input_shape: Shape, classes: int, memb
 
     Raises `BlueprintError`.
     """
-    network = make_blueprint(candidate["architecture"], input_shape, classes)
+    network = trained_blueprint(candidate, input_shape, classes)
     costs = scoring_cost(blueprint_cost(network), Recipe.from_knobs(candidate["recipe"]).views)
     return {name: value * members for name, value in costs.items()}
 
@@ -159,7 +159,7 @@ def _check_training(training: Mapping[str, Any], candidate: Candidate, name: str
         raise ExportError(
             f"training.input_shape must be channels, height, width, got {shape!r} in {name}: export it again"
         )
-    make_blueprint(candidate["architecture"], tuple(shape), training.get("classes", 10))
+    trained_blueprint(candidate, tuple(shape), training.get("classes", 10))
     if "space" in training:
         Space.from_toml(training["space"], shape, training.get("classes", 10)).validate(candidate)
 

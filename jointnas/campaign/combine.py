@@ -20,7 +20,8 @@ from jointnas.campaign.winner_file import BEST, RETRAINED, WINNER_FILE, Member, 
 from jointnas.data.dataset import Data, Split, load_data
 from jointnas.errors import ConstraintError, ExportError
 from jointnas.network.cost import METRICS
-from jointnas.network.module import Network, load_weights
+from jointnas.network.module import Network
+from jointnas.network.weights_file import load_weights
 from jointnas.space.constraint import MEASURED, Constraint, format_metric, parse_all
 from jointnas.space.knob_space import Candidate
 from jointnas.training.batches import Normalise

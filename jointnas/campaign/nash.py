@@ -46,6 +46,7 @@ from jointnas.network.blueprint import Blueprint
 from jointnas.network.cost import METRICS, blueprint_cost, scoring_cost
 from jointnas.network.families import MORPHISMS, make_blueprint
 from jointnas.network.morphisms import draw, preview
+from jointnas.network.quantisation import quantised
 from jointnas.search.winners import Winner
 from jointnas.space.constraint import MEASURED, Constraint, format_metric, parse_all, violations
 from jointnas.space.knob_space import Candidate
@@ -54,6 +55,7 @@ from jointnas.space.space import Space
 from jointnas.training.job import Parent, TrainingJob, trial_executor
 from jointnas.training.observation import ACCURACY
 from jointnas.training.recipe import Recipe
+from jointnas.training.recipe_columns import effective
 
 START = "nash"  # the built-in recipe
 SAMPLED = 512  # candidates of a space, from which the descent to its smallest network begins
@@ -145,7 +147,7 @@ class NashTask:
         return self._costs(self.blueprint(candidate))
 
     def _costs(self, blueprint: Blueprint) -> dict[str, Any]:
-        return scoring_cost(blueprint_cost(blueprint), self.recipe.views)
+        return scoring_cost(blueprint_cost(quantised(blueprint, self.recipe.quantisation)), self.recipe.views)
 
     def fits(self, blueprint: Blueprint) -> bool:
         """Return whether a network meets the bounds."""
@@ -314,7 +316,7 @@ class Climb:
     def _add(self, number: int, candidates: Sequence[Candidate], best: Trial | None) -> list[Trial]:
         weights = self._weights_of(best.number).read_bytes() if best and self._spec.inherit else b""
         _, height, width = self._task.data.input_shape
-        recipe = json.dumps(self._task.recipe.effective(height, width), sort_keys=True)
+        recipe = json.dumps(effective(self._task.recipe, height, width), sort_keys=True)
         before = [trial.identity for trial in self._runner.trials.values()]
         identities, repeats = list[str](), list[int]()
         for candidate in candidates:

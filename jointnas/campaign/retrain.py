@@ -18,10 +18,10 @@ from jointnas.errors import ExportError
 from jointnas.execution.executor import Executor
 from jointnas.execution.recorded import RecordedExecutor
 from jointnas.execution.slots import Slot
-from jointnas.network.families import make_blueprint
 from jointnas.training.confusion import Confusion
 from jointnas.training.job import TrainingJob, TrainingResult, member_files
 from jointnas.training.recipe import Recipe
+from jointnas.training.trained_blueprint import trained_blueprint
 
 FIRST_SEED = 1_000_000_000
 """Far from every trial's seed, so that no lucky training of the search is repeated and counted."""
@@ -129,7 +129,7 @@ def retrain_candidates(
 
 
 def _collect(rank: int, file: CandidateFile, results: Sequence[TrainingResult], data: Data, folder: Path) -> Retrained:
-    network = make_blueprint(file.candidate["architecture"], data.input_shape, len(data.classes))
+    network = trained_blueprint(file.candidate, data.input_shape, len(data.classes))
     trained = [(seed, r) for seed, r in enumerate(results) if r.test_accuracy is not None]
     failed = [(seed, r) for seed, r in enumerate(results) if r.test_accuracy is None]
     seed = trained[0][0] if trained else 0

@@ -16,7 +16,8 @@ from jointnas.data.images import CROP, FITS, STRETCH
 from jointnas.errors import ExportError
 from jointnas.network.blueprint import Blueprint
 from jointnas.network.cost import blueprint_cost, scoring_cost
-from jointnas.network.module import Network, load_weights
+from jointnas.network.module import Network
+from jointnas.network.weights_file import load_weights
 from jointnas.space.knob_space import Candidate
 from jointnas.training.deployable import Deployable, DeployableMember
 from jointnas.training.recipe import views_of

@@ -56,8 +56,8 @@ def show_command(
     from jointnas.execution import share_slots
     from jointnas.measurement.meter import Meter
     from jointnas.network.cost import blueprint_cost, scoring_cost
-    from jointnas.network.families import make_blueprint
     from jointnas.training.recipe import Recipe
+    from jointnas.training.trained_blueprint import trained_blueprint
 
     measured: dict[str, float | None] = {}
     path = Path(name)
@@ -74,7 +74,7 @@ def show_command(
         shape = parse_shape(input_shape) if input_shape else tuple(file.training.get("input_shape", (3, 32, 32)))
         outputs = file.training.get("classes", 10) if classes is None else classes
         views = Recipe.from_knobs(file.candidate["recipe"]).views
-        members = [(make_blueprint(file.candidate["architecture"], shape, outputs), views)] * file.members
+        members = [(trained_blueprint(file.candidate, shape, outputs), views)] * file.members
         if measure and file.members > 1:
             raise ExportError(
                 f"only single networks are measured, got --measure {measure[0]} for {file.members} members: drop it"
@@ -89,11 +89,11 @@ def show_command(
         print_json({"candidate": candidate, "members": shown})
         return
     for network, views in dict.fromkeys(members):
-        if layers:
-            rows = _layer_rows(network, views)
-            print_table("", ("layer", "block", "operation", "reads", "output", "macs", "params"), rows)
-        else:
-            print_table("", ("number", "block", "operations", "output", "macs", "params"), _block_rows(network, views))
+        bits = ("bits",) if any(_bits(block.nodes) for block in network.blocks) else ()
+        columns = ("layer", "block", "operation", "reads") if layers else ("number", "block", "operations")
+        columns = (*columns, "output", "macs", "params", *bits)
+        rows = _layer_rows(network, views) if layers else _block_rows(network, views)
+        print_table("", columns, [row[: len(columns)] for row in rows])
     if len(members) > 1:
         costs = [scoring_cost(blueprint_cost(network), views) for network, views in members]
         sums = {name: sum(own[name] for own in costs) for name in costs[0]}
@@ -126,7 +126,7 @@ def _block_rows(blueprint: Any, views: int = 1) -> list[tuple[str, ...]]:
     from jointnas.network.cost import block_cost
 
     shapes = blueprint.shapes()
-    rows: list[tuple[str, ...]] = [("0", "input", "", _size(shapes[0]), "", "")]
+    rows: list[tuple[str, ...]] = [("0", "input", "", _size(shapes[0]), "", "", "")]
 
     def alike(i: int) -> tuple[Any, ...]:
         inputs = blueprint.wiring[i]
@@ -144,6 +144,7 @@ def _block_rows(blueprint: Any, views: int = 1) -> list[tuple[str, ...]]:
                 reads + " ".join(_operation(node) for node in block.nodes),
                 _size(shapes[first + times]),
                 *_amounts(times * part.macs, times * part.params),
+                _bits(block.nodes),
             )
         )
     return [*rows, _total_row(blueprint, views, 1)]
@@ -155,7 +156,7 @@ def _layer_rows(blueprint: Any, views: int = 1) -> list[tuple[str, ...]]:
     from jointnas.network.cost import node_cost
 
     shapes = blueprint.shapes()
-    rows: list[tuple[str, ...]] = [("0", "input", "", "", _size(shapes[0]), "", "")]
+    rows: list[tuple[str, ...]] = [("0", "input", "", "", _size(shapes[0]), "", "", "")]
     outputs = [0]  # the number of the layer that gives each of the network's values
     for block, inputs in zip(blueprint.blocks, blueprint.wiring, strict=True):
         numbers = [outputs[i] for i in inputs]  # and of the block's
@@ -165,7 +166,7 @@ def _layer_rows(blueprint: Any, views: int = 1) -> list[tuple[str, ...]]:
             reads = ", ".join(str(numbers[i]) for i in node.inputs)
             cost = node_cost(node, sizes[node.inputs[0]], size)
             amounts = _amounts(cost.macs, cost.trained)
-            rows.append((str(numbers[-1]), block.name, _operation(node), reads, _size(size), *amounts))
+            rows.append((str(numbers[-1]), block.name, _operation(node), reads, _size(size), *amounts, _bits([node])))
         outputs.append(numbers[-1])
     return [*rows, _total_row(blueprint, views, 2)]
 
@@ -177,7 +178,15 @@ def _total_row(blueprint: Any, views: int, blanks: int) -> tuple[str, ...]:
     total = scoring_cost(blueprint_cost(blueprint), views)
     rest = f"size {format_metric('size', total['size'])}, peak memory {format_metric('memory', total['memory'])}"
     of = f" of {views} views" if views > 1 else ""
-    return ("", f"total{of}", rest, *[""] * blanks, *_amounts(total["macs"], total["params"]))
+    return ("", f"total{of}", rest, *[""] * blanks, *_amounts(total["macs"], total["params"]), "")
+
+
+def _bits(nodes: Any) -> str:
+    """Return the bits of the weights of layers that are quantised, and of what they read where that is quantised too."""
+    from jointnas.network.operations.packing import Packing
+
+    found = dict.fromkeys(packing for node in nodes if (packing := Packing.of(node)) is not None)
+    return ", ".join(f"{p.bits}" + (f" × {p.activation_bits}" if p.activation_bits else "") for p in found)
 
 
 def _amounts(macs: int, params: int) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -38,6 +38,10 @@ def train_command(
     members: Members = None,
     ensemble: Ensemble = None,
     device: Device = "auto",
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Start from this trained network of the same architecture, as to give it fewer bits."),
+    ] = None,
     to: Annotated[Path | None, typer.Option(help="Folder to keep the trained network in.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -50,6 +54,7 @@ def train_command(
       jointnas train mine.toml --train-time 30s
       jointnas train resnet9-sam-ip --data cifar10 --train-images 5000
       jointnas train mine.toml --data photos/ --train-time 10m --to trained/
+      jointnas train mine-2-bits.toml --weights trained/ --train-time 5m --to small/
     """
     from jointnas.campaign.candidate_file import data_spec_of, find_candidate, make_writable
     from jointnas.campaign.options import clock_json
@@ -57,27 +62,28 @@ def train_command(
     from jointnas.data.dataset import load_data
     from jointnas.errors import JointNASError
     from jointnas.execution.slots import share_slots
-    from jointnas.network.families import make_blueprint
     from jointnas.training.clock import clock_from_json
     from jointnas.training.job import TrainingJob, TrainingResult, member_files, trial_executor
     from jointnas.training.observation import Observation
     from jointnas.training.recipe import Recipe
+    from jointnas.training.trained_blueprint import trained_blueprint
 
     file = find_candidate(candidate).with_members(members, ensemble)
     spec = data_spec_of(file.training, data, train_images, val_images, image_size, fit)
     loaded = load_data(spec)
     clock = clock_json(train_time, train_steps, file.training.get("clock"))
     clock_from_json(dict(clock))
-    network = make_blueprint(file.candidate["architecture"], loaded.input_shape, len(loaded.classes))
-    weights = None
+    network = trained_blueprint(file.candidate, loaded.input_shape, len(loaded.classes))
+    parent = None if weights is None else _parent(weights, file.members)
+    name = f"seed-{seed}.safetensors"
     if to is not None:
         make_writable(to)
-        weights = f"seed-{seed}.safetensors"
     job = TrainingJob(
         file.candidate,
         clock,
         seed,
-        weights=str(to / weights) if to and weights else None,
+        weights=str(to / name) if to else None,
+        parent=parent,
         members=file.members,
         ensemble=file.ensemble,
     )
@@ -97,9 +103,9 @@ def train_command(
             f"the network cannot be written to {str(to)!r} ({result.unsaved}): make room, then train again"
         )
     outcome = {**observation.to_json(), "folder": str(to) if to else None}
-    if to is not None and weights is not None:
+    if to is not None:
         flip = Recipe.from_knobs(file.candidate["recipe"]).test_flip
-        files = member_files(to / weights, result.members)
+        files = member_files(to / name, result.members)
         kept = tuple(Member(network, path.name, loaded.mean, loaded.std, flip) for path in files)
         WinnerFile(kept, loaded.classes, file.candidate, outcome, loaded.fit).write(to)
     if as_json:
@@ -118,3 +124,18 @@ def train_command(
             )
         ],
     )
+
+
+def _parent(folder: Path, members: int) -> dict[str, Any]:
+    """Return what a training starts from: the single network in a winner's or a run's folder. Raises `ExportError`."""
+    from jointnas.campaign.winner_file import BEST, WINNER_FILE, WinnerFile
+    from jointnas.errors import ExportError
+
+    folder = folder / BEST if (folder / BEST / WINNER_FILE).is_file() else folder
+    winner = WinnerFile.read(folder)
+    if len(winner.members) > 1 or members > 1:
+        raise ExportError("weights are of one network, got --weights with an ensemble: train its members alone")
+    return {
+        "architecture": winner.candidate["architecture"],
+        "weights": str((folder / winner.members[0].weights).resolve()),
+    }

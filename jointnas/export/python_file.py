@@ -65,6 +65,13 @@ from torch import nn
 CLASSES = {classes}
 
 
+def eight_bits(x, limits):
+    """Round values to 256 steps of a range."""
+    scale = (limits[1] - limits[0]) / 255
+    zero = torch.round(-limits[0] / scale)
+    return (torch.clamp(torch.round(x / scale + zero), 0, 255) - zero) * scale
+
+
 def resize(x, height, width):
     """Resize images (n, C, H, W) bilinearly with antialiasing, unless they have that size."""
     if x.shape[-2:] == (height, width):
@@ -146,7 +153,11 @@ def _class(name: str, blueprint: Blueprint) -> str:
             own = f"{_identifier(block.name)}{i}_{j}"
             if node.operation in MODULES:
                 made.append(f"self.{own} = {MODULES[node.operation](node, shapes[node.inputs[0]])}")
-                expression = f"self.{own}({read[0]})"
+                given = read[0]
+                if node.get("activation_bits"):
+                    made.append(f'self.register_buffer("{own}_range", torch.zeros(2))')
+                    given = f"eight_bits({given}, self.{own}_range)"
+                expression = f"self.{own}({given})"
             elif node.operation == "blend":
                 made.append(f"self.{own} = nn.Parameter(torch.ones(()))")
                 expression = f"torch.lerp({read[1]}, {read[0]}, self.{own})"
@@ -189,6 +200,9 @@ def _weights(blueprint: Blueprint, network: Network) -> dict[str, Tensor]:
                 continue
             if node.operation == "batch_norm" and "weight" not in tensors:
                 tensors["weight"] = torch.ones_like(tensors["bias"])
+            tensors.pop("weight_scale", None)  # the weights are written as floats
+            if "inputs.range" in tensors:
+                renamed[f"{own}_range"] = tensors.pop("inputs.range")
             renamed |= {f"{own}.{name}": tensor for name, tensor in tensors.items()}
     return renamed
 

@@ -13,7 +13,8 @@ from jointnas.errors import PredictorError
 from jointnas.measurement.features import Array, blueprint_features, step_features
 from jointnas.network.blueprint import Blueprint
 from jointnas.space.constraint import TRAINING_METRICS
-from jointnas.training.recipe import Columns, Recipe, column, knob_fields, views
+from jointnas.training.recipe import Recipe, knob_fields
+from jointnas.training.recipe_columns import Columns, column, views
 
 if TYPE_CHECKING:
     from jointnas.measurement.meter import Meter, Workload

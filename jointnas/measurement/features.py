@@ -13,7 +13,7 @@ from jointnas.network.blueprint import Block, Blueprint, block_shapes
 from jointnas.network.cost import BYTES_PER_VALUE, node_cost
 from jointnas.network.operations import OPERATIONS
 from jointnas.network.operations.operation import Shape, Work
-from jointnas.training.recipe import Columns, column
+from jointnas.training.recipe_columns import Columns, column
 
 Array = NDArray[np.float64]
 

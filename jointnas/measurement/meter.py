@@ -26,6 +26,7 @@ from jointnas.training.clock import StepClock
 from jointnas.training.job import WORKER_MODULES
 from jointnas.training.observation import QUIET_CPU_SHARE
 from jointnas.training.recipe import Recipe
+from jointnas.training.trained_blueprint import trained_blueprint
 
 PATIENCE_SECONDS = 600.0  # without a message from the worker; measuring a network sends none
 
@@ -212,8 +213,7 @@ class Meter:
 
 def _workload(candidate: Mapping[str, Any], input_shape: Shape, classes: int) -> Workload:
     """Return a candidate's blueprint and recipe."""
-    blueprint = families.make_blueprint(candidate["architecture"], input_shape, classes)
-    return blueprint, Recipe.from_knobs(candidate["recipe"])
+    return trained_blueprint(candidate, input_shape, classes), Recipe.from_knobs(candidate["recipe"])
 
 
 def _payload(blueprint: Blueprint, recipe: Recipe, metrics: Sequence[str]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from jointnas.network.blueprint import Blueprint
 from jointnas.space.constraint import TRAINING_METRICS
 from jointnas.training.precision import trains_in_bfloat16
 from jointnas.training.recipe import Recipe
+from jointnas.training.recipe_columns import effective
 
 DATABASE = "measurements.sqlite"
 FORMAT = 1  # increased when the way of measuring changes
@@ -87,7 +88,7 @@ def key(metric: str, network: Blueprint, recipe: Recipe, place: Mapping[str, Any
     if metric in TRAINING_METRICS:
         if trains_in_bfloat16(torch.device(str(place["device"]))):
             about["precision"] = "bfloat16"
-        about["recipe"] = as_measured(recipe).effective(*network.input_shape[1:])
+        about["recipe"] = effective(as_measured(recipe), *network.input_shape[1:])
     else:
         about["views"] = recipe.views
     return json.dumps(about, sort_keys=True)

@@ -138,6 +138,8 @@ def _kept(trainer: Trainer) -> Iterator[Tensor]:
         yield from trainer.average.network.state_dict().values()
     if trainer.lookahead:
         yield from trainer.lookahead.slow
+    if trainer.quantiser:
+        yield from (*trainer.quantiser.continuous, *trainer.quantiser.quantised)
 
 
 def peak_bytes(call: Call, device: torch.device) -> int:

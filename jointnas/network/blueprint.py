@@ -15,7 +15,7 @@ from typing import Any
 
 from jointnas.errors import BlueprintError, suggest
 from jointnas.network.operations import OPERATIONS
-from jointnas.network.operations.operation import BITS, POSITIVE, Attribute, Node, Shape, is_whole
+from jointnas.network.operations.operation import POSITIVE, Attribute, Node, Shape, is_whole
 
 FORMAT = 1
 
@@ -174,7 +174,7 @@ def make_node(operation: str, inputs: Sequence[int], attributes: Mapping[str, At
         if not kind.holds(attributes[name]):
             raise BlueprintError(f"{name} of {operation} must be {kind.description}, got {attributes[name]!r}")
     for name, value in attributes.items():
-        optional = rule.optional.get(name, BITS if name == "bits" else None)
+        optional = rule.optional.get(name)
         if name not in rule.attributes and not (optional and optional.holds(value)):
             raise BlueprintError(
                 f"{operation} takes the attributes {', '.join(rule.attributes) or 'none'}, got {name} = {value!r}: remove it"

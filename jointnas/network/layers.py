@@ -9,8 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jointnas.errors import DataError
+from jointnas.network.operations.packing import Packing
 
 WHITENING_EPSILON = 1e-2
+RANGE_RATE = 0.1  # at which the range of 8-bit inputs follows that of a batch
+HIGHEST = 255  # code of an 8-bit input
+
+
+def is_traced() -> bool:
+    """Return whether a network's operations are recorded, as for an export."""
+    return bool(torch.compiler.is_compiling() or torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -38,33 +46,92 @@ class BatchNorm(nn.BatchNorm2d):
         return super().forward(x)
 
 
+class EightBits(nn.Module):
+    """Values in 256 steps of a range that holds zero: it follows the batches in training, and is fixed afterwards.
+
+    Gradients pass where values are in the range.
+    """
+
+    range: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("range", torch.zeros(2))  # the lowest and the highest value
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x's shape and type."""
+        if self.training:
+            self._follow(x.detach())
+        scale, zero = self.steps()
+        if is_traced():
+            codes = torch.clamp(torch.round(x.float() / scale + zero), 0, HIGHEST)
+            return ((codes - zero) * scale).to(x.dtype)
+        return torch.fake_quantize_per_tensor_affine(x.float(), scale, zero, 0, HIGHEST).to(x.dtype)
+
+    def steps(self) -> tuple[Tensor, Tensor]:
+        """Return the size of a step, and the code of zero."""
+        low, high = self.range.unbind()
+        scale = ((high - low) / HIGHEST).clamp_min(torch.finfo(torch.float32).tiny)
+        return scale, torch.round(-low / scale).clamp(0, HIGHEST).to(torch.int32)
+
+    def _follow(self, x: Tensor) -> None:
+        low, high = x.amin().float().clamp_max(0), x.amax().float().clamp_min(0)
+        seen = torch.stack([low, high])
+        self.range.copy_(seen if not self.range.any() else torch.lerp(self.range, seen, RANGE_RATE))
+
+
+def prepare_packing(layer: nn.Conv2d | nn.Linear, packing: Packing | None) -> EightBits | None:
+    """Give a layer of few bits a buffer for its scales; return what its inputs pass through, None for nothing."""
+    if packing is not None:
+        layer.register_buffer("weight_scale", torch.ones(packing.scale_count(len(layer.weight))))
+    return EightBits() if packing is not None and packing.activation_bits else None
+
+
 class Conv(nn.Conv2d):
     """A convolution that takes stride 1 along a side where a single window fits, which changes no output.
 
     PyTorch's bfloat16 gradient of a strided convolution of images one pixel wide is uninitialised memory where only padding
     is met (seen in 2.15 on a CPU with AVX-512 BF16); with stride 1 it is zero, as it should be.
+    packing: of weights of few bits; then `weight_scale` holds the scales of their levels.
     """
+
+    weight_scale: Tensor
+
+    def __init__(
+        self, read: int, channels: int, kernel: int, *, packing: Packing | None = None, **settings: Any
+    ) -> None:
+        super().__init__(read, channels, kernel, **settings)
+        self.packing = packing
+        self.inputs = prepare_packing(self, packing)
 
     def reset_parameters(self) -> None:
         """Draw nothing: `build` draws the weights, and loading replaces them."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (n, channels, H, W)."""
+        x = x if self.inputs is None else self.inputs(x)
         sides = zip(x.shape[-2:], self.stride, self.kernel_size, (self.padding[0], self.padding[1]), strict=True)
         stride = tuple(1 if side + 2 * int(pad) == kernel else step for side, step, kernel, pad in sides)
         return F.conv2d(x, self.weight, self.bias, stride, self.padding, self.dilation, self.groups)
 
 
 class Linear(nn.Linear):
-    """A linear layer that in training drops out its inputs with probability `dropout`."""
+    """A linear layer that in training drops out its inputs with probability `dropout`. packing: as of `Conv`."""
 
     dropout = 0.0
+    weight_scale: Tensor
+
+    def __init__(self, read: int, features: int, *, packing: Packing | None = None, bias: bool = True) -> None:
+        super().__init__(read, features, bias)
+        self.packing = packing
+        self.inputs = prepare_packing(self, packing)
 
     def reset_parameters(self) -> None:
         """Draw nothing, as `Conv`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (n, features)."""
+        x = x if self.inputs is None else self.inputs(x)
         return super().forward(F.dropout(x, self.dropout, self.training))
 
 
@@ -135,8 +202,7 @@ class CELU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x's shape."""
-        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-        if traced or x.device.type != "cpu":
+        if is_traced() or x.device.type != "cpu":
             return F.celu(x, self.alpha)
         y: Tensor = _CELU.apply(x, self.alpha)
         return y

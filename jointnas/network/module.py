@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from jointnas.errors import ExportError
 from jointnas.network import layers
 from jointnas.network.blueprint import Block, Blueprint, block_shapes
-from jointnas.network.layers import Add, BatchNorm, Linear, Resize, Whiten
+from jointnas.network.layers import Add, BatchNorm, Conv, Linear, Resize, Whiten
 from jointnas.network.operations import OPERATIONS
 from jointnas.network.operations.operation import Shape
 
@@ -113,18 +110,16 @@ def build(blueprint: Blueprint, generator: torch.Generator | None = None, dirac:
     return network
 
 
-def save_weights(network: Network, path: Path) -> None:
-    """Write a network's parameters and running statistics as safetensors."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}, path)
+def layers_of_few_bits(network: nn.Module) -> Iterator[tuple[str, Conv | Linear]]:
+    """Yield the layers whose weights have few bits, with their names."""
+    for name, module in network.named_modules():
+        if isinstance(module, Conv | Linear) and module.packing is not None:
+            yield name, module
 
 
-def load_weights(network: Network, path: Path) -> Network:
-    """Load weights that `save_weights` wrote into a network of the same blueprint; no code runs. Raises `ExportError`."""
-    try:
-        network.load_state_dict(load_file(path))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise ExportError(
-            f"the weights in {str(path)!r} do not fit their blueprint ({str(error).splitlines()[-1].strip()}): retrain it"
-        ) from error
+def with_weights(blueprint: Blueprint, state: Mapping[str, Tensor]) -> Network:
+    """Return the network of a blueprint with the tensors of another one of the same shape, which may have other bits."""
+    network = Network(blueprint)
+    own = network.state_dict()
+    network.load_state_dict({name: state[name] if name in state else own[name] for name in own})
     return network

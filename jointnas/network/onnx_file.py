@@ -1,7 +1,8 @@
-"""Modules as ONNX files."""
+"""Modules as ONNX files, whose layers of few bits have integers and QuantizeLinear and DequantizeLinear."""
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import warnings
@@ -10,18 +11,54 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from jointnas.network.layers import HIGHEST, EightBits
+from jointnas.network.levels import Levels
+from jointnas.network.module import layers_of_few_bits
 
 OPSET = 18  # the first with antialiased resizing
 INPUT, OUTPUT = "images", "probabilities"
 
 
-def write_onnx(model: nn.Module, images: Tensor, path: Path, about: Mapping[str, Any] | None = None) -> None:
+class OnnxSteps(nn.Module):
+    """`EightBits` of a trained network by operations that become QuantizeLinear and DequantizeLinear."""
+
+    def __init__(self, steps: EightBits) -> None:
+        super().__init__()
+        from torch.ao.quantization.fx import _decomposed  # noqa: F401  (it registers the operations)
+
+        scale, zero = steps.steps()
+        self.settings = (float(scale), int(zero), 0, HIGHEST, torch.uint8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x's shape."""
+        own = torch.ops.quantized_decomposed
+        result: Tensor = own.dequantize_per_tensor(own.quantize_per_tensor(x, *self.settings), *self.settings)
+        return result
+
+
+def has_steps(model: nn.Module) -> bool:
+    """Return whether layers of a model read 8 bits."""
+    return any(isinstance(module, EightBits) for module in model.modules())
+
+
+def write_onnx(
+    model: nn.Module, images: Tensor, path: Path, about: Mapping[str, Any] | None = None, packed: bool = True
+) -> None:
     """Write a module of (n, C, H, W) uint8 images as ONNX, for batches of any size.
 
-    images: two or more examples. about: text that the file carries.
+    images: two or more examples. about: text that the file carries. packed: whether weights of few bits are integers, one byte each, which
+    DequantizeLinear multiplies by their scales; otherwise they are floats.
     """
+    original = model
+    if has_steps(model):
+        model = copy.deepcopy(model)
+        for name, module in list(model.named_modules()):
+            if isinstance(module, EightBits):
+                model.set_submodule(name, OnnxSteps(module))
     with quiet_exporters():
         program = torch.onnx.export(
             model,
@@ -37,6 +74,37 @@ def write_onnx(model: nn.Module, images: Tensor, path: Path, about: Mapping[str,
     program.model.metadata_props.update({name: _text(value) for name, value in (about or {}).items()})
     path.parent.mkdir(parents=True, exist_ok=True)
     program.save(path, external_data=False)
+    if packed and any(True for _ in layers_of_few_bits(original)):
+        _pack(path, original)
+
+
+def _pack(path: Path, model: nn.Module) -> None:
+    """Replace the weights of few bits in a file by integers and DequantizeLinear."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    file = onnx.load(path)
+    graph, first = file.graph, []
+    places = {tensor.name: i for i, tensor in enumerate(graph.initializer)}
+    for name, layer in layers_of_few_bits(model):
+        assert layer.packing is not None
+        levels, weights = Levels(layer.packing), f"{name}.weight"
+        indices = levels.indices(layer.weight.detach(), layer.weight_scale)
+        codes = levels.codes[indices].reshape(layer.weight.shape).numpy().astype(np.int8)
+        scales = layer.weight_scale.numpy()
+        own = (f"{weights}.codes", f"{weights}.scales", f"{weights}.zero")
+        settings = {"axis": 0} if len(scales) > 1 else {}
+        scales = scales if settings else scales[0]
+        values = (codes, scales, np.zeros_like(scales, dtype=np.int8))
+        graph.initializer[places[weights]].CopyFrom(numpy_helper.from_array(codes, own[0]))
+        graph.initializer.extend(
+            numpy_helper.from_array(np.asarray(v), n) for v, n in zip(values[1:], own[1:], strict=True)
+        )
+        first.append(helper.make_node("DequantizeLinear", list(own), [weights], **settings))
+    rest = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*first, *rest])
+    onnx.save(file, path)
 
 
 def _text(value: Any) -> str:

@@ -292,7 +292,7 @@ class Predictor:
             "classes": self.space.classes,
             "seed": self.seed,
             "members": self.members,
-            "metrics": self.space.metrics,
+            "metrics": self.space.predictor_metrics,
             "rank_correlation": self.rank_correlation,
             "prior": self.prior and self.prior.digest,
             "context": self.context,
@@ -351,9 +351,9 @@ class Predictor:
         return EarlierCampaign(cls.load(folder, cost if takes_cost else None))
 
     def _restore(self, about: Mapping[str, Any], tensors: Mapping[str, Array]) -> None:
-        if tuple(about["metrics"]) != self.space.metrics:
+        if tuple(about["metrics"]) != self.space.predictor_metrics:
             raise PredictorError(
-                f"the predictor was fitted with the costs {about['metrics']}, got {list(self.space.metrics)}: "
+                f"the predictor was fitted with the costs {about['metrics']}, got {list(self.space.predictor_metrics)}: "
                 "give the same cost function"
             )
         codes = self.space.to_codes([t["candidate"] for t in about["trials"]])

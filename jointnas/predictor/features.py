@@ -21,7 +21,8 @@ from jointnas.predictor.gp import Groups
 from jointnas.predictor.steps import StepsModel
 from jointnas.space.knobs import Codes
 from jointnas.space.space import Space
-from jointnas.training.recipe import EXPECTED_LEARNING_RATE, Columns, column, knob
+from jointnas.training.recipe import EXPECTED_LEARNING_RATE, knob
+from jointnas.training.recipe_columns import Columns, column
 
 REGULARISERS = {"crop": 8.0, "cutout": 2.0, "label_smoothing": 2.0, "dropout": 2.0, "stochastic_depth": 2.0}
 """The factor of each regulariser's knob that makes its usual setting about as strong as an augmentation policy."""
@@ -53,7 +54,7 @@ class Featurizer:
     @cached_property
     def names(self) -> list[str]:
         """The (d,) names of the features; except those of architecture knobs they mean the same in every space."""
-        space, costs = self.space, [f"log {metric}" for metric in self.space.metrics]
+        space, costs = self.space, [f"log {metric}" for metric in self.space.predictor_metrics]
         architecture, recipe = (
             space.feature_names(knobs)
             for knobs in (space.knobs[: space.n_architecture], space.knobs[space.n_architecture :])
@@ -97,7 +98,7 @@ class Featurizer:
         yield from recipe_effects(recipes, numbers, self._quantity_scale(numbers))
 
     def _log_costs(self, costs: Mapping[str, NDArray[Any]], n: int) -> Array:
-        columns = [np.sign(costs[name]) * np.log1p(np.abs(costs[name])) for name in self.space.metrics]
+        columns = [np.sign(costs[name]) * np.log1p(np.abs(costs[name])) for name in self.space.predictor_metrics]
         log_costs: Array = np.stack(columns, axis=1) if columns else np.zeros((n, 0))
         if not np.isfinite(log_costs).all():
             raise PredictorError("the cost function returned a number that is not finite: return finite costs")

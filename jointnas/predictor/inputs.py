@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from jointnas.measurement.features import blueprint_features
 from jointnas.network.blueprint import Blueprint
+from jointnas.network.cost import scoring_cost
 from jointnas.predictor.features import SMALLEST_DECAY, Standardizer, quantities, recipe_effects
 from jointnas.predictor.prior import Budget
 from jointnas.space.knobs import Codes
 from jointnas.space.space import Space
-from jointnas.training.recipe import SWITCH, Columns, column, knob_fields
+from jointnas.training.recipe import QUANTISATION_KNOBS, SWITCH, knob_fields
+from jointnas.training.recipe_columns import Columns, column
 
 FAMILIES = ("resnet9", "chain", "resnet", "fbnet", "senet", "mobilenet")  # all others share one more input
 COUNTED = (
@@ -40,7 +42,10 @@ COUNTED = (
 
 DECAYS = ("weight_decay", "bias_weight_decay")  # act by their logarithms
 MEMORIES = ("ema", "momentum")  # act by the steps that they remember
-UNREAD = ("class_weights",)  # knobs that no table varies
+UNREAD = (
+    "class_weights",
+    *QUANTISATION_KNOBS,
+)  # knobs that no table varies: weights of few bits are expected to do as floats
 WIDE = 100.0  # ranges whose ends have this ratio or more are logarithmic
 TYPICAL_IMAGES, TYPICAL_SYMMETRY = 3000, 1.0  # where those of the training images are unknown
 FARTHEST = 3.0  # standard deviations
@@ -69,12 +74,12 @@ def raw_inputs(space: Space, codes: Codes, budget: Budget, scale: Standardizer) 
 
     scale: of the quantities in `recipe_quantities`. budget: with the steps of each candidate.
     """
-    recipes, costs = space.recipe_columns(codes), space.costs(codes)
+    recipes, costs = space.recipe_columns(codes), scoring_cost(space.float_costs(codes), space.views(codes))
     numbers = recipe_quantities(space, codes, budget)
     effects = list(recipe_effects(recipes, numbers, scale(numbers)))
     return Inputs(
         architecture_inputs(space, codes),
-        np.log1p(np.stack([costs[name] for name in space.metrics], axis=1)),
+        np.log1p(np.stack([costs[name] for name in space.predictor_metrics], axis=1)),
         np.concatenate(
             [*recipe_inputs(recipes, len(codes)), *effects, task_inputs(space, recipes, numbers, budget)], axis=1
         ),

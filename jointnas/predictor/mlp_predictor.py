@@ -89,7 +89,7 @@ class MLPModel(PredictorModel):
         if self.space.is_abstract:
             architecture, recipe = self.space.encode_codes(codes)
             costs = self.space.costs(codes)
-            columns = [np.sign(costs[m]) * np.log1p(np.abs(costs[m])) for m in self.space.metrics]
+            columns = [np.sign(costs[m]) * np.log1p(np.abs(costs[m])) for m in self.space.predictor_metrics]
             rest = np.concatenate([np.reshape(columns, (len(columns), len(codes))).T, recipe], axis=1)
             return architecture.astype(np.float32), rest.astype(np.float32)
         budget = self._budget(codes, log_steps)
@@ -109,7 +109,7 @@ class MLPModel(PredictorModel):
     def _untrained(self) -> Parameters:
         """Return an ensemble that has learned nothing but costs."""
         architecture, rest = self._encoded(self._reference)
-        n_costs = len(self.space.metrics)
+        n_costs = len(self.space.predictor_metrics)
         shape = network.Shape(architecture.shape[1], rest.shape[1], n_costs, MEMBERS)
         parameters: Parameters = shape.parameters(self.seed)
         if n_costs and architecture.shape[1]:

@@ -265,7 +265,7 @@ def _failures(contents: Contents) -> str:
 
 def _network(contents: Contents) -> str:
     """Return the picture of the first winner's network, where it is one."""
-    from jointnas.network.families import make_blueprint
+    from jointnas.training.trained_blueprint import trained_blueprint
 
     context = contents.context
     if (
@@ -274,9 +274,7 @@ def _network(contents: Contents) -> str:
         or "network" not in contents.winners[0].candidate["architecture"]
     ):
         return ""
-    blueprint = make_blueprint(
-        contents.winners[0].candidate["architecture"], context.input_shape, len(context.classes or ())
-    )
+    blueprint = trained_blueprint(contents.winners[0].candidate, context.input_shape, len(context.classes or ()))
     text = (
         "The winner's blocks in their order: as high as their images, darker with more MACs. On top their outputs as channels × height × "
         "width."

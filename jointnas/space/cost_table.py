@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 
 from jointnas.network import families
 from jointnas.network.blueprint import Blueprint, joined_digest
-from jointnas.network.cost import METRICS, blueprint_cost
+from jointnas.network.cost import blueprint_cost
 from jointnas.network.families.family import Family, Part
 from jointnas.network.operations.operation import Shape
 from jointnas.space.continuous import Continuous
 from jointnas.space.knobs import Codes, Knob
 
 Index = NDArray[np.int64]
+COSTS = ("macs", "params", "activations", "size", "memory")  # of float32 networks
+SUMMED = COSTS[:4]
 LARGEST_KEY = 2**62
 FEW = 16  # rows up to which each is looked up by itself
 SMALL = 1024  # networks up to which each is cached by itself
@@ -43,8 +45,8 @@ class Architectures:
         self._families: dict[str, _Parts] = {}
 
     def costs(self, codes: Codes) -> NDArray[np.float64]:
-        """Return the (n, 5) costs, in the order of `cost.METRICS`, of (n, knobs) codes. Raises `BlueprintError`."""
-        table = np.empty((len(codes), 5))
+        """Return the (n, 5) costs, in the order of `COSTS`, of (n, knobs) codes. Raises `BlueprintError`."""
+        table = np.empty((len(codes), len(COSTS)))
         for family, where in self._by_network(codes):
             table[where] = family.costs(codes[where])
         return table
@@ -63,6 +65,14 @@ class Architectures:
         for values, where in parts:
             table[where] = values
         return table
+
+    def ends(self, codes: Codes, of_first: Sums, of_last: Sums) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the (n, k) numbers of the first and of the last part of each network for which a function returns other ones than 0."""
+        own = [(family.ends(codes[where], of_first, of_last), where) for family, where in self._by_network(codes)]
+        first, last = (np.zeros((len(codes), own[0][0][0].shape[1] if own else 0)) for _ in range(2))
+        for values, where in own:
+            first[where], last[where] = values
+        return first, last
 
     def blueprint(self, row: Codes) -> Blueprint:
         """Return the network of one row of codes. Raises `BlueprintError`."""
@@ -144,6 +154,20 @@ class _Parts:
         tables = [(part.sums(of), which) for part, which in self._lookup(codes)]
         return sum((table[which] for table, which in tables[1:]), start=tables[0][0][tables[0][1]])
 
+    def ends(self, codes: Codes, of_first: Sums, of_last: Sums) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        looked_up = self._lookup(codes)
+        first = _first_other_than_zero([part.sums(of_first)[which] for part, which in looked_up])
+        return first, _first_other_than_zero([part.sums(of_last)[which] for part, which in reversed(looked_up)])
+
+
+def _first_other_than_zero(tables: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return for each row of (n, k) tables the first one that is not all zeros."""
+    found = tables[0].copy()
+    for table in tables[1:]:
+        empty = ~found.any(axis=1)
+        found[empty] = table[empty]
+    return found
+
 
 class _Shapes:
     """The input shapes of the parts of a family, each with an index."""
@@ -218,7 +242,7 @@ class _PartTable:
             cost = blueprint_cost(blueprint)
             self.leaving.extend([self.shapes.index(blueprint.output_shape)])
             self.traces.extend([blueprint.trace()])
-            self.costs.extend([(*(cost[m] for m in METRICS[:4]), cost["memory"] - cost["size"])])
+            self.costs.extend([(*(cost[m] for m in SUMMED), cost["memory"] - cost["size"])])
             self.keys[key] = len(self.keys)
         return self.keys[key]
 

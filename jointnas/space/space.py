@@ -18,16 +18,18 @@ from numpy.typing import NDArray
 
 from jointnas.errors import BlueprintError, SpaceError, suggest
 from jointnas.network.blueprint import Blueprint
-from jointnas.network.cost import METRICS, scoring_cost
+from jointnas.network.cost import FLOAT_BITOPS, METRICS, scoring_cost
 from jointnas.network.operations.operation import Shape
 from jointnas.resources import resource_folder
 from jointnas.space.continuous import Continuous
-from jointnas.space.cost_table import Architectures
+from jointnas.space.cost_table import COSTS, Architectures
 from jointnas.space.knob_space import Candidate, KnobSpace
 from jointnas.space.knobs import Codes, Fixed, Ordered, Value
+from jointnas.space.quantised_costs import quantised_costs
 from jointnas.space.restriction import with_large, with_values
 from jointnas.space.toml import Definition, check_definition, read_definition, write_definition
-from jointnas.training.recipe import Recipe, check_value, default_of, effective_rows, is_text, knob_fields, views
+from jointnas.training.recipe import QUANTISATION_KNOBS, Recipe, check_value, default_of, is_text, knob_fields
+from jointnas.training.recipe_columns import effective_rows, views
 
 CostFunction = Callable[[Candidate], Mapping[str, float]]
 
@@ -184,6 +186,11 @@ class Space(KnobSpace):
         middle = self.settled(np.full((1, len(self.knobs)), np.nan))
         return tuple(self.cost_function(self.cost_example or self.to_candidates(middle)[0]))
 
+    @property
+    def predictor_metrics(self) -> tuple[str, ...]:
+        """The metrics that are inputs of a predictor; `bitops` follow from `macs` and the recipe."""
+        return self.metrics if self.is_abstract else COSTS
+
     def _check_networks(self) -> None:
         """Raise `SpaceError` unless each value of each architecture knob, the others in the middle, gives a network."""
         for i, knob in enumerate(self._by_group[0]):
@@ -222,12 +229,21 @@ class Space(KnobSpace):
         Costs of equal architectures are computed once.
         """
         if not self.is_abstract:
-            table = self.architectures.costs(codes[:, : self.n_architecture])
-            return scoring_cost(dict(zip(METRICS, table.T, strict=True)), self.views(codes))
+            costs = self.float_costs(codes)
+            recipes = self.recipe_columns(codes, QUANTISATION_KNOBS)
+            if "quantiser" in recipes:
+                costs = quantised_costs(costs, self.architectures, codes[:, : self.n_architecture], recipes)
+            return scoring_cost(costs, self.views(codes))
         table = np.array([self._cost(row) for row in codes] if self.metrics else []).reshape(
             len(codes), len(self.metrics)
         )
         return {metric: table[:, j] for j, metric in enumerate(self.metrics)}
+
+    def float_costs(self, codes: Codes) -> dict[str, NDArray[np.float64]]:
+        """Return the exact (n,) costs of one view for (n, knobs) codes of a space with networks, were all weights in float32."""
+        table = self.architectures.costs(codes[:, : self.n_architecture])
+        costs = dict(zip(COSTS, table.T, strict=True))
+        return {**costs, "bitops": costs["macs"] * FLOAT_BITOPS}
 
     def views(self, codes: Codes) -> NDArray[np.int64]:
         """Return the (n,) numbers of views of an image that (n, knobs) codes score."""
@@ -254,7 +270,7 @@ class Space(KnobSpace):
         _, height, width = self.input_shape or (0, 0, 0)
         recipes = effective_rows(self.recipe_columns(codes), len(codes), height, width)
         digests = self.architectures.digests(codes[:, : self.n_architecture])
-        return [_hash(digest.encode() + row.tobytes()) for digest, row in zip(digests, recipes, strict=True)]
+        return [_hash(digest.encode() + row) for digest, row in zip(digests, recipes, strict=True)]
 
     def distinct(self, codes: Codes) -> tuple[list[int], list[str]]:
         """Return the first row of each identity among (n, knobs) codes, in order, and these identities."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from jointnas.data.dataset import Data, load_data
 from jointnas.data.pack import Pack, open_pack
 from jointnas.data.spec import DataSpec
+from jointnas.errors import ExportError
 from jointnas.execution import find_executor
 from jointnas.execution.executor import HANG_SECONDS, Event, Executor, Job
 from jointnas.execution.retrying import RetryingExecutor
@@ -20,9 +21,11 @@ from jointnas.execution.slots import Slot
 from jointnas.execution.worker import Handler, Progress
 from jointnas.network.blueprint import Blueprint
 from jointnas.network.families import MORPHISMS, make_blueprint
-from jointnas.network.module import Network, load_weights, save_weights
+from jointnas.network.module import Network, with_weights
 from jointnas.network.morphisms import apply, parse
 from jointnas.network.operations.operation import Shape
+from jointnas.network.quantisation import quantised
+from jointnas.network.weights_file import float_weights, read_weights, save_weights
 from jointnas.training.batches import Normalise
 from jointnas.training.clock import StepClock, clock_from_json
 from jointnas.training.confusion import Confusion
@@ -31,6 +34,7 @@ from jointnas.training.members import LARGEST_ENSEMBLE, SEEDS
 from jointnas.training.observation import Observation
 from jointnas.training.recipe import Recipe
 from jointnas.training.scoring import accuracies, predict, vote
+from jointnas.training.trained_blueprint import trained_blueprint
 from jointnas.training.trainer import CURVE_IMAGES, train_network
 
 WORKER_MODULES = ("jointnas.training.job", "torch._dynamo")  # optimizers import torch._dynamo in their first step
@@ -42,7 +46,8 @@ class TrainingJob:
 
     clock: JSON of a clock. stop_at, curve_images: see `train_network`. test: also score the test images, outside of the budget.
     weights: the file to save the weights in. with_val: train on the validation images too; then the result has no accuracy.
-    parent: the `Parent` whose weights the network starts from; None for fresh weights. last_rate: see `train_network`.
+    parent: the `Parent` whose weights the network starts from, which may have other bits; None for fresh weights.
+    last_rate: see `train_network`.
     members, ensemble: how many networks to train together within the budget, and of which kind (`training.ensemble`).
     """
 
@@ -234,13 +239,39 @@ def initial_network(job: TrainingJob, input_shape: Shape, classes: int) -> Bluep
     """
     architecture = job.candidate["architecture"]
     if job.parent is None:
-        return make_blueprint(architecture, input_shape, classes)
+        return trained_blueprint(job.candidate, input_shape, classes)
     parent = Parent(**job.parent)
-    network = load_weights(Network(make_blueprint(parent.architecture, input_shape, classes)), Path(parent.weights))
+    shared, grown = (_parts(own) for own in (parent.architecture, architecture))
+    if shared.architecture != grown.architecture or grown.morphisms[: len(shared.morphisms)] != shared.morphisms:
+        raise ExportError(
+            f"weights go with a network of the same architecture, got those of {dict(parent.architecture)} for {dict(architecture)}: "
+            "give the network's own"
+        )
+    network = Network(make_blueprint(parent.architecture, input_shape, classes))
+    tensors = float_weights(read_weights(Path(parent.weights)))
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ExportError(
+            f"the weights in {parent.weights!r} are those of another network ({str(error).splitlines()[-1].strip()}): give its own"
+        ) from error
     rng = torch.Generator().manual_seed(job.seed)
-    for text in architecture.get(MORPHISMS, ())[len(parent.architecture.get(MORPHISMS, ())) :]:
+    for text in grown.morphisms[len(shared.morphisms) :]:
         network = apply(network, parse(text), rng)
-    return network
+    quantisation = Recipe.from_knobs(job.candidate["recipe"]).quantisation
+    return with_weights(quantised(network.blueprint, quantisation), network.state_dict()) if quantisation else network
+
+
+class _Parts(NamedTuple):
+    """An architecture without its morphisms, and these."""
+
+    architecture: dict[str, Any]
+    morphisms: list[str]
+
+
+def _parts(architecture: Mapping[str, Any]) -> _Parts:
+    own = {name: value for name, value in architecture.items() if name != MORPHISMS}
+    return _Parts(own, list(architecture.get(MORPHISMS, ())))
 
 
 def _warm_up(data: Data, device: str) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jointnas.errors import RecipeError, suggest
+from jointnas.network.operations.packing import ACTIVATION_BITS, CHANNEL, LEVELS, MOST_BITS_OF_POWERS, SCALES, UNIFORM
+from jointnas.network.quantisation import INNER, QUANTISED_LAYERS, Quantisation
 from jointnas.training.policy_text import parse_policy
 
 EXPECTED_LEARNING_RATE: Mapping[str, float] = {
@@ -33,6 +32,10 @@ SCHEDULES = ("linear", "cosine", "one-cycle", "piecewise", "sgdr")
 GRADIENTS = ("plain", "sam", "mltp")
 TEXT = re.compile(r"[\s;,]")  # what a text has and no name of a choice
 INITIALISATIONS = ("he", "dirac")
+NO_QUANTISER = "none"
+QUANTISERS = (NO_QUANTISER, "binaryconnect", "proxquant", "proxconnect", "reverse-proxconnect")
+PROXIMAL = QUANTISERS[2:]
+START, EACH_STEP = SCALES_FROM = ("start", "each step")
 POLICIES = (
     "none",
     "autoaugment-cifar10",
@@ -252,6 +255,75 @@ class Recipe:
         speed=NEVER,
     )
 
+    # ---- weights of few bits
+    quantiser: str = _choice(
+        NO_QUANTISER,
+        QUANTISERS,
+        "how weights of few bits are trained (Dockhorn et al. 2021): with the projection on their levels (binaryconnect), or with a proximal "
+        "map that grows to it",
+        speed=EACH_VALUE,
+    )
+    weight_bits: int = _number(4, 1, 8, "bits of a quantised weight", lambda r: quantises_with(r), speed=NEVER)
+    weight_levels: str = _choice(
+        UNIFORM,
+        LEVELS,
+        "levels of 2 to 4 bits: uniform ones without zero, or zero and powers of two (ternary at 2 bits)",
+        lambda r: quantises_with(r) & (r.weight_bits > 1) & (r.weight_bits <= MOST_BITS_OF_POWERS),
+        speed=NEVER,
+    )
+    level_scales: str = _choice(
+        CHANNEL,
+        SCALES,
+        "what has a scale of its levels: each output channel, or each layer",
+        lambda r: quantises_with(r),
+        speed=NEVER,
+    )
+    scales_from: str = _choice(
+        EACH_STEP,
+        SCALES_FROM,
+        "weights that the scales fit by least squares: those at the start, which fixes the levels, or those of each step",
+        lambda r: quantises_with(r),
+        speed=NEVER,
+    )
+    quantised_layers: str = _choice(
+        INNER,
+        QUANTISED_LAYERS,
+        "layers with few bits: all, or all but the first and the last",
+        lambda r: quantises_with(r),
+        speed=NEVER,
+    )
+    prox_rho: float = _number(
+        1.0,
+        0,
+        1,
+        "ρ of the proximal map when it has grown, in half distances of levels: weights nearer to a level are on it",
+        lambda r: is_proximal(r),
+        speed=NEVER,
+    )
+    prox_varrho: float = _number(
+        0.0,
+        0,
+        1,
+        "ϱ of the proximal map when it has grown, in half distances of levels: the gap that it leaves around their middle",
+        lambda r: is_proximal(r),
+        speed=NEVER,
+    )
+    prox_until: float = _number(
+        0.8,
+        0.01,
+        1,
+        "share of the budget in which ρ and ϱ grow from zero",
+        lambda r: is_proximal(r),
+        speed=NEVER,
+    )
+    int8_activations: bool = _choice(
+        False,
+        (False, True),
+        "quantised layers read 8 bits, in a range that follows the training batches and is fixed then",
+        lambda r: quantises_with(r),
+        speed=EACH_VALUE,
+    )
+
     def __post_init__(self) -> None:
         for spec in fields(self):
             problem = _problem(spec, getattr(self, spec.name))
@@ -269,20 +341,20 @@ class Recipe:
 
     def crop_pixels(self, side: int) -> int:
         """Return the padding before a crop, which a reflection limits to less than the side."""
-        return int(_crop_pixels(self.crop, side))
+        return int(crop_pixels(self.crop, side))
 
     def cutout_pixels(self, height: int, width: int) -> int:
         """Return the side of the erased square."""
-        return int(_pixels(self.cutout, min(height, width)))
+        return int(fraction_in_pixels(self.cutout, min(height, width)))
 
-    def effective(self, height: int, width: int) -> dict[str, Any]:
-        """Return the knobs as they act on images of this size: equal results mean equal trainings.
-
-        Inactive knobs have their defaults, fractions of the side become whole pixels.
-        """
-        columns = {name: np.array([getattr(self, name)], dtype=object) for name in knob_fields()}
-        values = {name: column[0] for name, column in _effective(columns, height, width).items()}
-        return {k: float(v) if isinstance(v, int | float) and not isinstance(v, bool) else v for k, v in values.items()}
+    @property
+    def quantisation(self) -> Quantisation | None:
+        """How the network's weights are quantised; None for floats."""
+        if self.quantiser == NO_QUANTISER:
+            return None
+        levels = self.weight_levels if 1 < self.weight_bits <= MOST_BITS_OF_POWERS else UNIFORM
+        own = Quantisation(self.weight_bits, levels, self.level_scales, self.quantised_layers)
+        return own._replace(activation_bits=ACTIVATION_BITS) if self.int8_activations else own
 
     @property
     def views(self) -> int:
@@ -295,54 +367,30 @@ class Recipe:
         return self.learning_rate * EXPECTED_LEARNING_RATE[self.optimizer] / EXPECTED_LEARNING_RATE["sgd"]
 
 
+def quantises_with(recipes: Any) -> Any:
+    """Return whether a recipe quantises weights, or (n,) booleans for n recipes whose knobs are arrays."""
+    return recipes.quantiser != NO_QUANTISER
+
+
+def is_proximal(recipes: Any) -> Any:
+    """Return whether a recipe's quantiser has a proximal map that grows, or (n,) booleans as `quantises_with`."""
+    quantiser = recipes.quantiser
+    return (quantiser == PROXIMAL[0]) | (quantiser == PROXIMAL[1]) | (quantiser == PROXIMAL[2])
+
+
 def views_of(test_flip: Any) -> Any:
     """Return the number of views of an image that are scored, two with its mirror image. test_flip: a bool or an array of them."""
     return 1 + test_flip
 
 
-def effective_rows(columns: Mapping[str, NDArray[Any]], n: int, height: int, width: int) -> NDArray[np.float64]:
-    """Return an (n, k) array whose rows are equal exactly where `Recipe.effective` is equal.
-
-    columns: (n,) values by knob; the other knobs have their defaults.
-    """
-    every = {name: column(columns, name, n) for name in knob_fields()}
-    return np.column_stack([_as_numbers(name, values) for name, values in _effective(every, height, width).items()])
-
-
-def _effective(columns: Mapping[str, NDArray[Any]], height: int, width: int) -> dict[str, NDArray[Any]]:
-    """Return the (n,) knobs of n recipes as they act on images of this size."""
-    recipes = SimpleNamespace(**columns)
-    active = {}
-    for name, spec in knob_fields().items():
-        when: Condition | None = spec.metadata["when"]
-        default: Any = spec.default
-        active[name] = columns[name] if when is None else np.where(when(recipes), columns[name], default)
-    crop = active.pop("crop")
-    active["crop_height"], active["crop_width"] = _crop_pixels(crop, height), _crop_pixels(crop, width)
-    active["cutout"] = _pixels(active["cutout"], min(height, width))
-    return active
-
-
-def _pixels(fraction: Any, side: int) -> Any:
+def fraction_in_pixels(fraction: Any, side: int) -> Any:
+    """Return a fraction of a side, or (n,) of them, in whole pixels."""
     return np.rint(np.asarray(fraction, dtype=np.float64) * side)
 
 
-def _crop_pixels(fraction: Any, side: int) -> Any:
-    return np.minimum(_pixels(fraction, side), side - 1)
-
-
-def _as_numbers(name: str, values: NDArray[Any]) -> NDArray[np.float64]:
-    """Return a knob's (n,) values as numbers, a choice as its index."""
-    choices = knob(name).metadata.get("choices") if name in knob_fields() else None
-    if choices is None:
-        return values.astype(np.float64)
-    index = {choice: float(i) for i, choice in enumerate(choices)}
-    return np.array([index[value] if value in index else _text_number(value) for value in values.tolist()])
-
-
-def _text_number(text: str) -> float:
-    """Return the hash of a text as a number larger than every index of a choice."""
-    return float(int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)) + len(POLICIES)
+def crop_pixels(fraction: Any, side: int) -> Any:
+    """Return the padding of a crop, or (n,) of them, in whole pixels: less than the side."""
+    return np.minimum(fraction_in_pixels(fraction, side), side - 1)
 
 
 def knobs_by_speed(speed: str) -> tuple[str, ...]:
@@ -364,18 +412,19 @@ def knob(name: str) -> Field[Any]:
     return knobs[name]
 
 
-Columns = Mapping[str, NDArray[Any]]
-"""(n,) values by recipe knob; the other knobs have their defaults."""
-
-
-def column(recipes: Columns, name: str, n: int) -> NDArray[Any]:
-    """Return a knob's (n,) values."""
-    return recipes[name] if name in recipes else np.full(n, default_of(name), dtype=object)
-
-
-def views(recipes: Columns, n: int) -> NDArray[np.int64]:
-    """Return the (n,) numbers of views of an image that n recipes score."""
-    return np.asarray(views_of(column(recipes, "test_flip", n).astype(np.int64)))
+QUANTISATION_KNOBS = (
+    "quantiser",
+    "weight_bits",
+    "weight_levels",
+    "level_scales",
+    "scales_from",
+    "quantised_layers",
+    "prox_rho",
+    "prox_varrho",
+    "prox_until",
+    "int8_activations",
+)
+"""The knobs of weights of few bits."""
 
 
 def default_of(name: str) -> Any:

@@ -27,6 +27,7 @@ from jointnas.training.losses import class_weights, cross_entropy
 from jointnas.training.observation import CURVE_FRACTIONS, CurvePoint, Observation
 from jointnas.training.optimizers import make_optimizer, set_learning_rate
 from jointnas.training.precision import trains_in_bfloat16
+from jointnas.training.proxconnect import ProxConnect
 from jointnas.training.recipe import Recipe
 from jointnas.training.schedules import learning_rate_factor, training_side
 from jointnas.training.scoring import accuracies, log_loss, predict, vote
@@ -135,6 +136,7 @@ class Trainer:
         self.gradient = make_gradient_rule(self.network, recipe)
         self.average = MovingAverage(self.network, recipe.ema) if recipe.ema else None
         self.lookahead = Lookahead(self.network, recipe.lookahead, recipe.lookahead_rate) if recipe.lookahead else None
+        self.quantiser = ProxConnect(self.network, recipe) if recipe.quantisation else None
         parts = range(1, snapshots)
         self.due_snapshots = [recipe.warmup + (1 - recipe.warmup) * part / snapshots for part in parts]
         self.snapshots: list[Network] = []
@@ -254,12 +256,16 @@ class Trainer:
         self.loss = self.gradient(loss, len(images), self.steps, self.recipe.learning_rate * factor)
         if self.recipe.gradient_centralisation:
             centralise(self.gradient.parameters)
+        if self.quantiser:
+            self.quantiser.prepare_step()
         self.optimizer.step()
         self.steps += 1
         if self.lookahead:
             self.lookahead.update(self.steps)
         if self.average:
             self.average.update(self.steps)
+        if self.quantiser:
+            self.quantiser.finish_step(fraction)
 
     def _check_loss(self) -> None:
         """Raise `DivergenceError` if the previous step's loss is not finite; reading it one step late does not stall a GPU."""
@@ -276,8 +282,12 @@ class Trainer:
     def _finish(self) -> None:
         """Set the input to its full size and the scored weights to their final state."""
         self.network.resize.training_size = None
+        if self.quantiser:
+            self.quantiser.restore_continuous()
         if self.lookahead:
             self.lookahead.synchronise()
+        if self.quantiser:
+            self.quantiser.project(self.scored)
         if self.recipe.norm_images:
             rows = torch.randperm(len(self.data.train), generator=self.generator)[: self.recipe.norm_images]
             self._reestimate_norms(self.data.train.images[rows])
@@ -293,12 +303,16 @@ class Trainer:
         So a point of the curve is what a training stopped there would reach. No random number is drawn.
         """
         lookahead = self.lookahead if self.scored is self.network else None
-        if not (lookahead or self.recipe.norm_images):
+        if not (lookahead or self.recipe.norm_images or self.quantiser):
             yield
             return
         current = copy.deepcopy(self.scored.state_dict())
+        if self.quantiser and self.scored is self.network:
+            self.quantiser.restore_continuous()
         if lookahead:
             lookahead.interpolate()
+        if self.quantiser:
+            self.quantiser.project(self.scored)
         if self.recipe.norm_images:
             images = min(self.recipe.norm_images, self.curve_images or TIMED_IMAGES)
             self._reestimate_norms(self.data.train.images[:images])

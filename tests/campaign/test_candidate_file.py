@@ -14,8 +14,10 @@ from jointnas.campaign.winner_file import WINNER_FILE, Member, WinnerFile, load
 from jointnas.errors import BlueprintError, ExportError, JointNASError, RecipeError
 from jointnas.network.cost import blueprint_cost
 from jointnas.network.families import make_blueprint
-from jointnas.network.module import build, save_weights
+from jointnas.network.module import build
+from jointnas.network.weights_file import save_weights
 from jointnas.training.recipe import Recipe
+from jointnas.training.recipe_columns import effective
 
 SHAPE, CLASSES = (1, 8, 8), ("left", "right", "straight on")
 ARCHITECTURE = {"network": "resnet9", "width": 4, "resolution": 1.0, "whitening": False}
@@ -172,7 +174,7 @@ def test_a_built_in_recipe_has_the_published_size(name):
 def test_the_resnet9_recipes_are_their_baseline_and_what_their_names_say():
     def knobs(name):
         found = Recipe.from_knobs(find_candidate(name).candidate["recipe"])
-        return found.effective(32, 32)
+        return effective(found, 32, 32)
 
     def differs(name):
         base = knobs("resnet9-baseline")

@@ -26,7 +26,8 @@ from jointnas.errors import ConstraintError, ExportError, JointNASError, Morphis
 from jointnas.execution.worker import Progress
 from jointnas.network.cost import blueprint_cost
 from jointnas.network.families import make_blueprint
-from jointnas.network.module import Network, build, save_weights
+from jointnas.network.module import Network, build
+from jointnas.network.weights_file import save_weights
 from jointnas.space.space import Space
 from jointnas.training.clock import StepClock
 from jointnas.training.job import Parent, PrepareTrials, TrainingJob, initial_network

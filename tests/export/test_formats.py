@@ -18,7 +18,8 @@ from jointnas.export.deployable import portable
 from jointnas.export.formats import FORMATS, Exported, Source, export_trained
 from jointnas.export.onnx_check import TOLERANCE, run_onnx
 from jointnas.network.families import make_blueprint
-from jointnas.network.module import BatchNorm, build, save_weights
+from jointnas.network.module import BatchNorm, build
+from jointnas.network.weights_file import save_weights
 
 CLASSES = ("cat", "dog", 'a "quoted" one')
 ARCHITECTURES = {

@@ -36,7 +36,8 @@ from jointnas.errors import JointNASError
 from jointnas.execution.slots import Slot
 from jointnas.measurement.store import Store
 from jointnas.network.families import find_family, make_blueprint
-from jointnas.network.module import Network, build, load_weights, save_weights
+from jointnas.network.module import Network, build
+from jointnas.network.weights_file import load_weights, save_weights
 from jointnas.predictor.contract import Predictor
 from jointnas.predictor.files import DESCRIPTION, WEIGHTS, digest
 from jointnas.predictor.task import Task

@@ -12,7 +12,8 @@ from jointnas.network.blueprint import Block, BlockBuilder, Blueprint, make_node
 from jointnas.network.cost import blueprint_cost
 from jointnas.network.families import make_blueprint
 from jointnas.network.layers import CELU, CELU_PART, WHITENING_EPSILON, Add, BatchNorm, Linear, Resize, Whiten
-from jointnas.network.module import Network, build, load_weights, save_weights
+from jointnas.network.module import Network, build
+from jointnas.network.weights_file import load_weights, save_weights
 from jointnas.space.space import Space
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -13,7 +13,8 @@ from jointnas.data.dataset import Data, load_data
 from jointnas.data.spec import DataSpec
 from jointnas.errors import BudgetError
 from jointnas.network.families import make_blueprint
-from jointnas.network.module import Network, load_weights
+from jointnas.network.module import Network
+from jointnas.network.weights_file import load_weights
 from jointnas.training.clock import StepClock
 from jointnas.training.ensemble import SEED_STRIDE, paying, train_ensemble
 from jointnas.training.job import TrainingJob, member_files, run_job

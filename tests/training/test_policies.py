@@ -23,7 +23,8 @@ from jointnas.training.augmentation.policies import (
     magnitude_table,
 )
 from jointnas.training.policy_text import OPERATION_NAMES, format_policy, parse_policy
-from jointnas.training.recipe import POLICIES, Recipe, effective_rows
+from jointnas.training.recipe import POLICIES, Recipe
+from jointnas.training.recipe_columns import effective_rows
 from tests.training.test_operations import pictures, torchvisions
 
 TABLES = {

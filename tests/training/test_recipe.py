@@ -7,6 +7,7 @@ import pytest
 
 from jointnas.errors import RecipeError
 from jointnas.training.recipe import EXPECTED_LEARNING_RATE, POLICIES, SCHEDULES, Recipe, check_value, knob, knob_fields
+from jointnas.training.recipe_columns import effective
 
 
 def test_omitted_knobs_have_their_defaults() -> None:
@@ -90,7 +91,7 @@ SWITCHES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
 def effects(name: str, beside: dict[str, Any]) -> int:
     """Return how many trainings a knob's values make beside these others; each value is another recipe."""
     options = options_of(name)
-    return len({str(Recipe.from_knobs({**beside, name: value}).effective(32, 32)) for value in options})
+    return len({str(effective(Recipe.from_knobs({**beside, name: value}), 32, 32)) for value in options})
 
 
 def options_of(name: str) -> tuple[Any, ...]:
@@ -106,10 +107,10 @@ def test_a_knob_that_others_switch_changes_a_training_where_they_do_and_nowhere_
 
 
 def test_a_ghost_batch_is_smaller_than_the_batch() -> None:
-    def effective(ghost: int) -> dict[str, object]:
-        return Recipe(batch_size=64, ghost_batch=ghost).effective(32, 32)
+    def acting(ghost: int) -> dict[str, object]:
+        return effective(Recipe(batch_size=64, ghost_batch=ghost), 32, 32)
 
-    assert effective(0) == effective(64) == effective(65) == effective(1000)
+    assert acting(0) == acting(64) == acting(65) == acting(1000)
     assert len({str(effective(ghost)) for ghost in (0, 1, 32, 63)}) == 4
 
 

@@ -12,6 +12,7 @@ from jointnas.network.operations.operation import Shape
 
 STAGE_CHANNELS = (64, 128, 256, 512)
 STAGES = range(1, len(STAGE_CHANNELS) + 1)
+LAST = STAGES[-1]  # the stage that may be left out
 BOTTLENECK = 4  # times a bottleneck's inner channels are its outer ones
 BLOCKS = ("basic", "bottleneck")
 STEMS = ("cifar", "imagenet")
@@ -39,14 +40,25 @@ def _stem(
 def _first(number: int) -> Part:
     """Return the part of a stage's first block, which changes width and size."""
 
-    def make(input_shape: Shape, classes: int, *, width: float, block: str, pre_activation: bool) -> Blueprint:
+    def make(
+        input_shape: Shape,
+        classes: int,
+        *,
+        width: float,
+        block: str,
+        pre_activation: bool,
+        blocks: int = 1,
+    ) -> Blueprint:
+        if number == LAST and blocks == 0:  # a network of three stages
+            return Blueprint.chain(input_shape, [])
         if block not in BLOCKS:
             raise BlueprintError(f"no block is called {block!r}: {suggest(block, BLOCKS)}")
         planes = round(STAGE_CHANNELS[number - 1] * width)
         stride = 1 if number == 1 else 2
         return Blueprint.chain(input_shape, [_residual(block, input_shape[0], planes, stride, pre_activation)])
 
-    return Part(make, {name: name for name in ("width", "block", "pre_activation")})
+    knobs = {name: name for name in ("width", "block", "pre_activation")}
+    return Part(make, {**knobs, "blocks": f"depth{number}"} if number == LAST else knobs)
 
 
 def _rest(number: int) -> Part:
@@ -55,6 +67,8 @@ def _rest(number: int) -> Part:
     def make(
         input_shape: Shape, classes: int, *, depth: float, blocks: int, block: str, pre_activation: bool
     ) -> Blueprint:
+        if number == LAST and blocks == 0:
+            return Blueprint.chain(input_shape, [])
         count = round(blocks * depth)
         if count < 1:
             raise BlueprintError(
@@ -128,7 +142,8 @@ RESNET = Family(
 
 block: "basic" (two 3×3 convolutions) or "bottleneck" (1×1, 3×3, 1×1 to four times the channels, the stride in the 3×3).
 depth1 … depth4: blocks of a stage: 2, 2, 2, 2 basic ones are ResNet-18, 3, 4, 6, 3 basic ones ResNet-34 and as many
-bottlenecks ResNet-50. depth: multiplies them: int(round(depth1 · depth)) and so on.
+bottlenecks ResNet-50. Without the last stage (depth4 = 0), 3, 3, 3 basic ones of width 0.25 are ResNet-20. depth: multiplies
+them: int(round(depth1 · depth)) and so on.
 width: channels are int(round(c·width)) for c = 64, 128, 256, 512. resolution: multiplier of the data's size, or pixels.
 stem: "cifar" (3×3) or "imagenet" (7×7 with stride 2, then 3×3 max pooling with stride 2).
 pre_activation: batch norm and ReLU before each convolution, and once more before the head, instead of after it.

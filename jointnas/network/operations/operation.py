@@ -50,7 +50,7 @@ def _whole(low: int, high: int) -> AttributeType:
     return AttributeType(description, lambda v: is_whole(v) and low <= int(str(v)) <= high)
 
 
-POSITIVE, NATURAL, BITS = _whole(1, 65536), _whole(0, 65536), _whole(1, 64)
+POSITIVE, NATURAL = _whole(1, 65536), _whole(0, 65536)
 FLAG = AttributeType("true or false", lambda v: isinstance(v, bool))
 REAL = AttributeType("a finite number", is_finite)
 WORD = AttributeType("a word", lambda v: isinstance(v, str))
@@ -61,6 +61,7 @@ class NodeCost(NamedTuple):
 
     macs: int = 0  # multiply–accumulates; biases are not counted
     trained: int = 0  # stored numbers that training changes
+    weights: int = 0  # those of them that a quantiser may pack
     fixed: int = 0  # stored numbers that it does not: running statistics, a whitening filter
     activations: int = 0  # values that convolutions and linear layers write
     inner: int = 0  # values alive inside the node beyond what it reads and writes

@@ -21,10 +21,12 @@ from jointnas.network.operations.operation import (
     image_shape,
     window_count,
 )
+from jointnas.network.operations.packing import ATTRIBUTES, Packing
 
 
 def _conv_shape(node: Node, shapes: Sequence[Shape]) -> Shape:
     c, h, w = image_shape(node, shapes[0])
+    Packing.of(node)
     channels, groups = int(node.get("channels")), int(node.get("groups"))
     if channels < 1 or c % groups or channels % groups:
         raise BlueprintError(
@@ -36,7 +38,8 @@ def _conv_shape(node: Node, shapes: Sequence[Shape]) -> Shape:
 def _conv_cost(node: Node, source: Shape, output: Shape) -> NodeCost:
     taps = source[0] // int(node.get("groups")) * int(node.get("kernel")) ** 2
     written, bias = prod(output), output[0] if node.get("bias") else 0
-    return NodeCost(written * taps, output[0] * taps + bias, activations=written)
+    weights = output[0] * taps
+    return NodeCost(written * taps, weights + bias, weights, activations=written)
 
 
 def _conv_work(node: Node) -> Work:
@@ -58,6 +61,7 @@ def _whiten_cost(node: Node, source: Shape, output: Shape) -> NodeCost:
 
 
 def _linear_shape(node: Node, shapes: Sequence[Shape]) -> Shape:
+    Packing.of(node)
     if len(shapes[0]) != 1:
         raise BlueprintError(f"linear needs a vector, got shape {shapes[0]}: flatten it first")
     return (int(node.get("features")),)
@@ -65,7 +69,7 @@ def _linear_shape(node: Node, shapes: Sequence[Shape]) -> Shape:
 
 def _linear_cost(node: Node, source: Shape, output: Shape) -> NodeCost:
     weights = output[0] * source[0]
-    return NodeCost(weights, weights + (output[0] if node.get("bias") else 0), activations=output[0])
+    return NodeCost(weights, weights + (output[0] if node.get("bias") else 0), weights, activations=output[0])
 
 
 def _batch_norm_shape(node: Node, shapes: Sequence[Shape]) -> Shape:
@@ -85,7 +89,7 @@ def _opaque_shape(node: Node, shapes: Sequence[Shape]) -> Shape:
 def _opaque_cost(node: Node, source: Shape, output: Shape) -> NodeCost:
     traced = library_networks.trace(node.get("library"), node.get("name"), source, int(node.get("features")))
     inner = max(0, traced.peak - prod(source) - prod(output))
-    return NodeCost(traced.macs, traced.trained, traced.fixed, traced.activations, inner)
+    return NodeCost(traced.macs, traced.trained, 0, traced.fixed, traced.activations, inner)
 
 
 WEIGHTED: Mapping[str, Operation] = {
@@ -98,6 +102,7 @@ WEIGHTED: Mapping[str, Operation] = {
             "groups": POSITIVE,
             "bias": FLAG,
         },
+        optional=ATTRIBUTES,
         shape=_conv_shape,
         cost=_conv_cost,
         work=_conv_work,
@@ -111,6 +116,7 @@ WEIGHTED: Mapping[str, Operation] = {
             padding=node.get("padding"),
             groups=node.get("groups"),
             bias=node.get("bias"),
+            packing=Packing.of(node),
         ),
     ),
     "whiten": Operation(
@@ -122,12 +128,15 @@ WEIGHTED: Mapping[str, Operation] = {
     ),
     "linear": Operation(
         attributes={"features": POSITIVE, "bias": FLAG},
+        optional=ATTRIBUTES,
         shape=_linear_shape,
         cost=_linear_cost,
         work=Work.LINEAR,
         channels=Channels.MIXED,
         width="features",
-        layer=lambda layers, node, shape: layers.Linear(shape[0], node.get("features"), bias=node.get("bias")),
+        layer=lambda layers, node, shape: layers.Linear(
+            shape[0], node.get("features"), bias=node.get("bias"), packing=Packing.of(node)
+        ),
     ),
     "batch_norm": Operation(
         attributes={"scale": FLAG},

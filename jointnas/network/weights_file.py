@@ -1,0 +1,76 @@
+"""Weights as safetensors: floats, and the packed codes of layers of few bits. Reading runs no code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from jointnas.errors import ExportError
+from jointnas.network.levels import Levels, pack, unpack
+from jointnas.network.module import Network, layers_of_few_bits
+from jointnas.network.operations.packing import Packing
+
+PACKED = "packed"  # metadata: of each packed tensor its bits, levels, scales and shape
+CODES = "codes"  # what the name of a packed tensor ends with, in place of "weight"
+
+
+def save_weights(network: Network, path: Path) -> None:
+    """Write a network's parameters and running statistics; weights of few bits as codes of that many bits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    packed = {}
+    for name, layer in layers_of_few_bits(network):
+        packing = layer.packing
+        assert packing is not None
+        weights = tensors.pop(f"{name}.weight")
+        tensors[f"{name}.{CODES}"] = pack(Levels(packing), weights, tensors[f"{name}.weight_scale"])
+        packed[name] = {
+            "bits": packing.bits,
+            "levels": packing.levels,
+            "scales": packing.scales,
+            "shape": list(weights.shape),
+        }
+    save_file(tensors, path, {PACKED: json.dumps(packed)} if packed else None)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors that `save_weights` wrote, with all weights as floats. Raises `ExportError`."""
+    try:
+        with safe_open(path, "pt") as file:
+            packed = json.loads((file.metadata() or {}).get(PACKED, "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+        for name, about in packed.items():
+            levels = Levels(Packing(about["bits"], about["levels"], about["scales"]))
+            codes, scales = tensors.pop(f"{name}.{CODES}"), tensors[f"{name}.weight_scale"]
+            tensors[f"{name}.weight"] = unpack(levels, codes, scales, tuple(about["shape"]))
+    except (OSError, SafetensorError) as error:
+        raise _misfit(path, error) from error
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, MemoryError) as error:
+        raise ExportError(
+            f"the packed weights in {str(path)!r} are damaged ({str(error).splitlines()[0]}): retrain it"
+        ) from error
+    return tensors
+
+
+def load_weights(network: Network, path: Path) -> Network:
+    """Load weights that `save_weights` wrote into a network of the same blueprint; no code runs. Raises `ExportError`."""
+    tensors = read_weights(path)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise _misfit(path, error) from error
+    return network
+
+
+def _misfit(path: Path, error: Exception) -> ExportError:
+    reason = str(error).splitlines()[-1].strip()
+    return ExportError(f"the weights in {str(path)!r} do not fit their blueprint ({reason}): retrain it")
+
+
+def float_weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a network's tensors without the scales and ranges of few bits."""
+    return {name: t for name, t in tensors.items() if not name.endswith((".weight_scale", ".inputs.range"))}
