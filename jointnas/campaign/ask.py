@@ -14,11 +14,12 @@ from jointnas.campaign.shares import as_ensembles, bounds_of_member
 from jointnas.campaign.spec import check_exact
 from jointnas.campaign.store import Run
 from jointnas.cores import available_cores
+from jointnas.efficiency.reference import Reference
 from jointnas.errors import RunError, SearchError
 from jointnas.execution.slots import share_slots
 from jointnas.network.cost import METRICS
 from jointnas.search.engines import CONTROLLER
-from jointnas.search.objective import SCORE_NAMES, parse_objective, predicted_objective, score_of
+from jointnas.search.objective import EFFICIENCY, SCORE_NAMES, parse_objective, predicted_objective, score_of
 from jointnas.search.search import Search
 from jointnas.search.winners import EngineReport, Winner
 from jointnas.space.constraint import MEASURED, parse_all
@@ -81,8 +82,11 @@ class FittedCampaign:
         measure: Sequence[str] = (),
         seed: int = 0,
         frontier: str | None = None,
+        reference: Reference | None = None,
     ) -> Answer:
         """Return the winners under `constraints`; with `frontier`, candidates that trade accuracy for this cost.
+
+        reference: the models that the objective "max efficiency" is relative to.
 
         Raises `ConstraintError` when nothing meets the constraints, `SearchError` for options that do not fit.
         """
@@ -97,11 +101,19 @@ class FittedCampaign:
                 )
         if engine == CONTROLLER:
             raise SearchError(f"--engine {CONTROLLER} searches real trainings, not a predictor: choose another engine")
-        metrics = {*self._metrics(constraints), parse_objective(objective, (*space.metrics, *MEASURED)), frontier}
-        needed = bool(measure or metrics - {*space.metrics, ACCURACY, None})
+        minimised = parse_objective(objective, (*space.metrics, *MEASURED), reference)
+        metrics = {*self._metrics(constraints), minimised, frontier, *(reference.costs if reference else ())}
+        needed = bool(measure or metrics - {*space.metrics, ACCURACY, EFFICIENCY, None})
         meter = self._make_meter() if needed else None
         search = Search(
-            space, bounds, seed, predictor=self.predictor, objective=objective, meter=meter, reported=measure
+            space,
+            bounds,
+            seed,
+            predictor=self.predictor,
+            objective=objective,
+            meter=meter,
+            reported=measure,
+            reference=reference,
         )
         winners = as_ensembles(search.best(top, engine) if frontier is None else search.front(frontier, top), members)
         texts = tuple(self.check(constraints))

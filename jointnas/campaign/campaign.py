@@ -176,6 +176,7 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
         objective=predicted_objective(spec.objective),
         meter=meter,
         reported=spec.measure,
+        reference=spec.reference,
         start=[*start, *recipes.values()],
         prior=prior,
         predictor_kind=spec.predictor,
@@ -216,7 +217,8 @@ def _built_in_recipes(
 ) -> tuple[dict[str, Candidate], Task]:
     """Return the built-in recipes of the first batch by name, and the task: training images, and the steps that the budget holds."""
     bounds = bounds_of_member(spec.constraints, spec.members)
-    query = Query(space, bounds, predicted_objective(spec.objective), meter, spec.measure, spec.seed)
+    objective = predicted_objective(spec.objective)
+    query = Query(space, bounds, objective, meter, spec.measure, spec.seed, spec.reference)
     clock = (
         spec.clock if spec.ensemble == SNAPSHOTS else part_of(spec.clock, spec.members)
     )  # snapshots are of one training

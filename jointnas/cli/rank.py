@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jointnas.cli.common import Json, Quiet, messages, print_json, print_table
+from jointnas.cli.common import Device, Json, Measured, Quiet, messages, print_json, print_table
 
 if TYPE_CHECKING:
+    from jointnas.efficiency.models import Model
     from jointnas.efficiency.ranking import Ranking
+
+INPUT = ((3, 32, 32), 10)  # where nothing says otherwise
+PROGRESS_EVERY = 50  # measurements
 
 
 def rank_command(
-    sources: Annotated[list[str], typer.Argument(help="CSVs with a row for each repeat of a model, and runs.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            help="CSVs with a row for each repeat of a model; runs; winners' folders; candidate files; built-in recipes; baselines, or one of "
+            "them; networks of torchvision and timm."
+        ),
+    ],
     cost: Annotated[
         list[str] | None, typer.Option(help="A metric that should be small; repeatable (default: all in common).")
     ] = None,
@@ -31,7 +42,15 @@ def rank_command(
     ] = "constant",
     resamples: Annotated[int, typer.Option(help="How often metrics are drawn from their repeats; 0 for never.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    measure: Measured = None,
+    repeats: Annotated[int, typer.Option(help="Measurements of each metric of --measure.")] = 10,
+    input_shape: Annotated[
+        str | None, typer.Option(help="Images as CxHxW (default: the first run's, or 3x32x32).")
+    ] = None,
+    classes: Annotated[int | None, typer.Option(help="Classes (default: the first run's, or 10).")] = None,
+    device: Device = "auto",
     top: Annotated[int, typer.Option(min=1, help="Models to list.")] = 30,
+    save: Annotated[Path | None, typer.Option(help="A .csv for the models' metrics, to rank them again.")] = None,
     picture: Annotated[Path | None, typer.Option(help="An .svg with efficiencies, ranks and the frontier.")] = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -42,29 +61,29 @@ def rank_command(
     that repeats show to vary are drawn from them again and again, and the frontier with them.
 
     A CSV has the column model and one for each metric; rows of one model are repeats, whose metrics were measured together. latency_std
-    beside latency is the deviation of a mean.
+    beside latency is the deviation of a mean. Models of one name in several sources are one. A model whose name is that of a network gets its
+    exact costs, and what --measure names is measured on this device.
 
     \b
     Examples:
       jointnas rank models.csv --cost latency --cost macs --gain accuracy
       jointnas rank runs/digits-resnet9-1 --cost macs --cost params
-      jointnas rank models.csv --returns variable --picture efficiency.svg
+      jointnas rank baselines --measure latency --repeats 10 --input-shape 3x224x224 --save speeds.csv
+      jointnas rank speeds.csv runs/baselines-1 --returns variable --cost latency --picture efficiency.svg
     """
     from jointnas.campaign.candidate_file import write_text
-    from jointnas.campaign.folders import find_run
-    from jointnas.efficiency.models import read_run, read_table, without_doubles
+    from jointnas.efficiency.measured import write_table
     from jointnas.efficiency.ranking import rank
     from jointnas.errors import EfficiencyError, ExportError
 
-    if picture is not None and picture.suffix != ".svg":
-        raise EfficiencyError(f"a picture of efficiencies is an .svg, got {str(picture)!r}: change --picture")
-    models = [
-        model
-        for source in sources
-        for model in (read_table(Path(source)) if Path(source).suffix.lower() == ".csv" else read_run(find_run(source)))
-    ]
-    given = {"orientation": orientation, "returns": returns, "resamples": resamples, "seed": seed}
-    ranking = rank(without_doubles(models), cost or [], gain or [], fixed or [], **given)  # type: ignore[arg-type]
+    for name, path, kind in (("--picture", picture, ".svg"), ("--save", save, ".csv")):
+        if path is not None and path.suffix != kind:
+            raise EfficiencyError(f"{name} writes an {kind}, got {str(path)!r}: change its name")
+    models = _models(sources, measure or [], repeats, input_shape, classes, device)
+    if save is not None:
+        write_table(models, save)
+    given: dict[str, Any] = {"orientation": orientation, "returns": returns, "resamples": resamples, "seed": seed}
+    ranking = rank(models, cost or [], gain or [], fixed or [], **given)
     if picture is not None:
         from jointnas.efficiency.picture import draw_ranking
 
@@ -78,6 +97,58 @@ def rank_command(
     for note in ranking.notes:
         messages.print(note)
     _print_ranking(ranking, top)
+
+
+def _models(
+    sources: Sequence[str], metrics: Sequence[str], repeats: int, shape: str | None, classes: int | None, device: str
+) -> list[Model]:
+    """Return the models of all sources with their metrics."""
+    from dataclasses import replace
+
+    from jointnas.campaign.folders import find_run
+    from jointnas.campaign.store import Run
+    from jointnas.campaign.winner_file import WINNER_FILE
+    from jointnas.cli.show import parse_shape
+    from jointnas.efficiency.measured import candidates_named, measured, unknown_model, with_costs
+    from jointnas.efficiency.models import joined, read_run, read_table, read_winner
+    from jointnas.errors import RunError
+    from jointnas.execution import share_slots
+
+    found: list[Model] = []
+    named = {}
+    input_shape, outputs = INPUT
+    for source in sources:
+        path = Path(source)
+        if path.suffix.lower() == ".csv":
+            found += read_table(path)
+        elif (path / WINNER_FILE).is_file():
+            found.append(read_winner(path))
+        elif not path.is_dir() and (own := candidates_named(source)) is not None:
+            named.update(own)
+        else:
+            try:
+                folder = find_run(source)
+            except RunError as error:
+                raise (error if "/" in source else unknown_model(source)) from error
+            found += read_run(folder)
+            with Run.open(folder) as run:
+                context = run.context
+            if (input_shape, outputs) == INPUT and context.input_shape is not None:
+                input_shape, outputs = context.input_shape, len(context.classes or ())
+    input_shape = parse_shape(shape) if shape else input_shape
+    outputs = outputs if classes is None else classes
+    if metrics:
+        known = {model.name: candidates_named(model.name) for model in found if model.candidate is None}
+        found = [replace(m, candidate=next(iter(own.values()))) if (own := known.get(m.name)) else m for m in found]
+    models = joined([*with_costs(named, input_shape, outputs), *found])
+    if not metrics:
+        return models
+
+    def show(ended: int, total: int) -> None:
+        if ended % PROGRESS_EVERY == 0 or ended == total:
+            messages.print(f"measured {ended} of {total}")
+
+    return measured(models, metrics, repeats, share_slots(1, device), input_shape, outputs, show)
 
 
 def _print_ranking(ranking: Ranking, top: int) -> None:

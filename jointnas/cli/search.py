@@ -58,6 +58,7 @@ OF_FROM = (
     "max_",
     "min_",
     "objective",
+    "relative_to",
     "measure",
     "latency_command",
     "engine",
@@ -113,10 +114,18 @@ def search_command(
         str,
         option(
             WHAT,
-            help="'max accuracy', 'max balanced_accuracy', 'max macro_f1' or 'min log_loss'; or 'min METRIC' beside a constraint such as "
-            "'accuracy>=0.8'.",
+            help="'max accuracy', 'max balanced_accuracy', 'max macro_f1' or 'min log_loss'; 'min METRIC' beside a constraint such as "
+            "'accuracy>=0.8'; or 'max efficiency'.",
         ),
     ] = "max accuracy",
+    relative_to: Annotated[
+        str | None,
+        option(
+            WHAT,
+            metavar="RUN|CSV",
+            help="Models that efficiency is relative to: a run's (by macs and size), or a table's.",
+        ),
+    ] = None,
     measure: Measured = None,
     space: Annotated[str, option(WHAT, help="A built-in space (see `jointnas spaces`) or a TOML file.")] = "resnet9",
     latency_command: Annotated[
@@ -311,6 +320,7 @@ def search_command(
       jointnas search --max macs=20M --min images_per_second=500 --data photos/ --total-time 2h
       jointnas search --from runs/photos --constraint 'macs<10M' --constraint 'latency<2ms'
       jointnas search --from runs/photos --objective 'min latency' --constraint 'accuracy>=0.8'
+      jointnas search --from runs/photos --objective 'max efficiency' --relative-to models.csv --min accuracy=0.7
       jointnas search --from runs/photos --frontier macs --top 20
       jointnas search --from runs/photos --sweep 'macs<5M,10M,20M' --top 1
       jointnas search --from runs/photos --engine all
@@ -339,6 +349,10 @@ def search_command(
             "seed": seed,
         }
         asked["latency_command"] = latency_command
+        if relative_to is not None:
+            from jointnas.efficiency.models import reference_named
+
+            asked["reference"] = reference_named(relative_to)
         ask_fitted(from_, bounds, sweep or [], out, as_json, frontier=frontier, **asked)
         return
     for name in ("frontier", "sweep"):
@@ -375,7 +389,7 @@ def _check_from(options: Mapping[str, Any], bounds: Sequence[str]) -> None:
         if name not in OF_FROM:
             raise SearchError(
                 f"--from trains nothing, so it does not go with --{name.replace('_', '-')}: drop it (--constraint, --max, --min, --objective, "
-                "--measure, --engine, --frontier, --sweep, --top, --seed and --out go with --from)"
+                "--relative-to, --measure, --engine, --frontier, --sweep, --top, --seed and --out go with --from)"
             )
     check_positive("top", options.get("top", 1))
     if "frontier" not in options:

@@ -5,17 +5,25 @@ from __future__ import annotations
 import csv
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 
 from jointnas.campaign.candidate_file import candidate_costs
+from jointnas.campaign.folders import find_run
+from jointnas.campaign.spec import BaselinesSpec
 from jointnas.campaign.store import FINAL, Run, Trial
+from jointnas.campaign.winner_file import WinnerFile
+from jointnas.efficiency.reference import Reference, reference_of
 from jointnas.errors import EfficiencyError, suggest
+from jointnas.space.knob_space import Candidate
 
 MODEL = "model"
 DEVIATION = "_std"
 FEWEST = 3  # models that are ranked
+APART = 10**9  # between the rows of two sources
+ACCURACY = "accuracy"
+COSTS_OF_RUNS = ("macs", "size")  # by which a search compares with a run
 GAINS = ("accuracy", "macro_f1", "images_per_second")
 """What the names of metrics end with that are gains where nobody says otherwise; all others are costs."""
 
@@ -48,10 +56,11 @@ class Metric:
 
 @dataclass(frozen=True)
 class Model:
-    """A model and its metrics by name."""
+    """A model and its metrics by name. candidate: its network and recipe, where they are known."""
 
     name: str
     metrics: Mapping[str, Metric]
+    candidate: Candidate | None = None
 
 
 def read_table(path: Path) -> list[Model]:
@@ -115,20 +124,36 @@ def _metrics(model: str, values: Mapping[str, Mapping[int, float]]) -> dict[str,
     return metrics
 
 
-def without_doubles(models: Sequence[Model]) -> list[Model]:
-    """Return the models. Raises `EfficiencyError` where two of them have one name."""
-    names = [model.name for model in models]
-    double = next((name for name in names if names.count(name) > 1), None)
-    if double is not None:
-        raise EfficiencyError(f"models need different names, got two called {double!r}: rename one")
-    return list(models)
+def joined(models: Sequence[Model]) -> list[Model]:
+    """Return the models, those of one name as one with the metrics of all. Raises `EfficiencyError` for a metric that two of them have.
+
+    Exact costs may be given twice. Rows of repeats are of their own source, so those of two sources are never taken as measured together.
+    """
+    found: dict[str, Model] = {}
+    for number, model in enumerate(models):
+        metrics = {
+            name: replace(m, rows=tuple(r + number * APART for r in m.rows)) for name, m in model.metrics.items()
+        }
+        if model.name in found:
+            other = found[model.name]
+            double = next(
+                (n for n, m in metrics.items() if n in other.metrics and m.values != other.metrics[n].values), None
+            )
+            if double is not None:
+                raise EfficiencyError(
+                    f"a model has each metric from one source, got {double} of {model.name!r} twice: rename one of the models"
+                )
+            metrics = {**metrics, **other.metrics}
+        candidate = model.candidate or (found[model.name].candidate if model.name in found else None)
+        found[model.name] = Model(model.name, metrics, candidate)
+    return list(found.values())
 
 
 def read_run(path: Path) -> list[Model]:
     """Return the trained candidates of a run, each with the accuracies of its trainings and its exact costs. Raises `RunError`."""
     with Run.open(path) as run:
         trials, context = run.trials(), run.context
-        members = getattr(run.spec, "members", 1)
+        members, is_baselines = getattr(run.spec, "members", 1), run.spec.kind == BaselinesSpec.kind
     found: dict[str, list[float]] = {}
     first: dict[str, Trial] = {}
     for trial in trials:
@@ -143,8 +168,23 @@ def read_run(path: Path) -> list[Model]:
         if context.input_shape is not None and "network" in trial.candidate["architecture"]:
             costs = candidate_costs(trial.candidate, context.input_shape, len(context.classes or ()), members)
             metrics |= {name: Metric((float(value),)) for name, value in costs.items()}
-        models.append(Model(f"{path.name} {trial.number}", metrics))
+        name = identity if is_baselines else f"{path.name} {trial.number}"
+        models.append(Model(name, metrics, trial.candidate))
     return models
+
+
+def read_winner(folder: Path) -> Model:
+    """Return the trained network in a winner's folder: its accuracies by seed, and its costs. Raises `ExportError`."""
+    winner = WinnerFile.read(folder)
+    metrics = {name: Metric((float(value),)) for name, value in winner.costs.items()}
+    results = winner.results
+    test, val = (results.get(name) or {} for name in ("test_accuracy", "val_accuracy"))
+    accuracies = val.get("seeds") or results.get("val_accuracies") or [results.get(ACCURACY)]
+    for name, values in ((ACCURACY, accuracies), ("test_accuracy", test.get("seeds") or ())):
+        own = tuple(float(value) for value in values if value is not None)
+        if own:
+            metrics[name] = Metric(own, rows=tuple(range(len(own))))
+    return Model(folder.name, metrics, winner.candidate if len(winner.members) == 1 else None)
 
 
 def common_metrics(models: Sequence[Model]) -> list[str]:
@@ -178,3 +218,19 @@ def chosen_metrics(
             f"efficiency needs a cost and a gain, got the metrics {', '.join(names)}: name them with --cost and --gain"
         )
     return taken_costs, taken_gains
+
+
+def reference_named(name: str | Path) -> Reference:
+    """Return the models that `search --relative-to` names: a table's by all its costs, or a run's trained candidates by `COSTS_OF_RUNS`.
+
+    Raises `EfficiencyError` or `RunError`.
+    """
+    if Path(name).suffix.lower() != ".csv":
+        return reference_of(read_run(find_run(str(name))), COSTS_OF_RUNS)
+    models = read_table(Path(name))
+    costs, gains = chosen_metrics(models, (), ())
+    if gains != (ACCURACY,):
+        raise EfficiencyError(
+            f"--relative-to compares one gain, the accuracy, got {', '.join(gains)} in {str(name)!r}: leave the others out"
+        )
+    return reference_of(models, costs)

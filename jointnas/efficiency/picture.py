@@ -12,6 +12,7 @@ from jointnas.space.constraint import format_metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SHOWN = 30  # models
 BLUE, ORANGE, GREY = "#0072b2", "#e69f00", "#8a8a8a"
@@ -20,18 +21,28 @@ BLUE, ORANGE, GREY = "#0072b2", "#e69f00", "#8a8a8a"
 def draw_ranking(ranking: Ranking) -> str:
     """Return the SVG of a ranking's most efficient models."""
     import matplotlib as mpl
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Canvas
 
-    shown = ranking.order[:SHOWN]
     with mpl.rc_context({"svg.fonttype": "none", "text.parse_math": False, "svg.hashsalt": "rank"}):
-        figure = Figure(figsize=(13, 1.6 + 0.28 * len(shown)), layout="constrained")
-        intervals, ranks, plane = figure.subplots(1, 3)
-        _intervals(intervals, ranking, shown)
-        _ranks(ranks, ranking, shown)
-        _plane(plane, ranking)
+        figure = Canvas(figsize=size_of(ranking), layout="constrained")
+        paint_ranking(figure, ranking)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     return text.getvalue()
+
+
+def size_of(ranking: Ranking) -> tuple[float, float]:
+    """Return the width and height of a ranking's picture in inches."""
+    return 13, 1.6 + 0.28 * min(len(ranking.order), SHOWN)
+
+
+def paint_ranking(figure: Figure, ranking: Ranking) -> None:
+    """Draw the three panels of a ranking's most efficient models."""
+    shown = ranking.order[:SHOWN]
+    intervals, ranks, plane = figure.subplots(1, 3)
+    _intervals(intervals, ranking, shown)
+    _ranks(ranks, ranking, shown)
+    _plane(plane, ranking)
 
 
 def _intervals(axes: Axes, ranking: Ranking, shown: list[int]) -> None:

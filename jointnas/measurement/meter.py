@@ -54,7 +54,7 @@ def measure(
 
     Raises `ConstraintError` as `check_metrics` does, and `BlueprintError` or `RecipeError` for an invalid candidate.
     """
-    metrics_by_name = measure_workload(*_workload(candidate, input_shape, classes), classes, metrics, device)
+    metrics_by_name = measure_workload(*workload_of(candidate, input_shape, classes), classes, metrics, device)
     return {metric: metrics_by_name[metric] for metric in metrics}
 
 
@@ -134,7 +134,7 @@ class Meter:
 
     def workload(self, candidate: Mapping[str, Any]) -> Workload:
         """Return a candidate's blueprint and recipe."""
-        return _workload(candidate, self.input_shape, self.classes)
+        return workload_of(candidate, self.input_shape, self.classes)
 
     def measure_workloads(self, workloads: Sequence[Workload], metrics: Sequence[str]) -> list[dict[str, float]]:
         """Return the metrics of networks with their recipes, as `measure` does; each is measured and stored once.
@@ -157,7 +157,7 @@ class Meter:
             requested.update(row.values())
             for together in TOGETHER:
                 if some := [metric for metric in missing if metric in together]:
-                    jobs.append(Job(len(jobs), _payload(*workload, some)))
+                    jobs.append(Job(len(jobs), payload_of(*workload, some)))
                     measured.append(workload)
         for event in self._workers().results(jobs) if jobs else ():
             if event.kind == "done":
@@ -211,10 +211,11 @@ class Meter:
         return self._executor
 
 
-def _workload(candidate: Mapping[str, Any], input_shape: Shape, classes: int) -> Workload:
+def workload_of(candidate: Mapping[str, Any], input_shape: Shape, classes: int) -> Workload:
     """Return a candidate's blueprint and recipe."""
     return trained_blueprint(candidate, input_shape, classes), Recipe.from_knobs(candidate["recipe"])
 
 
-def _payload(blueprint: Blueprint, recipe: Recipe, metrics: Sequence[str]) -> dict[str, Any]:
+def payload_of(blueprint: Blueprint, recipe: Recipe, metrics: Sequence[str]) -> dict[str, Any]:
+    """Return the job of a worker of `prepare_measurements`: a network, its recipe, and metrics that are measured together."""
     return {"blueprint": blueprint.to_json(), "recipe": asdict(recipe), "metrics": metrics}

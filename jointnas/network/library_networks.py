@@ -1,9 +1,9 @@
 """Networks of torchvision and timm that a blueprint can use as one operation.
 
-A blueprint names an entry of `NETWORKS`, never something to import, and weights are always fresh.
-Images of fewer than 64 pixels a side get the usual form for CIFAR: the first convolution is 3×3 with stride 1, and the pools
-that follow it are left out. Dropout and stochastic depth inside a network are off,
-and the recipe's dropout and stochastic depth do not reach into it. PyTorch is imported when a network is first built.
+A blueprint names a classifier that one of them lists, never something to import, and weights are always fresh.
+With those of `NETWORKS`, images of fewer than 64 pixels a side get the usual form for CIFAR: the first convolution is 3×3 with stride 1, and
+the pools that follow it are left out. All others are as their library makes them, for images of three channels. Dropout and stochastic depth
+inside those of `NETWORKS` are off, and the recipe's do not reach into any. PyTorch is imported when a network is first built.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ from jointnas.errors import BlueprintError, suggest
 if TYPE_CHECKING:
     from torch import nn
 
+LIBRARIES = ("torchvision", "timm")
 SMALL_SIDE = 64  # pixels; below, an image is small
 
 
 class Opaque(NamedTuple):
-    """The library of a network, and the paths in its module of the layers that change for small images."""
+    """The library of a network, and the paths in its module of the layers that change for small images.
+
+    stem: the first convolution; empty for a network that stays as it is.
+    """
 
     library: str
-    stem: str  # the first convolution
+    stem: str = ""
     dropped: tuple[str, ...] = ()  # poolings that small images go without
     options: Mapping[str, Any] = {}
 
@@ -45,11 +49,35 @@ NETWORKS: Mapping[str, Opaque] = {
 """The networks by the names that their libraries give them."""
 
 
+@lru_cache
+def listed(library: str) -> frozenset[str]:
+    """Return the names of a library's image classifiers; none of one that is not installed."""
+    if library == "torchvision":
+        from torchvision import models
+
+        return frozenset(models.list_models(module=models))
+    try:
+        from timm import list_models
+    except ImportError:
+        return frozenset()
+    return frozenset(list_models())
+
+
+def is_known(name: str) -> bool:
+    """Return whether a network of this name can be built."""
+    return name in NETWORKS or any(name in listed(library) for library in LIBRARIES)
+
+
 def find(name: str, library: str | None = None) -> Opaque:
     """Return the entry of a network. Raises `BlueprintError` for an unknown name, or one of another library."""
-    if name not in NETWORKS:
-        raise BlueprintError(f"no library's network is called {name!r}: {suggest(name, NETWORKS)}")
-    entry = NETWORKS[name]
+    if name in NETWORKS:
+        entry = NETWORKS[name]
+    else:
+        own = next((own for own in LIBRARIES if library in (None, own) and name in listed(own)), None)
+        if own is None:
+            known = [*NETWORKS, *(n for own in LIBRARIES for n in sorted(listed(own)))]
+            raise BlueprintError(f"no library's network is called {name!r}: {suggest(name, known)}")
+        entry = Opaque(own)
     if library not in (None, entry.library):
         raise BlueprintError(f"{name} is a network of {entry.library}, got library {library!r}")
     return entry
@@ -58,12 +86,16 @@ def find(name: str, library: str | None = None) -> Opaque:
 def build(library: str, name: str, input_shape: tuple[int, ...], classes: int) -> nn.Module:
     """Return a fresh network from (n, *input_shape) images to (n, classes) logits.
 
-    Raises `BlueprintError` for one outside `NETWORKS`, or whose library is not installed.
+    Raises `BlueprintError` for one that its library does not have, or whose library is not installed.
     """
     from torch import nn
 
     entry = find(name, library)
     network = _make(entry, name, classes)
+    if not entry.stem:
+        if input_shape[0] != 3:
+            raise BlueprintError(f"{name} reads images of 3 channels, got {input_shape[0]}: choose another network")
+        return network
     small = min(input_shape[1:]) < SMALL_SIDE
     network.set_submodule(entry.stem, _stem(network.get_submodule(entry.stem), input_shape[0], small))
     for path in entry.dropped if small else ():
@@ -133,7 +165,7 @@ def trace(library: str, name: str, input_shape: tuple[int, ...], classes: int) -
             module.register_forward_hook(count)
         try:
             network(torch.empty(1, *input_shape))
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise BlueprintError(
                 f"{name} does not fit images of shape {input_shape} ({reason}): raise the resolution"

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from jointnas.efficiency.ranking import Ranking
+
 BLUE, ORANGE, GREEN, PINK, SKY, RED, GREY = (
     "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8a8a8a",
 )  # fmt: skip
@@ -66,6 +68,17 @@ def draw(name: str, paint: Callable[[Figure, Axes], None], size: tuple[float, fl
     svg = re.sub(r'( id="|href="#)', rf"\1{name}-", svg)
     svg = re.sub(r"url\(#", f"url(#{name}-", svg)
     return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', svg, count=1)
+
+
+def ranking(found: Ranking) -> str:
+    """Draw the efficiencies, ranks and frontier of candidates."""
+    from jointnas.efficiency.picture import paint_ranking, size_of
+
+    def paint(figure: Figure, axes: Axes) -> None:
+        axes.remove()
+        paint_ranking(figure, found)
+
+    return draw("efficiency", paint, size_of(found))
 
 
 def accuracy_against_cost(contents: Contents, metric: str) -> str:

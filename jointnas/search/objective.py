@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from jointnas.efficiency.reference import Reference
 from jointnas.errors import ConstraintError, SearchError, suggest
 from jointnas.measurement.forecast import Forecast
 from jointnas.search.engines import Evaluation
@@ -35,6 +36,7 @@ LARGEST_FORECAST_ERROR = (
     0.3  # median relative error; above it every second candidate is wrong by a third, as on a loaded machine
 )
 LARGER_IS_BETTER = ("images_per_second",)
+EFFICIENCY = "efficiency"
 
 
 class Query:
@@ -48,10 +50,12 @@ class Query:
         meter: Meter | None = None,
         reported: Sequence[str] = (),
         seed: int = 0,
+        reference: Reference | None = None,
     ) -> None:
-        self.space = space
+        self.space, self.reference = space, reference
         self.constraints = parse_all(constraints, (*space.metrics, *MEASURED, ACCURACY))
-        self.minimised: tuple[str, ...] = (parse_objective(objective, (*space.metrics, *MEASURED)) or ACCURACY,)
+        metrics = (*space.metrics, *MEASURED)
+        self.minimised: tuple[str, ...] = (parse_objective(objective, metrics, reference) or ACCURACY,)
         self.exact = tuple(c for c in self.constraints if c.metric in space.metrics)
         self.trained = tuple(c for c in self.constraints if c.metric == ACCURACY)
         for constraint in self.trained:
@@ -63,7 +67,7 @@ class Query:
             raise ConstraintError(
                 f"the bound {self.trained[0]} needs an objective that minimises a cost: use for example 'min macs'"
             )
-        if not self.trained and self.minimised != (ACCURACY,):
+        if not self.trained and self.minimised not in ((ACCURACY,), (EFFICIENCY,)):
             raise ConstraintError(
                 f"the objective {objective!r} needs a bound on accuracy: add for example accuracy>=0.8"
             )
@@ -73,7 +77,9 @@ class Query:
     def _make_forecast(self) -> Forecast | None:
         """Return the forecast, not calibrated yet, of the measured metrics in constraints, objective and report."""
         metrics = [c.metric for c in self.measured]
-        metrics += [m for m in self.minimised if m != ACCURACY and m not in self.space.metrics]
+        compared = self.reference.costs if self.reference else ()
+        metrics += [m for m in (*self.minimised, *compared) if m not in (ACCURACY, EFFICIENCY, *self.space.metrics)]
+        metrics = list(dict.fromkeys(metrics))
         if not (metrics or self._reported):
             return None
         if self._meter is None:
@@ -126,7 +132,9 @@ class Query:
         bounds = (*self.trained, *self.measured)
         metrics = {} if self.minimised == (ACCURACY,) and not bounds else self.costs(codes)
         metrics[ACCURACY] = accuracies
-        columns = [-metrics[m] if m == ACCURACY else metrics[m] for m in self.minimised]
+        if self.reference is not None and EFFICIENCY in self.minimised:
+            metrics[EFFICIENCY] = self.reference.efficiencies(accuracies, metrics)
+        columns = [-metrics[m] if m in (ACCURACY, EFFICIENCY) else metrics[m] for m in self.minimised]
         excess = violations(bounds, metrics) if bounds else np.zeros((len(codes), 0))
         return Evaluation(np.stack(columns, axis=1), excess, np.isnan(accuracies))
 
@@ -227,10 +235,24 @@ def predicted_objective(objective: str) -> str:
 _SCORED = {("max", ACCURACY), ("max", BALANCED_ACCURACY), ("max", MACRO_F1), ("min", LOG_LOSS)}
 
 
-def parse_objective(text: str, metrics: Sequence[str]) -> str | None:
-    """Return the cost that "min METRIC" names, or None for "max accuracy". Raises `SearchError`."""
+def parse_objective(text: str, metrics: Sequence[str], reference: Reference | None = None) -> str | None:
+    """Return the cost that "min METRIC" names, `EFFICIENCY`, or None for "max accuracy". Raises `SearchError`.
+
+    reference: the models that an efficiency is relative to.
+    """
     match = re.fullmatch(r"\s*(min|max)\s+(\w+)\s*", text)
     side, metric = match.groups() if match else ("", "")
+    if (side, metric) == ("max", EFFICIENCY):
+        if reference is None:
+            raise SearchError("'max efficiency' compares with other models: name a run or a table with --relative-to")
+        unknown = next((name for name in reference.costs if name not in metrics), None)
+        if unknown is not None:
+            raise SearchError(
+                f"candidates have no cost {unknown!r}, by which --relative-to compares: {suggest(unknown, metrics)}"
+            )
+        return EFFICIENCY
+    if reference is not None:
+        raise SearchError(f"--relative-to goes with 'max efficiency', got the objective {text!r}: drop one of them")
     if (side, metric) == ("max", ACCURACY):
         return None
     if (side, metric) in _SCORED:

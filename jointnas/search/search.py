@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from jointnas.efficiency.reference import Reference
 from jointnas.errors import SearchError, SpaceError
 from jointnas.predictor.contract import DEFAULT_KIND, MIN_FIT_EXAMPLES, Predictor
 from jointnas.predictor.prior import Prior
 from jointnas.predictor.task import Task
 from jointnas.search.batch import Batch, Prediction, children_of_the_best, choose, fill
 from jointnas.search.engines import engine_names, find_engine
-from jointnas.search.objective import Query
+from jointnas.search.objective import EFFICIENCY, Query
 from jointnas.search.pool import Pool
 from jointnas.search.storage import Observations, Storage
 from jointnas.search.winners import EngineReport, PredictorSearch, Selection, Winner
@@ -49,7 +50,8 @@ class Search:
     start: candidates that are asked first. task: what a new predictor knows before the first training. No candidate is asked twice, and
     none that was observed.
 
-    objective: "max accuracy", or "min METRIC" with a constraint such as "accuracy>=0.8", which the prediction has to meet.
+    objective: "max accuracy", "min METRIC" with a constraint such as "accuracy>=0.8", which the prediction has to meet, or "max efficiency"
+    relative to the models of `reference`.
     storage: a SQLite file that keeps the search; any number of processes of one machine may share it, each asks with the others' candidates
     in mind. A search of this name goes on there; candidates of a process of this machine that has ended without a result are asked again
     first.
@@ -74,6 +76,7 @@ class Search:
         objective: str = "max accuracy",
         meter: Meter | None = None,
         reported: Sequence[str] = (),
+        reference: Reference | None = None,
         start: Sequence[Mapping[str, Any]] = (),
         task: Task = Task(),  # noqa: B008  (frozen)
         storage: str | Path | None = None,
@@ -83,7 +86,7 @@ class Search:
             raise SpaceError(f"the space {space.name!r} is not bound to its data: call Space.bind first")
         given = None if pool is None else space.to_codes(pool)
         self.seed, self.space = seed, _with_cost(space, cost, given)
-        self.query = Query(self.space, constraints, objective, meter, reported, seed)
+        self.query = Query(self.space, constraints, objective, meter, reported, seed, reference)
         self.pool = Pool(self.query, start, given, pool_size, seed)
         self._observations = Observations(self.space)
         self._fitted = False  # to all observations
@@ -306,17 +309,29 @@ class Search:
         self.reports = selection.reports
         return self.to_winners(selection)
 
+    def _efficiencies(self, selection: Selection, mean: NDArray[np.float64]) -> list[dict[str, float]]:
+        """Return the efficiency of each selected candidate by its mean accuracy, where it is the objective."""
+        reference = self.query.reference
+        if reference is None:
+            return [{} for _ in selection.measured]
+        costs = self.query.costs(selection.codes)
+        for i, measured in enumerate(selection.measured):
+            for name, value in measured.items():
+                costs.setdefault(name, np.full(len(mean), np.nan))[i] = value
+        return [{EFFICIENCY: float(value)} for value in reference.efficiencies(mean, costs)]
+
     def to_winners(self, selection: Selection) -> list[Winner]:
         """Return selected candidates with their predictions, observed accuracies and costs."""
         mean, std = self.predictor.predict_codes(selection.codes)
         accuracies = self.observed_accuracies(selection.codes)
+        efficiencies = self._efficiencies(selection, mean)
         return [
             Winner(
                 candidate,
                 float(mean[i]),
                 float(std[i]),
                 None if np.isnan(accuracies[i]) else float(accuracies[i]),
-                {**self.space.cost(candidate), **selection.measured[i]},
+                {**self.space.cost(candidate), **selection.measured[i], **efficiencies[i]},
                 selection.engines[i],
             )
             for i, candidate in enumerate(self.space.to_candidates(selection.codes))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jointnas.campaign.spec.base import Spec, check_positive
+from jointnas.efficiency.reference import Reference
 from jointnas.errors import SearchError
 from jointnas.predictor.contract import find_model
 from jointnas.search.engines import CONTROLLER, engine_names, find_engine
@@ -35,7 +36,8 @@ class SearchSpec(Spec):
     averaged and whose costs add up, and their kind (`training.ensemble`). start: candidates to train before the built-in recipes. prior: the
     predictor to start from, "none" for none, None for the built-in one. early_stop: Kendall's τ from which later rounds train a part
     of the budget. train_fn: "module:function" that trains a candidate of an abstract space in place of the built-in trainer; cost_fn:
-    one that returns such a candidate's costs by name, for constraints. latency_command: measures latency on another device (`DeviceCommand`).
+    one that returns such a candidate's costs by name, for constraints. relative_to: JSON of the `Reference` of the objective "max efficiency".
+    latency_command: measures latency on another device (`DeviceCommand`).
     """
 
     kind = "search"
@@ -46,6 +48,7 @@ class SearchSpec(Spec):
     space: str
     constraints: tuple[str, ...] = ()
     objective: str = "max accuracy"
+    relative_to: Mapping[str, Any] | None = None
     measure: tuple[str, ...] = ()
     rounds: int = 4
     batch: int = 8
@@ -132,6 +135,11 @@ class SearchSpec(Spec):
         On one machine proposals would take the cores of the trainings that run.
         """
         return self.is_remote and self.early_stop is None and self.at_a_time > self.batch_of(1)
+
+    @property
+    def reference(self) -> Reference | None:
+        """The models that the objective "max efficiency" is relative to."""
+        return None if self.relative_to is None else Reference.from_json(self.relative_to)
 
     @property
     def score(self) -> str:
