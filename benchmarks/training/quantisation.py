@@ -3,8 +3,8 @@
     python -m benchmarks.training.quantisation --data cifar10-images.zip --to benchmarks/results/quantisation.json
 
 Each training is one budget on one core, two at a time. `float` has no quantiser. `fine-tuned` starts from the weights of the float network of
-the same seed, so it has two budgets in all. PARQ (Jin et al. 2025) has its least-squares levels a channel and anneals until 80 % of the steps
-that binaryconnect took; post-training quantisation (`ptq`) projects the float network by least squares, and re-estimates batch norm's
+the same seed, so it has two budgets in all. PARQ (Jin et al. 2025) has its least-squares levels a channel and anneals until 80 % of the
+budget; post-training quantisation (`ptq`) projects the float network by least squares, and re-estimates batch norm's
 statistics on 1,000 training images. The recipe is the built-in `resnet9-1m` without the average of weights, which PARQ lacks. The first and
 the last layer stay floats, but for `--layers all`. The test images are scored once a training. Rows in the file are not repeated. Needs
 torchao.
@@ -47,9 +47,10 @@ NETWORKS: Mapping[str, Mapping[str, Any]] = {
     "resnet20": {"network": "resnet", "width": 0.25, "depth1": 3, "depth2": 3, "depth3": 3, "depth4": 0},
 }
 BITS = (1, 2, 4)
+METHODS = ("float", *QUANTISERS[1:], "parq", "ptq")
 REFINEMENTS = 20  # of the scales of post-training quantisation
 NORM_IMAGES = 1000
-ANNEALED = 0.8  # of the steps
+ANNEALED, CLOCK_STEPS = 0.8, 10_000  # of the budget, and the whole of it in steps of PARQ's annealing
 CPU = torch.device("cpu")
 
 
@@ -108,19 +109,19 @@ class Prepare:
         run_job(warm_up, data, "cpu")
 
         def handle(payload: dict[str, Any], progress: Progress) -> dict[str, Any]:
-            return train(Arm(**payload["arm"]), data, payload["steps"], self, progress)
+            return train(Arm(**payload["arm"]), data, self, progress)
 
         return handle
 
 
-def train(arm: Arm, data: Data, steps: int, settings: Prepare, progress: Progress) -> dict[str, Any]:
-    """Return the outcome of an arm. steps: that binaryconnect took, for PARQ."""
+def train(arm: Arm, data: Data, settings: Prepare, progress: Progress) -> dict[str, Any]:
+    """Return the outcome of an arm."""
     own = candidate(arm, settings.layers)
     floats = Path(settings.folder) / f"{arm.network}-{arm.seed}.safetensors"
     if arm.method == "ptq":
         return post_training(own, data, floats)
     if arm.method == "parq":
-        return parq(own, data, arm, steps, settings)
+        return parq(own, data, arm, settings)
     parent = {"architecture": own["architecture"], "weights": str(floats)} if arm.start == "fine-tuned" else None
     weights = str(floats) if arm.method == "float" else None
     clock = {"train_seconds": settings.seconds}
@@ -162,7 +163,7 @@ def score(model: Network, data: Data, recipe: Recipe) -> dict[str, Any]:
     return found
 
 
-def parq(own: Candidate, data: Data, arm: Arm, steps: int, settings: Prepare) -> dict[str, Any]:
+def parq(own: Candidate, data: Data, arm: Arm, settings: Prepare) -> dict[str, Any]:
     """Train by torchao's PARQ around the recipe's optimizer."""
     from torchao.prototype.parq.optim import ProxPARQ, QuantOptimizer
     from torchao.prototype.parq.quant import LSBQuantizer
@@ -180,9 +181,16 @@ def parq(own: Candidate, data: Data, arm: Arm, steps: int, settings: Prepare) ->
             rest = [p for p in group["params"] if id(p) not in chosen]
             groups += [{**group, "params": rest}] if rest else []
             groups += [{**group, "params": few, "quant_bits": arm.bits}] if few else []
+            for p in few:
+                p.data = p.data.contiguous()  # in channels-last memory PARQ writes into a copy
         trainer.optimizer.param_groups = groups
+
+        class ByClock(ProxPARQ):  # type: ignore[misc]
+            def apply_(self, p: Any, q: Any, levels: Any, step_count: int, dim: Any = None) -> float:
+                return float(super().apply_(p, q, levels, int(CLOCK_STEPS * clock.fraction()), dim))
+
         quantizer = LSBQuantizer(optimal=arm.bits <= 2)
-        anneal = ProxPARQ(0, max(1, int(ANNEALED * steps)))
+        anneal = ByClock(0, int(ANNEALED * CLOCK_STEPS))
         trainer.optimizer = QuantOptimizer(trainer.optimizer, quantizer, anneal, quant_period=1, quant_per_channel=True)
         observation, model = trainer.run()
     levels = max(len(row.unique()) for _, layer in layers_of_few_bits(model) for row in layer.weight.flatten(1))
@@ -205,6 +213,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--layers", default="inner")
     parser.add_argument("--to", type=Path, required=True)
     options = parser.parse_args()
@@ -216,16 +225,12 @@ def main() -> None:
         spec = DataSpec(str(options.data), options.train_images, options.val_images, None, seed)
         prepare = Prepare(spec, options.seconds, str(folder), options.layers)
         with LocalExecutor(prepare, share_slots(2, "cpu"), 900.0, ("torch._dynamo",)) as executor:
-            for stage in stages([arm for network in options.networks for arm in arms(network, seed)]):
+            chosen = [
+                arm for network in options.networks for arm in arms(network, seed) if arm.method in options.methods
+            ]
+            for stage in stages(chosen):
                 missing = [arm for arm in stage if arm.key not in done]
-                steps = {
-                    arm.network: row["steps"]
-                    for row in done.values()
-                    if (arm := Arm(**row["arm"])).method == "binaryconnect"
-                }
-                jobs = [
-                    Job(i, {"arm": asdict(arm), "steps": steps.get(arm.network, 0)}) for i, arm in enumerate(missing)
-                ]
+                jobs = [Job(i, {"arm": asdict(arm)}) for i, arm in enumerate(missing)]
                 for event in executor.results(jobs):
                     if event.kind not in ("done", "failed"):
                         continue
@@ -238,11 +243,8 @@ def main() -> None:
 
 
 def stages(chosen: list[Arm]) -> list[list[Arm]]:
-    """Return the arms in two stages: the second needs weights or steps of the first."""
-    return [
-        [arm for arm in chosen if arm.start == "scratch" and arm.method != "parq"],
-        [arm for arm in chosen if arm.start != "scratch" or arm.method == "parq"],
-    ]
+    """Return the arms in two stages: the second needs weights of the first."""
+    return [[arm for arm in chosen if arm.start == start] for start in ("scratch", "fine-tuned")]
 
 
 def costs(arm: Arm, layers: str) -> dict[str, int]:

@@ -76,9 +76,9 @@ def read_table(path: Path) -> list[Model]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise EfficiencyError(f"the table {name!r} cannot be read ({error}): save it as a CSV in UTF-8") from error
     columns = [column for column in (rows[0] if rows else {}) if column]
-    if MODEL not in columns or len(columns) < 3:
+    if MODEL not in columns or len(columns) < 2:
         raise EfficiencyError(
-            f"a table of models has the column {MODEL} and two metrics at least, got {', '.join(columns) or 'no rows'} in {name!r}: add them"
+            f"a table of models has the column {MODEL} and one for each metric, got {', '.join(columns) or 'no rows'} in {name!r}: add them"
         )
     found: dict[str, dict[str, dict[int, float]]] = {}
     numeric = [c for c in columns if c != MODEL and not all(_is_text(row.get(c)) for row in rows)]

@@ -20,6 +20,7 @@ from jointnas.errors import BlueprintError, SpaceError, suggest
 from jointnas.network.blueprint import Blueprint
 from jointnas.network.cost import FLOAT_BITOPS, METRICS, scoring_cost
 from jointnas.network.operations.operation import Shape
+from jointnas.network.quantisation import quantised
 from jointnas.resources import resource_folder
 from jointnas.space.continuous import Continuous
 from jointnas.space.cost_table import COSTS, Architectures
@@ -121,12 +122,16 @@ class Space(KnobSpace):
         return replace(self, cost_function=function, cost_example=example, _costs={})
 
     def fix(self, values: Mapping[str, Value]) -> Space:
-        """Return the space with some knobs fixed; those of recipes that are fixed already may get another value.
+        """Return the space with some knobs fixed; those of recipes that are fixed already, or missing, may get another value.
 
         Raises `SpaceError`, `CandidateError` or `RecipeError`.
         """
         knobs = list(self.knobs)
         for name, value in values.items():
+            if not self.is_abstract and name in knob_fields() and name not in self._names:
+                check_value(name, value)
+                knobs.append(Fixed(name, (), value))
+                continue
             index = self._index(name)
             if isinstance(knobs[index], Fixed) and name in knob_fields() and not self.is_abstract:
                 check_value(name, value)
@@ -216,8 +221,9 @@ class Space(KnobSpace):
         return Architectures(self._by_group[0], self.input_shape, self.classes)
 
     def blueprint(self, candidate: Mapping[str, Any]) -> Blueprint:
-        """Return the candidate's network. Raises `SpaceError` when the space is abstract or not bound."""
-        return self.architectures.blueprint(self.to_codes([candidate])[0, : self.n_architecture])
+        """Return the candidate's network, with the bits of its recipe. Raises `SpaceError` when the space is abstract or not bound."""
+        network = self.architectures.blueprint(self.to_codes([candidate])[0, : self.n_architecture])
+        return quantised(network, self.recipe(candidate).quantisation)
 
     def recipe(self, candidate: Mapping[str, Any]) -> Recipe:
         """Return the candidate's recipe."""

@@ -102,7 +102,7 @@ def test_a_mean_with_a_deviation_is_drawn(tmp_path: Path) -> None:
         (TABLE, ("--fixed", "accuracy"), "--fixed is one of the costs"),
         (TABLE.replace("0.90,10", "0.90,fast", 1), (), "a metric is a number, got 'fast' for latency in line 2"),
         ("model,accuracy,macs\na,0.9,0\nb,0.8,2\nc,0.7,3\n", (), "each cost is above 0, got 0"),
-        ("name,accuracy\n", (), "has the column model and two metrics"),
+        ("name,accuracy\n", (), "has the column model and one for each metric"),
         (TABLE, ("--seed", "-1"), "--seed must be 0 or more, got -1"),
         (TABLE, ("--fixed", "macs", "--orientation", "output"), "--fixed is of costs that are reduced"),
         ("model,accuracy,b,b_std\nx,1,2,-1\ny,1,2,1\nz,1,2,1\n", (), "a deviation is 0 or more, got b_std = -1 of 'x'"),
@@ -140,6 +140,8 @@ def test_a_model_that_was_measured_once_gets_the_deviation_of_the_others(tmp_pat
     assert any("measured once for some models" in note for note in found.notes)
 
 
-def test_two_models_of_one_name_are_refused(table: Path, tmp_path: Path) -> None:
-    (tmp_path / "again.csv").write_text(TABLE)
-    assert "got two called 'a': rename one" in mistake(jointnas("rank", table, tmp_path / "again.csv"))
+def test_a_metric_of_one_model_in_two_tables_is_refused(table: Path, tmp_path: Path) -> None:
+    (tmp_path / "again.csv").write_text(TABLE.replace("0.9", "0.7"))
+    assert "got accuracy of 'a' twice: rename one of the models" in mistake(
+        jointnas("rank", table, tmp_path / "again.csv")
+    )

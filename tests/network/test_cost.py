@@ -90,13 +90,22 @@ def test_a_batch_norm_trains_a_shift_and_a_scale_and_stores_two_statistics() -> 
     assert of(True)["macs"] == of(True)["activations"] == 0
 
 
-def test_eight_bits_take_a_quarter_of_the_bytes() -> None:
-    def of(**bits: int) -> int:
+def test_weights_of_few_bits_are_packed_to_whole_bytes_and_have_scales() -> None:
+    def of(**bits: int | str) -> dict[str, int]:
         block = BlockBuilder("block")
-        block.add("conv", channels=8, kernel=3, stride=1, padding=1, groups=1, bias=False, **bits)
-        return blueprint_cost(Blueprint.chain((4, 6, 6), [block.build()]))["size"]
+        block.add("conv", channels=7, kernel=3, stride=1, padding=1, groups=1, bias=True, **bits)
+        return blueprint_cost(Blueprint.chain((4, 6, 6), [block.build()]))
 
-    assert of(bits=8) * 4 == of(bits=32) == of()
+    plain, weights = of(), 7 * 4 * 9
+    for bits in (1, 2, 3, 4, 8):
+        packed = of(bits=bits, levels="uniform", scales="channel")
+        assert packed["size"] == -(-weights * bits // 8) + 4 * 7 + 4 * 7
+        assert packed["bitops"] == plain["macs"] * bits * 32
+        assert of(bits=bits, levels="uniform", scales="tensor")["size"] == packed["size"] - 4 * 6
+    both = of(bits=4, levels="uniform", scales="channel", activation_bits=8)
+    assert both["bitops"] == plain["macs"] * 32
+    assert plain["bitops"] == plain["macs"] * 1024
+    assert both["params"] == plain["params"]
 
 
 def test_every_metric_is_there_and_whole() -> None:

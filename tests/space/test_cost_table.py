@@ -7,8 +7,8 @@ import pytest
 
 from jointnas.measurement.features import blueprint_features
 from jointnas.network.blueprint import Blueprint
-from jointnas.network.cost import METRICS, blueprint_cost
-from jointnas.space.cost_table import distinct
+from jointnas.network.cost import blueprint_cost
+from jointnas.space.cost_table import COSTS, distinct
 from jointnas.space.space import Space
 from tests.spaces import SPACES_OF_NETWORKS
 
@@ -24,9 +24,9 @@ def test_a_batch_has_the_costs_and_digests_of_each_networks_own_blueprint(name: 
     space = load(name)
     candidates = space.sample(SAMPLES, seed=3)
     codes = space.to_codes(candidates)
-    networks = [space.blueprint(candidate) for candidate in candidates]
+    networks = [space.architectures.blueprint(row) for row in codes[:, : space.n_architecture]]
     table = space.architectures.costs(codes[:, : space.n_architecture])
-    own = [[blueprint_cost(network)[metric] for metric in METRICS] for network in networks]
+    own = [[blueprint_cost(network)[metric] for metric in COSTS] for network in networks]
     np.testing.assert_array_equal(table, own)
     assert space.architectures.digests(codes[:, : space.n_architecture]) == [n.digest() for n in networks]
 
@@ -56,7 +56,7 @@ def test_the_cached_batch_is_not_returned_for_other_networks() -> None:
         networks = [load("fbnet").architectures.blueprint(row) for row in part]
         assert tables.digests(part) == [network.digest() for network in networks]
         assert tables.costs(part).tolist() == [
-            [blueprint_cost(network)[metric] for metric in METRICS] for network in networks
+            [blueprint_cost(network)[metric] for metric in COSTS] for network in networks
         ]
         for found, network in zip(tables.sums(part, blueprint_features), networks, strict=True):
             np.testing.assert_allclose(found, blueprint_features(network), rtol=1e-12)

@@ -23,7 +23,8 @@ from jointnas.space.knob_space import Candidate
 from jointnas.space.knobs import Choice, Fixed, Ordered
 from jointnas.space.space import Space, built_in_spaces
 from jointnas.space.toml import GROUPS, parse_knob
-from jointnas.training.recipe import Recipe, knob_fields
+from jointnas.training.recipe import QUANTISATION_KNOBS, Recipe, knob_fields
+from jointnas.training.trained_blueprint import trained_blueprint
 
 CIFAR = {"input_shape": (3, 32, 32), "classes": 10}
 BUILT_IN = [
@@ -38,6 +39,7 @@ BUILT_IN = [
     "resnet",
     "resnet9",
     "resnet9-basic",
+    "resnet9-quantised",
     "senet",
 ]
 POLICY_SPACES = ["augmentation-policy", "randaugment"]  # they have no networks
@@ -309,7 +311,8 @@ def test_the_encoding_has_a_column_a_number_a_category_and_a_condition() -> None
 
 def test_the_built_in_spaces_hold_every_recipe_knob() -> None:
     for path in (resource_folder("spaces") / f"{name}.toml" for name in BUILT_IN):
-        assert set(tomllib.loads(path.read_text())["recipe"]) == set(knob_fields())
+        of_few_bits = set() if path.stem == "resnet9-quantised" else set(QUANTISATION_KNOBS)
+        assert set(tomllib.loads(path.read_text())["recipe"]) == set(knob_fields()) - of_few_bits
 
 
 def test_inactive_knobs_are_neutral_and_flagged() -> None:
@@ -403,7 +406,7 @@ def test_a_mirror_image_doubles_what_an_image_costs_and_nothing_that_is_stored()
         twin: Candidate = {**candidate, "recipe": {**candidate["recipe"], "test_flip": True}}
         one, two = plain.cost(candidate), mirrored.cost(twin)
         assert {metric: two[metric] / one[metric] for metric in METRICS} == {
-            "macs": 2, "params": 1, "activations": 2, "size": 1, "memory": 1,
+            "macs": 2, "params": 1, "activations": 2, "size": 1, "memory": 1, "bitops": 2,
         }  # fmt: skip
         assert load("resnet9").costs(load("resnet9").to_codes([candidate, twin]))["macs"].tolist() == [
             one["macs"],
@@ -548,7 +551,7 @@ def test_costs_of_a_batch_equal_each_networks_own(name: str) -> None:
     candidates = space.sample(32, seed=8)
     batch = space.costs(space.to_codes(candidates))
     for i, candidate in enumerate(candidates):
-        of_one_view = blueprint_cost(make_blueprint(candidate["architecture"], (3, 32, 32), 10))
+        of_one_view = blueprint_cost(trained_blueprint(candidate, (3, 32, 32), 10))
         expected = scoring_cost(of_one_view, Recipe.from_knobs(candidate["recipe"]).views)
         assert {metric: values[i] for metric, values in batch.items()} == expected == space.cost(candidate)
     assert space.metrics == METRICS

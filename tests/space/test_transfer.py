@@ -10,6 +10,7 @@ from jointnas.space.space import Space
 from jointnas.space.toml import GROUPS
 from jointnas.space.transfer import nearest_candidate, translate
 from jointnas.training.recipe import Recipe
+from jointnas.training.recipe_columns import effective
 
 SHAPE = (3, 32, 32)
 
@@ -161,6 +162,6 @@ def test_the_full_space_of_its_family_holds_a_known_recipe(name: str) -> None:
     space = Space.load(FULL_SPACES.get(network, network), input_shape=(3, 224, 224), classes=10)
     nearest, _ = nearest_candidate(space, candidate)
     assert space.blueprint(nearest) == make_blueprint(candidate["architecture"], (3, 224, 224), 10)
-    assert space.recipe(nearest).effective(224, 224) == Recipe.from_knobs(candidate["recipe"]).effective(224, 224)
+    assert effective(space.recipe(nearest), 224, 224) == effective(Recipe.from_knobs(candidate["recipe"]), 224, 224)
     for group in GROUPS:
         assert candidate[group].items() <= nearest[group].items()

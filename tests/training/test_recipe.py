@@ -6,7 +6,16 @@ from typing import Any
 import pytest
 
 from jointnas.errors import RecipeError
-from jointnas.training.recipe import EXPECTED_LEARNING_RATE, POLICIES, SCHEDULES, Recipe, check_value, knob, knob_fields
+from jointnas.training.recipe import (
+    EXPECTED_LEARNING_RATE,
+    POLICIES,
+    QUANTISERS,
+    SCHEDULES,
+    Recipe,
+    check_value,
+    knob,
+    knob_fields,
+)
 from jointnas.training.recipe_columns import effective
 
 
@@ -83,6 +92,18 @@ SWITCHES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
     "resize_until": ([{"start_resolution": 0.9}], [{"start_resolution": 1.0}]),
     "mix_probability": ([{"mixup": 0.1}, {"cutmix": 0.1}, {"mixup": 1.0, "cutmix": 1.0}], [{}]),
     "policy_operations": ([{"policy": "randaugment"}], [{"policy": p} for p in POLICIES if p != "randaugment"]),
+    **{
+        name: ([{"quantiser": q} for q in QUANTISERS[1:]], [{}])
+        for name in ("weight_bits", "level_scales", "scales_from", "quantised_layers", "int8_activations")
+    },
+    "weight_levels": (
+        [{"quantiser": "proxquant", "weight_bits": bits} for bits in (2, 3, 4)],
+        [{"weight_bits": 2}, *({"quantiser": "proxquant", "weight_bits": bits} for bits in (1, 8))],
+    ),
+    **{
+        name: ([{"quantiser": q} for q in QUANTISERS[2:]], [{}, {"quantiser": "binaryconnect"}])
+        for name in ("prox_rho", "prox_varrho", "prox_until")
+    },
     "policy_magnitude": ([{"policy": "randaugment"}], [{"policy": p} for p in POLICIES if p != "randaugment"]),
 }
 """Where the other knobs switch a knob on, and where off."""
@@ -111,7 +132,7 @@ def test_a_ghost_batch_is_smaller_than_the_batch() -> None:
         return effective(Recipe(batch_size=64, ghost_batch=ghost), 32, 32)
 
     assert acting(0) == acting(64) == acting(65) == acting(1000)
-    assert len({str(effective(ghost)) for ghost in (0, 1, 32, 63)}) == 4
+    assert len({str(acting(ghost)) for ghost in (0, 1, 32, 63)}) == 4
 
 
 def test_every_other_knob_changes_a_training() -> None:
@@ -123,8 +144,9 @@ def test_every_other_knob_changes_a_training() -> None:
 
 
 def test_a_number_means_the_same_with_and_without_a_point() -> None:
-    assert Recipe(learning_rate=1).effective(32, 32) == Recipe(learning_rate=1.0).effective(32, 32)
-    assert str(Recipe(batch_size=64).effective(32, 32)) == str(Recipe(batch_size=64.0).effective(32, 32))  # type: ignore[arg-type]
+    assert effective(Recipe(learning_rate=1), 32, 32) == effective(Recipe(learning_rate=1.0), 32, 32)
+    whole, real = Recipe(batch_size=64), Recipe(batch_size=64.0)  # type: ignore[arg-type]
+    assert str(effective(whole, 32, 32)) == str(effective(real, 32, 32))
 
 
 @pytest.mark.parametrize(

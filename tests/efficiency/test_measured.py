@@ -1,0 +1,115 @@
+"""Models that have a network: what names stand for, and metrics that are measured again and again."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from jointnas.campaign.baselines import ARCHITECTURES
+from jointnas.efficiency.measured import candidates_named, measured, with_costs, write_table
+from jointnas.efficiency.models import Metric, Model, joined, read_table
+from jointnas.errors import EfficiencyError
+from jointnas.execution import share_slots
+from tests.helpers import answer, jointnas, mistake
+
+SHAPE, CLASSES = (3, 32, 32), 10
+SMALL = {"architecture": {"network": "resnet9", "width": 4}, "recipe": {}}
+
+
+def test_names_stand_for_baselines_recipes_files_and_networks_of_libraries(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('[architecture]\nnetwork = "resnet9"\nwidth = 4\n')
+    assert set(candidates_named("baselines") or {}) <= set(ARCHITECTURES)
+    assert candidates_named("senet18") == {"senet18": {**(candidates_named("senet18") or {})["senet18"]}}
+    assert (candidates_named(str(file)) or {})["mine"]["architecture"]["width"] == 4
+    assert (candidates_named("resnet9-1m") or {})["resnet9-1m"]["recipe"]["optimizer"] == "muon"
+    library = candidates_named("mobilenet_v3_small") or {}
+    (model,) = with_costs(library, (3, 224, 224), 1000)
+    assert model.metrics["params"].mean == 2_542_856  # the number that torchvision documents
+    assert candidates_named("no such network") is None
+
+
+def test_each_metric_is_measured_again_and_again_and_together_with_its_own(tmp_path: Path) -> None:
+    models = with_costs({"small": SMALL}, SHAPE, CLASSES)
+    steps: list[tuple[int, int]] = []
+    asked = ["latency", "latency_p95", "images_per_second"]
+    (model,) = measured(models, asked, 2, share_slots(1, "cpu"), SHAPE, CLASSES, lambda *own: steps.append(own))
+    assert [len(model.metrics[name].values) for name in asked] == [2, 2, 2]
+    assert all(value > 0 for name in asked for value in model.metrics[name].values)
+    assert steps[-1] == (4, 4)
+    write_table([model], tmp_path / "models.csv")
+    (again,) = read_table(tmp_path / "models.csv")
+    assert {n: m.values for n, m in again.metrics.items()} == {n: m.values for n, m in model.metrics.items()}
+
+
+def test_a_table_keeps_deviations(tmp_path: Path) -> None:
+    models = [Model(n, {"cost": Metric((1.0 + i,), 0.5), "gain": Metric((2.0, 3.0))}) for i, n in enumerate("abc")]
+    write_table(models, tmp_path / "models.csv")
+    assert next(m.metrics for m in read_table(tmp_path / "models.csv"))["cost"] == Metric((1.0,), 0.5, (2,))
+
+
+def test_models_of_one_name_are_one_with_the_metrics_of_all() -> None:
+    one = Model("a", {"accuracy": Metric((0.5, 0.6), rows=(0, 1)), "macs": Metric((10.0,))})
+    other = Model("a", {"latency": Metric((1.0, 2.0), rows=(0, 1)), "macs": Metric((10.0,))}, SMALL)
+    (both,) = joined([one, other])
+    assert set(both.metrics) == {"accuracy", "macs", "latency"}
+    assert both.candidate == SMALL
+    assert not set(both.metrics["accuracy"].rows) & set(both.metrics["latency"].rows)  # not measured together
+    with pytest.raises(EfficiencyError, match="got latency of 'a' twice: rename"):
+        joined([other, Model("a", {"latency": Metric((3.0,))})])
+
+
+def test_the_command_ranks_networks_by_name_with_accuracies_of_a_table(tmp_path: Path) -> None:
+    table = tmp_path / "accuracies.csv"
+    table.write_text("model,accuracy\nlenet,0.55\nresnet9-1m,0.78\nsenet18,0.77\n")
+    saved = tmp_path / "all.csv"
+    found = answer(
+        "rank", str(table), "lenet", "resnet9-1m", "senet18", "--cost", "macs", "--cost", "params", "--save", str(saved)
+    )
+    assert {row["model"] for row in found["models"]} == {"lenet", "resnet9-1m", "senet18"}
+    assert next(row for row in found["models"] if row["model"] == "senet18")["efficiency"] < 1
+    with saved.open() as file:
+        assert {row["model"]: row["params"] for row in csv.DictReader(file)}["lenet"] == "62006.0"
+    again = answer("rank", str(saved), "--cost", "macs", "--cost", "params", "--gain", "accuracy")
+    assert [row["model"] for row in again["models"]] == [row["model"] for row in found["models"]]
+
+
+def test_models_of_a_table_are_measured_by_their_names(tmp_path: Path) -> None:
+    table = tmp_path / "accuracies.csv"
+    table.write_text("model,accuracy\nlenet,0.55\nresnet9-1m,0.78\nresnet9-10s,0.6\n")
+    measure = ("--measure", "latency", "--repeats", "1", "--input-shape", "3x16x16", "--classes", "4")
+    found = answer("rank", str(table), *measure)
+    assert all(row["metrics"]["latency"] > 0 for row in found["models"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule"),
+    [
+        (("nosuchmodel",), "a model is a table (.csv), a run, a winner's folder"),
+        (("lenet", "senet18"), "efficiency is relative to other models, got 2"),
+        (("lenet", "senet18", "vgg16", "--measure", "watts"), "no measured metric is called 'watts'"),
+        (("lenet", "senet18", "vgg16", "--measure", "latency", "--repeats", "0"), "--repeats must be 1 or more, got 0"),
+        (("lenet", "senet18", "vgg16", "--save", "x.txt"), "--save writes an .csv, got 'x.txt'"),
+        (("lenet", "senet18", "vgg16"), "efficiency needs a cost and a gain"),
+        (
+            ("lenet", "senet18", "vgg16", "--input-shape", "32"),
+            "an input shape is channels, height and width, got '32'",
+        ),
+    ],
+)
+def test_what_cannot_be_ranked_is_one_clear_sentence(arguments: tuple[str, ...], rule: str) -> None:
+    assert rule in mistake(jointnas("rank", *arguments))
+
+
+def test_a_runs_retrained_winner_is_a_model(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    budget = ("--train-steps", "2", "--rounds", "1", "--batch", "3", "--confirm", "0", "--portfolio", "0")
+    assert jointnas("search", *budget, "--out", str(run)).code == 0
+    assert jointnas("retrain", str(run), "--top", "1", "--seeds", "2").code == 0
+    winner = run / "retrained" / "winner-1"
+    found = answer(
+        "rank", str(winner), "lenet", "resnet9-1m", "--cost", "macs", "--gain", "params", "--input-shape", "3x32x32"
+    )
+    assert "winner-1" in {row["model"] for row in found["models"]}
