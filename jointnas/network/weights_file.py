@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -12,7 +14,7 @@ from torch import Tensor
 from jointnas.errors import ExportError
 from jointnas.network.levels import Levels, pack, unpack
 from jointnas.network.module import Network, layers_of_few_bits
-from jointnas.network.operations.packing import Packing
+from jointnas.network.operations.packing import ATTRIBUTES, MOST_BITS_OF_POWERS, POWERS_OF_TWO, Packing
 
 PACKED = "packed"  # metadata: of each packed tensor its bits, levels, scales and shape
 CODES = "codes"  # what the name of a packed tensor ends with, in place of "weight"
@@ -44,7 +46,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             packed = json.loads((file.metadata() or {}).get(PACKED, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
         for name, about in packed.items():
-            levels = Levels(Packing(about["bits"], about["levels"], about["scales"]))
+            levels = Levels(_packing(about))
             codes, scales = tensors.pop(f"{name}.{CODES}"), tensors[f"{name}.weight_scale"]
             tensors[f"{name}.weight"] = unpack(levels, codes, scales, tuple(about["shape"]))
     except (OSError, SafetensorError) as error:
@@ -54,6 +56,17 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"the packed weights in {str(path)!r} are damaged ({str(error).splitlines()[0]}): retrain it"
         ) from error
     return tensors
+
+
+def _packing(about: Mapping[str, Any]) -> Packing:
+    """Return how a tensor is packed. Raises `ValueError` for what no layer has."""
+    own = {name: about[name] for name in ("bits", "levels", "scales")}
+    for name, value in own.items():
+        if not ATTRIBUTES[name].holds(value):
+            raise ValueError(f"{name} = {value!r}")
+    if own["levels"] == POWERS_OF_TWO and own["bits"] > MOST_BITS_OF_POWERS:
+        raise ValueError(f"powers of two of {own['bits']} bits")
+    return Packing(**own)
 
 
 def load_weights(network: Network, path: Path) -> Network:

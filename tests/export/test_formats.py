@@ -16,10 +16,13 @@ from jointnas.campaign.winner_file import Member, WinnerFile, load
 from jointnas.errors import ExportError
 from jointnas.export.deployable import portable
 from jointnas.export.formats import FORMATS, Exported, Source, export_trained
-from jointnas.export.onnx_check import TOLERANCE, run_onnx
+from jointnas.export.onnx_check import TOLERANCE, TOLERANCE_OF_STEPS, run_onnx
 from jointnas.network.families import make_blueprint
-from jointnas.network.module import BatchNorm, build
+from jointnas.network.module import BatchNorm, build, layers_of_few_bits
 from jointnas.network.weights_file import save_weights
+from jointnas.training.proxconnect import ProxConnect
+from jointnas.training.recipe import Recipe
+from jointnas.training.trained_blueprint import trained_blueprint
 
 CLASSES = ("cat", "dog", 'a "quoted" one')
 ARCHITECTURES = {
@@ -95,6 +98,42 @@ def test_an_onnx_file_and_a_python_file_compute_what_the_network_computes(folder
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert (done.stderr, done.stdout.strip()) == ("", CLASSES[2])
     np.testing.assert_allclose(torch.load(tmp_path / "out.pt").detach().numpy(), expected, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "knobs", [{}, {"int8_activations": True}, {"level_scales": "tensor", "quantised_layers": "all"}]
+)
+def test_weights_of_few_bits_are_integers_in_onnx_and_floats_elsewhere(
+    knobs: dict[str, object], tmp_path: Path
+) -> None:
+    candidate = {
+        "architecture": ARCHITECTURES["resnet9"],
+        "recipe": {"quantiser": "binaryconnect", "weight_bits": 2, **knobs},
+    }
+    network = build(trained_blueprint(candidate, SHAPE, len(CLASSES)), torch.Generator().manual_seed(0))
+    network.train()(torch.randn(16, *SHAPE))  # moves statistics and ranges
+    ProxConnect(network, Recipe.from_knobs(candidate["recipe"])).project(network)
+    folder = tmp_path / "winner"
+    save_weights(network, folder / "network.safetensors")
+    member = Member(network.blueprint, "network.safetensors", (0.4, 0.5, 0.6), (0.2, 0.2, 0.3), True)
+    WinnerFile((member,), CLASSES, candidate, {}).write(folder)
+    expected = load(folder)(images()).detach().numpy()
+    file = exported(folder, "onnx", tmp_path / "onnx").files[0]
+    graph = onnx.load(file).graph
+    kinds = [node.op_type for node in graph.node]
+    layers = sum(1 for _ in layers_of_few_bits(network))
+    steps = layers if "int8_activations" in knobs else 0
+    assert kinds.count("DequantizeLinear") >= layers + steps
+    assert (kinds.count("QuantizeLinear") > 0) == (steps > 0)
+    assert sum(tensor.data_type == onnx.TensorProto.INT8 for tensor in graph.initializer) >= layers
+    close = TOLERANCE if not steps else TOLERANCE_OF_STEPS
+    np.testing.assert_allclose(run_onnx(file, images().numpy()), expected, atol=close)
+    program = torch.export.load(exported(folder, "pt2", tmp_path / "pt2").files[0]).module()
+    np.testing.assert_allclose(program(images()).detach(), expected, atol=close)
+    exported(folder, "python", tmp_path / "python")  # which compares the outputs
+    np.testing.assert_array_equal(
+        load(exported(folder, "safetensors", tmp_path / "copy").files[0].parent)(images()).detach(), expected
+    )
 
 
 def test_a_portable_copy_computes_the_same(folder: Path) -> None:

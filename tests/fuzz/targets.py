@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from jointnas.campaign.candidate_file import CandidateFile, candidate_costs, recipe_path
@@ -47,6 +48,7 @@ from jointnas.space.constraint import MEASURED, parse_all
 from jointnas.space.space import Space
 from jointnas.training.observation import CurvePoint, Observation
 from jointnas.training.recipe import Recipe, knob_fields
+from jointnas.training.trained_blueprint import trained_blueprint
 from jointnas.units import parse_count, parse_duration, parse_size
 from tests.fuzz.mutations import STRANGE, mutate_bytes, mutate_text
 
@@ -458,6 +460,23 @@ def read_tensors(rng: random.Random, folder: Path) -> None:
     load_weights(Network(make_blueprint({"network": "resnet9", "width": 4}, SHAPE, CLASSES)), path)
 
 
+def read_packed(rng: random.Random, folder: Path) -> None:
+    """Packed weights whose description was damaged."""
+    candidate = {
+        "architecture": {"network": "resnet9", "width": 4},
+        "recipe": {"quantiser": "binaryconnect", "weight_bits": 2},
+    }
+    network, path = build(trained_blueprint(candidate, SHAPE, CLASSES)), folder / "packed.safetensors"
+    save_weights(network, path)
+    with safe_open(path, "np") as file:
+        about, tensors = json.loads(file.metadata()["packed"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    victim = about[rng.choice(list(about))]
+    victim[rng.choice(list(victim))] = rng.choice((*STRANGE, 9, 2**40, [10**12], [-1, 4], "channel", "powers-of-two"))
+    text = json.dumps(about) if rng.random() < 0.8 else mutate_text(rng, json.dumps(about))
+    path.write_bytes(save(tensors, {"packed": text}))
+    load_weights(Network(network.blueprint), path)
+
+
 def targets(seeds: Seeds) -> dict[str, tuple[Read, int]]:
     """Return every target by name, with its share of the inputs."""
     return {
@@ -473,6 +492,7 @@ def targets(seeds: Seeds) -> dict[str, tuple[Read, int]]:
         "measurements": (read_measurements(seeds), 8),
         "trained network": (read_winner(seeds), 10),
         "weights": (read_tensors, 6),
+        "packed weights": (read_packed, 4),
         "predictor": (read_predictor(seeds), 4),
         "image": (read_image(seeds), 40),
         "giant image": (read_giant_image, 1),

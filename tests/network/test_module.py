@@ -1,10 +1,13 @@
 """The module of a blueprint: shapes, fresh weights, what acts in training alone, and whitening."""
 
+import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from jointnas.errors import DataError, ExportError
@@ -12,9 +15,12 @@ from jointnas.network.blueprint import Block, BlockBuilder, Blueprint, make_node
 from jointnas.network.cost import blueprint_cost
 from jointnas.network.families import make_blueprint
 from jointnas.network.layers import CELU, CELU_PART, WHITENING_EPSILON, Add, BatchNorm, Linear, Resize, Whiten
-from jointnas.network.module import Network, build
-from jointnas.network.weights_file import load_weights, save_weights
+from jointnas.network.module import Network, build, with_weights
+from jointnas.network.weights_file import float_weights, load_weights, read_weights, save_weights
 from jointnas.space.space import Space
+from jointnas.training.proxconnect import ProxConnect
+from jointnas.training.recipe import Recipe
+from jointnas.training.trained_blueprint import trained_blueprint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -436,6 +442,69 @@ def test_weights_of_another_blueprint_are_refused(tmp_path: Path) -> None:
     save_weights(narrow, tmp_path / "weights.safetensors")
     with pytest.raises(ExportError, match="do not fit their blueprint"):
         load_weights(wide, tmp_path / "weights.safetensors")
+
+
+def of_few_bits(**knobs: object) -> Network:
+    """A network with random weights on the levels of its recipe."""
+    candidate = {"architecture": {"network": "resnet9", "width": 4}, "recipe": {"quantiser": "binaryconnect", **knobs}}
+    network = build(trained_blueprint(candidate, (3, 8, 8), 10), seeded(0))
+    network.train()(images(16, 3, 8))  # moves statistics and ranges
+    ProxConnect(network, Recipe.from_knobs(candidate["recipe"])).project(network)
+    return network
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize(
+    "knobs", [{}, {"level_scales": "tensor"}, {"int8_activations": True, "weight_levels": "powers-of-two"}]
+)
+def test_packed_weights_give_the_same_logits_to_the_bit(bits: int, knobs: dict[str, object], tmp_path: Path) -> None:
+    network, path = of_few_bits(weight_bits=bits, **knobs), tmp_path / "weights.safetensors"
+    save_weights(network, path)
+    again = load_weights(Network(network.blueprint), path)
+    x = images(4, 3, 8, seed=1)
+    assert torch.equal(again.eval()(x), network.eval()(x))
+    header = 20_000  # of the file
+    assert path.stat().st_size < blueprint_cost(network.blueprint)["size"] + header
+
+
+def test_the_file_holds_as_many_bytes_of_tensors_as_the_size_counts(tmp_path: Path) -> None:
+    network, path = of_few_bits(weight_bits=3), tmp_path / "weights.safetensors"
+    save_weights(network, path)
+    counts = sum(t.numel() for n, t in network.named_buffers() if n.endswith("num_batches_tracked"))
+    assert sum(t.nbytes for t in load_file(path).values()) - 8 * counts == blueprint_cost(network.blueprint)["size"]
+
+
+def test_weights_of_few_bits_start_a_network_of_floats_and_the_reverse(tmp_path: Path) -> None:
+    few, path = of_few_bits(weight_bits=2), tmp_path / "weights.safetensors"
+    save_weights(few, path)
+    plain = Network(make_blueprint({"network": "resnet9", "width": 4}, (3, 8, 8), 10))
+    plain.load_state_dict(float_weights(read_weights(path)))
+    x = images(4, 3, 8, seed=1)
+    assert torch.equal(plain.eval()(x), few.eval()(x))
+    assert torch.equal(with_weights(few.blueprint, plain.state_dict()).eval()(x), few(x))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bits": 9},
+        {"bits": 2**40},
+        {"bits": "2"},
+        {"levels": "odd"},
+        {"scales": "row"},
+        {"shape": [10**9, 10**9]},
+        {"shape": "x"},
+    ],
+)
+def test_a_damaged_description_of_packed_weights_is_refused(change: dict[str, object], tmp_path: Path) -> None:
+    network, path = of_few_bits(weight_bits=2), tmp_path / "weights.safetensors"
+    save_weights(network, path)
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["packed"])
+    first = next(iter(about))
+    save_file(load_file(path), path, {"packed": json.dumps({**about, first: {**about[first], **change}})})
+    with pytest.raises(ExportError, match=r"the packed weights in .* are damaged"):
+        load_weights(Network(network.blueprint), path)
 
 
 @pytest.mark.parametrize("groups", [1, 8])
