@@ -15,6 +15,7 @@ from jointnas.campaign.result import Campaign
 from jointnas.campaign.spec import NashSpec, SearchSpec
 from jointnas.data.dataset import load_data
 from jointnas.data.spec import DataSpec
+from jointnas.efficiency.models import reference_named
 from jointnas.errors import SearchError
 from jointnas.execution.slots import share_slots
 from jointnas.network.module import Network
@@ -48,7 +49,8 @@ def run_search(
     as "60s" or in seconds (default: 10m). space: a built-in name, a TOML file, or a `Space` (default: resnet9). out: the run's folder; by
     default a new one in runs/.
     callbacks: called with every event (`jointnas.campaign.events`). options: the other settings of `jointnas search`, such as
-    train_steps, train_images, seed, objective, engine, prior, start, early_stop, confirm, fix, kind ("direct", "nash", "policy"), train_fn.
+    train_steps, train_images, seed, objective, relative_to (a run or a table), engine, prior, start, early_stop, confirm, fix,
+    kind ("direct", "nash", "policy"), train_fn.
     Starts worker processes: call it below `if __name__ == "__main__":` in a script. Raises `JointNASError` for what is wrong
     with the settings, and `SearchError` when all trainings of the first round failed.
     """
@@ -61,6 +63,8 @@ def run_search(
         "workers": workers,
         "space": space,
     }
+    if isinstance(options.get("relative_to"), str | Path):
+        options["relative_to"] = reference_named(options["relative_to"]).to_json()
     spec = make_spec({**settings, **options})
     if not isinstance(spec, SearchSpec | NashSpec):
         raise SearchError(

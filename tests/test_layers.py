@@ -19,8 +19,9 @@ LAYERS: tuple[set[str], ...] = (
     {"predictor"},
     {"search"},
     {"campaign"},
+    {"efficiency"},
     {"api"},
-    {"export", "report", "integrations", "efficiency"},
+    {"export", "report", "integrations"},
     {"cli"},
     {"__main__"},
 )

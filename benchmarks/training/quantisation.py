@@ -16,6 +16,7 @@ import argparse
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -217,8 +218,13 @@ def main() -> None:
     parser.add_argument("--layers", default="inner")
     parser.add_argument("--to", type=Path, required=True)
     options = parser.parse_args()
-    found = json.loads(options.to.read_text()) if options.to.exists() else {"machine": machine(), "rows": []}
-    done = {row["key"]: row for row in found["rows"]}
+    settings = {name: getattr(options, name) for name in ("train_images", "val_images", "seconds", "layers")}
+    settings |= {"data": options.data.name, "torchao": version("torchao")}
+    found = {"machine": machine(), "settings": settings, "rows": []}
+    found = json.loads(options.to.read_text()) if options.to.exists() else found
+    if found["settings"] != settings:
+        parser.error(f"{options.to} has other settings ({found['settings']}): choose another file")
+    done = {row["key"]: row for row in found["rows"] if "failure" not in row}
     folder = options.to.parent / f"{options.to.stem}-weights"
     folder.mkdir(parents=True, exist_ok=True)
     for seed in options.seeds:

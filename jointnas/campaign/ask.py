@@ -14,12 +14,12 @@ from jointnas.campaign.shares import as_ensembles, bounds_of_member
 from jointnas.campaign.spec import check_exact
 from jointnas.campaign.store import Run
 from jointnas.cores import available_cores
-from jointnas.efficiency.reference import Reference
 from jointnas.errors import RunError, SearchError
 from jointnas.execution.slots import share_slots
 from jointnas.network.cost import METRICS
 from jointnas.search.engines import CONTROLLER
 from jointnas.search.objective import EFFICIENCY, SCORE_NAMES, parse_objective, predicted_objective, score_of
+from jointnas.search.reference import Reference
 from jointnas.search.search import Search
 from jointnas.search.winners import EngineReport, Winner
 from jointnas.space.constraint import MEASURED, parse_all
@@ -93,6 +93,10 @@ class FittedCampaign:
         objective = self._over_scores(objective)
         space, members = self.predictor.space, self._members()
         bounds = bounds_of_member(constraints, members)
+        if reference is not None and (members > 1 or self.predictor.context.get("score", ACCURACY) != ACCURACY):
+            raise SearchError(
+                "efficiency is of the accuracy of single networks, got a predictor of ensembles or of another score: drop --relative-to"
+            )
         if members > 1:
             check_exact(objective, measure)
             if frontier in MEASURED:

@@ -75,8 +75,9 @@ TYPES: tuple[tuple[tuple[type, ...], str, tuple[str, ...]], ...] = (
     ),
     ((str, int, float), "a time such as '30s'", ("train_time", "total_time")),
     ((str, Path, Mapping, DataSpec), "a name, a path or a table", ("data",)),
-    ((str, Path, Mapping), "a file, a name or a table", ("trained", "architecture", "relative_to")),
+    ((str, Path, Mapping), "a file, a name or a table", ("trained", "architecture")),
     ((Mapping,), "a table of knobs", ("fix",)),
+    ((Mapping,), "a table of costs and models", ("relative_to",)),
     ((list, tuple), "a list", ("start",)),
     ((str,), "a name", ("device", "executor", "ray", "fit")),
 )
@@ -147,10 +148,6 @@ def make_spec(options: Mapping[str, Any], kind: str = "search") -> Spec:
         given["space"] = _space(given.pop("space", DEFAULT_SPACES.get(kind, "resnet9")), short)
     if "trained" in given and not isinstance(given["trained"], Mapping):
         given["trained"] = find_candidate(given["trained"]).candidate
-    if isinstance(given.get("relative_to"), str | Path):
-        from jointnas.efficiency.models import reference_named  # it reads runs, and runs read options
-
-        given["relative_to"] = reference_named(given["relative_to"]).to_json()
     for candidate in [*given.get("start", ()), given.get("trained")]:
         if isinstance(candidate, Mapping):
             check_candidate(candidate)

@@ -19,6 +19,7 @@ from jointnas.network.cost import blueprint_cost, scoring_cost
 from jointnas.network.module import Network
 from jointnas.network.weights_file import load_weights
 from jointnas.space.knob_space import Candidate
+from jointnas.space.toml import GROUPS
 from jointnas.training.deployable import Deployable, DeployableMember
 from jointnas.training.recipe import views_of
 
@@ -115,6 +116,8 @@ class WinnerFile:
             )
             if not members:
                 raise ExportError(f"the winner in {str(folder)!r} has no member: retrain it")
+            if not isinstance(data["results"], dict) or not all(isinstance(data["candidate"][g], dict) for g in GROUPS):
+                raise TypeError("candidate and results are tables")
             fit = data.get("fit", STRETCH)  # absent in earlier winners
             if fit not in FITS:
                 raise ValueError(f"fit {fit!r}")

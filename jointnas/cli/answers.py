@@ -236,7 +236,8 @@ def print_winners(rows: Sequence[dict[str, Any]], first: str = "rank", labels: S
 
     head = rows[0] if rows else {}
     own = [name for name in head if name not in (*COLUMNS, *METRICS, *MEASURED)]  # of a cost function
-    metrics = [name for name in ("macs", "params", *MEASURED, *own) if name in head]
+    sized = ("size",) if any(row.get("recipe", {}).get("quantiser", "none") != "none" for row in rows) else ()
+    metrics = [name for name in ("macs", "params", *sized, *MEASURED, *own) if name in head]
     several = any("found_by" in row for row in rows)
     trained = any(row["accuracy"] is not None for row in rows)
     columns = (first, "expected", *(["trained"] if trained else []), *metrics, *(["found by"] if several else []))

@@ -45,9 +45,9 @@ def rank_command(
     measure: Measured = None,
     repeats: Annotated[int, typer.Option(help="Measurements of each metric of --measure.")] = 10,
     input_shape: Annotated[
-        str | None, typer.Option(help="Images as CxHxW (default: the first run's, or 3x32x32).")
+        str | None, typer.Option(help="Images of named networks as CxHxW (default: the first run's, or 3x32x32).")
     ] = None,
-    classes: Annotated[int | None, typer.Option(help="Classes (default: the first run's, or 10).")] = None,
+    classes: Annotated[int | None, typer.Option(help="Their classes (default: the first run's, or 10).")] = None,
     device: Device = "auto",
     top: Annotated[int, typer.Option(min=1, help="Models to list.")] = 30,
     save: Annotated[Path | None, typer.Option(help="A .csv for the models' metrics, to rank them again.")] = None,
@@ -106,41 +106,40 @@ def _models(
     from dataclasses import replace
 
     from jointnas.campaign.folders import find_run
-    from jointnas.campaign.store import Run
     from jointnas.campaign.winner_file import WINNER_FILE
     from jointnas.cli.show import parse_shape
-    from jointnas.efficiency.measured import candidates_named, measured, unknown_model, with_costs
-    from jointnas.efficiency.models import joined, read_run, read_table, read_winner
-    from jointnas.errors import RunError
+    from jointnas.efficiency.measured import measured, network_named, networks_named, unknown_model, with_costs
+    from jointnas.efficiency.models import Images, joined, read_run, read_table, read_winner
+    from jointnas.errors import EfficiencyError, RunError
     from jointnas.execution import share_slots
 
     found: list[Model] = []
-    named = {}
-    input_shape, outputs = INPUT
+    named: dict[str, Any] = {}
+    folders: list[str] = []
     for source in sources:
         path = Path(source)
         if path.suffix.lower() == ".csv":
             found += read_table(path)
         elif (path / WINNER_FILE).is_file():
             found.append(read_winner(path))
-        elif not path.is_dir() and (own := candidates_named(source)) is not None:
+        elif not path.is_dir() and (own := networks_named(source)) is not None:
+            double = next((name for name in own if name in named), None)
+            if double is not None:
+                raise EfficiencyError(f"models need different names, got {double!r} twice: rename a file or drop one")
             named.update(own)
         else:
             try:
                 folder = find_run(source)
             except RunError as error:
                 raise (error if "/" in source else unknown_model(source)) from error
-            found += read_run(folder)
-            with Run.open(folder) as run:
-                context = run.context
-            if (input_shape, outputs) == INPUT and context.input_shape is not None:
-                input_shape, outputs = context.input_shape, len(context.classes or ())
-    input_shape = parse_shape(shape) if shape else input_shape
-    outputs = outputs if classes is None else classes
+            found += read_run(folder, str(folder) if folder.name in folders else None)
+            folders.append(folder.name)
+    images = next((model.images for model in found if model.images is not None), Images(*INPUT))
+    images = Images(parse_shape(shape) if shape else images.shape, images.classes if classes is None else classes)
     if metrics:
-        known = {model.name: candidates_named(model.name) for model in found if model.candidate is None}
-        found = [replace(m, candidate=next(iter(own.values()))) if (own := known.get(m.name)) else m for m in found]
-    models = joined([*with_costs(named, input_shape, outputs), *found])
+        rows = [(m, None if m.images else network_named(m.name)) for m in found]
+        found = [m if own is None else replace(m, candidate=own.candidate, images=images) for m, own in rows]
+    models = joined([*with_costs(named, images), *found])
     if not metrics:
         return models
 
@@ -148,7 +147,7 @@ def _models(
         if ended % PROGRESS_EVERY == 0 or ended == total:
             messages.print(f"measured {ended} of {total}")
 
-    return measured(models, metrics, repeats, share_slots(1, device), input_shape, outputs, show)
+    return measured(models, metrics, repeats, share_slots(1, device), show)
 
 
 def _print_ranking(ranking: Ranking, top: int) -> None:

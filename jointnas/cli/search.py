@@ -410,6 +410,10 @@ def _spec(options: Mapping[str, Any], config: Path | None) -> SearchSpec | NashS
     settings = {name: value for name, value in options.items() if name not in NO_SETTING}
     if "constraint" in settings:
         settings["constraints"] = settings.pop("constraint")
+    if "relative_to" in settings:
+        from jointnas.efficiency.models import reference_named
+
+        settings["relative_to"] = reference_named(settings["relative_to"]).to_json()
     if "fix" in settings:
         settings["fix"] = parse_assignments(settings["fix"])
     base = read_config(config) if config else {}

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 
 from jointnas.errors import EfficiencyError
+from jointnas.search.reference import non_dominated
 
 INPUT, OUTPUT = ORIENTATIONS = ("input", "output")
 CONSTANT, VARIABLE = RETURNS = ("constant", "variable")
@@ -109,15 +110,6 @@ def super_efficiencies(costs: Array, gains: Array, analysis: Analysis = Analysis
         kept = others[non_dominated(x[others], y[others])]
         values.append(_solve(x, y, o, kept, analysis)[0])
     return np.array(values)
-
-
-def non_dominated(costs: Array, gains: Array) -> NDArray[np.int64]:
-    """Return the rows that no other row dominates: these alone can be peers. Of equal rows the first one stays."""
-    values = np.unique(np.column_stack([costs, -gains]), axis=0, return_index=True)
-    rows, first = values
-    better = np.asarray((rows[:, None] <= rows[None]).all(axis=2))  # (n, n): whether i is nowhere worse than j
-    np.fill_diagonal(better, False)
-    return np.sort(first[~better.any(axis=0)]).astype(np.int64)
 
 
 def _solve(x: Array, y: Array, o: int, peers: NDArray[np.int64], analysis: Analysis) -> tuple[float, Array]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,8 +10,8 @@ from pathlib import Path
 
 from jointnas.campaign.baselines import ARCHITECTURES, trainable
 from jointnas.campaign.baselines import candidate as baseline
-from jointnas.campaign.candidate_file import built_in_recipes, candidate_costs, find_candidate
-from jointnas.efficiency.models import MODEL, Metric, Model
+from jointnas.campaign.candidate_file import CandidateFile, built_in_recipes, candidate_costs, find_candidate
+from jointnas.efficiency.models import MODEL, Images, Metric, Model
 from jointnas.errors import EfficiencyError, suggest
 from jointnas.execution import Job, LocalExecutor, Slot
 from jointnas.measurement.meter import (
@@ -24,8 +23,6 @@ from jointnas.measurement.meter import (
     workload_of,
 )
 from jointnas.network.library_networks import is_known
-from jointnas.network.operations.operation import Shape
-from jointnas.space.knob_space import Candidate
 from jointnas.training.job import WORKER_MODULES
 
 BASELINES = "baselines"  # the name of all of them
@@ -34,19 +31,25 @@ Progress = Callable[[int, int], None]
 """Called after each measurement, with how many have ended and how many there are."""
 
 
-def candidates_named(name: str) -> dict[str, Candidate] | None:
+def networks_named(name: str) -> dict[str, CandidateFile] | None:
     """Return the candidates that a name stands for: all baselines or one, a built-in recipe, a candidate file, or a network of torchvision
     or timm; None for anything else."""
     if name == BASELINES:
-        return {own: baseline(own) for own in trainable(list(ARCHITECTURES))}
-    if name in ARCHITECTURES:
-        return {name: baseline(name)}
+        return {own: CandidateFile(baseline(own)) for own in trainable(list(ARCHITECTURES))}
     if Path(name).suffix in (".toml", ".json"):
-        return {Path(name).stem: find_candidate(name).candidate}
+        return {Path(name).stem: find_candidate(name)}
+    own = network_named(name)
+    return None if own is None else {name: own}
+
+
+def network_named(name: str) -> CandidateFile | None:
+    """Return the baseline, the built-in recipe, or the network of torchvision or timm of this name; None for anything else."""
+    if name in ARCHITECTURES:
+        return CandidateFile(baseline(name))
     if name in built_in_recipes():
-        return {name: find_candidate(name).candidate}
+        return find_candidate(name)
     if is_known(name):
-        return {name: {"architecture": {"network": "library", "name": name}, "recipe": {}}}
+        return CandidateFile({"architecture": {"network": "library", "name": name}, "recipe": {}})
     return None
 
 
@@ -59,12 +62,13 @@ def unknown_model(name: str) -> EfficiencyError:
     )
 
 
-def with_costs(candidates: Mapping[str, Candidate], input_shape: Shape, classes: int) -> list[Model]:
-    """Return models with their exact costs for images of shape (C, H, W). Raises `BlueprintError`."""
+def with_costs(files: Mapping[str, CandidateFile], images: Images) -> list[Model]:
+    """Return models with their exact costs for these images. Raises `BlueprintError`."""
     models = []
-    for name, candidate in candidates.items():
-        costs = candidate_costs(candidate, input_shape, classes)
-        models.append(Model(name, {metric: Metric((float(value),)) for metric, value in costs.items()}, candidate))
+    for name, file in files.items():
+        costs = candidate_costs(file.candidate, *images, file.members)
+        metrics = {metric: Metric((float(value),)) for metric, value in costs.items()}
+        models.append(Model(name, metrics, file.candidate if file.members == 1 else None, images))
     return models
 
 
@@ -73,30 +77,33 @@ def measured(
     metrics: Sequence[str],
     repeats: int,
     slot: Slot,
-    input_shape: Shape,
-    classes: int,
     progress: Progress = lambda ended, total: None,
 ) -> list[Model]:
     """Return the models with metrics measured `repeats` times each, in a worker of the slot; a model without a network keeps what it has.
 
-    All models are measured once before any is measured again, so that what drifts on the device affects all alike. Metrics that the meter
-    measures together have the same rows. Raises `ConstraintError` for a metric that cannot be measured here, `EfficiencyError` where
-    measuring a model failed.
+    A metric that a model had before is replaced. All models are measured once before any is measured again, so that what drifts on the device
+    affects all alike. Metrics that the meter measures together have the same rows. Raises `ConstraintError` for a metric that cannot be
+    measured here, `EfficiencyError` where measuring a model failed, or where models read images of different shapes.
     """
     check_metrics(metrics, slot.device)
     if repeats < 1:
         raise EfficiencyError(f"--repeats must be 1 or more, got {repeats}: raise it")
     groups = [group for own in TOGETHER if (group := [metric for metric in metrics if metric in own])]
-    own = [(i, model) for i, model in enumerate(models) if model.candidate is not None]
+    own = [(i, m.candidate, m.images) for i, m in enumerate(models) if m.candidate is not None and m.images is not None]
+    shapes = list(dict.fromkeys(images for _, _, images in own))
+    if len(shapes) != 1:
+        texts = " and ".join(f"{'×'.join(map(str, shape))} of {classes} classes" for shape, classes in shapes)
+        raise EfficiencyError(
+            f"networks are measured on images of one kind, got {texts or 'no network'}: rank them apart, or name networks"
+        )
     payloads, places = [], []
     for row in range(repeats):
-        for i, model in own:
-            assert model.candidate is not None
+        for i, candidate, images in own:
             for group in groups:
-                payloads.append(payload_of(*workload_of(model.candidate, input_shape, classes), group))
+                payloads.append(payload_of(*workload_of(candidate, *images), group))
                 places.append((i, row))
-    found: dict[int, dict[str, dict[int, float]]] = {i: {} for i, _ in own}
-    prepare = partial(prepare_measurements, input_shape, classes, slot.device)
+    found: dict[int, dict[str, dict[int, float]]] = {i: {} for i, _, _ in own}
+    prepare = partial(prepare_measurements, *shapes[0], slot.device)
     with LocalExecutor(prepare, replace(slot, workers=1), PATIENCE_SECONDS, WORKER_MODULES) as executor:
         ended = 0
         for event in executor.results([Job(number, payload) for number, payload in enumerate(payloads)]):
@@ -117,24 +124,33 @@ def _with(model: Model, values: Mapping[str, Mapping[int, float]]) -> Model:
     metrics = {
         metric: Metric(tuple(own[r] for r in sorted(own)), rows=tuple(sorted(own))) for metric, own in values.items()
     }
-    return Model(model.name, {**model.metrics, **metrics}, model.candidate)
+    return replace(model, metrics={**model.metrics, **metrics})
 
 
 def write_table(models: Sequence[Model], path: Path) -> None:
-    """Write models as a CSV that `read_table` reads: a row for each repeat. Raises `EfficiencyError`."""
+    """Write models as a CSV that `read_table` reads: a row for each repeat, so that only what was measured together shares rows.
+
+    Raises `EfficiencyError`.
+    """
     names = list(dict.fromkeys(name for model in models for name in model.metrics))
     deviations = [n for n in names if any(m.metrics[n].deviation is not None for m in models if n in m.metrics)]
     columns = [MODEL, *(c for n in names for c in ([n, f"{n}_std"] if n in deviations else [n]))]
-    rows = []
+    rows: list[dict[str, object]] = []
     for model in models:
-        for i in range(max(len(metric.values) for metric in model.metrics.values())):
-            row: dict[str, object] = {MODEL: model.name}
-            for name, metric in model.metrics.items():
-                if i < len(metric.values) and math.isfinite(metric.values[i]):
+        blocks: dict[
+            tuple[int, ...], list[str]
+        ] = {}  # metrics by the rows that they were measured in; single values share one row
+        for name, metric in model.metrics.items():
+            blocks.setdefault(metric.rows if len(metric.values) > 1 else (), []).append(name)
+        for own in blocks.values():
+            for i in range(len(model.metrics[own[0]].values)):
+                row: dict[str, object] = {MODEL: model.name}
+                for name in own:
+                    metric = model.metrics[name]
                     row[name] = repr(metric.values[i])
-                if i == 0 and metric.deviation is not None:
-                    row[f"{name}_std"] = repr(metric.deviation)
-            rows.append(row)
+                    if metric.deviation is not None:
+                        row[f"{name}_std"] = repr(metric.deviation)
+                rows.append(row)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="", encoding="utf-8") as file:

@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from jointnas.campaign.candidate_file import candidate_costs
 from jointnas.campaign.folders import find_run
-from jointnas.campaign.spec import BaselinesSpec
-from jointnas.campaign.store import FINAL, Run, Trial
+from jointnas.campaign.spec import BaselinesSpec, Spec
+from jointnas.campaign.store import FINAL, Context, Run, Trial
 from jointnas.campaign.winner_file import WinnerFile
-from jointnas.efficiency.reference import Reference, reference_of
 from jointnas.errors import EfficiencyError, suggest
+from jointnas.search.reference import Reference
 from jointnas.space.knob_space import Candidate
 
 MODEL = "model"
@@ -26,6 +27,13 @@ ACCURACY = "accuracy"
 COSTS_OF_RUNS = ("macs", "size")  # by which a search compares with a run
 GAINS = ("accuracy", "macro_f1", "images_per_second")
 """What the names of metrics end with that are gains where nobody says otherwise; all others are costs."""
+
+
+class Images(NamedTuple):
+    """Images that a model classifies: their shape (C, H, W), and the number of classes."""
+
+    shape: tuple[int, ...]
+    classes: int
 
 
 @dataclass(frozen=True)
@@ -56,11 +64,15 @@ class Metric:
 
 @dataclass(frozen=True)
 class Model:
-    """A model and its metrics by name. candidate: its network and recipe, where they are known."""
+    """A model and its metrics by name.
+
+    candidate: its single network and recipe, where they are known. images: what it classifies.
+    """
 
     name: str
     metrics: Mapping[str, Metric]
     candidate: Candidate | None = None
+    images: Images | None = None
 
 
 def read_table(path: Path) -> list[Model]:
@@ -144,16 +156,24 @@ def joined(models: Sequence[Model]) -> list[Model]:
                     f"a model has each metric from one source, got {double} of {model.name!r} twice: rename one of the models"
                 )
             metrics = {**metrics, **other.metrics}
-        candidate = model.candidate or (found[model.name].candidate if model.name in found else None)
-        found[model.name] = Model(model.name, metrics, candidate)
+        other = found.get(model.name, model)
+        found[model.name] = Model(model.name, metrics, model.candidate or other.candidate, model.images or other.images)
     return list(found.values())
 
 
-def read_run(path: Path) -> list[Model]:
-    """Return the trained candidates of a run, each with the accuracies of its trainings and its exact costs. Raises `RunError`."""
+def read_run(path: Path, name: str | None = None) -> list[Model]:
+    """Return the trained candidates of a run, each with the accuracies of its trainings and its exact costs. Raises `RunError`.
+
+    name: what the models are called before the numbers of their first trials, by default the name of the run's folder.
+    """
     with Run.open(path) as run:
-        trials, context = run.trials(), run.context
-        members, is_baselines = getattr(run.spec, "members", 1), run.spec.kind == BaselinesSpec.kind
+        trials, context, spec = run.trials(), run.context, run.spec
+    return models_of(trials, context, spec, path.name if name is None else name)
+
+
+def models_of(trials: Sequence[Trial], context: Context, spec: Spec, name: str) -> list[Model]:
+    """Return the trained candidates among a run's trials, as `read_run`."""
+    members = getattr(spec, "members", 1)
     found: dict[str, list[float]] = {}
     first: dict[str, Trial] = {}
     for trial in trials:
@@ -164,12 +184,14 @@ def read_run(path: Path) -> list[Model]:
     models = []
     for identity, accuracies in found.items():
         trial = first[identity]
-        metrics = {"accuracy": Metric(tuple(accuracies), rows=tuple(range(len(accuracies))))}
-        if context.input_shape is not None and "network" in trial.candidate["architecture"]:
-            costs = candidate_costs(trial.candidate, context.input_shape, len(context.classes or ()), members)
-            metrics |= {name: Metric((float(value),)) for name, value in costs.items()}
-        name = identity if is_baselines else f"{path.name} {trial.number}"
-        models.append(Model(name, metrics, trial.candidate))
+        metrics = {ACCURACY: Metric(tuple(accuracies), rows=tuple(range(len(accuracies))))}
+        images = None if context.input_shape is None else Images(context.input_shape, len(context.classes or ()))
+        has_network = images is not None and "network" in trial.candidate["architecture"]
+        if images is not None and has_network:
+            costs = candidate_costs(trial.candidate, *images, members)
+            metrics |= {metric: Metric((float(value),)) for metric, value in costs.items()}
+        own = identity if isinstance(spec, BaselinesSpec) else f"{name} {trial.number}"
+        models.append(Model(own, metrics, trial.candidate if has_network and members == 1 else None, images))
     return models
 
 
@@ -178,13 +200,20 @@ def read_winner(folder: Path) -> Model:
     winner = WinnerFile.read(folder)
     metrics = {name: Metric((float(value),)) for name, value in winner.costs.items()}
     results = winner.results
-    test, val = (results.get(name) or {} for name in ("test_accuracy", "val_accuracy"))
-    accuracies = val.get("seeds") or results.get("val_accuracies") or [results.get(ACCURACY)]
-    for name, values in ((ACCURACY, accuracies), ("test_accuracy", test.get("seeds") or ())):
-        own = tuple(float(value) for value in values if value is not None)
+    accuracies = results.get("val_accuracies") or results.get("val_accuracy") or results.get(ACCURACY)
+    for name, given in ((ACCURACY, accuracies), ("test_accuracy", results.get("test_accuracy"))):
+        own = _numbers(given)
         if own:
             metrics[name] = Metric(own, rows=tuple(range(len(own))))
-    return Model(folder.name, metrics, winner.candidate if len(winner.members) == 1 else None)
+    images = Images(winner.members[0].blueprint.input_shape, len(winner.classes))
+    return Model(str(folder), metrics, winner.candidate if len(winner.members) == 1 else None, images)
+
+
+def _numbers(given: Any) -> tuple[float, ...]:
+    """Return the numbers in a number, a list or the "seeds" of a table; none of anything else."""
+    given = given.get("seeds") if isinstance(given, dict) else given
+    values = given if isinstance(given, list) else [given]
+    return tuple(float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool))
 
 
 def common_metrics(models: Sequence[Model]) -> list[str]:
@@ -225,12 +254,21 @@ def reference_named(name: str | Path) -> Reference:
 
     Raises `EfficiencyError` or `RunError`.
     """
-    if Path(name).suffix.lower() != ".csv":
-        return reference_of(read_run(find_run(str(name))), COSTS_OF_RUNS)
-    models = read_table(Path(name))
-    costs, gains = chosen_metrics(models, (), ())
-    if gains != (ACCURACY,):
-        raise EfficiencyError(
-            f"--relative-to compares one gain, the accuracy, got {', '.join(gains)} in {str(name)!r}: leave the others out"
-        )
-    return reference_of(models, costs)
+    if Path(name).suffix.lower() == ".csv":
+        models = read_table(Path(name))
+        costs, gains = chosen_metrics(models, (), ())
+        if gains != (ACCURACY,):
+            raise EfficiencyError(
+                f"--relative-to compares one gain, the accuracy, got {', '.join(gains)} in {str(name)!r}: leave the others out"
+            )
+    else:
+        costs = COSTS_OF_RUNS
+        models = [
+            m for m in read_run(find_run(str(name))) if m.metrics[ACCURACY].mean > 0 and set(costs) <= m.metrics.keys()
+        ]
+        if not models:
+            raise EfficiencyError(
+                f"--relative-to needs a run with trained networks, got none in {str(name)!r}: name another run or a table"
+            )
+    names = (ACCURACY, *costs)
+    return Reference(costs, tuple(tuple(model.metrics[n].mean for n in names) for model in models))

@@ -65,18 +65,20 @@ from torch import nn
 CLASSES = {classes}
 
 
-def eight_bits(x, limits):
-    """Round values to 256 steps of a range."""
-    scale = (limits[1] - limits[0]) / 255
-    zero = torch.round(-limits[0] / scale)
-    return (torch.clamp(torch.round(x / scale + zero), 0, 255) - zero) * scale
-
-
 def resize(x, height, width):
     """Resize images (n, C, H, W) bilinearly with antialiasing, unless they have that size."""
     if x.shape[-2:] == (height, width):
         return x
     return F.interpolate(x, size=(height, width), mode="bilinear", antialias=True)
+
+'''
+EIGHT_BITS = '''
+
+def eight_bits(x, limits):
+    """Round values to 256 steps of a range."""
+    scale = ((limits[1] - limits[0]) / 255).clamp_min(torch.finfo(torch.float32).tiny)
+    zero = torch.round(-limits[0] / scale).clamp(0, 255)
+    return (torch.clamp(torch.round(x / scale + zero), 0, 255) - zero) * scale
 
 '''
 FOOTER = '''
@@ -136,7 +138,10 @@ def write_python(
         "members": ", ".join(f"{names[blueprint]}()" for blueprint in blueprints),
         "flips": tuple(bool(member.flip) for member in model.members),
     }
-    parts = [HEADER.format(**filled), *(_class(name, b) for b, name in names.items()), FOOTER.format(**filled)]
+    steps = (
+        [EIGHT_BITS] if any(n.get("activation_bits") for b in blueprints for own in b.blocks for n in own.nodes) else []
+    )
+    parts = [HEADER.format(**filled), *steps, *(_class(name, b) for b, name in names.items()), FOOTER.format(**filled)]
     return "".join(parts), {name: tensor.detach().clone() for name, tensor in state.items()}
 
 

@@ -13,7 +13,7 @@ from jointnas.network.blueprint import Block, Blueprint, block_shapes
 from jointnas.network.cost import BYTES_PER_VALUE, node_cost
 from jointnas.network.operations import OPERATIONS
 from jointnas.network.operations.operation import Shape, Work
-from jointnas.training.recipe_columns import Columns, column
+from jointnas.training.recipe_columns import Columns, column, quantises
 
 Array = NDArray[np.float64]
 
@@ -78,10 +78,11 @@ def step_features(metric: str, networks: Array, recipes: Columns) -> Array:
     states = np.array([STATES[name] for name in optimizer.tolist()], dtype=np.float64)
     states[(optimizer == "sgd") & (column(recipes, "momentum", n) == 0)] = 0
     averages = (column(recipes, "ema", n) > 0).astype(np.float64) + (column(recipes, "lookahead", n) > 0)
+    quantised = quantises(recipes, n)
     if metric == "train_memory":
         at_once = np.where(two_tasks, batch / 2, batch)
         copies = (
-            2 + states + averages + 2 * (sam | two_tasks)
+            2 + states + averages + 2 * (sam | two_tasks) + 2 * quantised
         )  # the weights, their gradients, and both again when moved
         return np.column_stack([work * at_once[:, None], weights * copies[:, None], batch])
     again = np.where(sam, 1 / column(recipes, "sam_every", n).astype(np.float64), 0)
@@ -93,6 +94,7 @@ def step_features(metric: str, networks: Array, recipes: Columns) -> Array:
         weights * passes,
         weights * (1 + states + averages)[:, None],
         weights * (optimizer == "muon")[:, None],
+        weights * quantised[:, None],
         batch * _policy_operations(recipes, n),
         batch,
     ]

@@ -49,10 +49,11 @@ class BatchNorm(nn.BatchNorm2d):
 class EightBits(nn.Module):
     """Values in 256 steps of a range that holds zero: it follows the batches in training, and is fixed afterwards.
 
-    Gradients pass where values are in the range.
+    Gradients pass where values are in the range. rate: at which it follows that of a batch.
     """
 
     range: Tensor
+    rate = RANGE_RATE
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,8 +77,8 @@ class EightBits(nn.Module):
 
     def _follow(self, x: Tensor) -> None:
         low, high = x.amin().float().clamp_max(0), x.amax().float().clamp_min(0)
-        seen = torch.stack([low, high])
-        self.range.copy_(seen if not self.range.any() else torch.lerp(self.range, seen, RANGE_RATE))
+        seen, is_new = torch.stack([low, high]), (self.range == 0).all()  # no transfer from a GPU
+        self.range.copy_(torch.where(is_new, seen, torch.lerp(self.range, seen, self.rate)))
 
 
 def prepare_packing(layer: nn.Conv2d | nn.Linear, packing: Packing | None) -> EightBits | None:

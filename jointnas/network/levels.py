@@ -80,11 +80,12 @@ class Levels:
         """Return the nearest level of each weight."""
         return (self.codes[self.indices(weights, scales)] * scales[:, None]).reshape(weights.shape)
 
-    def proximal(self, weights: Tensor, scales: Tensor, rho: float, varrho: float) -> Tensor:
+    def proximal(self, weights: Tensor, scales: Tensor, rho: float, varrho: float, clip: bool = True) -> Tensor:
         """Return the map L_ρ^ϱ of Dockhorn et al. 2021 between neighbouring levels, where ρ and ϱ are in half their distance.
 
         Weights up to ρ from a level are on it; from there the map grows linearly, and ends ϱ before the middle. With 0 and 0 it changes
-        nothing inside the range of the levels; with ρ or ϱ of 1 it is the projection. Outside of the range it is the last level.
+        nothing inside the range of the levels; with ρ or ϱ of 1 it is the projection. Weights outside of the range are on the last level;
+        without `clip` they move towards it by the larger share of ρ and ϱ.
         """
         if rho >= 1 or varrho >= 1:
             return self.projected(weights, scales)
@@ -96,8 +97,10 @@ class Levels:
         inside = (neighbour >= 0) & (neighbour < len(self.codes))
         half = (self.codes[neighbour.clamp(0, len(self.codes) - 1)] - level).abs() / 2
         distance = torch.where(inside, offset.abs() / half.clamp_min(0.5), 0.0)
-        moved = (1 - varrho) * (distance - rho).clamp_min(0) / (1 - rho)
-        return ((level + torch.sign(offset) * half * moved) * scales[:, None]).reshape(weights.shape)
+        moved = torch.sign(offset) * half * (1 - varrho) * (distance - rho).clamp_min(0) / (1 - rho)
+        if not clip:
+            moved = torch.where(inside, moved, offset * (1 - max(rho, varrho)))
+        return ((level + moved) * scales[:, None]).reshape(weights.shape)
 
 
 def pack(levels: Levels, weights: Tensor, scales: Tensor) -> Tensor:
@@ -113,8 +116,10 @@ def unpack(levels: Levels, packed: Tensor, scales: Tensor, shape: tuple[int, ...
     if packed.dtype != torch.uint8 or packed.shape != (-(-count * bits // 8),):
         raise ValueError(f"{count} weights of {bits} bits in {tuple(packed.shape)} values of {packed.dtype}")
     flat = np.unpackbits(packed.numpy(), count=count * bits, bitorder="little").reshape(count, bits)
-    indices = (flat.astype(np.int64) << np.arange(bits)).sum(axis=1)
+    indices = np.zeros(count, dtype=np.uint8)
+    for place in range(bits):
+        indices |= flat[:, place] << place
     if count and indices.max() >= len(levels.codes):
         raise ValueError(f"a code {indices.max()} of {len(levels.codes)} levels")
-    rows = levels.codes[torch.from_numpy(indices)].reshape(len(scales), -1)
+    rows = levels.codes[torch.from_numpy(indices).int()].reshape(len(scales), -1)
     return (rows * scales[:, None]).reshape(shape)

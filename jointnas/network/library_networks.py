@@ -8,6 +8,7 @@ inside those of `NETWORKS` are off, and the recipe's do not reach into any. PyTo
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -44,6 +45,7 @@ NETWORKS: Mapping[str, Opaque] = {
     ),
     "shufflenet_v2_x1_0": Opaque("torchvision", "conv1.0", ("maxpool",)),
     "efficientnet_b0": Opaque("torchvision", "features.0.0", options={"dropout": 0.0, "stochastic_depth_prob": 0.0}),
+    "inception_v3": Opaque("torchvision", options={"aux_logits": False, "init_weights": False}),
     "dpn92": Opaque("timm", "features.conv1_1.conv", ("features.conv1_pool",)),
 }
 """The networks by the names that their libraries give them."""
@@ -75,8 +77,10 @@ def find(name: str, library: str | None = None) -> Opaque:
     else:
         own = next((own for own in LIBRARIES if library in (None, own) and name in listed(own)), None)
         if own is None:
-            known = [*NETWORKS, *(n for own in LIBRARIES for n in sorted(listed(own)))]
-            raise BlueprintError(f"no library's network is called {name!r}: {suggest(name, known)}")
+            near = difflib.get_close_matches(name, [n for own in LIBRARIES for n in listed(own)], n=1, cutoff=0.6)
+            remedy = suggest(name, [*NETWORKS, *near]) if near else "choose one of torchvision.models.list_models()"
+            missing = "" if listed("timm") else ", or install timm for its networks"
+            raise BlueprintError(f"no library's network is called {name!r}: {remedy}{missing}")
         entry = Opaque(own)
     if library not in (None, entry.library):
         raise BlueprintError(f"{name} is a network of {entry.library}, got library {library!r}")
@@ -159,20 +163,37 @@ def trace(library: str, name: str, input_shape: tuple[int, ...], classes: int) -
             macs += written * module.weight[0].numel()
             activations += written
 
+    network = _on_meta(library, name, input_shape, classes)
     with torch.device("meta"), torch.no_grad():
-        network = build(library, name, input_shape, classes).eval()
         for module in network.modules():
             module.register_forward_hook(count)
         try:
             network(torch.empty(1, *input_shape))
         except (RuntimeError, AssertionError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise BlueprintError(
-                f"{name} does not fit images of shape {input_shape} ({reason}): raise the resolution"
-            ) from error
+            raise _misfit(name, input_shape, error) from error
     trained = sum(p.numel() for p in network.parameters())
     fixed = sum(b.numel() for b in network.buffers() if b.is_floating_point())
     return Traced(trained, fixed, macs, activations, peak)
+
+
+def _on_meta(library: str, name: str, input_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Return a network on PyTorch's meta device; those that compute with their shapes are built on the CPU first."""
+    import torch
+
+    try:
+        try:
+            with torch.device("meta"), torch.no_grad():
+                return build(library, name, input_shape, classes).eval()
+        except (RuntimeError, NotImplementedError):
+            return build(library, name, input_shape, classes).eval().to("meta")
+    except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+        raise _misfit(name, input_shape, error) from error
+
+
+def _misfit(name: str, input_shape: tuple[int, ...], error: Exception) -> BlueprintError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    shape = "×".join(map(str, input_shape))
+    return BlueprintError(f"{name} does not fit images of {shape} ({reason}): choose other images or another network")
 
 
 def _values(data: Any) -> int:

@@ -13,6 +13,8 @@ from jointnas.network.layers import Add, BatchNorm, Conv, Linear, Resize, Whiten
 from jointnas.network.operations import OPERATIONS
 from jointnas.network.operations.operation import Shape
 
+OF_FEW_BITS = (".weight_scale", ".inputs.range")  # what the names of tensors end with that only layers of few bits have
+
 
 class BlockModule(nn.Module):
     """One block: its nodes in order."""
@@ -118,8 +120,12 @@ def layers_of_few_bits(network: nn.Module) -> Iterator[tuple[str, Conv | Linear]
 
 
 def with_weights(blueprint: Blueprint, state: Mapping[str, Tensor]) -> Network:
-    """Return the network of a blueprint with the tensors of another one of the same shape, which may have other bits."""
+    """Return the network of a blueprint with the tensors of another one of the same shape, which may have other bits.
+
+    Raises `RuntimeError` for tensors of another network.
+    """
     network = Network(blueprint)
-    own = network.state_dict()
-    network.load_state_dict({name: state[name] if name in state else own[name] for name in own})
+    fresh = {name: tensor for name, tensor in network.state_dict().items() if name.endswith(OF_FEW_BITS)}
+    taken = {name: tensor for name, tensor in state.items() if name in fresh or not name.endswith(OF_FEW_BITS)}
+    network.load_state_dict({**fresh, **taken})
     return network

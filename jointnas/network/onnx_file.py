@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jointnas.network.layers import HIGHEST, EightBits
@@ -79,7 +80,10 @@ def write_onnx(
 
 
 def _pack(path: Path, model: nn.Module) -> None:
-    """Replace the weights of few bits in a file by integers and DequantizeLinear."""
+    """Replace the weights of few bits in a file by integers and DequantizeLinear.
+
+    The exporter merges a batch norm that follows a layer into its weights, so their scales are read from the file, one for each channel.
+    """
     import onnx
     from onnx import helper, numpy_helper
 
@@ -90,17 +94,14 @@ def _pack(path: Path, model: nn.Module) -> None:
         assert layer.packing is not None
         levels, weights = Levels(layer.packing), f"{name}.weight"
         indices = levels.indices(layer.weight.detach(), layer.weight_scale)
-        codes = levels.codes[indices].reshape(layer.weight.shape).numpy().astype(np.int8)
-        scales = layer.weight_scale.numpy()
+        codes = levels.codes[indices].reshape(layer.weight.shape).numpy()
+        written = numpy_helper.to_array(graph.initializer[places[weights]])
         own = (f"{weights}.codes", f"{weights}.scales", f"{weights}.zero")
-        settings = {"axis": 0} if len(scales) > 1 else {}
-        scales = scales if settings else scales[0]
-        values = (codes, scales, np.zeros_like(scales, dtype=np.int8))
-        graph.initializer[places[weights]].CopyFrom(numpy_helper.from_array(codes, own[0]))
-        graph.initializer.extend(
-            numpy_helper.from_array(np.asarray(v), n) for v, n in zip(values[1:], own[1:], strict=True)
-        )
-        first.append(helper.make_node("DequantizeLinear", list(own), [weights], **settings))
+        scales = _channel_scales(written, codes)
+        graph.initializer[places[weights]].CopyFrom(numpy_helper.from_array(codes.astype(np.int8), own[0]))
+        graph.initializer.append(numpy_helper.from_array(scales, own[1]))
+        graph.initializer.append(numpy_helper.from_array(np.zeros(len(scales), np.int8), own[2]))
+        first.append(helper.make_node("DequantizeLinear", list(own), [weights], axis=0))
     rest = list(graph.node)
     del graph.node[:]
     graph.node.extend([*first, *rest])
@@ -109,6 +110,14 @@ def _pack(path: Path, model: nn.Module) -> None:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _channel_scales(weights: NDArray[np.float32], codes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the (channels,) scales by which codes give weights: the quotient at each channel's largest code."""
+    w, c = weights.reshape(len(weights), -1), codes.reshape(len(codes), -1)
+    rows, largest = np.arange(len(c)), np.abs(c).argmax(axis=1)
+    chosen = c[rows, largest]
+    return np.where(chosen == 0, 1, w[rows, largest] / np.where(chosen == 0, 1, chosen)).astype(np.float32)
 
 
 @contextmanager

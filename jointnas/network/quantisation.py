@@ -12,33 +12,20 @@ from typing import NamedTuple
 
 from jointnas.errors import BlueprintError
 from jointnas.network.blueprint import Block, Blueprint, block_shapes
-from jointnas.network.cost import FLOAT_BITS, node_cost, packed_bytes
+from jointnas.network.cost import node_cost, packed_bytes
 from jointnas.network.operations.operation import Node, Shape
-from jointnas.network.operations.packing import PACKABLE
+from jointnas.network.operations.packing import MOST_BITS, PACKABLE, Packing
 
 INNER, ALL = QUANTISED_LAYERS = ("inner", "all")
-MOST_BITS = 8
 LAYER_NUMBERS = 4 + MOST_BITS
 """What `layer_numbers` gives of a layer: 1, its weights, output channels and MACs, and its packed bytes at 1 to 8 bits."""
 
 
 class Quantisation(NamedTuple):
-    """How a network's layers are quantised.
+    """How a network's layers are quantised: each chosen one by `packing`. layers: "inner", all but the first and the last one, or "all"."""
 
-    bits: of a weight, 1 to 8. levels: "uniform" or "powers-of-two". scales: one for each "channel" or "tensor". layers: "inner", all but
-    the first and the last one, or "all". activation_bits: 8 for layers that read 8 bits, or 32.
-    """
-
-    bits: int
-    levels: str
-    scales: str
+    packing: Packing
     layers: str
-    activation_bits: int = FLOAT_BITS
-
-    def attributes(self) -> dict[str, int | str]:
-        """Return the attributes of a quantised layer's node."""
-        own: dict[str, int | str] = {"bits": self.bits, "levels": self.levels, "scales": self.scales}
-        return own if self.activation_bits == FLOAT_BITS else {**own, "activation_bits": self.activation_bits}
 
 
 def quantised(blueprint: Blueprint, quantisation: Quantisation | None) -> Blueprint:
@@ -60,7 +47,7 @@ def quantised(blueprint: Blueprint, quantisation: Quantisation | None) -> Bluepr
             f"a quantiser needs convolutions or linear layers of this project's own networks, got {len(places)} with "
             f"quantised_layers = {quantisation.layers}: choose another network, or quantiser = none"
         )
-    own = quantisation.attributes()
+    own = quantisation.packing.attributes()
     blocks = tuple(
         Block(
             block.name,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from jointnas.errors import ExportError
 from jointnas.network.levels import Levels, pack, unpack
-from jointnas.network.module import Network, layers_of_few_bits
+from jointnas.network.module import OF_FEW_BITS, Network, layers_of_few_bits
 from jointnas.network.operations.packing import ATTRIBUTES, MOST_BITS_OF_POWERS, POWERS_OF_TWO, Packing
 
 PACKED = "packed"  # metadata: of each packed tensor its bits, levels, scales and shape
@@ -41,21 +41,24 @@ def save_weights(network: Network, path: Path) -> None:
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the tensors that `save_weights` wrote, with all weights as floats. Raises `ExportError`."""
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Packing]]:
+    """Return the tensors of a file, with all weights as floats, and how those of each layer were packed."""
     try:
         with safe_open(path, "pt") as file:
-            packed = json.loads((file.metadata() or {}).get(PACKED, "{}"))
+            described = json.loads((file.metadata() or {}).get(PACKED, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-        for name, about in packed.items():
-            levels = Levels(_packing(about))
+        packings = {name: _packing(about) for name, about in described.items()}
+        for name, packing in packings.items():
             codes, scales = tensors.pop(f"{name}.{CODES}"), tensors[f"{name}.weight_scale"]
-            tensors[f"{name}.weight"] = unpack(levels, codes, scales, tuple(about["shape"]))
+            tensors[f"{name}.weight"] = unpack(Levels(packing), codes, scales, tuple(described[name]["shape"]))
     except (OSError, SafetensorError) as error:
-        raise _misfit(path, error) from error
+        raise _misfit(path, str(error)) from error
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, MemoryError) as error:
-        raise ExportError(
-            f"the packed weights in {str(path)!r} are damaged ({str(error).splitlines()[0]}): retrain it"
-        ) from error
-    return tensors
+        raise ExportError(f"the packed weights in {str(path)!r} are damaged ({error!r}): retrain it") from error
+    return tensors, packings
 
 
 def _packing(about: Mapping[str, Any]) -> Packing:
@@ -71,19 +74,23 @@ def _packing(about: Mapping[str, Any]) -> Packing:
 
 def load_weights(network: Network, path: Path) -> Network:
     """Load weights that `save_weights` wrote into a network of the same blueprint; no code runs. Raises `ExportError`."""
-    tensors = read_weights(path)
+    tensors, packings = _read(path)
+    for name, layer in layers_of_few_bits(network):
+        assert layer.packing is not None
+        if packings.get(name) != layer.packing._replace(activation_bits=None):
+            raise _misfit(path, f"{name} has other bits")
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
-        raise _misfit(path, error) from error
+        raise _misfit(path, str(error)) from error
     return network
 
 
-def _misfit(path: Path, error: Exception) -> ExportError:
-    reason = str(error).splitlines()[-1].strip()
-    return ExportError(f"the weights in {str(path)!r} do not fit their blueprint ({reason}): retrain it")
+def _misfit(path: Path, reason: str) -> ExportError:
+    lines = reason.splitlines() or [""]
+    return ExportError(f"the weights in {str(path)!r} do not fit their blueprint ({lines[-1].strip()}): retrain it")
 
 
 def float_weights(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a network's tensors without the scales and ranges of few bits."""
-    return {name: t for name, t in tensors.items() if not name.endswith((".weight_scale", ".inputs.range"))}
+    return {name: t for name, t in tensors.items() if not name.endswith(OF_FEW_BITS)}

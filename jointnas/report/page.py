@@ -41,7 +41,7 @@ def page(contents: Contents, refresh: float | None = None) -> str:
     sections = [
         ("winners", "Winners", _winners(contents)),
         ("costs", "Accuracy and cost", _costs(contents)),
-        ("efficiency", "Efficiency", _efficiency(contents)),
+        ("efficiency", "Efficiency", _efficiency(contents) if refresh is None else ""),
         ("progress", "Progress", _progress(contents)),
         ("calibration", "Predicted and trained", _calibration(contents)),
         ("knobs", "What matters", _knobs(contents)),
@@ -159,16 +159,14 @@ def _costs(contents: Contents) -> str:
 
 def _efficiency(contents: Contents) -> str:
     """Return the efficiency of the most accurate candidates, relative to each other."""
-    from jointnas.efficiency.models import ACCURACY, COSTS_OF_RUNS, FEWEST, read_run
+    from jointnas.efficiency.models import ACCURACY, COSTS_OF_RUNS, FEWEST, models_of
     from jointnas.efficiency.ranking import rank
 
-    models = [
-        m
-        for m in read_run(contents.path)
-        if all(m.metrics[n].mean > 0 for n in (ACCURACY, *COSTS_OF_RUNS) if n in m.metrics)
-    ]
+    every = models_of(contents.trials, contents.context, contents.spec, "trial")
+    names = (ACCURACY, *COSTS_OF_RUNS)
+    models = [m for m in every if all(name in m.metrics and m.metrics[name].mean > 0 for name in names)]
     models.sort(key=lambda model: -model.metrics[ACCURACY].mean)
-    if len(models) < FEWEST or not all(name in models[0].metrics for name in COSTS_OF_RUNS):
+    if len(models) < FEWEST:
         return ""
     ranking = rank(models[:EFFICIENT_MODELS], COSTS_OF_RUNS, (ACCURACY,), returns="variable", resamples=RESAMPLES)
     rows = []

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from jointnas.efficiency.reference import Reference
 from jointnas.errors import ConstraintError, SearchError, suggest
 from jointnas.measurement.forecast import Forecast
 from jointnas.search.engines import Evaluation
+from jointnas.search.reference import Reference
 from jointnas.space.constraint import MEASURED, TRAINING_METRICS, Constraint, format_metric, parse_all, violations
 from jointnas.space.knobs import Codes
 from jointnas.space.sampling import feasible

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jointnas.efficiency.reference import Reference
 from jointnas.errors import SearchError, SpaceError
 from jointnas.predictor.contract import DEFAULT_KIND, MIN_FIT_EXAMPLES, Predictor
 from jointnas.predictor.prior import Prior
@@ -23,6 +22,7 @@ from jointnas.search.batch import Batch, Prediction, children_of_the_best, choos
 from jointnas.search.engines import engine_names, find_engine
 from jointnas.search.objective import EFFICIENCY, Query
 from jointnas.search.pool import Pool
+from jointnas.search.reference import Reference
 from jointnas.search.storage import Observations, Storage
 from jointnas.search.winners import EngineReport, PredictorSearch, Selection, Winner
 from jointnas.space.constraint import Constraint
@@ -307,7 +307,12 @@ class Search:
 
     def _report(self, selection: Selection) -> list[Winner]:
         self.reports = selection.reports
-        return self.to_winners(selection)
+        winners = self.to_winners(selection)
+        if (
+            EFFICIENCY in self.query.minimised
+        ):  # costs that were measured may change the order; a failed measurement is last
+            winners.sort(key=lambda w: -w.costs[EFFICIENCY] if w.costs[EFFICIENCY] == w.costs[EFFICIENCY] else np.inf)
+        return winners
 
     def _efficiencies(self, selection: Selection, mean: NDArray[np.float64]) -> list[dict[str, float]]:
         """Return the efficiency of each selected candidate by its mean accuracy, where it is the objective."""

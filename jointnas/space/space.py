@@ -20,7 +20,8 @@ from jointnas.errors import BlueprintError, SpaceError, suggest
 from jointnas.network.blueprint import Blueprint
 from jointnas.network.cost import FLOAT_BITOPS, METRICS, scoring_cost
 from jointnas.network.operations.operation import Shape
-from jointnas.network.quantisation import quantised
+from jointnas.network.operations.packing import CHANNEL, UNIFORM, Packing
+from jointnas.network.quantisation import INNER, Quantisation, quantised
 from jointnas.resources import resource_folder
 from jointnas.space.continuous import Continuous
 from jointnas.space.cost_table import COSTS, Architectures
@@ -29,7 +30,15 @@ from jointnas.space.knobs import Codes, Fixed, Ordered, Value
 from jointnas.space.quantised_costs import quantised_costs
 from jointnas.space.restriction import with_large, with_values
 from jointnas.space.toml import Definition, check_definition, read_definition, write_definition
-from jointnas.training.recipe import QUANTISATION_KNOBS, Recipe, check_value, default_of, is_text, knob_fields
+from jointnas.training.recipe import (
+    NO_QUANTISER,
+    QUANTISATION_KNOBS,
+    Recipe,
+    check_value,
+    default_of,
+    is_text,
+    knob_fields,
+)
 from jointnas.training.recipe_columns import effective_rows, views
 
 CostFunction = Callable[[Candidate], Mapping[str, float]]
@@ -143,7 +152,10 @@ class Space(KnobSpace):
                 knobs[index] = Fixed(name, knobs[index].when, value)
             else:
                 knobs[index] = Fixed(name, knobs[index].when, knobs[index].value(knobs[index].code(value)))
-        return replace(self, knobs=tuple(knobs), _costs={})
+        fixed = replace(self, knobs=tuple(knobs), _costs={})
+        if not self.is_abstract and self.is_bound and any(name in QUANTISATION_KNOBS for name in values):
+            fixed._check_networks()
+        return fixed
 
     def restricted(self, train_images: int) -> Space:
         """Return the space without batch sizes above the number of training images. Raises `SpaceError` when none is left."""
@@ -203,11 +215,22 @@ class Space(KnobSpace):
                 codes = self._activated(np.full((1, len(self.knobs)), np.nan), i)
                 codes[0, i] = knob.code(value)
                 try:
-                    self.architectures.blueprint(self.settled(codes)[0, : self.n_architecture])
+                    network = self.architectures.blueprint(self.settled(codes)[0, : self.n_architecture])
+                    for quantisation in self._quantisations:
+                        quantised(network, quantisation)
                 except BlueprintError as error:
                     raise SpaceError(
                         f"the space {self.name!r} has no valid network with {knob.name} = {value!r}: {error}"
                     ) from error
+
+    @cached_property
+    def _quantisations(self) -> list[Quantisation]:
+        """A quantisation for each choice of layers, if a recipe of the space may quantise weights."""
+        knobs = {knob.name: knob for knob in self._by_group[1]}
+        if "quantiser" not in knobs or set(knobs["quantiser"].extremes) == {NO_QUANTISER}:
+            return []
+        layers = knobs["quantised_layers"].extremes if "quantised_layers" in knobs else (INNER,)
+        return [Quantisation(Packing(1, UNIFORM, CHANNEL), str(own)) for own in layers]
 
     # ------------------------------------------------------------------------------------- networks, costs, identities
 

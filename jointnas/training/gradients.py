@@ -1,7 +1,7 @@
 """Gradient rules of a training step: plain, sharpness-aware (SAM) and two-task (MLTP).
 
 A rule leaves the gradient in `p.grad` and returns the loss. It restores weights that it moves for a second pass exactly, and
-batch norm's running statistics are updated in the first pass alone.
+batch norm's running statistics and the ranges of 8-bit inputs are updated in the first pass alone.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from jointnas.network.layers import EightBits
 from jointnas.training.recipe import Recipe
 
 Loss = Callable[[slice], Tensor]
@@ -25,6 +26,7 @@ class GradientRule:
         self.recipe = recipe
         self.parameters: list[Tensor] = list(network.parameters())
         self.norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+        self.ranges = [m for m in network.modules() if isinstance(m, EightBits)]
 
     def __call__(self, loss: Loss, batch_size: int, step: int, rate: float) -> Tensor:
         """Leave the gradient of the batch's loss in the parameters; return the loss.
@@ -44,8 +46,11 @@ class GradientRule:
         """Add `scale · directions` to the parameters for a second pass, then restore them."""
         original = [p.detach().clone() for p in self.parameters]
         momenta = [norm.momentum for norm in self.norms]
+        rates = [own.rate for own in self.ranges]
         for norm in self.norms:
             norm.momentum = 0.0
+        for own in self.ranges:
+            own.rate = 0.0
         with torch.no_grad():
             torch._foreach_add_(self.parameters, torch._foreach_mul(directions, scale))
         try:
@@ -55,6 +60,8 @@ class GradientRule:
                 torch._foreach_copy_(self.parameters, original)
             for norm, momentum in zip(self.norms, momenta, strict=True):
                 norm.momentum = momentum
+            for own, rate in zip(self.ranges, rates, strict=True):
+                own.rate = rate
 
     def gradients(self) -> list[Tensor]:
         """Return the parameters' gradients, zeros for a parameter that the loss does not depend on."""

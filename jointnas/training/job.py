@@ -242,10 +242,10 @@ def initial_network(job: TrainingJob, input_shape: Shape, classes: int) -> Bluep
         return trained_blueprint(job.candidate, input_shape, classes)
     parent = Parent(**job.parent)
     shared, grown = (_parts(own) for own in (parent.architecture, architecture))
-    if shared.architecture != grown.architecture or grown.morphisms[: len(shared.morphisms)] != shared.morphisms:
+    networks = [make_blueprint(own.architecture, input_shape, classes) for own in (shared, grown)]
+    if networks[0] != networks[1] or grown.morphisms[: len(shared.morphisms)] != shared.morphisms:
         raise ExportError(
-            f"weights go with a network of the same architecture, got those of {dict(parent.architecture)} for {dict(architecture)}: "
-            "give the network's own"
+            f"weights go with a network of the same architecture, got those of another one in {parent.weights!r}: give the network's own"
         )
     network = Network(make_blueprint(parent.architecture, input_shape, classes))
     tensors = float_weights(read_weights(Path(parent.weights)))

@@ -10,8 +10,10 @@ one of the two:
 | proxquant | w | w | the growth of that map since the last step |
 | reverse-proxconnect | w | w* | likewise |
 
-A map that starts from w again and again adds up. So that of a step is such that all of them together, without gradients, are the map that
-proxconnect has. The paper scales it by the learning rate instead; this form is ours, as ρ and ϱ then mean the same for all.
+Where every step starts from w, the maps of all steps add up. So a step applies only what the map has grown by since the last step: inside the
+range of fixed levels, and where one of ρ and ϱ is 0, the maps of all steps without gradients are together that of proxconnect. Outside of the
+range weights move to the last level at the same pace; were they set on it at once, scales that follow the weights would shrink with every
+step. The paper scales the map by the learning rate instead. This form is ours: ρ and ϱ mean the same for all methods.
 
 The optimizer is the recipe's. Averages of weights are those of w*. What is scored is projected, so its weights are on their levels.
 """
@@ -33,7 +35,10 @@ GRADIENT_AT_CONTINUOUS = ("reverse-proxconnect",)
 
 
 class ProxConnect:
-    """The quantiser of a training: between two steps the network has the weights at which the next gradient is taken."""
+    """The quantiser of a training: from `start` on the network has, between two steps, the weights at which the next gradient is taken.
+
+    Before, copies of the network may be made for averages, with continuous weights and the first scales.
+    """
 
     def __init__(self, network: Network, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -45,6 +50,9 @@ class ProxConnect:
             layer.weight_scale.copy_(levels.fitted_scales(layer.weight.detach(), first))
         self.fraction = 0.0
         self.quantised = self._mapped(0.0)
+
+    def start(self) -> None:
+        """Set the weights at which the first gradient is taken."""
         self._load(self._of_gradient)
 
     def prepare_step(self) -> None:
@@ -87,8 +95,9 @@ class ProxConnect:
 
     def _mapped(self, fraction: float) -> list[Tensor]:
         rho, varrho = strength(self.recipe, fraction, self.fraction)
+        clip = self.recipe.quantiser in STARTS_FROM_CONTINUOUS
         return [
-            levels.proximal(w, layer.weight_scale, rho, varrho)
+            levels.proximal(w, layer.weight_scale, rho, varrho, clip)
             for w, (layer, levels) in zip(self.continuous, self.layers, strict=True)
         ]
 

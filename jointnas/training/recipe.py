@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 
 from jointnas.errors import RecipeError, suggest
-from jointnas.network.operations.packing import ACTIVATION_BITS, CHANNEL, LEVELS, MOST_BITS_OF_POWERS, SCALES, UNIFORM
+from jointnas.network.operations.packing import (
+    ACTIVATION_BITS,
+    CHANNEL,
+    LEVELS,
+    MOST_BITS,
+    MOST_BITS_OF_POWERS,
+    SCALES,
+    UNIFORM,
+    Packing,
+)
 from jointnas.network.quantisation import INNER, QUANTISED_LAYERS, Quantisation
 from jointnas.training.policy_text import parse_policy
 
@@ -263,7 +272,7 @@ class Recipe:
         "map that grows to it",
         speed=EACH_VALUE,
     )
-    weight_bits: int = _number(4, 1, 8, "bits of a quantised weight", lambda r: quantises_with(r), speed=NEVER)
+    weight_bits: int = _number(4, 1, MOST_BITS, "bits of a quantised weight", lambda r: quantises_with(r), speed=NEVER)
     weight_levels: str = _choice(
         UNIFORM,
         LEVELS,
@@ -283,7 +292,7 @@ class Recipe:
         SCALES_FROM,
         "weights that the scales fit by least squares: those at the start, which fixes the levels, or those of each step",
         lambda r: quantises_with(r),
-        speed=NEVER,
+        speed=EACH_VALUE,
     )
     quantised_layers: str = _choice(
         INNER,
@@ -353,8 +362,10 @@ class Recipe:
         if self.quantiser == NO_QUANTISER:
             return None
         levels = self.weight_levels if 1 < self.weight_bits <= MOST_BITS_OF_POWERS else UNIFORM
-        own = Quantisation(self.weight_bits, levels, self.level_scales, self.quantised_layers)
-        return own._replace(activation_bits=ACTIVATION_BITS) if self.int8_activations else own
+        activation_bits = ACTIVATION_BITS if self.int8_activations else None
+        return Quantisation(
+            Packing(self.weight_bits, levels, self.level_scales, activation_bits), self.quantised_layers
+        )
 
     @property
     def views(self) -> int:

@@ -134,9 +134,11 @@ class Trainer:
         self.batches = Batches(data.train, len(data.classes), recipe, self.normalise, self.generator, device)
         self.optimizer = make_optimizer(self.network, recipe)
         self.gradient = make_gradient_rule(self.network, recipe)
+        self.quantiser = ProxConnect(self.network, recipe) if recipe.quantisation else None
         self.average = MovingAverage(self.network, recipe.ema) if recipe.ema else None
         self.lookahead = Lookahead(self.network, recipe.lookahead, recipe.lookahead_rate) if recipe.lookahead else None
-        self.quantiser = ProxConnect(self.network, recipe) if recipe.quantisation else None
+        if self.quantiser:
+            self.quantiser.start()
         parts = range(1, snapshots)
         self.due_snapshots = [recipe.warmup + (1 - recipe.warmup) * part / snapshots for part in parts]
         self.snapshots: list[Network] = []

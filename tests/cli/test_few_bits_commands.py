@@ -28,7 +28,7 @@ def test_a_trained_network_gets_few_bits_and_predicts_from_its_packed_file(
 ) -> None:
     plain, few = files
     floats, small = tmp_path / "floats", tmp_path / "small"
-    before = answer("train", plain, "--train-steps", "60", "--to", floats)["accuracy"]
+    before = answer("train", plain, "--train-steps", "250", "--to", floats)["accuracy"]
     after = answer("train", few, "--train-steps", "20", "--weights", floats, "--to", small)["accuracy"]
     scratch = answer("train", few, "--train-steps", "20", "--to", tmp_path / "scratch")["accuracy"]
     assert before > 0.5

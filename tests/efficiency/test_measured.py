@@ -8,40 +8,63 @@ from pathlib import Path
 import pytest
 
 from jointnas.campaign.baselines import ARCHITECTURES
-from jointnas.efficiency.measured import candidates_named, measured, with_costs, write_table
-from jointnas.efficiency.models import Metric, Model, joined, read_table
+from jointnas.campaign.candidate_file import CandidateFile
+from jointnas.efficiency.measured import measured, networks_named, with_costs, write_table
+from jointnas.efficiency.models import Images, Metric, Model, joined, read_table, read_winner
 from jointnas.errors import EfficiencyError
 from jointnas.execution import share_slots
 from tests.helpers import answer, jointnas, mistake
 
-SHAPE, CLASSES = (3, 32, 32), 10
+IMAGES = Images((3, 32, 32), 10)
 SMALL = {"architecture": {"network": "resnet9", "width": 4}, "recipe": {}}
 
 
 def test_names_stand_for_baselines_recipes_files_and_networks_of_libraries(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('[architecture]\nnetwork = "resnet9"\nwidth = 4\n')
-    assert set(candidates_named("baselines") or {}) <= set(ARCHITECTURES)
-    assert candidates_named("senet18") == {"senet18": {**(candidates_named("senet18") or {})["senet18"]}}
-    assert (candidates_named(str(file)) or {})["mine"]["architecture"]["width"] == 4
-    assert (candidates_named("resnet9-1m") or {})["resnet9-1m"]["recipe"]["optimizer"] == "muon"
-    library = candidates_named("mobilenet_v3_small") or {}
-    (model,) = with_costs(library, (3, 224, 224), 1000)
+    assert set(networks_named("baselines") or {}) <= set(ARCHITECTURES)
+    assert list(networks_named("senet18") or {}) == ["senet18"]
+    assert (networks_named(str(file)) or {})["mine"].candidate["architecture"]["width"] == 4
+    assert (networks_named("resnet9-1m") or {})["resnet9-1m"].candidate["recipe"]["optimizer"] == "muon"
+    library = networks_named("mobilenet_v3_small") or {}
+    (model,) = with_costs(library, Images((3, 224, 224), 1000))
     assert model.metrics["params"].mean == 2_542_856  # the number that torchvision documents
-    assert candidates_named("no such network") is None
+    assert networks_named("no such network") is None
+
+
+def test_a_file_of_an_ensemble_costs_its_members_and_is_not_measured() -> None:
+    one, three = (with_costs({"own": CandidateFile(SMALL, training={"members": n})}, IMAGES)[0] for n in (1, 3))
+    assert three.metrics["macs"].mean == 3 * one.metrics["macs"].mean
+    assert (one.candidate, three.candidate) == (SMALL, None)
+    with pytest.raises(EfficiencyError, match="networks are measured on images of one kind, got no network"):
+        measured([three], ["latency"], 1, share_slots(1, "cpu"))
 
 
 def test_each_metric_is_measured_again_and_again_and_together_with_its_own(tmp_path: Path) -> None:
-    models = with_costs({"small": SMALL}, SHAPE, CLASSES)
+    models = with_costs({"small": CandidateFile(SMALL)}, IMAGES)
     steps: list[tuple[int, int]] = []
     asked = ["latency", "latency_p95", "images_per_second"]
-    (model,) = measured(models, asked, 2, share_slots(1, "cpu"), SHAPE, CLASSES, lambda *own: steps.append(own))
+    (model,) = measured(models, asked, 2, share_slots(1, "cpu"), lambda *own: steps.append(own))
     assert [len(model.metrics[name].values) for name in asked] == [2, 2, 2]
     assert all(value > 0 for name in asked for value in model.metrics[name].values)
     assert steps[-1] == (4, 4)
     write_table([model], tmp_path / "models.csv")
     (again,) = read_table(tmp_path / "models.csv")
     assert {n: m.values for n, m in again.metrics.items()} == {n: m.values for n, m in model.metrics.items()}
+
+
+def test_a_table_keeps_what_was_measured_together_apart_from_the_rest(tmp_path: Path) -> None:
+    metrics = {
+        "accuracy": Metric((0.1, 0.2), rows=(0, 1)),
+        "latency": Metric((5.0, 6.0, 7.0), rows=(10, 11, 12)),
+        "p95": Metric((8.0, 9.0, 10.0), rows=(10, 11, 12)),
+        "macs": Metric((3.0,)),
+    }
+    write_table([Model("a", metrics)], tmp_path / "models.csv")
+    (again,) = read_table(tmp_path / "models.csv")
+    assert {n: m.values for n, m in again.metrics.items()} == {n: m.values for n, m in metrics.items()}
+    assert again.metrics["latency"].rows == again.metrics["p95"].rows
+    assert not set(again.metrics["latency"].rows) & set(again.metrics["accuracy"].rows)
 
 
 def test_a_table_keeps_deviations(tmp_path: Path) -> None:
@@ -112,4 +135,8 @@ def test_a_runs_retrained_winner_is_a_model(tmp_path: Path) -> None:
     found = answer(
         "rank", str(winner), "lenet", "resnet9-1m", "--cost", "macs", "--gain", "params", "--input-shape", "3x32x32"
     )
-    assert "winner-1" in {row["model"] for row in found["models"]}
+    assert str(winner) in {row["model"] for row in found["models"]}
+    assert len(read_winner(winner).metrics["test_accuracy"].values) == 2
+    assert read_winner(winner).images == Images((1, 8, 8), 10)
+    arguments = ("rank", winner, "lenet", "resnet9-1m", "--measure", "latency", "--input-shape", "3x32x32")
+    assert "networks are measured on images of one kind, got" in mistake(jointnas(*arguments))

@@ -17,6 +17,7 @@ from jointnas.network.levels import Levels, codes_of
 from jointnas.network.module import Network, build, layers_of_few_bits
 from jointnas.network.operations.packing import Packing
 from jointnas.training.clock import StepClock
+from jointnas.training.ensemble import train_ensemble
 from jointnas.training.proxconnect import ProxConnect, strength
 from jointnas.training.recipe import EXPECTED_LEARNING_RATE, QUANTISERS, Recipe
 from jointnas.training.trained_blueprint import trained_blueprint
@@ -113,6 +114,38 @@ def test_one_bit_is_an_eighth_of_a_byte_a_weight_and_a_scale_a_channel() -> None
     assert after["bitops"] < before["bitops"] == 1024 * before["macs"]
 
 
+@pytest.mark.parametrize("kind", ["seeds", "snapshots"])
+def test_members_of_an_ensemble_are_on_their_levels(kind: str) -> None:
+    data = load_data(DataSpec("digits", train_images=200, val_images=100))
+    candidate = few(batch_size=32)
+    network = trained_blueprint(candidate, data.input_shape, len(data.classes))
+    recipe = Recipe.from_knobs(candidate["recipe"])
+    trained = train_ensemble(network, recipe, data, {"train_steps": 12}, 2, kind, keep_all=True)
+    assert len(trained.networks) == 2
+    assert all(are_on_levels(own) for own in trained.networks)
+
+
+@pytest.mark.parametrize("knobs", [{}, {"ema": 0.9, "lookahead": 2}])
+def test_points_of_the_curve_leave_the_training_as_it_is(knobs: dict[str, object]) -> None:
+    data = load_data(DataSpec("digits", train_images=200, val_images=100))
+    candidate = {"architecture": ARCHITECTURE, "recipe": {"batch_size": 32, "quantiser": "proxconnect", **knobs}}
+    network = trained_blueprint(candidate, data.input_shape, len(data.classes))
+    recipe = Recipe.from_knobs(candidate["recipe"])
+    with_curve, without = (
+        train_network(network, recipe, data, StepClock(12), seed=1, curve_images=own) for own in (100, 0)
+    )
+    assert with_curve.observation.curve
+    states = [training.model.state_dict() for training in (with_curve, without)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_averages_have_the_scales_of_the_levels_at_the_start() -> None:
+    model = trained(8, quantiser="binaryconnect", weight_bits=2, scales_from="start", ema=0.9).model
+    plain = trained(8, quantiser="binaryconnect", weight_bits=2, scales_from="start").model
+    pairs = zip(layers_of_few_bits(model), layers_of_few_bits(plain), strict=True)
+    assert all(torch.allclose(a.weight_scale, b.weight_scale, rtol=1e-5) for (_, a), (_, b) in pairs)
+
+
 # ------------------------------------------------------------------------------------------------------- the algorithms
 
 
@@ -122,7 +155,9 @@ def pair(quantiser: str, **knobs: object) -> tuple[Network, ProxConnect]:
         {"architecture": ARCHITECTURE, "recipe": {"quantiser": quantiser, "weight_bits": 2}}, (3, 32, 32), 10
     )
     network = build(plan, torch.Generator().manual_seed(0))
-    return network, ProxConnect(network, recipe)
+    own = ProxConnect(network, recipe)
+    own.start()
+    return network, own
 
 
 def step(own: ProxConnect, fraction: float, change: float = 0.01) -> None:
@@ -161,14 +196,47 @@ def test_gradients_are_taken_at_the_weights_that_the_method_names(quantiser: str
         assert torch.equal(w, e)
 
 
-def states(training: Training) -> list[Tensor]:
-    return list(training.model.state_dict().values())
+def test_proxconnect_with_the_projection_is_binaryconnect_bit_for_bit() -> None:
+    """Against BinaryConnect written out: the gradient of the quantised weights moves the continuous ones."""
+    _, own = pair_of_one_layer("proxconnect", 2)
+    (weight,), (layer, levels) = own.weights, own.layers[0]
+    target, steps = torch.randn(weight.shape, generator=torch.Generator().manual_seed(7)), 30
+    scales, optimizer = layer.weight_scale.clone(), torch.optim.SGD([weight], lr=0.05, momentum=0.9)
+    continuous, velocity = own.continuous[0].clone(), torch.zeros_like(weight)
+    own.recipe = replace(own.recipe, prox_until=0.01)
+    own.finish_step(1.0)  # the map has grown to the projection
+    for i in range(steps):
+        optimizer.zero_grad()
+        Quadratic(target).loss(weight).backward()
+        own.prepare_step()
+        optimizer.step()
+        own.finish_step(1.0)
+        gradient = levels.projected(continuous, scales) - target
+        velocity = gradient if i == 0 else 0.9 * velocity + gradient
+        continuous = continuous - 0.05 * velocity
+        assert torch.equal(own.continuous[0], continuous)
+        assert torch.equal(weight.detach(), levels.projected(continuous, scales))
 
 
-def test_proxconnect_with_the_projection_is_binaryconnect_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jointnas.training.proxconnect.strength", lambda recipe, fraction, before: (1.0, 1.0))
-    first, second = (trained(12, quantiser=name, weight_bits=2, ema=0.9) for name in ("binaryconnect", "proxconnect"))
-    assert all(torch.equal(a, b) for a, b in zip(states(first), states(second), strict=True))
+@pytest.mark.parametrize("quantiser", ["proxquant", "reverse-proxconnect"])
+def test_steps_from_the_quantised_weights_are_the_published_ones(quantiser: str) -> None:
+    _, own = pair_of_one_layer(quantiser, 2)
+    (weight,), (layer, levels) = own.weights, own.layers[0]
+    target, steps = torch.randn(weight.shape, generator=torch.Generator().manual_seed(7)), 30
+    scales, optimizer = layer.weight_scale.clone(), torch.optim.SGD([weight], lr=0.05)
+    continuous, quantised = own.continuous[0].clone(), own.quantised[0].clone()
+    for i in range(steps):
+        optimizer.zero_grad()
+        Quadratic(target).loss(weight).backward()
+        own.prepare_step()
+        optimizer.step()
+        own.finish_step((i + 1) / steps)
+        at = continuous if quantiser == "reverse-proxconnect" else quantised
+        continuous = quantised - 0.05 * (at - target)
+        quantised = levels.proximal(continuous, scales, *strength(own.recipe, (i + 1) / steps, i / steps), clip=False)
+        assert torch.allclose(
+            weight.detach(), continuous if quantiser == "reverse-proxconnect" else quantised, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("quantiser", OWN)
@@ -181,16 +249,28 @@ def test_rho_grows_to_its_end_and_stays(quantiser: str) -> None:
         assert strength(recipe, 0.0, 0.0) == (0.0, 0.0)
 
 
-def test_the_maps_of_proxquant_compose_to_that_of_proxconnect() -> None:
+@pytest.mark.parametrize("knobs", [{"prox_rho": 0.7, "prox_varrho": 0.0}, {"prox_rho": 0.0, "prox_varrho": 0.6}])
+def test_inside_fixed_levels_the_maps_of_proxquant_compose_to_that_of_proxconnect(knobs: dict[str, float]) -> None:
     levels, scales = Levels(Packing(2, "uniform", "channel")), torch.full((3,), 0.3)
     w = torch.randn(3, 50, generator=torch.Generator().manual_seed(0)).clamp(-0.9, 0.9)
-    for knobs in ({"prox_rho": 0.7, "prox_varrho": 0.0}, {"prox_rho": 0.0, "prox_varrho": 0.6}):
-        recipe = Recipe.from_knobs({"quantiser": "proxquant", "prox_until": 0.5, **knobs})
-        own = w
-        for before, fraction in pairwise(torch.linspace(0, 0.4, 9).tolist()):
-            own = levels.proximal(own, scales, *strength(recipe, fraction, before))
-        whole = levels.proximal(w, scales, *strength(replace(recipe, quantiser="proxconnect"), 0.4, 0.3))
-        assert torch.allclose(own, whole, atol=1e-4)
+    recipe = Recipe.from_knobs({"quantiser": "proxquant", "prox_until": 0.5, **knobs})
+    own = w
+    for before, fraction in pairwise(torch.linspace(0, 0.4, 9).tolist()):
+        own = levels.proximal(own, scales, *strength(recipe, fraction, before), clip=False)
+    whole = levels.proximal(w, scales, *strength(replace(recipe, quantiser="proxconnect"), 0.4, 0.3))
+    assert torch.allclose(own, whole, atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_without_gradients_scales_that_follow_the_weights_stay(bits: int) -> None:
+    levels, recipe = Levels(Packing(bits, "uniform", "channel")), Recipe(quantiser="proxquant")
+    w = torch.randn(4, 800, generator=torch.Generator().manual_seed(0))
+    first = scales = levels.fitted_scales(w, levels.first_scales(w))
+    for i in range(300):
+        scales = levels.fitted_scales(w, scales)
+        w = levels.proximal(w, scales, *strength(recipe, (i + 1) / 300, i / 300), clip=False)
+    assert ((scales / first - 1).abs() < 0.25).all()
+    assert torch.equal(levels.projected(w, scales), w)
 
 
 class Quadratic(nn.Module):
@@ -244,6 +324,7 @@ def pair_of_one_layer(quantiser: str, bits: int) -> tuple[Network, ProxConnect]:
     )
     network = build(plan, torch.Generator().manual_seed(0))
     own = ProxConnect(network, recipe)
+    own.start()
     own.layers, own.weights, own.continuous = own.layers[:1], own.weights[:1], own.continuous[:1]
     own.quantised = own.quantised[:1]
     return network, own

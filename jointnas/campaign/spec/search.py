@@ -8,11 +8,11 @@ from math import ceil
 from typing import Any, ClassVar
 
 from jointnas.campaign.spec.base import Spec, check_positive
-from jointnas.efficiency.reference import Reference
 from jointnas.errors import SearchError
 from jointnas.predictor.contract import find_model
 from jointnas.search.engines import CONTROLLER, engine_names, find_engine
 from jointnas.search.objective import score_of
+from jointnas.search.reference import Reference
 from jointnas.search.search import ALL
 from jointnas.space.constraint import MEASURED
 from jointnas.space.knob_space import Candidate
@@ -41,7 +41,16 @@ class SearchSpec(Spec):
     """
 
     kind = "search"
-    changeable: ClassVar[tuple[str, ...]] = ("rounds", "batch", "top", "engine", "confirm", "executor", "mix_machines")
+    changeable: ClassVar[tuple[str, ...]] = (
+        "rounds",
+        "batch",
+        "top",
+        "engine",
+        "confirm",
+        "executor",
+        "mix_machines",
+        "relative_to",
+    )
     confirm_share: ClassVar[float] = 0.25
     uses_all_images: ClassVar[bool] = True  # at its end, by default
 
@@ -92,6 +101,11 @@ class SearchSpec(Spec):
             )
         if self.members > 1:
             check_exact(self.objective, self.measure)
+            if self.relative_to is not None:
+                raise SearchError(
+                    f"efficiency is of single networks, got --members {self.members} with --relative-to: drop one of them"
+                )
+        _ = self.reference  # raises for what is none
         part_of(self.clock, self.members)
         if self.early_stop is not None and not 0 < self.early_stop <= 1:
             raise SearchError(

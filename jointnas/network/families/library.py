@@ -16,7 +16,7 @@ def _library(input_shape: Shape, classes: int, *, name: str = "resnet18", resolu
 
 
 LIBRARY = Family.of(_library)
-"""A network of `library_networks.NETWORKS`, without pretrained weights.
+"""An image classifier of torchvision or timm, without pretrained weights (`library_networks`).
 
 name: what its library calls it. resolution: multiplier of the data's size, or pixels; see `parts.resized`.
 """

@@ -10,6 +10,7 @@ from jointnas.network.operations.operation import AttributeType, Node, is_whole
 
 UNIFORM, POWERS_OF_TWO = LEVELS = ("uniform", "powers-of-two")
 CHANNEL, TENSOR = SCALES = ("channel", "tensor")
+MOST_BITS = 8  # of a weight
 MOST_BITS_OF_POWERS = 4  # more would be powers that no code of 8 bits holds
 ACTIVATION_BITS = 8
 PACKABLE = ("conv", "linear")
@@ -44,6 +45,10 @@ class Packing(NamedTuple):
             )
         return cls(bits, levels, scales, activation_bits)
 
+    def attributes(self) -> dict[str, int | str]:
+        """Return the attributes of a node with this packing."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
     def scale_count(self, channels: int) -> int:
         """Return how many scales a layer with so many output channels has."""
         return channels if self.scales == CHANNEL else 1
@@ -54,7 +59,9 @@ def _one_of(words: tuple[str, ...]) -> AttributeType:
 
 
 ATTRIBUTES: Mapping[str, AttributeType] = {
-    "bits": AttributeType("a whole number from 1 to 8", lambda v: is_whole(v) and 1 <= int(str(v)) <= 8),
+    "bits": AttributeType(
+        f"a whole number from 1 to {MOST_BITS}", lambda v: is_whole(v) and 1 <= int(str(v)) <= MOST_BITS
+    ),
     "levels": _one_of(LEVELS),
     "scales": _one_of(SCALES),
     "activation_bits": AttributeType(f"{ACTIVATION_BITS}", lambda v: is_whole(v) and int(str(v)) == ACTIVATION_BITS),

@@ -146,7 +146,7 @@ WEIGHTED: Mapping[str, Operation] = {
         channels=Channels.KEPT,
         layer=lambda layers, node, shape: layers.BatchNorm(shape[0], node.get("scale")),
     ),
-    "opaque": Operation(  # one of `library_networks.NETWORKS`
+    "opaque": Operation(  # a network of `library_networks`
         attributes={"library": WORD, "name": WORD, "features": POSITIVE},
         shape=_opaque_shape,
         cost=_opaque_cost,

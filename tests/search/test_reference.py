@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from jointnas.efficiency.reference import Reference
 from jointnas.errors import EfficiencyError, SearchError
+from jointnas.search.reference import Reference
 from jointnas.search.search import Search
 from jointnas.space.space import Space
 from tests.helpers import answer, jointnas, mistake

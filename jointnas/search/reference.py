@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import HalfspaceIntersection
 
-from jointnas.efficiency.envelopment import non_dominated
 from jointnas.errors import EfficiencyError
 
-MOST_COSTS = 4  # of a reference: the corners of the frontier's weights are counted out
-TOLERANCE = 1e-9
+MOST_COSTS = 4  # of a reference: the weights of the frontier have a corner for each of its faces
+FARTHEST = 2.0  # weight of a cost that is considered, in units in which no corner has more than 1
 Array = NDArray[np.float64]
 
 
@@ -70,34 +69,40 @@ class Reference:
         return np.asarray(np.asarray(accuracies) / (x @ self._corners.T).min(axis=1))
 
     @cached_property
+    def _frontier(self) -> Array:
+        """The (k, m) costs per accuracy of the models that no other one dominates."""
+        values = np.array(self.models, dtype=np.float64)
+        per_gain = values[:, 1:] / values[:, :1]
+        return np.asarray(per_gain[non_dominated(per_gain, np.ones((len(per_gain), 1)))])
+
+    @cached_property
     def _units(self) -> Array:
-        return np.asarray(np.array(self.models)[:, 1:].mean(axis=0))
+        """The (m,) least costs per accuracy: in these units the weight of a cost at a corner is 1 at most."""
+        return np.asarray(self._frontier.min(axis=0))
 
     @cached_property
     def _corners(self) -> Array:
-        """The (k, m) corners of the weights, in units of the mean costs."""
-        values = np.array(self.models)
-        per_gain = values[:, 1:] / self._units / values[:, :1]
-        rows = per_gain[non_dominated(per_gain, np.ones((len(per_gain), 1)))]
-        m = len(self.costs)
-        sides = np.concatenate([rows, np.eye(m)])
-        limits = np.concatenate([np.ones(len(rows)), np.zeros(m)])
-        corners = []
-        for chosen in combinations(range(len(sides)), m):
-            matrix = sides[list(chosen)]
-            if abs(np.linalg.det(matrix)) < TOLERANCE:
-                continue
-            corner = np.linalg.solve(matrix, limits[list(chosen)])
-            if (corner >= -TOLERANCE).all() and (rows @ corner >= 1 - TOLERANCE).all():
-                corners.append(np.maximum(corner, 0))
-        return np.unique(np.array(corners), axis=0)
+        """The (c, m) corners of the weights, in units of the least costs per accuracy."""
+        rows, m = self._frontier / self._units, len(self.costs)
+        if m == 1 or len(rows) == 1:
+            return np.eye(m)  # without a trade the cheapest model alone decides
+        sides = np.concatenate(
+            [
+                np.column_stack([-rows, np.ones(len(rows))]),
+                np.column_stack([-np.eye(m), np.zeros(m)]),
+                np.column_stack([np.eye(m), np.full(m, -FARTHEST)]),
+            ]
+        )
+        sides /= np.linalg.norm(sides[:, :m], axis=1, keepdims=True)
+        corners = HalfspaceIntersection(sides, np.full(m, 0.75 * FARTHEST)).intersections
+        corners = np.maximum(corners[np.isfinite(corners).all(axis=1)], 0)
+        return np.unique(corners / (rows @ corners.T).min(axis=0)[:, None], axis=0)  # exactly on the nearest side
 
 
-def reference_of(models: Sequence[Any], costs: Sequence[str]) -> Reference:
-    """Return the reference of models (`efficiency.models.Model`) by their mean accuracy and these costs."""
-    rows = [
-        (model.metrics["accuracy"].mean, *(model.metrics[name].mean for name in costs))
-        for model in models
-        if "accuracy" in model.metrics
-    ]
-    return Reference(tuple(costs), tuple(rows))
+def non_dominated(costs: Array, gains: Array) -> NDArray[np.int64]:
+    """Return the rows that no other row dominates: these alone can be peers. Of equal rows the first one stays."""
+    values = np.unique(np.column_stack([costs, -gains]), axis=0, return_index=True)
+    rows, first = values
+    better = np.asarray((rows[:, None] <= rows[None]).all(axis=2))  # (n, n): whether i is nowhere worse than j
+    np.fill_diagonal(better, False)
+    return np.sort(first[~better.any(axis=0)]).astype(np.int64)
