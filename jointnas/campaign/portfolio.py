@@ -25,6 +25,7 @@ from jointnas.space.knobs import Codes
 from jointnas.space.sampling import draw_pool, feasible
 from jointnas.space.space import Space
 from jointnas.space.transfer import nearest_candidate
+from jointnas.training.recipe import NO_QUANTISER
 
 WIDTH = "width"  # the knob that scales a network
 WIDTHS = 64  # values of a width that are tried at most
@@ -102,7 +103,7 @@ def adapted(
     allowed: Allowed = anything,
 ) -> Adapted | None:
     """Return a member as a candidate of a bound space, None where it has none within the bounds; see `starting_candidates`."""
-    codes = _networks(member, space, exact, seed)
+    codes = _networks(member, space, exact, seed) if _has_bits(member, space) else space.to_codes([])
     if not len(codes):
         return None
     macs, own_macs = _network_macs(space, codes), _own_macs(space, member)
@@ -118,6 +119,14 @@ def adapted(
     (candidate,) = space.to_candidates(codes[[row]])
     smaller = log(own_macs / macs[row])
     return Adapted(candidate, abs(log(reached / member.steps)) + max(smaller, -0.5 * smaller))
+
+
+def _has_bits(member: Member, space: Space) -> bool:
+    """Return whether a space can express the bits of a member's weights."""
+    knobs = {knob.name: knob for knob in space.knobs[space.n_architecture :]}
+    quantiser = member.candidate["recipe"].get("quantiser", NO_QUANTISER)
+    own = knobs["quantiser"].extremes if "quantiser" in knobs else (NO_QUANTISER,)
+    return quantiser in own
 
 
 def _networks(member: Member, space: Space, exact: Sequence[Constraint], seed: int) -> Codes:

@@ -5,12 +5,12 @@ import pytest
 
 from jointnas.campaign.candidate_file import built_in_recipes, find_candidate
 from jointnas.errors import CandidateError
-from jointnas.network.families import make_blueprint
 from jointnas.space.space import Space
 from jointnas.space.toml import GROUPS
 from jointnas.space.transfer import nearest_candidate, translate
 from jointnas.training.recipe import Recipe
 from jointnas.training.recipe_columns import effective
+from jointnas.training.trained_blueprint import trained_blueprint
 
 SHAPE = (3, 32, 32)
 
@@ -159,9 +159,10 @@ FULL_SPACES = {"fbnet": "fbnetv3-imagenet"}  # the other families have a full sp
 def test_the_full_space_of_its_family_holds_a_known_recipe(name: str) -> None:
     candidate = find_candidate(name).candidate
     network = str(candidate["architecture"]["network"])
-    space = Space.load(FULL_SPACES.get(network, network), input_shape=(3, 224, 224), classes=10)
+    few_bits = "-quantised" if "quantiser" in candidate["recipe"] else ""
+    space = Space.load(FULL_SPACES.get(network, network) + few_bits, input_shape=(3, 224, 224), classes=10)
     nearest, _ = nearest_candidate(space, candidate)
-    assert space.blueprint(nearest) == make_blueprint(candidate["architecture"], (3, 224, 224), 10)
+    assert space.blueprint(nearest) == trained_blueprint(candidate, (3, 224, 224), 10)
     assert effective(space.recipe(nearest), 224, 224) == effective(Recipe.from_knobs(candidate["recipe"]), 224, 224)
     for group in GROUPS:
         assert candidate[group].items() <= nearest[group].items()
