@@ -92,9 +92,9 @@ class Search:
         self._fitted = False  # to all observations
         self.reports: tuple[EngineReport, ...] = ()  # of the latest stage two
         if predictor is None:
-            reference = self.pool.drawn if self.pool.closed and self.space.is_abstract else None
+            drawn = self.pool.drawn if self.pool.closed and self.space.is_abstract else None
             self.predictor = Predictor(
-                self.space, seed, prior=prior, kind=predictor_kind, reference=reference, task=task
+                self.space, seed, prior=prior, kind=predictor_kind, reference=drawn, task=task
             )
         else:
             self.predictor = self._adopt(predictor, prior)
