@@ -67,7 +67,7 @@ def step_features(metric: str, networks: Array, recipes: Columns) -> Array:
     """Return the (n, g) features of a training step, in which its seconds or, for `train_memory`, its bytes are linear.
 
     networks: (n, `FEATURES`). Of seconds: calls and reads of the weights by the passes that the gradient takes; work by the
-    images that go through them, at their mean area where they grow; weights by what the optimizer and the averages keep of
+    images that go through them, at their mean area where they grow; weights by what the optimizer, averages and quantiser keep of
     each; the policy's operations; the images. Of bytes: values by the images of a pass, and copies of the weights.
     """
     n = len(networks)
@@ -92,9 +92,8 @@ def step_features(metric: str, networks: Array, recipes: Columns) -> Array:
         calls * passes,
         work * images,
         weights * passes,
-        weights * (1 + states + averages)[:, None],
+        weights * (1 + states + averages + 2 * quantised)[:, None],
         weights * (optimizer == "muon")[:, None],
-        weights * quantised[:, None],
         batch * _policy_operations(recipes, n),
         batch,
     ]
