@@ -24,6 +24,7 @@ from jointnas.search.objective import SCORE_NAMES
 from jointnas.space.constraint import MEASURED, format_metric
 from jointnas.training.clock import clock_from_json
 from jointnas.training.confusion import Confusion
+from jointnas.training.recipe import NO_QUANTISER
 
 TITLE = "jointnas report"
 SHEET_IMAGES, SHEET_VIEWS = 4, 7
@@ -102,7 +103,7 @@ def _winners(contents: Contents) -> str:
     if not contents.winners:
         return ""
     first = contents.winners[0]
-    metrics = [name for name in (*METRICS, *MEASURED) if name in first.costs]
+    metrics = [name for name in (*_exact(contents), *MEASURED) if name in first.costs]
     rows = []
     for rank, winner in enumerate(contents.winners, 1):
         own = trained_accuracies(contents.trials, winner)
@@ -134,10 +135,16 @@ def _winners(contents: Contents) -> str:
     return table + retrained + whole
 
 
+def _exact(contents: Contents) -> list[str]:
+    """Return the exact metrics; bit operations only where weights have few bits, as elsewhere they are proportional to the MACs."""
+    quantisers = {t.candidate.get("recipe", {}).get("quantiser", NO_QUANTISER) for t in contents.trials}
+    return [name for name in METRICS if name != "bitops" or quantisers - {NO_QUANTISER}]
+
+
 def _costs(contents: Contents) -> str:
     if not contents.observed or not contents.costs(contents.observed[0]):
         return ""
-    metrics = [name for name in METRICS if name in contents.costs(contents.observed[0])]
+    metrics = [name for name in _exact(contents) if name in contents.costs(contents.observed[0])]
     pictures = [
         (
             name,

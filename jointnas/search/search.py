@@ -93,9 +93,7 @@ class Search:
         self.reports: tuple[EngineReport, ...] = ()  # of the latest stage two
         if predictor is None:
             drawn = self.pool.drawn if self.pool.closed and self.space.is_abstract else None
-            self.predictor = Predictor(
-                self.space, seed, prior=prior, kind=predictor_kind, reference=drawn, task=task
-            )
+            self.predictor = Predictor(self.space, seed, prior=prior, kind=predictor_kind, reference=drawn, task=task)
         else:
             self.predictor = self._adopt(predictor, prior)
         self._ids: dict[str, int] = {}  # in the storage, by identity
