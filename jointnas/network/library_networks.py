@@ -45,10 +45,12 @@ NETWORKS: Mapping[str, Opaque] = {
     ),
     "shufflenet_v2_x1_0": Opaque("torchvision", "conv1.0", ("maxpool",)),
     "efficientnet_b0": Opaque("torchvision", "features.0.0", options={"dropout": 0.0, "stochastic_depth_prob": 0.0}),
-    "inception_v3": Opaque("torchvision", options={"aux_logits": False, "init_weights": False}),
     "dpn92": Opaque("timm", "features.conv1_1.conv", ("features.conv1_pool",)),
 }
 """The networks by the names that their libraries give them."""
+
+OPTIONS: Mapping[str, Mapping[str, Any]] = {"inception_v3": {"aux_logits": False, "init_weights": False}}
+"""Options of networks that would otherwise give more than logits."""
 
 
 @lru_cache
@@ -81,7 +83,7 @@ def find(name: str, library: str | None = None) -> Opaque:
             remedy = suggest(name, [*NETWORKS, *near]) if near else "choose one of torchvision.models.list_models()"
             missing = "" if listed("timm") else ", or install timm for its networks"
             raise BlueprintError(f"no library's network is called {name!r}: {remedy}{missing}")
-        entry = Opaque(own)
+        entry = Opaque(own, options=OPTIONS.get(name, {}))
     if library not in (None, entry.library):
         raise BlueprintError(f"{name} is a network of {entry.library}, got library {library!r}")
     return entry
@@ -193,7 +195,9 @@ def _on_meta(library: str, name: str, input_shape: tuple[int, ...], classes: int
 def _misfit(name: str, input_shape: tuple[int, ...], error: Exception) -> BlueprintError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     shape = "×".join(map(str, input_shape))
-    return BlueprintError(f"{name} does not fit images of {shape} ({reason}): choose other images or another network")
+    return BlueprintError(
+        f"{name} does not fit images of {shape} ({reason}): raise the resolution or choose another network"
+    )
 
 
 def _values(data: Any) -> int:

@@ -28,7 +28,7 @@ from jointnas.training.recipe import NO_QUANTISER
 
 TITLE = "jointnas report"
 SHEET_IMAGES, SHEET_VIEWS = 4, 7
-EFFICIENT_MODELS, EFFICIENT_ROWS, RESAMPLES = 25, 10, 100  # the most accurate that are compared, those that are listed
+EFFICIENT_MODELS, EFFICIENT_ROWS, RESAMPLES = 15, 10, 60  # the most accurate that are compared, those that are listed
 
 
 def write_report(path: Path, to: Path) -> Path:

@@ -21,10 +21,9 @@ from jointnas.execution.slots import Slot
 from jointnas.execution.worker import Handler, Progress
 from jointnas.network.blueprint import Blueprint
 from jointnas.network.families import MORPHISMS, make_blueprint
-from jointnas.network.module import Network, with_weights
+from jointnas.network.module import Network
 from jointnas.network.morphisms import apply, parse
 from jointnas.network.operations.operation import Shape
-from jointnas.network.quantisation import quantised
 from jointnas.network.weights_file import float_weights, read_weights, save_weights
 from jointnas.training.batches import Normalise
 from jointnas.training.clock import StepClock, clock_from_json
@@ -258,8 +257,7 @@ def initial_network(job: TrainingJob, input_shape: Shape, classes: int) -> Bluep
     rng = torch.Generator().manual_seed(job.seed)
     for text in grown.morphisms[len(shared.morphisms) :]:
         network = apply(network, parse(text), rng)
-    quantisation = Recipe.from_knobs(job.candidate["recipe"]).quantisation
-    return with_weights(quantised(network.blueprint, quantisation), network.state_dict()) if quantisation else network
+    return network
 
 
 class _Parts(NamedTuple):

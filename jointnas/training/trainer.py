@@ -17,7 +17,8 @@ from jointnas.data.dataset import Data, Split
 from jointnas.errors import BudgetError, DivergenceError
 from jointnas.execution.contention import CpuShare
 from jointnas.network.blueprint import Blueprint
-from jointnas.network.module import Network, build
+from jointnas.network.module import Network, build, with_weights
+from jointnas.network.quantisation import quantised
 from jointnas.training.averages import Lookahead, MovingAverage, reestimate_norms
 from jointnas.training.batches import Batches, Normalise
 from jointnas.training.clock import Clock
@@ -65,6 +66,8 @@ def train_network(
     last_rate: float = 0.0,
 ) -> Training:
     """Train a network and score it on the validation images: a new one of a blueprint, or one that has weights already.
+
+    Its layers get the bits of the recipe.
 
     On the CPU, a seed under a `StepClock` gives the same weights bit for bit at the same number of threads.
     stop_at: fraction of the budget after which the network is scored; the schedules are those of the whole budget.
@@ -157,7 +160,11 @@ class Trainer:
 
     def _initial_network(self, given: Blueprint | Network) -> Network:
         dirac = self.recipe.initialisation == "dirac"
-        network = given if isinstance(given, Network) else build(given, self.generator, dirac)
+        plan = quantised(given.blueprint if isinstance(given, Network) else given, self.recipe.quantisation)
+        if isinstance(given, Network):
+            network = given if plan == given.blueprint else with_weights(plan, given.state_dict())
+        else:
+            network = build(plan, self.generator, dirac)
         network.regularise(self.recipe.dropout, self.recipe.stochastic_depth, self.recipe.ghost_batch)
         network = network.to(self.device).to(memory_format=torch.channels_last)
         if isinstance(given, Blueprint):

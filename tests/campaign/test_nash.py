@@ -308,7 +308,7 @@ def test_weights_that_are_gone_or_of_another_network_are_refused(tmp_path: Path)
     other = make_blueprint({"network": "chain", "width": 6, "stages": 2}, (1, 8, 8), 10)
     save_weights(build(other, torch.Generator()), weights)
     job = TrainingJob(START, {"train_steps": 1}, 0, parent={"architecture": SMALL, "weights": str(weights)})
-    with pytest.raises(ExportError, match="do not fit their blueprint"):
+    with pytest.raises(ExportError, match="are those of another network"):
         initial_network(job, (1, 8, 8), 10)
 
 

@@ -33,7 +33,16 @@ NAMES = (
         "run texts",
         "storage",
     ),
-    *("measurements", "trained network", "weights", "predictor", "image", "giant image", "zip of images"),
+    *(
+        "measurements",
+        "trained network",
+        "weights",
+        "packed weights",
+        "predictor",
+        "image",
+        "giant image",
+        "zip of images",
+    ),
     *("folder of images", "arrays", "image cache", "slot"),
 )
 

@@ -164,7 +164,7 @@ def test_a_librarys_network_drops_nothing_out_by_itself():
 
 
 def test_images_that_cannot_be_halved_often_enough_are_refused():
-    with pytest.raises(BlueprintError, match=r"densenet121 does not fit images of shape.*raise the resolution"):
+    with pytest.raises(BlueprintError, match=r"densenet121 does not fit images of 3×4×4.*raise the resolution"):
         blueprint_cost(of("library", (3, 4, 4), name="densenet121"))
 
 

@@ -21,7 +21,8 @@ from jointnas.training.observation import Observation
 from tests.helpers import answer, jointnas
 
 SECTIONS = (
-    "Winners", "Accuracy and cost", "Progress", "Predicted and trained", "What matters", "Trainings", "Learning curves", "Time",
+    "Winners", "Accuracy and cost",
+    "Efficiency", "Progress", "Predicted and trained", "What matters", "Trainings", "Learning curves", "Time",
     "Network", "Training images", "Confusion", "Repeat it",
 )  # fmt: skip
 

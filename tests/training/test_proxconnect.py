@@ -204,6 +204,7 @@ def test_proxconnect_with_the_projection_is_binaryconnect_bit_for_bit() -> None:
     scales, optimizer = layer.weight_scale.clone(), torch.optim.SGD([weight], lr=0.05, momentum=0.9)
     continuous, velocity = own.continuous[0].clone(), torch.zeros_like(weight)
     own.recipe = replace(own.recipe, prox_until=0.01)
+    own.prepare_step()
     own.finish_step(1.0)  # the map has grown to the projection
     for i in range(steps):
         optimizer.zero_grad()
@@ -212,8 +213,8 @@ def test_proxconnect_with_the_projection_is_binaryconnect_bit_for_bit() -> None:
         optimizer.step()
         own.finish_step(1.0)
         gradient = levels.projected(continuous, scales) - target
-        velocity = gradient if i == 0 else 0.9 * velocity + gradient
-        continuous = continuous - 0.05 * velocity
+        velocity = gradient if i == 0 else velocity.mul(0.9).add(gradient)
+        continuous = continuous.add(velocity, alpha=-0.05)
         assert torch.equal(own.continuous[0], continuous)
         assert torch.equal(weight.detach(), levels.projected(continuous, scales))
 

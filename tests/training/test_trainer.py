@@ -18,6 +18,7 @@ from jointnas.training.batches import Normalise
 from jointnas.training.clock import StepClock, WallClock
 from jointnas.training.observation import Observation
 from jointnas.training.recipe import EXPECTED_LEARNING_RATE, Recipe
+from jointnas.training.recipe_columns import effective
 from jointnas.training.schedules import learning_rate_factor, training_side
 from jointnas.training.scoring import SCORING_BATCH, accuracies, log_loss, logits_of, predict
 from jointnas.training.trainer import Trainer, Training, train_network
@@ -440,6 +441,7 @@ def test_a_part_of_one_image_is_no_obstacle_to_a_network_that_ends_in_one_pixel(
 
 # -------------------------------------------------------------------------------------------- knobs that others switch on
 
+BITS_1 = {"quantiser": "binaryconnect", "weight_bits": 1}
 SWITCHED: list[tuple[str, tuple[Any, Any], dict[str, Any], dict[str, Any]]] = [
     ("momentum", (0.5, 0.9), {"optimizer": "adam"}, {"optimizer": "muon"}),
     ("sam_rho", (0.05, 1.0), {"gradient": "plain"}, {"gradient": "sam"}),
@@ -453,6 +455,15 @@ SWITCHED: list[tuple[str, tuple[Any, Any], dict[str, Any], dict[str, Any]]] = [
     ("policy_operations", (1, 3), {"policy": "trivialaugment"}, {"policy": "randaugment"}),
     ("policy_magnitude", (3, 20), {"policy": "none"}, {"policy": "randaugment"}),
     ("ghost_batch", (32, 40), {"batch_size": 32}, {"batch_size": 64}),
+    ("weight_bits", (1, 4), {"quantiser": "none"}, {"quantiser": "binaryconnect"}),
+    ("weight_levels", ("uniform", "powers-of-two"), BITS_1, {**BITS_1, "weight_bits": 3}),
+    ("level_scales", ("channel", "tensor"), {"quantiser": "none"}, BITS_1),
+    ("scales_from", ("start", "each step"), {"quantiser": "none"}, BITS_1),
+    ("quantised_layers", ("inner", "all"), {"quantiser": "none"}, BITS_1),
+    ("int8_activations", (False, True), {"quantiser": "none"}, BITS_1),
+    ("prox_rho", (0.2, 1.0), BITS_1, {"quantiser": "proxquant"}),
+    ("prox_varrho", (0.0, 0.6), BITS_1, {"quantiser": "proxconnect"}),
+    ("prox_until", (0.4, 1.0), BITS_1, {"quantiser": "reverse-proxconnect"}),
 ]
 
 
@@ -469,5 +480,5 @@ def test_a_knob_acts_where_the_others_switch_it_on_and_nowhere_else(
     for beside, acts in ((off, False), (on, True)):
         one, other = (train(data, StepClock(5), **{"batch_size": 64, **beside, name: value}) for value in values)
         assert same_weights(one.model, other.model) is not acts
-        effective = [Recipe(**{**DIGITS_RECIPE, **beside, name: value}).effective(24, 24) for value in values]
-        assert (effective[0] != effective[1]) is acts
+        acting = [effective(Recipe(**{**DIGITS_RECIPE, **beside, name: value}), 24, 24) for value in values]
+        assert (acting[0] != acting[1]) is acts
