@@ -37,6 +37,7 @@ from jointnas.errors import JointNASError
 from jointnas.execution.slots import Slot
 from jointnas.measurement.store import Store
 from jointnas.network.families import find_family, make_blueprint
+from jointnas.network.library_networks import LIBRARIES, listed
 from jointnas.network.module import Network, build
 from jointnas.network.weights_file import load_weights, save_weights
 from jointnas.predictor.contract import Predictor
@@ -87,6 +88,8 @@ class Seeds:
 
 def make_seeds(folder: Path) -> Seeds:
     """Write the valid inputs: a run, a storage, a winner, a predictor, measurements and images."""
+    for library in LIBRARIES:
+        listed(library)  # importing an installed library once may write files of its own
     candidate = {"architecture": {"network": "resnet9", "width": 4}, "recipe": {"batch_size": 32}}
     spec = make_spec({"train_time": "1s", "constraints": ["macs<1M"]})
     context = Context("abc", SHAPE, ("a", "b", "c"), Slot("cpu", 1, 1), spec.to_json()["space"])
