@@ -128,10 +128,7 @@ def by_optuna(space: Space, options: Setting, run: Run, executor: Executor, name
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(
-        seed=options.seed, constraints_func=lambda trial: trial.user_attrs["violation"], constant_liar=True
-    )
-    study = optuna.create_study(sampler=sampler)
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=options.seed, constant_liar=True))
     train = Batches(space, options, run, executor)
     proposed: set[str] = set()
     while len(proposed) < options.trainings:
@@ -139,7 +136,7 @@ def by_optuna(space: Space, options: Setting, run: Run, executor: Executor, name
         candidates = [nearest_candidate(space, {"architecture": _suggested(trial), "recipe": {}})[0] for trial in asked]
         proposed.update(space.identity(c) for c in candidates)
         for trial, candidate, accuracy in zip(asked, candidates, train(candidates), strict=True):
-            trial.set_user_attr("violation", [options.accuracy - accuracy])
+            trial.set_constraint("accuracy", options.accuracy - accuracy)
             study.tell(trial, space.cost(candidate)["macs"])
 
 
