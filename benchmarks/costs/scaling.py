@@ -9,8 +9,8 @@ has a number of steps, so that a larger network loses nothing but MACs; `--sweep
 accuracy and MACs trade. Every arm makes as many trainings, `--batch` of them at a time. MADS starts from SENet-18 or ResNet-18 at
 `--start-width`; Optuna is its TPE sampler with the accuracy as its constraint and the network as one more choice, random search draws from
 the same Sobol sequence as our pools, and `jointnas` is our predictor with the objective "min macs". An arm ends with the cheapest network
-whose training met the bound; it is trained again with `--check` other seeds. Each arm's trainings are kept in a run of its own; the same
-command goes on where it stood. All accuracies are of the 1,000 validation images.
+whose training met the bound. That network is trained again with `--check` other seeds. Each arm keeps its trainings in a run, so the same
+command continues after an interruption. All accuracies are of the 1,000 validation images.
 
 Needs Optuna (`pip install optuna`).
 """

@@ -308,8 +308,8 @@ class Search:
         winners = self.to_winners(selection)
         if (
             EFFICIENCY in self.query.minimised
-        ):  # costs that were measured may change the order; a failed measurement is last
-            winners.sort(key=lambda w: -w.costs[EFFICIENCY] if w.costs[EFFICIENCY] == w.costs[EFFICIENCY] else np.inf)
+        ):  # the measured costs may change the order; without a measurement (NaN) last
+            winners.sort(key=lambda winner: np.nan_to_num(-winner.costs[EFFICIENCY], nan=np.inf))
         return winners
 
     def _efficiencies(self, selection: Selection, mean: NDArray[np.float64]) -> list[dict[str, float]]:

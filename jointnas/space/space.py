@@ -259,10 +259,10 @@ class Space(KnobSpace):
         """
         if not self.is_abstract:
             costs = self.float_costs(codes)
-            recipes = self.recipe_columns(codes, QUANTISATION_KNOBS)
+            recipes = self.recipe_columns(codes, ("test_flip", *QUANTISATION_KNOBS))
             if "quantiser" in recipes:
                 costs = quantised_costs(costs, self.architectures, codes[:, : self.n_architecture], recipes)
-            return scoring_cost(costs, self.views(codes))
+            return scoring_cost(costs, views(recipes, len(codes)))
         table = np.array([self._cost(row) for row in codes] if self.metrics else []).reshape(
             len(codes), len(self.metrics)
         )

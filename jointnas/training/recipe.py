@@ -283,7 +283,7 @@ class Recipe:
     level_scales: str = _choice(
         CHANNEL,
         SCALES,
-        "what has a scale of its levels: each output channel, or each layer",
+        "one scale for each output channel of a layer, or one for the layer",
         lambda r: quantises_with(r),
         speed=NEVER,
     )

@@ -89,7 +89,7 @@ class Seeds:
 def make_seeds(folder: Path) -> Seeds:
     """Write the valid inputs: a run, a storage, a winner, a predictor, measurements and images."""
     for library in LIBRARIES:
-        listed(library)  # importing an installed library once may write files of its own
+        listed(library)  # imports it before the watch begins, as an import may write files
     candidate = {"architecture": {"network": "resnet9", "width": 4}, "recipe": {"batch_size": 32}}
     spec = make_spec({"train_time": "1s", "constraints": ["macs<1M"]})
     context = Context("abc", SHAPE, ("a", "b", "c"), Slot("cpu", 1, 1), spec.to_json()["space"])
