@@ -83,6 +83,7 @@ def _pack(path: Path, model: nn.Module) -> None:
     """Replace the weights of few bits in a file by integers and DequantizeLinear.
 
     The exporter merges a batch norm that follows a layer into its weights, so their scales are read from the file, one for each channel.
+    Weights that the exporter renamed, or merged with equal ones, stay floats.
     """
     import onnx
     from onnx import helper, numpy_helper
@@ -93,6 +94,8 @@ def _pack(path: Path, model: nn.Module) -> None:
     for name, layer in layers_of_few_bits(model):
         assert layer.packing is not None
         levels, weights = Levels(layer.packing), f"{name}.weight"
+        if weights not in places:
+            continue
         indices = levels.indices(layer.weight.detach(), layer.weight_scale)
         codes = levels.codes[indices].reshape(layer.weight.shape).numpy()
         written = numpy_helper.to_array(graph.initializer[places[weights]])
