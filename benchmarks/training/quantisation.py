@@ -3,9 +3,9 @@
     python -m benchmarks.training.quantisation --data cifar10-images.zip --to benchmarks/results/quantisation.json
 
 Each training is one budget on one core, two at a time. `float` has no quantiser. `fine-tuned` starts from the weights of the float network of
-the same seed, so it has two budgets in all. PARQ (Jin et al. 2025) has its least-squares levels a channel and anneals until 80 % of the
-budget; post-training quantisation (`ptq`) projects the float network by least squares, and re-estimates batch norm's
-statistics on 1,000 training images. The recipe is the built-in `resnet9-1m` without the average of weights, which PARQ lacks. The first and
+the same seed, so it has two budgets in all. `binaryconnect-int8` also gives the inputs of layers 8 bits. PARQ (Jin et al. 2025) has its
+least-squares levels a channel and anneals until 80 % of the budget; post-training quantisation (`ptq`) projects the float network by least
+squares, and re-estimates batch norm's statistics on 1,000 training images. The recipe is the built-in `resnet9-1m` without the average of weights, which PARQ lacks. The first and
 the last layer stay floats, but for `--layers all`. The test images are scored once a training. Rows in the file are not repeated. Needs
 torchao.
 """
@@ -48,7 +48,8 @@ NETWORKS: Mapping[str, Mapping[str, Any]] = {
     "resnet20": {"network": "resnet", "width": 0.25, "depth1": 3, "depth2": 3, "depth3": 3, "depth4": 0},
 }
 BITS = (1, 2, 4)
-METHODS = ("float", *QUANTISERS[1:], "parq", "ptq")
+INT8 = "binaryconnect-int8"  # with activations of 8 bits
+METHODS = ("float", *QUANTISERS[1:], INT8, "parq", "ptq")
 REFINEMENTS = 20  # of the scales of post-training quantisation
 NORM_IMAGES = 1000
 ANNEALED, CLOCK_STEPS = 0.8, 10_000  # of the budget, and the whole of it in steps of PARQ's annealing
@@ -81,6 +82,7 @@ def arms(network: str, seed: int) -> Iterator[Arm]:
         yield Arm(network, "parq", bits, "scratch", seed)
         yield Arm(network, "ptq", bits, "fine-tuned", seed)
         if network == "resnet9":
+            yield Arm(network, INT8, bits, "scratch", seed)
             for method in ("binaryconnect", "proxconnect"):
                 yield Arm(network, method, bits, "fine-tuned", seed)
 
@@ -91,6 +93,7 @@ def candidate(arm: Arm, layers: str) -> Candidate:
     if arm.bits:
         quantiser = arm.method if arm.method in QUANTISERS else "binaryconnect"
         recipe |= {"quantiser": quantiser, "weight_bits": arm.bits, "quantised_layers": layers}
+        recipe |= {"int8_activations": arm.method == INT8}
     return {"architecture": dict(NETWORKS[arm.network]), "recipe": recipe}
 
 

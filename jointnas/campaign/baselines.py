@@ -69,11 +69,14 @@ RECIPE: Mapping[str, str | float | bool] = {
 HANG_SECONDS = 900.0  # without progress: one batch of the largest network takes minutes on a slow CPU
 
 
-def candidate(name: str) -> Candidate:
-    """Return a baseline's candidate. Raises `SearchError` that suggests the nearest name."""
+def candidate(name: str, recipe: Mapping[str, Any] | None = None) -> Candidate:
+    """Return a baseline's candidate, with another recipe than the plain one where it is given.
+
+    Raises `SearchError` that suggests the nearest name.
+    """
     if name not in ARCHITECTURES:
         raise SearchError(f"no baseline is called {name!r}: {suggest(name, ARCHITECTURES)}")
-    return {"architecture": dict(ARCHITECTURES[name]), "recipe": dict(RECIPE)}
+    return {"architecture": dict(ARCHITECTURES[name]), "recipe": dict(RECIPE if recipe is None else recipe)}
 
 
 def trainable(names: Sequence[str]) -> list[str]:
@@ -120,29 +123,32 @@ def train_baselines(run: Run, emit: Callback = lambda event: None) -> None:
             runner = Runner(run, executor, spec.clock, spec.seed, emit, mixes_machines=spec.mix_machines)
             trials = [t for t in runner.trials.values() if t.round == repeat] or runner.add(
                 repeat,
-                [candidate(name) for name in spec.baselines],
+                [candidate(name, spec.recipe) for name in spec.baselines],
                 spec.baselines,
                 repeats=[repeat - 1] * len(spec.baselines),
             )
             runner.train(trials)
 
 
-def rank(trials: Sequence[Trial], names: Sequence[str], input_shape: Shape, classes: int) -> list[dict[str, Any]]:
-    """Return a row for each baseline, the highest mean validation accuracy first and those without any last.
+def rank(trials: Sequence[Trial], spec: BaselinesSpec, input_shape: Shape, classes: int) -> list[dict[str, Any]]:
+    """Return a row for each baseline of a run, the highest mean validation accuracy first and those without any last.
 
     macs and params are None where the network does not fit the images.
     """
-    rows = [_row(name, [t for t in trials if t.identity == name], input_shape, classes) for name in names]
+    rows = [
+        _row(candidate(name, spec.recipe), name, [t for t in trials if t.identity == name], input_shape, classes)
+        for name in spec.baselines
+    ]
     rows.sort(key=lambda row: row["val_accuracy"]["mean"] or -1.0, reverse=True)
     return [{"rank": place, **row} for place, row in enumerate(rows, 1)]
 
 
-def _row(name: str, trials: Sequence[Trial], input_shape: Shape, classes: int) -> dict[str, Any]:
+def _row(own: Candidate, name: str, trials: Sequence[Trial], input_shape: Shape, classes: int) -> dict[str, Any]:
     ended = [(t.round, t.observation) for t in trials if t.observation]
     good = [o for _, o in ended if o.accuracy is not None]
     return {
         "name": name,
-        **candidate(name),
+        **own,
         "val_accuracy": spread([o.accuracy for o in good if o.accuracy is not None]),
         "images_per_second": statistics.fmean(o.images_per_second or 0.0 for o in good) if good else None,
         **_costs(name, input_shape, classes),

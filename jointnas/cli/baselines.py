@@ -50,6 +50,10 @@ def baselines_command(
     train_steps: TrainSteps = None,
     repeats: Annotated[int, typer.Option(help="Trainings of each, each on images that another seed draws.")] = 10,
     measure: Measured = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Train all by the recipe of this candidate file or built-in recipe (default: a plain one)."),
+    ] = None,
     only: Annotated[list[str] | None, typer.Option(help="A baseline to train; repeatable (default: all 18).")] = None,
     workers: Workers = 1,
     device: Device = "auto",
@@ -70,7 +74,7 @@ def baselines_command(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Train the usual image classifiers by one plain recipe and rank them by their mean validation accuracy.
+    """Train the usual image classifiers by one recipe and rank them by their mean validation accuracy.
 
     \b
     Examples:
@@ -82,6 +86,7 @@ def baselines_command(
         _print_candidate(export)
         return
     from jointnas.campaign.baselines import ARCHITECTURES, trainable
+    from jointnas.campaign.candidate_file import find_candidate
     from jointnas.campaign.options import make_spec
     from jointnas.campaign.spec import BaselinesSpec
     from jointnas.errors import SearchError
@@ -93,9 +98,10 @@ def baselines_command(
         raise SearchError(f"{', '.join(missing)} need timm, which is not installed: pip install 'jointnas[baselines]'")
     if missing:
         messages.print(f"left out, as timm is not installed (pip install 'jointnas[baselines]'): {', '.join(missing)}")
-    no_setting = ("only", "measure", "out", "resume", "export", "as_json", "quiet")
+    no_setting = ("only", "recipe", "measure", "out", "resume", "export", "as_json", "quiet")
     settings = {name: value for name, value in given_options(context).items() if name not in no_setting}
-    spec = make_spec({**settings, "baselines": names}, "baselines")
+    own = None if recipe is None else find_candidate(recipe).candidate["recipe"]
+    spec = make_spec({**settings, "baselines": names, "recipe": own}, "baselines")
     assert isinstance(spec, BaselinesSpec)
     _train_and_print(spec, measure or [], out, resume, as_json)
 
@@ -135,7 +141,7 @@ def _train_and_print(spec: BaselinesSpec, measure: list[str], out: Path | None, 
     with run, interruptible(lambda: f"continue with the same command, --resume and --out {run.path}"):
         train_baselines(run, print_trial)
         trials = run.trials()
-    rows = rank(trials, spec.baselines, data.input_shape, len(data.classes))
+    rows = rank(trials, spec, data.input_shape, len(data.classes))
     fitting = [row for row in rows if row["macs"] is not None]
     with Meter(slot, data.input_shape, len(data.classes)) as meter:
         candidates = [{group: row[group] for group in GROUPS} for row in fitting]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -14,7 +15,7 @@ from jointnas.campaign.candidate_file import CandidateFile
 from jointnas.campaign.events import TrialEnded
 from jointnas.campaign.folders import open_run
 from jointnas.campaign.options import make_spec
-from jointnas.campaign.store import Context, Trial
+from jointnas.campaign.store import Context, Run, Trial
 from jointnas.cli import app
 from jointnas.data.dataset import load_data
 from jointnas.data.spec import DataSpec
@@ -26,6 +27,7 @@ from jointnas.training.recipe import Recipe
 DIGITS = (1, 8, 8)
 SPEC = DataSpec("digits", train_images=200, val_images=100)
 NAMES = ("lenet", "mobilenet", "shufflenetv2")
+BASELINES = make_spec({"data": SPEC, "train_steps": 2, "baselines": NAMES}, "baselines")
 SMALL = ("--train-images", "200", "--val-images", "100", "--train-steps", "1")
 
 
@@ -42,7 +44,7 @@ def conduct(folder, repeats, *, resume=False, crash_after=None):
         if sum(ended) == crash_after:
             raise CrashError
 
-    spec = make_spec({"data": SPEC, "train_steps": 2, "baselines": NAMES, "repeats": repeats}, "baselines")
+    spec = replace(BASELINES, repeats=repeats)
     context = Context.of(None, load_data(SPEC), Slot("cpu", 1, 1))
     with open_run(folder, spec, context, resume) as run:
         with suppress(CrashError):
@@ -86,7 +88,7 @@ def test_a_campaign_that_was_killed_goes_on_where_it_stood(campaign):
 
 
 def test_a_network_that_does_not_fit_the_images_is_a_row_with_its_reason(campaign):
-    rows = rank(campaign[1], NAMES, DIGITS, 10)
+    rows = rank(campaign[1], BASELINES, DIGITS, 10)
     assert {row["name"] for row in rows[:2]} == {"mobilenet", "shufflenetv2"}
     assert all(len(row["val_accuracy"]["seeds"]) == 2 and row["images_per_second"] > 0 for row in rows[:2])
     last = rows[2]
@@ -111,7 +113,7 @@ def test_baselines_are_ranked_by_their_mean_accuracy_over_what_succeeded():
         )
         for number, accuracy in enumerate(told, 1)
     ]
-    rows = rank(trials, names, (3, 32, 32), 10)
+    rows = rank(trials, replace(BASELINES, baselines=names), (3, 32, 32), 10)
     assert [(row["rank"], row["name"]) for row in rows] == [(1, "senet18"), (2, "resnet18"), (3, "vgg16")]
     assert rows[0]["val_accuracy"]["mean"] == pytest.approx(0.775)
     assert rows[1]["val_accuracy"]["std"] == pytest.approx(0.1 / 2**0.5)
@@ -176,3 +178,12 @@ def test_a_mistake_is_refused_in_one_sentence(args, message):
 def test_a_baseline_that_is_wanted_alone_and_whose_library_is_missing_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     assert "pip install 'jointnas[baselines]'" in str(say("--only", "dpn92").exception)
+
+
+def test_another_recipe_trains_all_baselines(tmp_path):
+    (tmp_path / "mine.toml").write_text('[architecture]\nnetwork = "resnet9"\n[recipe]\nbatch_size = 32\n')
+    chosen = ("--only", "mobilenet", "--only", "shufflenetv2", "--recipe", tmp_path / "mine.toml", "--repeats", 1)
+    result = say("--data", "digits", *SMALL, *chosen, "--out", tmp_path / "run", "--json")
+    assert result.exit_code == 0, result.output
+    assert [row["recipe"] for row in json.loads(result.stdout)["baselines"]] == 2 * [{"batch_size": 32}]
+    assert {t.candidate["recipe"]["batch_size"] for t in Run.open(tmp_path / "run").trials()} == {32}

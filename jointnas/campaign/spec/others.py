@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil, inf
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from jointnas.campaign.spec.base import Spec, check_positive
 from jointnas.errors import SearchError
@@ -79,12 +79,16 @@ class NashSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class BaselinesSpec(Spec):
-    """Trainings of baselines, each `repeats` times on images of another seed."""
+    """Trainings of baselines, each `repeats` times on images of another seed.
+
+    recipe: what all are trained by (default: the plain recipe of `jointnas.campaign.baselines`).
+    """
 
     kind = "baselines"
     changeable = ("repeats", "executor", "mix_machines")
 
     baselines: tuple[str, ...]
+    recipe: dict[str, Any] | None = None
     repeats: int = 10
 
     def __post_init__(self) -> None:
