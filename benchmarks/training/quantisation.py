@@ -5,9 +5,9 @@
 Each training is one budget on one core, two at a time. `float` has no quantiser. `fine-tuned` starts from the weights of the float network of
 the same seed, so it has two budgets in all. `binaryconnect-int8` also gives the inputs of layers 8 bits. PARQ (Jin et al. 2025) has its
 least-squares levels a channel and anneals until 80 % of the budget; post-training quantisation (`ptq`) projects the float network by least
-squares, and re-estimates batch norm's statistics on 1,000 training images. The recipe is the built-in `resnet9-1m` without the average of weights, which PARQ lacks. The first and
-the last layer stay floats, but for `--layers all`. The test images are scored once a training. Rows in the file are not repeated. Needs
-torchao.
+squares, and re-estimates batch norm's statistics on 1,000 training images. The recipe is the built-in `resnet9-1m` without the average of
+weights, which PARQ lacks. The first and the last layer stay floats, but for `--layers all`. The test images are scored once a training. Rows
+in the file are not repeated. Needs torchao.
 """
 
 from __future__ import annotations

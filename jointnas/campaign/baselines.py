@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
+from jointnas.campaign.candidate_file import candidate_costs
 from jointnas.campaign.events import Callback
 from jointnas.campaign.retrain import spread
 from jointnas.campaign.runner import Runner
@@ -25,8 +26,6 @@ from jointnas.data.dataset import load_data
 from jointnas.data.spec import DataSpec
 from jointnas.errors import BlueprintError, SearchError, suggest
 from jointnas.network import library_networks
-from jointnas.network.cost import blueprint_cost
-from jointnas.network.families import make_blueprint
 from jointnas.network.operations.operation import Shape
 from jointnas.space.knob_space import Candidate
 from jointnas.training.job import trial_executor
@@ -79,15 +78,22 @@ def candidate(name: str, recipe: Mapping[str, Any] | None = None) -> Candidate:
     return {"architecture": dict(ARCHITECTURES[name]), "recipe": dict(RECIPE if recipe is None else recipe)}
 
 
+def candidates(spec: BaselinesSpec) -> dict[str, Candidate]:
+    """Return what a run trains, by name."""
+    return {**{name: candidate(name, spec.recipe) for name in spec.baselines}, **spec.also}
+
+
 def trainable(names: Sequence[str]) -> list[str]:
     """Return the baselines, each once, whose libraries are installed. Raises `SearchError` for an unknown one."""
-    return [name for name in dict.fromkeys(names) if all(find_spec(library) for library in _libraries([name]))]
+    return [name for name in dict.fromkeys(names) if all(map(find_spec, _libraries([candidate(name)])))]
 
 
-def _libraries(names: Sequence[str]) -> list[str]:
-    """Return what the baselines' networks are taken from, where they are not ours."""
-    architectures = [candidate(name)["architecture"] for name in names]
-    return sorted({library_networks.find(str(a["name"])).library for a in architectures if a["network"] == "library"})
+def _libraries(chosen: Iterable[Candidate]) -> list[str]:
+    """Return what the candidates' networks are taken from, where they are not ours."""
+    architectures = [own["architecture"] for own in chosen]
+    return sorted(
+        {library_networks.find(str(a["name"])).library for a in architectures if a.get("network") == "library"}
+    )
 
 
 def repeat_images(spec: DataSpec, repeat: int) -> DataSpec:
@@ -96,21 +102,22 @@ def repeat_images(spec: DataSpec, repeat: int) -> DataSpec:
 
 
 def train_baselines(run: Run, emit: Callback = lambda event: None) -> None:
-    """Train each baseline of the run's spec once a repeat; trainings that the run holds are not repeated.
+    """Train each candidate of the run's spec once a repeat; trainings that the run holds are not repeated.
 
     The run's rounds are the repeats. Each training ends with a `TrialEnded` event.
     """
     spec = run.spec
     assert isinstance(spec, BaselinesSpec)
     assert spec.data is not None
+    chosen = candidates(spec)
     trained = Counter(trial.round for trial in run.trials() if trial.observation)
-    ended = {repeat for repeat, count in trained.items() if count == len(spec.baselines)}
+    ended = {repeat for repeat, count in trained.items() if count == len(chosen)}
     for repeat in range(1, spec.repeats + 1):
         if repeat in ended:
             continue
         images = repeat_images(spec.data, repeat)
         fingerprint = load_data(images).fingerprint
-        libraries = tuple(_libraries(spec.baselines))
+        libraries = tuple(_libraries(chosen.values()))
         executor = trial_executor(
             images,
             run.context.slot,
@@ -123,21 +130,21 @@ def train_baselines(run: Run, emit: Callback = lambda event: None) -> None:
             runner = Runner(run, executor, spec.clock, spec.seed, emit, mixes_machines=spec.mix_machines)
             trials = [t for t in runner.trials.values() if t.round == repeat] or runner.add(
                 repeat,
-                [candidate(name, spec.recipe) for name in spec.baselines],
-                spec.baselines,
-                repeats=[repeat - 1] * len(spec.baselines),
+                list(chosen.values()),
+                list(chosen),
+                repeats=[repeat - 1] * len(chosen),
             )
             runner.train(trials)
 
 
 def rank(trials: Sequence[Trial], spec: BaselinesSpec, input_shape: Shape, classes: int) -> list[dict[str, Any]]:
-    """Return a row for each baseline of a run, the highest mean validation accuracy first and those without any last.
+    """Return a row for each candidate of a run, the highest mean validation accuracy first and those without any last.
 
     macs and params are None where the network does not fit the images.
     """
     rows = [
-        _row(candidate(name, spec.recipe), name, [t for t in trials if t.identity == name], input_shape, classes)
-        for name in spec.baselines
+        _row(own, name, [t for t in trials if t.identity == name], input_shape, classes)
+        for name, own in candidates(spec).items()
     ]
     rows.sort(key=lambda row: row["val_accuracy"]["mean"] or -1.0, reverse=True)
     return [{"rank": place, **row} for place, row in enumerate(rows, 1)]
@@ -151,14 +158,14 @@ def _row(own: Candidate, name: str, trials: Sequence[Trial], input_shape: Shape,
         **own,
         "val_accuracy": spread([o.accuracy for o in good if o.accuracy is not None]),
         "images_per_second": statistics.fmean(o.images_per_second or 0.0 for o in good) if good else None,
-        **_costs(name, input_shape, classes),
+        **_costs(own, input_shape, classes),
         "failures": [f"repeat {repeat}: {o.failure}" for repeat, o in ended if o.accuracy is None],
     }
 
 
-def _costs(name: str, input_shape: Shape, classes: int) -> dict[str, int | None]:
+def _costs(own: Candidate, input_shape: Shape, classes: int) -> dict[str, int | None]:
     try:
-        costs = blueprint_cost(make_blueprint(candidate(name)["architecture"], input_shape, classes))
+        costs = candidate_costs(own, input_shape, classes)
     except BlueprintError:  # its trainings report it as their failure
         return {"macs": None, "params": None}
     return {metric: costs[metric] for metric in ("macs", "params")}

@@ -52,7 +52,11 @@ def baselines_command(
     measure: Measured = None,
     recipe: Annotated[
         str | None,
-        typer.Option(help="Train all by the recipe of this candidate file or built-in recipe (default: a plain one)."),
+        typer.Option(help="Train them by the recipe of this candidate file or built-in recipe (default: a plain one)."),
+    ] = None,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="A candidate file or built-in recipe to train beside them, by its own recipe; repeatable."),
     ] = None,
     only: Annotated[list[str] | None, typer.Option(help="A baseline to train; repeatable (default: all 18).")] = None,
     workers: Workers = 1,
@@ -80,6 +84,7 @@ def baselines_command(
     Examples:
       jointnas baselines --data cifar10 --train-images 5000 --val-images 1000 --train-time 10m
       jointnas baselines --data photos/ --only senet18 --only resnet18 --repeats 3 --train-time 60s --workers 2
+      jointnas baselines --data photos/ --also mine.toml --recipe resnet9-1m --train-time 60s
       jointnas baselines --export senet18 > mine.toml
     """
     if export is not None:
@@ -98,10 +103,11 @@ def baselines_command(
         raise SearchError(f"{', '.join(missing)} need timm, which is not installed: pip install 'jointnas[baselines]'")
     if missing:
         messages.print(f"left out, as timm is not installed (pip install 'jointnas[baselines]'): {', '.join(missing)}")
-    no_setting = ("only", "recipe", "measure", "out", "resume", "export", "as_json", "quiet")
+    no_setting = ("only", "recipe", "also", "measure", "out", "resume", "export", "as_json", "quiet")
     settings = {name: value for name, value in given_options(context).items() if name not in no_setting}
+    beside = {Path(file).stem: find_candidate(file).candidate for file in also or []}
     own = None if recipe is None else find_candidate(recipe).candidate["recipe"]
-    spec = make_spec({**settings, "baselines": names, "recipe": own}, "baselines")
+    spec = make_spec({**settings, "baselines": names, "recipe": own, "also": beside}, "baselines")
     assert isinstance(spec, BaselinesSpec)
     _train_and_print(spec, measure or [], out, resume, as_json)
 

@@ -18,12 +18,13 @@ from jointnas.campaign.winner_file import WinnerFile
 from jointnas.errors import EfficiencyError, suggest
 from jointnas.search.reference import Reference
 from jointnas.space.knob_space import Candidate
+from jointnas.training.observation import ACCURACY, Observation
 
 MODEL = "model"
 DEVIATION = "_std"
 FEWEST = 3  # models that are ranked
 APART = 10**9  # between the rows of two sources
-ACCURACY = "accuracy"
+TRAIN_SECONDS, TRAIN_SPEED = "train_seconds", "train_images_per_second"  # of trainings of a run
 COSTS_OF_RUNS = ("macs", "size")  # by which a search compares with a run
 GAINS = ("accuracy", "macro_f1", "images_per_second")
 """What the names of metrics end with that are gains where nobody says otherwise; all others are costs."""
@@ -162,7 +163,8 @@ def joined(models: Sequence[Model]) -> list[Model]:
 
 
 def read_run(path: Path, name: str | None = None) -> list[Model]:
-    """Return the trained candidates of a run, each with the accuracies of its trainings and its exact costs. Raises `RunError`.
+    """Return the trained candidates of a run, each with its exact costs and with the accuracies, seconds and speeds of its trainings, which
+    were measured together. Raises `RunError`.
 
     name: what the models are called before the numbers of their first trials, by default the name of the run's folder.
     """
@@ -174,17 +176,15 @@ def read_run(path: Path, name: str | None = None) -> list[Model]:
 def models_of(trials: Sequence[Trial], context: Context, spec: Spec, name: str) -> list[Model]:
     """Return the trained candidates among a run's trials, as `read_run`."""
     members = getattr(spec, "members", 1)
-    found: dict[str, list[float]] = {}
-    first: dict[str, Trial] = {}
+    found: dict[str, list[Trial]] = {}
     for trial in trials:
         seen = trial.observation
         if seen is not None and seen.accuracy is not None and trial.kind != FINAL and seen.fraction == 1:
-            found.setdefault(trial.identity, []).append(seen.accuracy)
-            first.setdefault(trial.identity, trial)
+            found.setdefault(trial.identity, []).append(trial)
     models = []
-    for identity, accuracies in found.items():
-        trial = first[identity]
-        metrics = {ACCURACY: Metric(tuple(accuracies), rows=tuple(range(len(accuracies))))}
+    for identity, own_trials in found.items():
+        trial = own_trials[0]
+        metrics = _training_metrics([t.observation for t in own_trials if t.observation])
         images = None if context.input_shape is None else Images(context.input_shape, len(context.classes or ()))
         has_network = images is not None and "network" in trial.candidate["architecture"]
         if images is not None and has_network:
@@ -193,6 +193,20 @@ def models_of(trials: Sequence[Trial], context: Context, spec: Spec, name: str) 
         own = identity if isinstance(spec, BaselinesSpec) else f"{name} {trial.number}"
         models.append(Model(own, metrics, trial.candidate if has_network and members == 1 else None, images))
     return models
+
+
+def _training_metrics(observations: Sequence[Observation]) -> dict[str, Metric]:
+    """Return what all trainings of a candidate recorded, by the names of the metrics."""
+    recorded = {
+        ACCURACY: [o.accuracy for o in observations],
+        TRAIN_SECONDS: [o.seconds for o in observations],
+        TRAIN_SPEED: [o.images_per_second for o in observations],
+    }
+    return {
+        name: Metric(tuple(v for v in values if v is not None), rows=tuple(range(len(values))))
+        for name, values in recorded.items()
+        if None not in values
+    }
 
 
 def read_winner(folder: Path) -> Model:

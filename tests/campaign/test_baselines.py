@@ -11,14 +11,15 @@ import pytest
 from typer.testing import CliRunner
 
 from jointnas.campaign.baselines import ARCHITECTURES, candidate, rank, repeat_images, train_baselines, trainable
-from jointnas.campaign.candidate_file import CandidateFile
+from jointnas.campaign.candidate_file import CandidateFile, find_candidate
 from jointnas.campaign.events import TrialEnded
 from jointnas.campaign.folders import open_run
 from jointnas.campaign.options import make_spec
-from jointnas.campaign.store import Context, Run, Trial
+from jointnas.campaign.store import Context, Trial
 from jointnas.cli import app
 from jointnas.data.dataset import load_data
 from jointnas.data.spec import DataSpec
+from jointnas.efficiency.models import read_run
 from jointnas.errors import RunError, SearchError
 from jointnas.execution.slots import Slot
 from jointnas.training.observation import Observation
@@ -180,10 +181,21 @@ def test_a_baseline_that_is_wanted_alone_and_whose_library_is_missing_is_refused
     assert "pip install 'jointnas[baselines]'" in str(say("--only", "dpn92").exception)
 
 
-def test_another_recipe_trains_all_baselines(tmp_path):
-    (tmp_path / "mine.toml").write_text('[architecture]\nnetwork = "resnet9"\n[recipe]\nbatch_size = 32\n')
-    chosen = ("--only", "mobilenet", "--only", "shufflenetv2", "--recipe", tmp_path / "mine.toml", "--repeats", 1)
+def test_another_recipe_trains_the_baselines_and_candidates_of_their_own_beside_them(tmp_path):
+    mine = tmp_path / "mine.toml"
+    mine.write_text(
+        '[architecture]\nnetwork = "resnet9"\nwidth = 8\n[recipe]\nbatch_size = 32\nquantiser = "proxconnect"\n'
+    )
+    chosen = ("--only", "mobilenet", "--recipe", "resnet9-1m", "--also", mine, "--repeats", 1)
     result = say("--data", "digits", *SMALL, *chosen, "--out", tmp_path / "run", "--json")
     assert result.exit_code == 0, result.output
-    assert [row["recipe"] for row in json.loads(result.stdout)["baselines"]] == 2 * [{"batch_size": 32}]
-    assert {t.candidate["recipe"]["batch_size"] for t in Run.open(tmp_path / "run").trials()} == {32}
+    rows = {row["name"]: row for row in json.loads(result.stdout)["baselines"]}
+    assert rows["mobilenet"]["recipe"] == find_candidate("resnet9-1m").candidate["recipe"]
+    assert rows["mine"]["recipe"] == {"batch_size": 32, "quantiser": "proxconnect"}
+    assert all(row["val_accuracy"]["mean"] is not None for row in rows.values())
+    models = {model.name: model for model in read_run(tmp_path / "run")}
+    assert models["mine"].metrics["size"].mean < models["mine"].metrics["params"].mean
+    mine.rename(tmp_path / "mobilenet.toml")
+    result = say("--only", "mobilenet", "--also", tmp_path / "mobilenet.toml")
+    assert result.exit_code == 1
+    assert "has a name of its own, got 'mobilenet': rename its file" in " ".join(result.stderr.split())

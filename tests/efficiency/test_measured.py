@@ -10,7 +10,7 @@ import pytest
 from jointnas.campaign.baselines import ARCHITECTURES
 from jointnas.campaign.candidate_file import CandidateFile
 from jointnas.efficiency.measured import measured, networks_named, with_costs, write_table
-from jointnas.efficiency.models import Images, Metric, Model, joined, read_table, read_winner
+from jointnas.efficiency.models import Images, Metric, Model, joined, read_run, read_table, read_winner
 from jointnas.errors import EfficiencyError
 from jointnas.execution import share_slots
 from tests.helpers import answer, jointnas, mistake
@@ -126,11 +126,16 @@ def test_what_cannot_be_ranked_is_one_clear_sentence(arguments: tuple[str, ...],
     assert rule in mistake(jointnas("rank", *arguments))
 
 
-def test_a_runs_retrained_winner_is_a_model(tmp_path: Path) -> None:
+def test_a_runs_candidates_and_its_retrained_winner_are_models(tmp_path: Path) -> None:
     run = tmp_path / "run"
     budget = ("--train-steps", "2", "--rounds", "1", "--batch", "3", "--confirm", "0", "--portfolio", "0")
     assert jointnas("search", *budget, "--out", str(run)).code == 0
     assert jointnas("retrain", str(run), "--top", "1", "--seeds", "2").code == 0
+    trained = read_run(run)
+    assert len(trained) == 3
+    for model in trained:
+        together = [model.metrics[name] for name in ("accuracy", "train_seconds", "train_images_per_second")]
+        assert all(metric.values[0] > 0 and metric.rows == (0,) for metric in together)
     winner = run / "retrained" / "winner-1"
     found = answer(
         "rank", str(winner), "lenet", "resnet9-1m", "--cost", "macs", "--gain", "params", "--input-shape", "3x32x32"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import ceil, inf
 from typing import Any, ClassVar
 
@@ -81,7 +82,8 @@ class NashSpec(Spec):
 class BaselinesSpec(Spec):
     """Trainings of baselines, each `repeats` times on images of another seed.
 
-    recipe: what all are trained by (default: the plain recipe of `jointnas.campaign.baselines`).
+    recipe: what baselines are trained by (default: the plain recipe of `jointnas.campaign.baselines`). also: candidates with recipes of their
+    own that are trained beside them, by name.
     """
 
     kind = "baselines"
@@ -89,11 +91,17 @@ class BaselinesSpec(Spec):
 
     baselines: tuple[str, ...]
     recipe: dict[str, Any] | None = None
+    also: Mapping[str, Candidate] = field(default_factory=dict)
     repeats: int = 10
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive("repeats", self.repeats)
+        double = next((name for name in self.also if name in self.baselines), None)
+        if double is not None:
+            raise SearchError(
+                f"a candidate beside the baselines has a name of its own, got {double!r}: rename its file"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
