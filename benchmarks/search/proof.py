@@ -7,7 +7,8 @@ Each search spends rounds × batch budgets, `--workers` at a time, under the bou
 member of the portfolio, made for the bound as the search makes it, is trained alone in the same slots with the same seeds. All are scored
 on the test images once. The best recipe is the member with the highest mean accuracy on the validation images. `--all-images` also trains
 the recipes and each search's winner once more, on the training and validation images together, as `search --final train+val` does; a
-search that ends so is compared with the recipe on all images.
+search that ends so is compared with the recipe on all images. The arm `peers` gives optimisers of others the same budgets, bound and recipes
+to start from; each learns after every training, and its last budget trains its best candidate on all images, as that of the search.
 `--hold-out` moves so many training images of each class into the test split first. The machine must be left alone meanwhile.
 """
 
@@ -20,7 +21,8 @@ import tempfile
 import time
 import zipfile
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from statistics import fmean
 from typing import Any
@@ -28,13 +30,15 @@ from typing import Any
 import torch
 
 from benchmarks.measure import machine, write
+from benchmarks.search.optimisers import ARMS
+from benchmarks.search.real_trainings import RealTrainings, Train, delivered, serve
 from jointnas.api import run_search
 from jointnas.campaign.portfolio import starting_candidates
 from jointnas.campaign.retrain import spread
-from jointnas.campaign.spec import BEST_NETWORK, FINALS
+from jointnas.campaign.spec import BEST_NETWORK
 from jointnas.campaign.timing import BudgetSteps
 from jointnas.campaign.winner_file import load
-from jointnas.data.dataset import load_data
+from jointnas.data.dataset import Data, load_data
 from jointnas.data.spec import DataSpec
 from jointnas.execution.slots import share_slots
 from jointnas.measurement.meter import Meter
@@ -110,13 +114,23 @@ def test_accuracy(run: Path, split: Any) -> float:
     return right / len(split)
 
 
-def recipes(spec: DataSpec, options: argparse.Namespace) -> dict[str, Any]:
-    """Return the accuracies of each member of the portfolio, trained alone, by its name."""
+def space_of(data: Data) -> Space:
+    """Return the space that is searched for these images."""
+    return Space.load("resnet9", data.input_shape, len(data.classes)).restricted(len(data.train))
+
+
+def portfolio(spec: DataSpec, options: argparse.Namespace) -> dict[str, Candidate]:
+    """Return the members of the portfolio by name, made for the bound and the budget as a search makes them."""
     data, slot = load_data(spec), share_slots(options.workers, "cpu")
-    space = Space.load("resnet9", data.input_shape, len(data.classes)).restricted(len(data.train))
+    space = space_of(data)
     with Meter(slot, data.input_shape, len(data.classes)) as meter:
         steps = BudgetSteps(meter, options.seconds)
-        members = starting_candidates(space, parse_all([options.bound], space.metrics), options.members, steps)
+        return starting_candidates(space, parse_all([options.bound], space.metrics), options.members, steps)
+
+
+def recipes(spec: DataSpec, options: argparse.Namespace, members: Mapping[str, Candidate]) -> dict[str, Any]:
+    """Return the accuracies of each member of the portfolio, trained alone, by its name."""
+    space = space_of(load_data(spec))
     found: dict[str, Any] = {
         name: {"candidate": candidate, "costs": space.cost(candidate), "val": [], "test": []}
         for name, candidate in members.items()
@@ -149,6 +163,30 @@ def trained(
     return results
 
 
+def peers(spec: DataSpec, options: argparse.Namespace, starts: Sequence[Candidate]) -> dict[str, list[dict[str, Any]]]:
+    """Return what each peer ends with, by seed: from the same recipes, with as many budgets, side by side in the search's slots."""
+    final = options.final != BEST_NETWORK
+    clock, slot = {"train_seconds": options.seconds}, share_slots(options.workers, "cpu")
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in options.peers}
+    for seed in options.seeds:
+        own = DataSpec(spec.source, spec.train_images, spec.val_images, spec.image_size, seed)
+        data = load_data(own)
+        space = space_of(data)
+
+        def search(train: Train, place: int, name: str, space: Space = space, seed: int = seed) -> dict[str, Any]:
+            first_seed = FIRST_SEED + 1000 * (len(options.peers) * seed + place + 1)
+            trainings = RealTrainings(space, options.bound, clock, first_seed, train)
+            budgets = options.rounds * options.batch
+            return delivered(ARMS[name], trainings, options.bound, starts, budgets, seed, final)
+
+        clients = [partial(search, place=place, name=name) for place, name in enumerate(options.peers)]
+        with trial_executor(own, slot, data.fingerprint) as executor:
+            for name, row in zip(options.peers, serve(executor, clients, options.workers), strict=True):
+                found[name].append(row)
+                print(name, seed, row["test_accuracy"], flush=True)
+    return found
+
+
 def main() -> None:
     """Train and search."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -164,8 +202,9 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", default=["recipes", "search"])
-    parser.add_argument("--final", choices=FINALS, help="see `jointnas search --final`")
+    parser.add_argument("--arms", nargs="+", default=["recipes", "search"], choices=["recipes", "search", "peers"])
+    parser.add_argument("--peers", nargs="+", default=["optuna gp", "optuna tpe"], choices=ARMS)
+    parser.add_argument("--final", choices=(BEST_NETWORK, "train+val"), help="see `jointnas search --final`")
     parser.add_argument("--all-images", action="store_true")
     parser.add_argument("--runs", type=Path, help="where to keep the searches' runs")
     parser.add_argument("--to", type=Path)
@@ -182,8 +221,9 @@ def main() -> None:
             name: getattr(options, name) for name in ("hold_out", "image_size", "train_images", "val_images", "bound")
         }
         answer |= {name: getattr(options, name) for name in ("seconds", "rounds", "batch", "workers", "seeds", "final")}
+        members = portfolio(spec, options) if {"recipes", "peers"} & set(options.arms) else {}
         if "recipes" in options.arms:
-            answer["recipes"] = found = recipes(spec, options)
+            answer["recipes"] = found = recipes(spec, options, members)
             best = max(found, key=lambda name: fmean(found[name]["val"]))
             answer["best_recipe"] = {"name": best, "test_accuracy": spread(found[best]["test"])}
             if options.all_images:
@@ -193,6 +233,9 @@ def main() -> None:
             runs = options.runs or Path(folder) / "runs"
             answer["searches"] = [searched(spec, options, seed, runs / f"seed-{seed}") for seed in options.seeds]
             answer["search"] = spread([one["test_accuracy"] for one in answer["searches"]])
+        if "peers" in options.arms:
+            answer["peers"] = peers(spec, options, list(members.values()))
+            answer["peer"] = {n: spread([one["test_accuracy"] for one in own]) for n, own in answer["peers"].items()}
         if {"recipes", "search"} <= set(options.arms):
             on_all = options.all_images and options.final != BEST_NETWORK  # as the search's own network
             recipe = answer["best_recipe"]["test_accuracy_all_images" if on_all else "test_accuracy"]["seeds"]

@@ -73,6 +73,7 @@ def rank_command(
     """
     from jointnas.campaign.candidate_file import write_text
     from jointnas.efficiency.measured import write_table
+    from jointnas.efficiency.models import GAINS
     from jointnas.efficiency.ranking import rank
     from jointnas.errors import EfficiencyError, ExportError
 
@@ -82,6 +83,11 @@ def rank_command(
     models = _models(sources, measure or [], repeats, input_shape, classes, device)
     if save is not None:
         write_table(models, save)
+        if not gain and not any(name.endswith(GAINS) for model in models for name in model.metrics):
+            messages.print(f"{save} has {len(models)} models; none is ranked, as no metric is a gain such as accuracy")
+            if as_json:
+                print_json({"costs": [], "gains": [], "models": []})
+            return
     given: dict[str, Any] = {"orientation": orientation, "returns": returns, "resamples": resamples, "seed": seed}
     ranking = rank(models, cost or [], gain or [], fixed or [], **given)
     if picture is not None:

@@ -9,6 +9,9 @@ import pytest
 import torch
 
 import jointnas as library
+from jointnas.campaign.winner_file import WinnerFile
+from jointnas.network.module import Network, layers_of_few_bits
+from jointnas.network.weights_file import load_weights
 from tests.helpers import answer, jointnas, mistake, save_image
 
 PLAIN = '[architecture]\nnetwork = "resnet9"\nwidth = 4\n[recipe]\nbatch_size = 32\n'
@@ -64,6 +67,44 @@ def test_a_quantised_network_is_retrained_from_a_search(tmp_path: Path) -> None:
     assert all(row["size"] <= 30_000 for row in found["winners"])
     assert jointnas("retrain", run, "--top", "1", "--seeds", "1").code == 0
     assert jointnas("export", run, "--to", tmp_path / "export").code == 0
+
+
+def is_on_levels(folder: Path, most: int) -> bool:
+    """Return whether the weights of few bits in a winner's folder have so many values at most in each channel."""
+    winner = WinnerFile.read(folder)
+    network = load_weights(Network(winner.members[0].blueprint), folder / winner.members[0].weights)
+    layers = [layer for _, layer in layers_of_few_bits(network)]
+    return bool(layers) and all(len(row.unique()) <= most for layer in layers for row in layer.weight.flatten(1))
+
+
+def test_networks_that_grow_keep_their_few_bits(files: tuple[Path, Path], tmp_path: Path) -> None:
+    budget = ("--train-steps", "4", "--rounds", "1", "--batch", "2", "--morphisms", "2")
+    found = answer("search", "--real", "--engine", "nash", "--start", files[1], *budget, "--out", tmp_path / "run")
+    assert all(row["recipe"]["quantiser"] == "proxconnect" for row in found["winners"])
+    assert is_on_levels(tmp_path / "run" / "best", 4)
+
+
+def test_few_bits_go_with_an_early_stop_and_8_bit_files(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    budget = (
+        "--train-steps",
+        "8",
+        "--rounds",
+        "2",
+        "--batch",
+        "4",
+        "--confirm",
+        "1",
+        "--portfolio",
+        "0",
+        "--final",
+        "best",
+    )
+    fixed = ("--fix", "quantiser=proxconnect", "--fix", "weight_bits=1", "--early-stop", "0.01")
+    answer("search", "--space", "resnet9-quantised", *fixed, *budget, "--out", run)
+    assert is_on_levels(run / "best", 2)
+    exported = jointnas("export", run / "best", "--format", "int8-onnx", "--to", tmp_path / "export")
+    assert exported.code == 0, exported.err
 
 
 @pytest.mark.parametrize(

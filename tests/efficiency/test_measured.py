@@ -99,6 +99,16 @@ def test_the_command_ranks_networks_by_name_with_accuracies_of_a_table(tmp_path:
     assert [row["model"] for row in again["models"]] == [row["model"] for row in found["models"]]
 
 
+def test_costs_alone_are_saved_to_be_ranked_with_accuracies_of_elsewhere(tmp_path: Path) -> None:
+    saved = tmp_path / "costs.csv"
+    ended = jointnas("rank", "lenet", "vgg16", "senet18", "--save", saved)
+    assert ended.code == 0
+    assert "has 3 models; none is ranked, as no metric is a gain" in " ".join(ended.err.split())
+    assert {model.name for model in read_table(saved)} == {"lenet", "vgg16", "senet18"}
+    assert answer("rank", "lenet", "vgg16", "senet18", "--save", saved)["models"] == []
+    assert "efficiency needs a cost and a gain" in mistake(jointnas("rank", saved))
+
+
 def test_models_of_a_table_are_measured_by_their_names(tmp_path: Path) -> None:
     table = tmp_path / "accuracies.csv"
     table.write_text("model,accuracy\nlenet,0.55\nresnet9-1m,0.78\nresnet9-10s,0.6\n")

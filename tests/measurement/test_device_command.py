@@ -17,6 +17,7 @@ from jointnas.measurement.meter import Meter
 from jointnas.measurement.store import Store
 from jointnas.network.families import make_blueprint
 from jointnas.training.recipe import Recipe
+from jointnas.training.trained_blueprint import trained_blueprint
 
 NETWORK = make_blueprint({"network": "resnet9", "width": 4}, (1, 8, 8), 10)
 
@@ -43,6 +44,17 @@ def calls(tmp_path: Path) -> int:
 def test_the_last_word_is_the_latency(device: str, tmp_path: Path) -> None:
     assert 10e-6 < DeviceCommand(device).latency(NETWORK, Recipe()) < 1e-3
     assert calls(tmp_path) == 1
+
+
+def test_the_device_gets_integers_for_weights_of_few_bits(device: str) -> None:
+    architecture = {"network": "resnet9", "width": 32}
+    floats, few = (
+        DeviceCommand(device).latency(
+            trained_blueprint({"architecture": architecture, "recipe": knobs}, (1, 8, 8), 10), Recipe()
+        )
+        for knobs in ({}, {"quantiser": "binaryconnect", "weight_bits": 2})
+    )
+    assert few < floats / 3  # as the file is smaller
 
 
 @pytest.mark.parametrize(
