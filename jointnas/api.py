@@ -45,12 +45,12 @@ def run_search(
 ) -> Campaign:
     """Run a whole campaign, as `jointnas search` does, and return its result, a view of the run's folder.
 
-    data: a name, a path, or a `DataSpec`, which brings the seed of its split (default: digits). train_time: the budget of each training,
+    data: a name, a path, or a `DataSpec`, whose seed sets the split (default: digits). train_time: the budget of each training,
     as "60s" or in seconds (default: 10m). space: a built-in name, a TOML file, or a `Space` (default: resnet9). out: the run's folder; by
     default a new one in runs/.
     callbacks: called with every event (`jointnas.campaign.events`). options: the other settings of `jointnas search`, such as
     train_steps, train_images, seed, objective, relative_to (a run or a table), engine, prior, start, early_stop, confirm, fix,
-    kind ("direct", "nash", "policy"), train_fn.
+    kind ("direct", which is `--real`, "nash", "policy"), train_fn.
     Starts worker processes: call it below `if __name__ == "__main__":` in a script. Raises `JointNASError` for what is wrong
     with the settings, and `SearchError` when all trainings of the first round failed.
     """

@@ -6,7 +6,8 @@
     python -m benchmarks.costs.baselines --first a-32.csv a-224.csv --second b-32.csv b-224.csv --runs runs/minute runs/longer \
         --to benchmarks/results/baselines.json
 
-`--runs` are runs of `jointnas baselines` with the accuracies. `latency` is that at 32 pixels, `latency_224` that at 224. The metrics of the
+`--runs` are runs of `jointnas baselines` with the accuracies; a model of several has that of the last one. Only the latencies are measured
+twice. `latency` is that at 32 pixels, `latency_224` that at 224. The metrics of the
 first measurement, with the accuracies, are written beside the JSON as a table for `jointnas rank`. Returns are variable, so that a model is
 compared with mixtures of others.
 """
@@ -26,6 +27,7 @@ from jointnas.campaign.baselines import ARCHITECTURES
 from jointnas.efficiency.measured import write_table
 from jointnas.efficiency.models import Model, joined, read_run, read_table
 from jointnas.efficiency.ranking import Ranking, rank
+from jointnas.search.reference import non_dominated
 
 COSTS, GAIN = ("latency", "latency_224", "size", "train_seconds"), "accuracy"
 
@@ -37,23 +39,20 @@ def together(small: Path, large: Path, runs: Sequence[Path]) -> list[Model]:
         for name, table in (("latency", small), ("latency_224", large))
         for model in read_table(table)
     ]
-    models = joined([*(model for run in runs for model in read_run(run)), *speeds])
+    trained = {model.name: model for run in runs for model in read_run(run)}
+    models = joined([*trained.values(), *speeds])
     return [model for model in models if {*COSTS, GAIN} <= set(model.metrics)]
 
 
-def ranked(models: Sequence[Model]) -> Ranking:
-    """Return the ranking by all metrics."""
-    return rank(models, COSTS, (GAIN,), returns="variable")
+def ranked(models: Sequence[Model], seed: int) -> Ranking:
+    """Return the ranking by all metrics, resampled by a seed."""
+    return rank(models, COSTS, (GAIN,), returns="variable", seed=seed)
 
 
 def on_front(models: Sequence[Model], cost: str) -> list[str]:
     """Return the models that no other beats in accuracy at this cost or less, by their means."""
-    points = np.array([[m.metrics[cost].mean, -m.metrics[GAIN].mean] for m in models])
-    return [
-        m.name
-        for m, own in zip(models, points, strict=True)
-        if not ((points <= own).all(axis=1) & (points < own).any(axis=1)).any()
-    ]
+    costs, gains = (np.array([[m.metrics[name].mean] for m in models]) for name in (cost, GAIN))
+    return [models[i].name for i in non_dominated(costs, gains)]
 
 
 def agreement(first: Ranking, second: Ranking) -> dict[str, Any]:
@@ -106,7 +105,9 @@ def main() -> None:
     found: dict[str, Any] = {"machine": machine(), "costs": COSTS, "gain": GAIN}
     baselines = [model.name for model in first if model.name in ARCHITECTURES]
     for name, chosen in (("baselines", baselines), ("with ours", [model.name for model in first])):
-        one, other = (ranked([m for m in models if m.name in chosen]) for models in (first, second))
+        one, other = (
+            ranked([m for m in models if m.name in chosen], seed) for seed, models in enumerate((first, second))
+        )
         fronts = {cost: on_front(one.models, cost) for cost in ("macs", "latency", "size")}
         found[name] = {"again": agreement(one, other), "models": rows_of(one, fronts)}
     write(found, options.to)

@@ -229,10 +229,12 @@ def main() -> None:
             if options.all_images:
                 answer["best_recipe"]["test_accuracy_all_images"] = spread(found[best]["test_all_images"])
             print(json.dumps(answer["best_recipe"]), flush=True)
+            write(answer, options.to)
         if "search" in options.arms:
             runs = options.runs or Path(folder) / "runs"
             answer["searches"] = [searched(spec, options, seed, runs / f"seed-{seed}") for seed in options.seeds]
             answer["search"] = spread([one["test_accuracy"] for one in answer["searches"]])
+            write(answer, options.to)
         if "peers" in options.arms:
             answer["peers"] = peers(spec, options, list(members.values()))
             answer["peer"] = {n: spread([one["test_accuracy"] for one in own]) for n, own in answer["peers"].items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import queue
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -31,11 +32,16 @@ def serve(
     asked: queue.SimpleQueue[tuple[TrainingJob, Future[TrainingResult]]] = queue.SimpleQueue()
     waiting: dict[int, Future[TrainingResult]] = {}
     numbers = itertools.count()
+    ended = threading.Event()
 
     def train(job: TrainingJob) -> TrainingResult:
         future: Future[TrainingResult] = Future()
         asked.put((job, future))
-        return future.result()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                return future.result(timeout=1)
+            if ended.is_set():
+                raise InterruptedError("the executor has ended")
 
     with ThreadPoolExecutor(at_a_time) as pool:
         running = [pool.submit(client, train) for client in clients]
@@ -49,12 +55,10 @@ def serve(
                 for event in executor.poll(0.1):
                     if event.kind in ("done", "failed"):
                         waiting.pop(event.number).set_result(TrainingResult.of(event))
-        except BaseException as error:
+        finally:
+            ended.set()
             for one in running:
                 one.cancel()
-            for future in waiting.values():
-                future.set_exception(error)
-            raise
     return [one.result() for one in running]
 
 

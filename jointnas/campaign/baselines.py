@@ -137,7 +137,7 @@ def train_baselines(run: Run, emit: Callback = lambda event: None) -> None:
             runner.train(trials)
 
 
-def rank(trials: Sequence[Trial], spec: BaselinesSpec, input_shape: Shape, classes: int) -> list[dict[str, Any]]:
+def by_accuracy(trials: Sequence[Trial], spec: BaselinesSpec, input_shape: Shape, classes: int) -> list[dict[str, Any]]:
     """Return a row for each candidate of a run, the highest mean validation accuracy first and those without any last.
 
     macs and params are None where the network does not fit the images.

@@ -105,7 +105,18 @@ def baselines_command(
         messages.print(f"left out, as timm is not installed (pip install 'jointnas[baselines]'): {', '.join(missing)}")
     no_setting = ("only", "recipe", "also", "measure", "out", "resume", "export", "as_json", "quiet")
     settings = {name: value for name, value in given_options(context).items() if name not in no_setting}
-    beside = {Path(file).stem: find_candidate(file).candidate for file in also or []}
+    beside: dict[str, Any] = {}
+    for given in also or []:
+        file, name = find_candidate(given), Path(given).stem
+        if name in beside:
+            raise SearchError(
+                f"candidates beside the baselines have different names, got {name!r} twice: rename a file"
+            )
+        if file.members > 1:
+            raise SearchError(
+                f"baselines are single networks, got {given!r} with {file.members} members: choose another"
+            )
+        beside[name] = file.candidate
     own = None if recipe is None else find_candidate(recipe).candidate["recipe"]
     spec = make_spec({**settings, "baselines": names, "recipe": own, "also": beside}, "baselines")
     assert isinstance(spec, BaselinesSpec)
@@ -122,7 +133,7 @@ def _print_candidate(name: str) -> None:
 
 
 def _train_and_print(spec: BaselinesSpec, measure: list[str], out: Path | None, resume: bool, as_json: bool) -> None:
-    from jointnas.campaign.baselines import rank, train_baselines
+    from jointnas.campaign.baselines import by_accuracy, train_baselines
     from jointnas.campaign.events import Event, TrialEnded
     from jointnas.campaign.folders import open_run
     from jointnas.campaign.store import Context
@@ -147,7 +158,7 @@ def _train_and_print(spec: BaselinesSpec, measure: list[str], out: Path | None, 
     with run, interruptible(lambda: f"continue with the same command, --resume and --out {run.path}"):
         train_baselines(run, print_trial)
         trials = run.trials()
-    rows = rank(trials, spec, data.input_shape, len(data.classes))
+    rows = by_accuracy(trials, spec, data.input_shape, len(data.classes))
     fitting = [row for row in rows if row["macs"] is not None]
     with Meter(slot, data.input_shape, len(data.classes)) as meter:
         candidates = [{group: row[group] for group in GROUPS} for row in fitting]

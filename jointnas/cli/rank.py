@@ -33,12 +33,19 @@ def rank_command(
         list[str] | None,
         typer.Option(help="A metric that should be large; repeatable (default: accuracies and speeds)."),
     ] = None,
-    fixed: Annotated[list[str] | None, typer.Option(help="A cost that a model cannot change; repeatable.")] = None,
+    fixed: Annotated[
+        list[str] | None,
+        typer.Option(help="A cost that is compared but not to be reduced, such as the input's size; repeatable."),
+    ] = None,
     orientation: Annotated[
         str, typer.Option(metavar="input|output", help="What is compared: shares of the costs, or of the gains.")
     ] = "input",
     returns: Annotated[
-        str, typer.Option(metavar="constant|variable", help="Returns to scale: CCR, or BCC.")
+        str,
+        typer.Option(
+            metavar="constant|variable",
+            help="Returns to scale: whether a small model may be scaled up to stand for a large one (CCR), or only mixtures count (BCC).",
+        ),
     ] = "constant",
     resamples: Annotated[int, typer.Option(help="How often metrics are drawn from their repeats; 0 for never.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
@@ -57,33 +64,42 @@ def rank_command(
 ) -> None:
     """Rank models by their relative efficiency over several metrics at once, with its uncertainty.
 
-    By data envelopment analysis: a model has the efficiency θ where a mixture of others gives as much at the share θ of its costs. Metrics
-    that repeats show to vary are drawn from them again and again, and the frontier with them.
+    By data envelopment analysis: a model has the efficiency θ where a mixture of others gives as much at the share θ of its costs. Where a
+    metric has repeats, it is resampled from them 1,000 times, and all efficiencies are computed again each time.
 
     A CSV has the column model and one for each metric; rows of one model are repeats, whose metrics were measured together. latency_std
-    beside latency is the deviation of a mean. Models of one name in several sources are one. A model whose name is that of a network gets its
-    exact costs, and what --measure names is measured on this device.
+    beside latency is the deviation of a mean. Models of one name in several sources are one; those that lack a metric that is compared are
+    left out. A model of a table whose name is that of a network gets its exact costs, and what --measure names is measured on this device.
 
     \b
     Examples:
       jointnas rank models.csv --cost latency --cost macs --gain accuracy
       jointnas rank runs/digits-resnet9-1 --cost macs --cost params
-      jointnas rank baselines --measure latency --repeats 10 --input-shape 3x224x224 --save speeds.csv
-      jointnas rank speeds.csv runs/baselines-1 --returns variable --cost latency --picture efficiency.svg
+      jointnas rank baselines --measure latency --repeats 10 --save speeds.csv
+      jointnas rank speeds.csv runs/cifar10-baselines-1 --returns variable --cost latency --gain accuracy --picture efficiency.svg
     """
-    from jointnas.campaign.candidate_file import write_text
+    from jointnas.campaign.candidate_file import make_writable, write_text
+    from jointnas.efficiency.envelopment import Analysis
     from jointnas.efficiency.measured import write_table
-    from jointnas.efficiency.models import GAINS
-    from jointnas.efficiency.ranking import rank
+    from jointnas.efficiency.models import GAIN_ENDINGS
+    from jointnas.efficiency.ranking import check_resamples, rank
     from jointnas.errors import EfficiencyError, ExportError
 
     for name, path, kind in (("--picture", picture, ".svg"), ("--save", save, ".csv")):
         if path is not None and path.suffix != kind:
-            raise EfficiencyError(f"{name} writes an {kind}, got {str(path)!r}: change its name")
-    models = _models(sources, measure or [], repeats, input_shape, classes, device)
+            raise EfficiencyError(f"{name} writes a {kind} file, got {str(path)!r}: change its name")
+        if path is not None:
+            try:
+                make_writable(path.parent)
+            except ExportError as error:
+                raise EfficiencyError(f"{name} cannot be written to {str(path)!r}: choose another file") from error
+    Analysis(orientation, returns)
+    check_resamples(resamples, seed)
+    named = [*(cost or []), *(gain or []), *(fixed or [])]
+    models = _models(sources, measure or [], named, repeats, input_shape, classes, device)
     if save is not None:
         write_table(models, save)
-        if not gain and not any(name.endswith(GAINS) for model in models for name in model.metrics):
+        if not gain and not any(name.endswith(GAIN_ENDINGS) for model in models for name in model.metrics):
             messages.print(f"{save} has {len(models)} models; none is ranked, as no metric is a gain such as accuracy")
             if as_json:
                 print_json({"costs": [], "gains": [], "models": []})
@@ -93,10 +109,7 @@ def rank_command(
     if picture is not None:
         from jointnas.efficiency.picture import draw_ranking
 
-        try:
-            write_text(picture, draw_ranking(ranking))
-        except ExportError as error:
-            raise EfficiencyError(f"--picture cannot be written to {str(picture)!r}: choose another file") from error
+        write_text(picture, draw_ranking(ranking))
     if as_json:
         print_json(ranking.to_json())
         return
@@ -106,33 +119,42 @@ def rank_command(
 
 
 def _models(
-    sources: Sequence[str], metrics: Sequence[str], repeats: int, shape: str | None, classes: int | None, device: str
+    sources: Sequence[str],
+    metrics: Sequence[str],
+    compared: Sequence[str],
+    repeats: int,
+    shape: str | None,
+    classes: int | None,
+    device: str,
 ) -> list[Model]:
-    """Return the models of all sources with their metrics."""
+    """Return the models of all sources with their metrics.
+
+    metrics: to measure. compared: those that are named; a model of a table or run that lacks one gets it by its name, as a network.
+    """
     from dataclasses import replace
 
     from jointnas.campaign.folders import find_run
     from jointnas.campaign.winner_file import WINNER_FILE
     from jointnas.cli.show import parse_shape
     from jointnas.efficiency.measured import measured, network_named, networks_named, unknown_model, with_costs
-    from jointnas.efficiency.models import Images, joined, read_run, read_table, read_winner
+    from jointnas.efficiency.models import Images, joined, read_run, read_table, read_winner, with_metrics
     from jointnas.errors import EfficiencyError, RunError
     from jointnas.execution import share_slots
 
     found: list[Model] = []
-    named: dict[str, Any] = {}
+    networks: dict[str, Any] = {}
     folders: list[str] = []
     for source in sources:
         path = Path(source)
         if path.suffix.lower() == ".csv":
-            found += read_table(path)
+            found += read_table(path, messages.print)
         elif (path / WINNER_FILE).is_file():
             found.append(read_winner(path))
         elif not path.is_dir() and (own := networks_named(source)) is not None:
-            double = next((name for name in own if name in named), None)
+            double = next((name for name in own if name in networks), None)
             if double is not None:
                 raise EfficiencyError(f"models need different names, got {double!r} twice: rename a file or drop one")
-            named.update(own)
+            networks.update(own)
         else:
             try:
                 folder = find_run(source)
@@ -142,10 +164,13 @@ def _models(
             folders.append(folder.name)
     images = next((model.images for model in found if model.images is not None), Images(*INPUT))
     images = Images(parse_shape(shape) if shape else images.shape, images.classes if classes is None else classes)
-    if metrics:
-        rows = [(m, None if m.images else network_named(m.name)) for m in found]
-        found = [m if own is None else replace(m, candidate=own.candidate, images=images) for m, own in rows]
-    models = joined([*with_costs(named, images), *found])
+    for i, model in enumerate(found):
+        missing = [name for name in compared if name not in model.metrics]
+        if model.images is None and (metrics or missing) and (file := network_named(model.name)) is not None:
+            (own,) = with_costs({model.name: file}, images)
+            found[i] = replace(own, metrics={**own.metrics, **model.metrics})
+    models = joined([*with_costs(networks, images), *found])
+    with_metrics(models, [name for name in compared if name not in metrics])
     if not metrics:
         return models
 
@@ -163,7 +188,7 @@ def _print_ranking(ranking: Ranking, top: int) -> None:
 
     stochastic = ranking.stochastic
     columns = ["rank", "model", "efficiency"]
-    columns += [] if stochastic is None else ["mean", f"{QUANTILES[0]:.0%} – {QUANTILES[2]:.0%}", "efficient"]
+    columns += [] if stochastic is None else ["mean", f"{QUANTILES[0]:.0%} – {QUANTILES[2]:.0%}", "on frontier"]
     rows = []
     for place, i in enumerate(ranking.order[:top], 1):
         model = ranking.models[i]

@@ -22,7 +22,7 @@ CONSTANT, VARIABLE = RETURNS = ("constant", "variable")
 EFFICIENT = 1 - 1e-6  # from here on θ counts as 1
 DOMINATED = EFFICIENT - 1e-6  # the efficiency of a model that is on the frontier's edge, but dominated
 SMALLEST_WEIGHT = 1e-6  # of a peer
-SMALLEST_SLACK = 1e-6  # in units of the metric's mean
+SMALLEST_SLACK = 1e-6  # as a share of the model's own metric
 Array = NDArray[np.float64]
 
 
@@ -69,22 +69,23 @@ class Efficiency:
 
 def efficiencies(costs: Array, gains: Array, analysis: Analysis = Analysis()) -> list[Efficiency]:
     """Return the efficiency of each of n models with (n, m) costs and (n, s) gains. Raises `EfficiencyError`."""
-    x, y = _scaled(costs, "cost"), _scaled(gains, "gain")
+    x, y = _checked(costs, "cost"), _checked(gains, "gain")
     _check_shapes(x, y)
-    peers, units = non_dominated(x, y), np.concatenate([_units(costs), _units(gains)])
+    peers = non_dominated(x, y)
     found = []
     for o in range(len(x)):
         theta, weights = _solve(x, y, o, peers, analysis)
         slacks, weights = _slacks(x, y, o, peers, analysis, theta, weights)
         named = {int(peers[j]): float(w) for j, w in enumerate(weights) if w > SMALLEST_WEIGHT}
         is_efficient = theta >= EFFICIENT and bool((slacks <= SMALLEST_SLACK).all())
-        found.append(Efficiency(min(theta, 1.0), named, tuple((slacks * units).tolist()), is_efficient))
+        own = np.concatenate([x[o], y[o]])
+        found.append(Efficiency(min(theta, 1.0), named, tuple((slacks * own).tolist()), is_efficient))
     return found
 
 
 def thetas(costs: Array, gains: Array, analysis: Analysis = Analysis()) -> Array:
     """Return the (n,) efficiencies alone: exactly 1 on the frontier, and below where another model gives as much for as little."""
-    x, y = _scaled(costs, "cost"), _scaled(gains, "gain")
+    x, y = _checked(costs, "cost"), _checked(gains, "gain")
     _check_shapes(x, y)
     peers = non_dominated(x, y)
     values = np.array([_solve(x, y, o, peers, analysis)[0] for o in range(len(x))])
@@ -99,7 +100,7 @@ def _is_among(o: int, x: Array, y: Array, peers: NDArray[np.int64]) -> bool:
 
 def super_efficiencies(costs: Array, gains: Array, analysis: Analysis = Analysis()) -> Array:
     """Return the (n,) efficiencies of models measured by all others: 1 or more on the frontier, infinite where no others reach a model."""
-    x, y = _scaled(costs, "cost"), _scaled(gains, "gain")
+    x, y = _checked(costs, "cost"), _checked(gains, "gain")
     plain = thetas(costs, gains, analysis)
     values = []
     for o in range(len(x)):
@@ -113,18 +114,20 @@ def super_efficiencies(costs: Array, gains: Array, analysis: Analysis = Analysis
 
 
 def _solve(x: Array, y: Array, o: int, peers: NDArray[np.int64], analysis: Analysis) -> tuple[float, Array]:
-    """Return θ of row o and the weights of its peers (the envelopment form)."""
-    px, py = x[peers], y[peers]
+    """Return θ of row o and the weights of its peers (the envelopment form), in units of the row's own metrics.
+
+    So a row far smaller than the others is solved as exactly as they are.
+    """
+    px, py = x[peers] / x[o], y[peers] / y[o]
     m, s, k = x.shape[1], y.shape[1], len(peers)
     fixed = np.array(analysis.fixed or (False,) * m)
     if analysis.orientation == INPUT:  # min θ: Σ λ x ≤ θ x_o (fixed costs: ≤ x_o), Σ λ y ≥ y_o
-        scale = np.where(fixed, 0.0, -x[o])
-        a = np.block([[scale[:, None], px.T], [np.zeros((s, 1)), -py.T]])
-        b = np.concatenate([np.where(fixed, x[o], 0.0), -y[o]])
+        a = np.block([[np.where(fixed, 0.0, -1.0)[:, None], px.T], [np.zeros((s, 1)), -py.T]])
+        b = np.concatenate([np.where(fixed, 1.0, 0.0), -np.ones(s)])
         objective = np.concatenate([[1.0], np.zeros(k)])
     else:  # max φ: Σ λ x ≤ x_o, Σ λ y ≥ φ y_o
-        a = np.block([[np.zeros((m, 1)), px.T], [y[o][:, None], -py.T]])
-        b = np.concatenate([x[o], np.zeros(s)])
+        a = np.block([[np.zeros((m, 1)), px.T], [np.ones((s, 1)), -py.T]])
+        b = np.concatenate([np.ones(m), np.zeros(s)])
         objective = np.concatenate([[-1.0], np.zeros(k)])
     equal = (np.concatenate([[0.0], np.ones(k)])[None], [1.0]) if analysis.returns == VARIABLE else (None, None)
     solved = linprog(objective, A_ub=a, b_ub=b, A_eq=equal[0], b_eq=equal[1], bounds=(0, None), method="highs")
@@ -141,16 +144,17 @@ def _solve(x: Array, y: Array, o: int, peers: NDArray[np.int64], analysis: Analy
 def _slacks(
     x: Array, y: Array, o: int, peers: NDArray[np.int64], analysis: Analysis, theta: float, weights: Array
 ) -> tuple[Array, Array]:
-    """Return the largest slacks at θ, costs first, in scaled units, and the weights of the peers that leave them."""
+    """Return the largest slacks at θ, costs first, in units of the row's own metrics, and the weights of the peers that leave them."""
     m, s, k = x.shape[1], y.shape[1], len(peers)
     fixed = np.array(analysis.fixed or (False,) * m)
     if not np.isfinite(theta):
         return np.zeros(m + s), weights
+    px, py = x[peers] / x[o], y[peers] / y[o]
     if analysis.orientation == INPUT:
-        limits, wanted = np.where(fixed, x[o], theta * x[o]), y[o]
+        limits, wanted = np.where(fixed, 1.0, theta), np.ones(s)
     else:
-        limits, wanted = x[o], y[o] / theta
-    a = np.block([[x[peers].T, np.eye(m), np.zeros((m, s))], [y[peers].T, np.zeros((s, m)), -np.eye(s)]])
+        limits, wanted = np.ones(m), np.full(s, 1 / theta)
+    a = np.block([[px.T, np.eye(m), np.zeros((m, s))], [py.T, np.zeros((s, m)), -np.eye(s)]])
     b = np.concatenate([limits, wanted])
     if analysis.returns == VARIABLE:
         a = np.vstack([a, np.concatenate([np.ones(k), np.zeros(m + s)])])
@@ -162,14 +166,8 @@ def _slacks(
     return np.maximum(solved.x[k:], 0.0), solved.x[:k]
 
 
-def _units(values: Array) -> Array:
-    """Return the unit of each column: its mean."""
-    means: Array = np.asarray(values, dtype=np.float64).mean(axis=0)
-    return means
-
-
-def _scaled(values: Array, kind: str) -> Array:
-    """Return (n, k) values in units of each column's mean. Raises `EfficiencyError` for values that no efficiency exists for."""
+def _checked(values: Array, kind: str) -> Array:
+    """Return (n, k) values as they are. Raises `EfficiencyError` for values that no efficiency exists for."""
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 2 or not values.size:
         raise EfficiencyError(
@@ -183,7 +181,7 @@ def _scaled(values: Array, kind: str) -> Array:
         raise EfficiencyError(
             f"each {kind} is above 0, got {values[values <= 0][0]:g}: leave the model or the metric out"
         )
-    return np.asarray(values / _units(values))
+    return values
 
 
 def _check_shapes(costs: Sequence[object] | Array, gains: Sequence[object] | Array) -> None:

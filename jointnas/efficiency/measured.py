@@ -82,8 +82,8 @@ def measured(
     """Return the models with metrics measured `repeats` times each, in a worker of the slot; a model without a network keeps what it has.
 
     A metric that a model had before is replaced. All models are measured once before any is measured again, so that what drifts on the device
-    affects all alike. Metrics that the meter measures together have the same rows. Raises `ConstraintError` for a metric that cannot be
-    measured here, `EfficiencyError` where measuring a model failed, or where models read images of different shapes.
+    affects all alike. Metrics that the meter measures together have rows of their own, below 0. Raises `ConstraintError` for a metric that
+    cannot be measured here, `EfficiencyError` where measuring a model failed, or where models read images of different shapes.
     """
     check_metrics(metrics, slot.device)
     if repeats < 1:
@@ -99,9 +99,9 @@ def measured(
     payloads, places = [], []
     for row in range(repeats):
         for i, candidate, images in own:
-            for group in groups:
+            for number, group in enumerate(groups):
                 payloads.append(payload_of(*workload_of(candidate, *images), group))
-                places.append((i, row))
+                places.append((i, -1 - row - number * repeats))
     found: dict[int, dict[str, dict[int, float]]] = {i: {} for i, _, _ in own}
     prepare = partial(prepare_measurements, *shapes[0], slot.device)
     with LocalExecutor(prepare, replace(slot, workers=1), PATIENCE_SECONDS, WORKER_MODULES) as executor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
@@ -23,10 +23,12 @@ from jointnas.training.observation import ACCURACY, Observation
 MODEL = "model"
 DEVIATION = "_std"
 FEWEST = 3  # models that are ranked
-APART = 10**9  # between the rows of two sources
-TRAIN_SECONDS, TRAIN_SPEED = "train_seconds", "train_images_per_second"  # of trainings of a run
+ROWS_OF_A_SOURCE = 10**9  # at most: rows of two sources are so far apart
+TRAIN_SECONDS, TRAIN_SPEED = BY_NAME = ("train_seconds", "train_images_per_second")
+"""Of trainings of a run, and compared only where they are named."""
+
 COSTS_OF_RUNS = ("macs", "size")  # by which a search compares with a run
-GAINS = ("accuracy", "macro_f1", "images_per_second")
+GAIN_ENDINGS = ("accuracy", "macro_f1", "images_per_second")
 """What the names of metrics end with that are gains where nobody says otherwise; all others are costs."""
 
 
@@ -39,11 +41,18 @@ class Images(NamedTuple):
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric of one model: its repeats, with the rows that they are from, or a mean and the deviation of single measurements."""
+    """One metric of one model: its repeats, with the rows that they are from, or a mean and the deviation of single measurements.
+
+    rows: by default 0, 1, 2, …
+    """
 
     values: tuple[float, ...]
     deviation: float | None = None
     rows: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            object.__setattr__(self, "rows", tuple(range(len(self.values))))
 
     @property
     def is_single(self) -> bool:
@@ -76,11 +85,12 @@ class Model:
     images: Images | None = None
 
 
-def read_table(path: Path) -> list[Model]:
+def read_table(path: Path, note: Callable[[str], object] = lambda text: None) -> list[Model]:
     """Return the models in a CSV. Raises `EfficiencyError`.
 
     A column `model`, and one for each metric; several rows of a model are repeats, whose metrics were measured together; an empty cell is
-    no repeat. A column `latency_std` beside `latency` is its deviation, of a mean in one row.
+    no repeat. A column `latency_std` beside `latency` is its deviation, of a mean in one row. note: is called with a sentence on columns of
+    text, which are skipped.
     """
     name = str(path)
     try:
@@ -95,8 +105,17 @@ def read_table(path: Path) -> list[Model]:
         )
     found: dict[str, dict[str, dict[int, float]]] = {}
     numeric = [c for c in columns if c != MODEL and not all(_is_text(row.get(c)) for row in rows)]
+    skipped = [c for c in columns if c != MODEL and c not in numeric]
+    if skipped:
+        note(f"{name}: no numbers in {', '.join(skipped)}, so not a metric")
     for number, row in enumerate(rows, 2):
-        own = found.setdefault(str(row[MODEL]).strip(), {})
+        model = str(row[MODEL] or "").strip()
+        if not model or None in row:
+            wrong = "no name of a model" if not model else f"{len(row[None])} cells too many"
+            raise EfficiencyError(
+                f"a row has a model and a cell for each column, got {wrong} in line {number} of {name!r}: correct it"
+            )
+        own = found.setdefault(model, {})
         for column in numeric:
             text = str(row.get(column) or "").strip()
             if not text:
@@ -145,7 +164,8 @@ def joined(models: Sequence[Model]) -> list[Model]:
     found: dict[str, Model] = {}
     for number, model in enumerate(models):
         metrics = {
-            name: replace(m, rows=tuple(r + number * APART for r in m.rows)) for name, m in model.metrics.items()
+            name: replace(m, rows=tuple(r + number * ROWS_OF_A_SOURCE for r in m.rows))
+            for name, m in model.metrics.items()
         }
         if model.name in found:
             other = found[model.name]
@@ -154,7 +174,8 @@ def joined(models: Sequence[Model]) -> list[Model]:
             )
             if double is not None:
                 raise EfficiencyError(
-                    f"a model has each metric from one source, got {double} of {model.name!r} twice: rename one of the models"
+                    f"a model has each metric from one source and for images of one shape, got {double} of {model.name!r} twice: rename a "
+                    "model, or give --input-shape the images of the other source"
                 )
             metrics = {**metrics, **other.metrics}
         other = found.get(model.name, model)
@@ -164,7 +185,7 @@ def joined(models: Sequence[Model]) -> list[Model]:
 
 def read_run(path: Path, name: str | None = None) -> list[Model]:
     """Return the trained candidates of a run, each with its exact costs and with the accuracies, seconds and speeds of its trainings, which
-    were measured together. Raises `RunError`.
+    were measured together. Those that got no image right are left out. Raises `RunError`.
 
     name: what the models are called before the numbers of their first trials, by default the name of the run's folder.
     """
@@ -185,6 +206,8 @@ def models_of(trials: Sequence[Trial], context: Context, spec: Spec, name: str) 
     for identity, own_trials in found.items():
         trial = own_trials[0]
         metrics = _training_metrics([t.observation for t in own_trials if t.observation])
+        if metrics[ACCURACY].mean == 0:
+            continue
         images = None if context.input_shape is None else Images(context.input_shape, len(context.classes or ()))
         has_network = images is not None and "network" in trial.candidate["architecture"]
         if images is not None and has_network:
@@ -245,22 +268,51 @@ def chosen_metrics(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the costs and the gains to compare models by: those that are named, else all that they have in common.
 
-    Raises `EfficiencyError` for a metric that some model lacks, or that is on both sides.
+    Raises `EfficiencyError` for a metric that is on both sides, and without a cost or a gain.
     """
     names = common_metrics(models)
-    for name in (*costs, *gains):
-        if name not in names:
-            raise EfficiencyError(f"not every model has the metric {name!r}: {suggest(name, names)}")
     both = set(costs) & set(gains)
     if both:
         raise EfficiencyError(f"a metric is a cost or a gain, got {sorted(both)[0]} as both: drop one")
-    taken_gains = tuple(gains) or tuple(name for name in names if name.endswith(GAINS) and name not in costs)
-    taken_costs = tuple(costs) or tuple(name for name in names if name not in taken_gains and not name.endswith(GAINS))
+    free = [name for name in names if name not in (*costs, *gains, *BY_NAME)]
+    taken_gains = tuple(gains) or tuple(name for name in free if name.endswith(GAIN_ENDINGS))
+    taken_costs = tuple(costs) or tuple(name for name in free if not name.endswith(GAIN_ENDINGS))
     if not (taken_costs and taken_gains):
+        rest = sorted({name for model in models for name in model.metrics} - set(names))
+        some = f" ({', '.join(rest)} of some models only)" if rest else ""
         raise EfficiencyError(
-            f"efficiency needs a cost and a gain, got the metrics {', '.join(names)}: name them with --cost and --gain"
+            f"efficiency needs a cost and a gain, got the metrics {', '.join(names)}{some}: name them with --cost and --gain"
         )
     return taken_costs, taken_gains
+
+
+def with_metrics(models: Sequence[Model], names: Sequence[str]) -> tuple[list[Model], list[str]]:
+    """Return the models that have all these metrics, and the names of the others.
+
+    Raises `EfficiencyError` for a metric that no model has, and where too few models have all.
+    """
+    every = sorted({name for model in models for name in model.metrics})
+    for name in names:
+        if name not in every:
+            raise EfficiencyError(f"no model has the metric {name!r}: {suggest(name, every)}")
+    kept = [model for model in models if all(name in model.metrics for name in names)]
+    if len(kept) < min(FEWEST, len(models)):
+        few = ", ".join(model.name for model in kept) or "none"
+        raise EfficiencyError(
+            f"efficiency is relative to other models, got {few} with {', '.join(names)}: give {FEWEST} or more models that have all of these"
+        )
+    return kept, [model.name for model in models if model not in kept]
+
+
+def check_values(models: Sequence[Model], names: Sequence[str]) -> None:
+    """Raise `EfficiencyError` for a metric of which no efficiency exists: one that is not finite, or not above 0."""
+    for model in models:
+        for name in names:
+            value = model.metrics[name].mean
+            if not 0 < value < inf:
+                raise EfficiencyError(
+                    f"metrics are finite and above 0, got {value:g} for {name} of {model.name!r}: leave the model or the metric out"
+                )
 
 
 def reference_named(name: str | Path) -> Reference:
@@ -270,19 +322,19 @@ def reference_named(name: str | Path) -> Reference:
     """
     if Path(name).suffix.lower() == ".csv":
         models = read_table(Path(name))
-        costs, gains = chosen_metrics(models, (), ())
-        if gains != (ACCURACY,):
+        names = common_metrics(models)
+        costs = tuple(column for column in names if not column.endswith(GAIN_ENDINGS))
+        if [column for column in names if column.endswith(GAIN_ENDINGS)] != [ACCURACY]:
             raise EfficiencyError(
-                f"--relative-to compares one gain, the accuracy, got {', '.join(gains)} in {str(name)!r}: leave the others out"
+                f"--relative-to compares by one gain, the column {ACCURACY}, got {', '.join(names)} in {str(name)!r}: name that column so, and "
+                "leave other gains out"
             )
     else:
         costs = COSTS_OF_RUNS
-        models = [
-            m for m in read_run(find_run(str(name))) if m.metrics[ACCURACY].mean > 0 and set(costs) <= m.metrics.keys()
-        ]
-        if not models:
+        models = [m for m in read_run(find_run(str(name))) if set(costs) <= m.metrics.keys()]
+        if len(models) < FEWEST:
             raise EfficiencyError(
-                f"--relative-to needs a run with trained networks, got none in {str(name)!r}: name another run or a table"
+                f"--relative-to needs {FEWEST} trained networks or more, got {len(models)} in {str(name)!r}: name another run or a table"
             )
-    names = (ACCURACY, *costs)
-    return Reference(costs, tuple(tuple(model.metrics[n].mean for n in names) for model in models))
+    compared = (ACCURACY, *costs)
+    return Reference(costs, tuple(tuple(model.metrics[n].mean for n in compared) for model in models))

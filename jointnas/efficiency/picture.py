@@ -72,8 +72,9 @@ def _ranks(axes: Axes, ranking: Ranking, shown: list[int]) -> None:
 
 
 def _plane(axes: Axes, ranking: Ranking) -> None:
-    """Draw the first gain over the first cost with their deviations; efficient models are orange."""
+    """Draw the first gain over the first cost with their deviations, and the most that any cost buys; efficient models are orange."""
     cost, gain = ranking.costs[0], ranking.gains[0]
+    _front(axes, ranking)
     for own, model in zip(ranking.efficiencies, ranking.models, strict=True):
         x, y = model.metrics[cost], model.metrics[gain]
         colour = ORANGE if own.is_efficient else GREY
@@ -86,3 +87,16 @@ def _plane(axes: Axes, ranking: Ranking) -> None:
     values = [model.metrics[cost].mean for model in ranking.models]
     if max(values) > 20 * min(values):
         axes.set_xscale("log")
+
+
+def _front(axes: Axes, ranking: Ranking) -> None:
+    """Draw the Pareto front of the first cost and gain, and between which gains 90 % of the resampled fronts lie."""
+    x, y = (np.array([m.metrics[name].mean for m in ranking.models]) for name in (ranking.costs[0], ranking.gains[0]))
+    places = np.sort(x)
+    axes.step(places, [y[x <= place].max() for place in places], where="post", color=ORANGE, lw=1)
+    if ranking.stochastic is not None:
+        costs, gains = (ranking.stochastic.values[:, :, i] for i in (0, len(ranking.costs)))  # (r, n)
+        best = np.stack([np.where(costs <= place, gains, np.nan) for place in places], axis=-1)  # (r, n, places)
+        reached = np.where(np.isnan(best).all(axis=1), 0.0, np.nanmax(np.nan_to_num(best, nan=0.0), axis=1))
+        low, _, high = np.quantile(reached, QUANTILES, axis=0)
+        axes.fill_between(places, low, high, step="post", color=ORANGE, alpha=0.2, lw=0)

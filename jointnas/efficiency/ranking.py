@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from jointnas.efficiency.envelopment import INPUT, OUTPUT, Analysis, Efficiency, efficiencies, super_efficiencies
-from jointnas.efficiency.models import Model, chosen_metrics
-from jointnas.efficiency.uncertainty import FEW, StochasticEfficiency, pooled_deviation, resample
+from jointnas.efficiency.envelopment import INPUT, Analysis, Efficiency, efficiencies, super_efficiencies
+from jointnas.efficiency.models import Model, check_values, chosen_metrics, with_metrics
+from jointnas.efficiency.uncertainty import FEW, StochasticEfficiency, relative_deviation, resample
 from jointnas.errors import EfficiencyError
+from jointnas.space.constraint import format_metric
 
 QUANTILES = (0.05, 0.5, 0.95)
+SHOWN_SLACK = 0.01  # of the model's own metric
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,21 @@ class Ranking:
         return [int(i) for i in np.lexsort((-beyond, ~efficient, -np.round(mean, 6)))]
 
     def peers_text(self, row: int) -> str:
-        """Return what a model is compared with: `0.60 A + 0.40 B at 71 % of the cost`, or at so many times the gain."""
-        own = self.efficiencies[row]
+        """Return what a model is compared with: `0.60 A + 0.40 B at 71% of the cost, 2M less macs`, or at so many times the gain.
+
+        Slacks of a hundredth of the model's own metric or more are named.
+        """
+        own, model = self.efficiencies[row], self.models[row]
         if not own.peers or set(own.peers) == {row}:
             return ""
         mixture = " + ".join(f"{weight:.2f} {self.models[j].name}" for j, weight in own.peers.items())
-        if self.orientation == OUTPUT:
-            return f"{mixture} at {1 / own.theta:.2f} times the gain"
-        return f"{mixture} at {own.theta:.0%} of the cost"
+        share = f"{own.theta:.0%} of the cost" if self.orientation == INPUT else f"{1 / own.theta:.2f} times the gain"
+        slacks = [
+            f"{format_metric(name, slack)} {'less' if name in self.costs else 'more'} {name}"
+            for name, slack in zip((*self.costs, *self.gains), own.slacks, strict=True)
+            if slack >= SHOWN_SLACK * model.metrics[name].mean
+        ]
+        return ", ".join([f"{mixture} at {share}", *slacks])
 
     def to_json(self) -> dict[str, Any]:
         """Return what `jointnas rank --json` prints: the models, the most efficient first."""
@@ -102,17 +111,16 @@ def rank(
 ) -> Ranking:
     """Rank models by the efficiency with which they turn costs into gains.
 
-    costs, gains: names of metrics; by default what all models have in common. fixed: costs that a model cannot change. resamples: how often
-    metrics are drawn from their repeats, 0 for never. Raises `EfficiencyError`.
+    costs, gains: names of metrics, and models that lack one are left out; by default what all models have in common. fixed: costs that are
+    not to be reduced. resamples: how often metrics are drawn from their repeats, 0 for never. Raises `EfficiencyError`.
     """
+    check_resamples(resamples, seed)
+    models, left_out = with_metrics(models, (*costs, *gains))
     costs, gains = chosen_metrics(models, costs, gains)
     for name in fixed:
         if name not in costs:
             raise EfficiencyError(f"--fixed is one of the costs {', '.join(costs)}, got {name!r}: name a cost")
-    if resamples < 0:
-        raise EfficiencyError(f"--resamples must be 0 or more, got {resamples}: raise it")
-    if seed < 0:
-        raise EfficiencyError(f"--seed must be 0 or more, got {seed}: raise it")
+    check_values(models, (*costs, *gains))
     analysis = Analysis(orientation, returns, tuple(name in fixed for name in costs) if fixed else ())
     x, y = (np.array([[model.metrics[name].mean for name in names] for model in models]) for names in (costs, gains))
     exact = efficiencies(x, y, analysis)
@@ -127,10 +135,18 @@ def rank(
         stochastic,
         (
             f"costs: {', '.join(costs)}; gains: {', '.join(gains)}",
+            *([f"left out, as a metric is missing: {', '.join(left_out)}"] if left_out else []),
             *_notes(models, (*costs, *gains), stochastic is not None),
         ),
         orientation,
     )
+
+
+def check_resamples(resamples: int, seed: int) -> None:
+    """Raise `EfficiencyError` for numbers below 0."""
+    for name, value in (("--resamples", resamples), ("--seed", seed)):
+        if value < 0:
+            raise EfficiencyError(f"{name} must be 0 or more, got {value}: raise it")
 
 
 def _notes(models: Sequence[Model], names: Sequence[str], drawn: bool) -> list[str]:
@@ -138,20 +154,20 @@ def _notes(models: Sequence[Model], names: Sequence[str], drawn: bool) -> list[s
     if not drawn:
         return ["no metric was drawn from repeats that differ: efficiencies are without their uncertainty"]
     notes = []
-    constant = [name for name in names if pooled_deviation(models, name) == 0]
+    constant = [name for name in names if relative_deviation(models, name) == 0]
     if constant:
         notes.append(f"taken as exact, as no repeat differs: {', '.join(constant)}")
     metrics = {name: [model.metrics[name] for model in models] for name in names if name not in constant}
     few = [n for n, own in metrics.items() if any(1 < len(m.values) < FEW or m.deviation is not None for m in own)]
     if few:
         notes.append(
-            f"drawn from a normal distribution, of a deviation or of fewer than {FEW} repeats: {', '.join(few)}"
+            f"drawn from a log-normal distribution, of a deviation or of fewer than {FEW} repeats: {', '.join(few)}"
         )
     single = [n for n, own in metrics.items() if any(m.is_single for m in own)]
     if single:
         notes.append(f"measured once for some models, which get the deviation of the others: {', '.join(single)}")
     for model in models:
-        apart = {name: model.metrics[name].rows for name in metrics if len(model.metrics[name].values) >= FEW}
+        apart = {name: model.metrics[name].rows for name in metrics if len(model.metrics[name].values) > 1}
         if len(set(apart.values())) > 1:
             found = ", ".join(f"{len(rows)} of {name}" for name, rows in apart.items())
             notes.append(f"drawn independently, as their repeats are of different rows: {found} for {model.name}")

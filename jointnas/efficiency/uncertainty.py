@@ -16,17 +16,18 @@ from jointnas.cores import available_cores, one_blas_thread
 from jointnas.efficiency.envelopment import Analysis, thetas
 from jointnas.efficiency.models import Model
 
-FEW = 5  # repeats: of fewer a normal distribution is fitted, others are drawn as they are
-SMALLEST_SHARE = 1e-3  # of its mean, that a drawn metric has at least
+FEW = 5  # repeats: of fewer a log-normal distribution is drawn, others are drawn as they are
+SMALLEST_SHARE = 1e-3  # of its mean, that a drawn repeat counts as at least
 PARALLEL = 20_000  # linear programs from which processes are started
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class StochasticEfficiency:
-    """The efficiencies of n models in r resamples: (r, n) θ."""
+    """The efficiencies of n models in r resamples: (r, n) θ, and the (r, n, metrics) values that they are of, costs first."""
 
     thetas: Array
+    values: Array
 
     @cached_property
     def mean(self) -> Array:
@@ -73,19 +74,21 @@ def resample(
     """Return the efficiencies of models whose metrics are drawn from their repeats.
 
     Metrics that were measured together are drawn together: one repeat of a model gives all of them. Of fewer than `FEW` repeats, and of a
-    mean with its deviation, a normal distribution is drawn instead; a single repeat has the deviation that other models have of the metric.
+    mean with its deviation, a log-normal distribution is drawn instead, with the correlation of the repeats; a single repeat has the relative
+    deviation that other models have of the metric.
     Many models are computed in several processes: call it below `if __name__ == "__main__":` in a script.
     """
     rng = np.random.default_rng(seed)
     names = (*costs, *gains)
-    pooled = {name: pooled_deviation(models, name) for name in names}
+    pooled = {name: relative_deviation(models, name) for name in names}
     drawn = np.stack([_draw(model, names, pooled, resamples, rng) for model in models], axis=1)  # (r, n, metrics)
     m = len(costs)
     parts = np.array_split(drawn, min(available_cores(), len(drawn))) if drawn[..., 0].size >= PARALLEL else [drawn]
     if len(parts) == 1:
-        return StochasticEfficiency(_thetas(drawn, m, analysis))
+        return StochasticEfficiency(_thetas(drawn, m, analysis), drawn)
     with ProcessPoolExecutor(len(parts), mp_context=get_context("spawn")) as pool:
-        return StochasticEfficiency(np.concatenate(list(pool.map(_thetas, parts, repeat(m), repeat(analysis)))))
+        found = np.concatenate(list(pool.map(_thetas, parts, repeat(m), repeat(analysis))))
+    return StochasticEfficiency(found, drawn)
 
 
 def _thetas(drawn: Array, m: int, analysis: Analysis) -> Array:
@@ -94,9 +97,10 @@ def _thetas(drawn: Array, m: int, analysis: Analysis) -> Array:
         return np.stack([thetas(values[:, :m], values[:, m:], analysis) for values in drawn])
 
 
-def pooled_deviation(models: Sequence[Model], name: str) -> float:
-    """Return the root mean variance of a metric over the models that have repeats of it; 0 where none has."""
-    known = [model.metrics[name].std for model in models if not model.metrics[name].is_single]
+def relative_deviation(models: Sequence[Model], name: str) -> float:
+    """Return the root mean square of a metric's deviations over its means, of the models that have repeats of it; 0 where none has."""
+    metrics = [model.metrics[name] for model in models]
+    known = [metric.std / metric.mean for metric in metrics if not metric.is_single]
     return float(np.sqrt(np.mean(np.square(known)))) if known else 0.0
 
 
@@ -104,15 +108,22 @@ def _draw(
     model: Model, names: Sequence[str], pooled: Mapping[str, float], count: int, rng: np.random.Generator
 ) -> Array:
     """Return (count, metrics) values of one model."""
-    columns: dict[str, Array] = {}
-    together: dict[tuple[int, ...], NDArray[np.int64]] = {}  # the drawn repeats, by the rows that they are from
+    columns = []
+    rows: dict[tuple[int, ...], NDArray[np.int64]] = {}  # which repeats are drawn, by the rows that they are from
+    weights: dict[tuple[int, ...], Array] = {}  # or the (count, k) weights of few repeats
     for name in names:
         metric = model.metrics[name]
-        if len(metric.values) >= FEW:
-            rows = together.setdefault(metric.rows, rng.integers(0, len(metric.values), count))
-            columns[name] = np.array(metric.values)[rows]
+        values, k = np.array(metric.values), len(metric.values)
+        if k >= FEW:
+            own = values[rows.setdefault(metric.rows, rng.integers(0, k, count))]
+            columns.append(np.maximum(own, SMALLEST_SHARE * metric.mean))
+            continue
+        if k > 1:  # normal weights of the repeats' deviations: metrics that share them keep their covariance
+            deviation = metric.std / metric.mean
+            shared = weights.setdefault(metric.rows, rng.standard_normal((count, k)))
+            change = shared @ (values / metric.mean - 1) / np.sqrt(k - 1)
         else:
-            least = SMALLEST_SHARE * metric.mean
-            deviation = pooled[name] if metric.is_single else metric.std
-            columns[name] = np.maximum(rng.normal(metric.mean, deviation, count), least)
-    return np.stack([columns[name] for name in names], axis=1)
+            deviation = pooled[name] if metric.is_single else metric.std / metric.mean
+            change = deviation * rng.standard_normal(count)
+        columns.append(metric.mean * np.exp(change - deviation**2 / 2))
+    return np.stack(columns, axis=1)

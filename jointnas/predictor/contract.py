@@ -1,6 +1,6 @@
 """The contract of accuracy predictors: `Predictor`, which the search and users know, and `PredictorModel`, which an implementation provides.
 
-A model is chosen by name: `gp` is built in, an installed package adds its own under the entry-point group `jointnas.predictors`.
+A model is chosen by name: `gp` and `mlp` are built in, an installed package adds its own under the entry-point group `jointnas.predictors`.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class PredictorModel(ABC):
     def scores(self, codes: Codes, log_steps: Array | None = None) -> Array:
         """Return the (n,) posterior mean scores of (n, knobs) codes, fast.
 
-        log_steps: where the budget is that of another campaign, the (n,) logarithms of its training steps, relative to the mean of the
-        reference. A model that reads no steps ignores it.
+        log_steps: (n,) logarithms of the training steps under another campaign's budget, minus the mean of the reference.
+        A model that reads no steps ignores it.
         """
 
     @abstractmethod
@@ -241,9 +241,9 @@ class Predictor:
         return mean, deviation
 
     def bound_codes(self, codes: Codes, deviations: float) -> Array:
-        """Return (n,) confidence bounds of (n, knobs) codes: so many deviations above the median of a candidate's mean accuracy.
+        """Return (n,) confidence bounds of (n, knobs) codes: `deviations` standard deviations above the median of the mean accuracy.
 
-        Below it for a negative number. Noise between trainings does not count. Raises `PredictorError` before a fit.
+        A negative number gives a lower bound. Noise between trainings does not count. Raises `PredictorError` before a fit.
         """
         scores, spread = self.model.predict_scores(codes, noise=False)
         return self.model.targets.mean.accuracies(scores + deviations * spread)

@@ -32,7 +32,7 @@ class Task:
     """The images, and the steps that the budget holds for some candidates whose steps were timed.
 
     codes: (m, knobs) of the predictor's space. steps: (m,), positive. val_images: how many validation images accuracies are measured on,
-    None where unknown. Raises `PredictorError` unless both are given or neither.
+    None where unknown. Raises `PredictorError` where only one of codes and steps is given.
     """
 
     images: TrainingImages = UNKNOWN_IMAGES

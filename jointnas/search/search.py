@@ -42,22 +42,22 @@ ALL = "all"  # every engine, one after the other
 
 
 class Search:
-    """Proposes candidates of a bound space that meet the constraints, learns from their accuracies, and returns the best.
+    """Proposes candidates that meet the constraints, learns from their accuracies, and returns the best.
 
+    space: one whose image shape and classes are set (`Space.bind`).
     pool: only these candidates are ever asked or returned. cost: for an abstract space, a function from a candidate to its costs; with a
     pool it is called for the pool and for observed candidates only. predictor: a fitted one, whose examples count as observed; or
     predictor_kind: the kind of a new one, by name, and prior: a predictor of an earlier campaign from which the new one starts.
-    start: candidates that are asked first. task: what a new predictor knows before the first training. No candidate is asked twice, and
-    none that was observed.
+    start: candidates that are asked first. task: what a new predictor knows before the first training.
 
     objective: "max accuracy", "min METRIC" with a constraint such as "accuracy>=0.8", which the prediction has to meet, or "max efficiency"
     relative to the models of `reference`.
     storage: a SQLite file that keeps the search; any number of processes of one machine may share it, each asks with the others' candidates
-    in mind. A search of this name goes on there; candidates of a process of this machine that has ended without a result are asked again
-    first.
+    in mind. A search of the same name is continued. Candidates left without a result by an ended process of this machine are asked again
+    first; otherwise none is asked twice, and none that was observed.
     meter: measures metrics of candidates on the device (see `measurement.meter.Meter`), for constraints and objectives on
     `constraint.MEASURED`. A forecast guides the search; it is calibrated on the device when the pool is first used. Winners are measured
-    and meet their bounds. reported: further metrics to measure of winners.
+    and meet their bounds. reported: further metrics to measure on the winners.
     Raises `ConstraintError` when nothing meets the exact constraints, `SpaceError` when the space is not bound.
     """
 
@@ -122,10 +122,10 @@ class Search:
     def ask(self, n: int = 1) -> Batch:
         """Return n candidates to train next: fewer when the pool runs out, none twice.
 
-        Before two accuracies are observed the batch fills the space; where a prior guides it, the last of every four candidates do, in
-        case the prior is wrong. Otherwise it comes from the pool and from children of the best, by Thompson sampling: the first by its
-        median accuracy unless candidates wait for their results, each other by another function sampled from the posterior; report failures
-        as None, or they wait for ever. Raises `SearchError` when the pool is exhausted.
+        Before two accuracies are observed, the batch fills the space; with a prior only its last quarter does, in case the prior is wrong.
+        Otherwise it comes from the pool and from children of the best: the first by its median accuracy if no result is pending, every other
+        by a function of its own that is sampled from the posterior (Thompson sampling). Report failures as None, or they stay pending.
+        Raises `SearchError` when the pool is exhausted.
         """
         if n < 1:
             raise SearchError(f"a batch has at least 1 candidate, got {n}: ask for more")
@@ -280,8 +280,8 @@ class Search:
 
         The engine starts from the best of the pool and of the observed candidates, and from random ones; "all" runs every engine and
         returns the best of all. The order is that of a lower confidence bound, `caution` standard deviations below the accuracy (see
-        `winners`). A closed pool is ranked whole. Of candidates whose predictions no member distinguishes only the first is returned, as
-        long as there are others. `reports` has what each engine did. Raises `SearchError` before two accuracies are observed.
+        `winners`). A closed pool is ranked whole. Of candidates that are predicted alike in every sampled function one is returned, unless
+        too few others exist. `reports` has what each engine did. Raises `SearchError` before two accuracies are observed.
         """
         engines = {name: find_engine(name) for name in (engine_names() if engine == ALL else [engine])}
         self.check_answerable(k)

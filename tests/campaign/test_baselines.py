@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from jointnas.campaign.baselines import ARCHITECTURES, candidate, rank, repeat_images, train_baselines, trainable
+from jointnas.campaign.baselines import ARCHITECTURES, by_accuracy, candidate, repeat_images, train_baselines, trainable
 from jointnas.campaign.candidate_file import CandidateFile, find_candidate
 from jointnas.campaign.events import TrialEnded
 from jointnas.campaign.folders import open_run
@@ -89,7 +89,7 @@ def test_a_campaign_that_was_killed_goes_on_where_it_stood(campaign):
 
 
 def test_a_network_that_does_not_fit_the_images_is_a_row_with_its_reason(campaign):
-    rows = rank(campaign[1], BASELINES, DIGITS, 10)
+    rows = by_accuracy(campaign[1], BASELINES, DIGITS, 10)
     assert {row["name"] for row in rows[:2]} == {"mobilenet", "shufflenetv2"}
     assert all(len(row["val_accuracy"]["seeds"]) == 2 and row["images_per_second"] > 0 for row in rows[:2])
     last = rows[2]
@@ -114,7 +114,7 @@ def test_baselines_are_ranked_by_their_mean_accuracy_over_what_succeeded():
         )
         for number, accuracy in enumerate(told, 1)
     ]
-    rows = rank(trials, replace(BASELINES, baselines=names), (3, 32, 32), 10)
+    rows = by_accuracy(trials, replace(BASELINES, baselines=names), (3, 32, 32), 10)
     assert [(row["rank"], row["name"]) for row in rows] == [(1, "senet18"), (2, "resnet18"), (3, "vgg16")]
     assert rows[0]["val_accuracy"]["mean"] == pytest.approx(0.775)
     assert rows[1]["val_accuracy"]["std"] == pytest.approx(0.1 / 2**0.5)
@@ -195,6 +195,8 @@ def test_another_recipe_trains_the_baselines_and_candidates_of_their_own_beside_
     assert all(row["val_accuracy"]["mean"] is not None for row in rows.values())
     models = {model.name: model for model in read_run(tmp_path / "run")}
     assert models["mine"].metrics["size"].mean < models["mine"].metrics["params"].mean
+    twice = say("--only", "mobilenet", "--also", mine, "--also", mine)
+    assert "have different names, got 'mine' twice" in str(twice.exception)
     mine.rename(tmp_path / "mobilenet.toml")
     result = say("--only", "mobilenet", "--also", tmp_path / "mobilenet.toml")
     assert "has a name of its own, got 'mobilenet': rename its file" in str(result.exception)

@@ -64,6 +64,18 @@ def test_properties(seed: int, returns: str, orientation: str) -> None:
         assert (found >= thetas(costs, gains, Analysis(orientation)) - 1e-9).all()
 
 
+def test_models_of_very_different_sizes_are_solved_as_exactly() -> None:
+    costs = 10.0 ** np.arange(1, 9)[:, None]
+    gains = np.linspace(0.2, 0.9, 8)[:, None]
+    ratio = (gains / costs).ravel()
+    np.testing.assert_allclose(thetas(costs, gains), ratio / ratio.max(), rtol=1e-6)
+    two = np.concatenate([costs, costs[::-1]], axis=1)
+    found = efficiencies(two, gains, Analysis(returns="variable"))
+    assert found[0].theta == pytest.approx(1)
+    assert found[-1].theta == pytest.approx(1)
+    assert all(0 < own.theta <= 1 for own in found)
+
+
 def test_one_cost_and_one_gain_are_a_ratio() -> None:
     costs, gains = drawn(1, m=1, s=1)
     ratio = gains[:, 0] / costs[:, 0]

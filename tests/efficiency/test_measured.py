@@ -48,6 +48,9 @@ def test_each_metric_is_measured_again_and_again_and_together_with_its_own(tmp_p
     assert [len(model.metrics[name].values) for name in asked] == [2, 2, 2]
     assert all(value > 0 for name in asked for value in model.metrics[name].values)
     assert steps[-1] == (4, 4)
+    rows = [set(model.metrics[name].rows) for name in asked]
+    assert rows[0] == rows[1]
+    assert not rows[0] & rows[2]  # not measured together
     write_table([model], tmp_path / "models.csv")
     (again,) = read_table(tmp_path / "models.csv")
     assert {n: m.values for n, m in again.metrics.items()} == {n: m.values for n, m in model.metrics.items()}
@@ -70,7 +73,9 @@ def test_a_table_keeps_what_was_measured_together_apart_from_the_rest(tmp_path: 
 def test_a_table_keeps_deviations(tmp_path: Path) -> None:
     models = [Model(n, {"cost": Metric((1.0 + i,), 0.5), "gain": Metric((2.0, 3.0))}) for i, n in enumerate("abc")]
     write_table(models, tmp_path / "models.csv")
-    assert next(m.metrics for m in read_table(tmp_path / "models.csv"))["cost"] == Metric((1.0,), 0.5, (2,))
+    kept = next(m.metrics for m in read_table(tmp_path / "models.csv"))
+    assert (kept["cost"].values, kept["cost"].deviation) == ((1.0,), 0.5)
+    assert kept["gain"].values == (2.0, 3.0)
 
 
 def test_models_of_one_name_are_one_with_the_metrics_of_all() -> None:
@@ -109,6 +114,30 @@ def test_costs_alone_are_saved_to_be_ranked_with_accuracies_of_elsewhere(tmp_pat
     assert "efficiency needs a cost and a gain" in mistake(jointnas("rank", saved))
 
 
+def test_models_of_a_table_get_exact_costs_by_their_names(tmp_path: Path) -> None:
+    table = tmp_path / "accuracies.csv"
+    table.write_text("model,accuracy\nlenet,0.55\nresnet9-1m,0.78\nvgg16,0.7\nno-network,0.9\n")
+    found = answer("rank", table, "--cost", "macs", "--gain", "accuracy")
+    assert {row["model"] for row in found["models"]} == {"lenet", "resnet9-1m", "vgg16"}
+    assert "left out, as a metric is missing: no-network" in found["notes"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule"),
+    [
+        (("--orientation", "in"), "--orientation is input or output, got 'in'"),
+        (("--resamples", "-1"), "--resamples must be 0 or more, got -1"),
+        (("--gain", "acuracy"), "no model has the metric 'acuracy'"),
+        (("--save", "/proc/x/speeds.csv"), "--save cannot be written to '/proc/x/speeds.csv'"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_measured(
+    arguments: tuple[str, ...], rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jointnas.efficiency.measured.measured", lambda *given: pytest.fail("something was measured"))
+    assert rule in mistake(jointnas("rank", "lenet", "vgg16", "senet18", "--measure", "latency", *arguments))
+
+
 def test_models_of_a_table_are_measured_by_their_names(tmp_path: Path) -> None:
     table = tmp_path / "accuracies.csv"
     table.write_text("model,accuracy\nlenet,0.55\nresnet9-1m,0.78\nresnet9-10s,0.6\n")
@@ -124,7 +153,7 @@ def test_models_of_a_table_are_measured_by_their_names(tmp_path: Path) -> None:
         (("lenet", "senet18"), "efficiency is relative to other models, got 2"),
         (("lenet", "senet18", "vgg16", "--measure", "watts"), "no measured metric is called 'watts'"),
         (("lenet", "senet18", "vgg16", "--measure", "latency", "--repeats", "0"), "--repeats must be 1 or more, got 0"),
-        (("lenet", "senet18", "vgg16", "--save", "x.txt"), "--save writes an .csv, got 'x.txt'"),
+        (("lenet", "senet18", "vgg16", "--save", "x.txt"), "--save writes a .csv file, got 'x.txt'"),
         (("lenet", "senet18", "vgg16"), "efficiency needs a cost and a gain"),
         (
             ("lenet", "senet18", "vgg16", "--input-shape", "32"),

@@ -50,8 +50,9 @@ def test_without_variance_every_resample_is_the_deterministic_efficiency() -> No
     assert rank(models, ["x", "y"], ["z"]).stochastic is None
 
 
-def test_metrics_that_were_measured_together_are_drawn_together() -> None:
-    x = tuple(np.linspace(1, 2, 8))
+@pytest.mark.parametrize("repeats", [8, 3, 2])
+def test_metrics_that_were_measured_together_are_drawn_together(repeats: int) -> None:
+    x = tuple(np.linspace(1, 2, repeats))
     twin = Model("twin", {"cost": Metric(x), "gain": Metric(x)})  # its ratio never varies
     other = Model("other", {"cost": Metric((1.0,), 0.0), "gain": Metric((1.0,), 0.0)})
     found = resample([twin, other, other], ["cost"], ["gain"], resamples=50)
@@ -101,7 +102,7 @@ def test_a_mean_with_a_deviation_is_drawn(tmp_path: Path) -> None:
         (TABLE, ("--cost", "latency", "--gain", "latency"), "is a cost or a gain, got latency as both"),
         (TABLE, ("--fixed", "accuracy"), "--fixed is one of the costs"),
         (TABLE.replace("0.90,10", "0.90,fast", 1), (), "a metric is a number, got 'fast' for latency in line 2"),
-        ("model,accuracy,macs\na,0.9,0\nb,0.8,2\nc,0.7,3\n", (), "each cost is above 0, got 0"),
+        ("model,accuracy,macs\na,0.9,0\nb,0.8,2\nc,0.7,3\n", (), "metrics are finite and above 0, got 0 for macs of 'a'"),
         ("name,accuracy\n", (), "has the column model and one for each metric"),
         (TABLE, ("--seed", "-1"), "--seed must be 0 or more, got -1"),
         (TABLE, ("--fixed", "macs", "--orientation", "output"), "--fixed is of costs that are reduced"),
@@ -140,8 +141,43 @@ def test_a_model_that_was_measured_once_gets_the_deviation_of_the_others(tmp_pat
     assert any("measured once for some models" in note for note in found.notes)
 
 
+def test_draws_of_few_repeats_have_their_mean_and_deviation() -> None:
+    few = Model("few", {"cost": Metric((9.0, 10.0, 11.0)), "gain": Metric((1.0, 1.0, 1.0))})
+    spread = Model("spread", {"cost": Metric((10.0,), 5.0), "gain": Metric((1.0,), 0.0)})
+    small = Model("small", {"cost": Metric((0.001,)), "gain": Metric((1.0,), 0.0)})  # measured once
+    drawn = resample([few, spread, small], ["cost"], ["gain"], resamples=20_000).values[:, :, 0]
+    np.testing.assert_allclose(drawn.mean(axis=0), [10, 10, 0.001], rtol=0.02)
+    relative = np.sqrt((0.1**2 + 0.5**2) / 2)  # of the models that have repeats
+    np.testing.assert_allclose(drawn.std(axis=0)[:2], [1, 5], rtol=0.1)
+    assert drawn.std(axis=0)[2] / 0.001 == pytest.approx(relative, rel=0.1)
+    assert (drawn > 0).all()
+
+
+def test_models_without_a_named_metric_are_left_out_with_a_note(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("model,accuracy,macs\na,0.9,3\nb,0.8,2\nc,0.7,1\nd,,1\n")
+    found = rank(read_table(tmp_path / "m.csv"), ["macs"], ["accuracy"])
+    assert [model.name for model in found.models] == ["a", "b", "c"]
+    assert "left out, as a metric is missing: d" in found.notes
+    (tmp_path / "few.csv").write_text("model,accuracy,macs\na,0.9,3\nb,0.8,2\nc,,1\n")
+    text = mistake(jointnas("rank", tmp_path / "few.csv", "--cost", "macs", "--gain", "accuracy"))
+    assert "got a, b with macs, accuracy: give 3 or more models" in text
+    text = mistake(jointnas("rank", tmp_path / "few.csv"))
+    assert "got the metrics macs (accuracy of some models only)" in text
+
+
+def test_slacks_are_named_beside_the_peers(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("model,accuracy,macs,params\na,0.8,100,100\nb,0.8,100,300\nc,0.4,400,400\n")
+    found = rank(read_table(tmp_path / "m.csv"), returns="variable")
+    assert found.peers_text(1) == "1.00 a at 100% of the cost, 200 less params"
+
+
+def test_columns_of_text_are_named(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("model,accuracy,macs,family\na,0.9,3,x\nb,0.8,2,x\nc,0.7,1,y\n")
+    ended = jointnas("rank", tmp_path / "m.csv")
+    assert ended.code == 0
+    assert "no numbers in family, so not a metric" in ended.err
+
+
 def test_a_metric_of_one_model_in_two_tables_is_refused(table: Path, tmp_path: Path) -> None:
     (tmp_path / "again.csv").write_text(TABLE.replace("0.9", "0.7"))
-    assert "got accuracy of 'a' twice: rename one of the models" in mistake(
-        jointnas("rank", table, tmp_path / "again.csv")
-    )
+    assert "got accuracy of 'a' twice: rename a model" in mistake(jointnas("rank", table, tmp_path / "again.csv"))
