@@ -48,6 +48,7 @@ NETWORKS: Mapping[str, Mapping[str, Any]] = {
     "resnet20": {"network": "resnet", "width": 0.25, "depth1": 3, "depth2": 3, "depth3": 3, "depth4": 0},
 }
 BITS = (1, 2, 4)
+STARTS = ("scratch", "fine-tuned")
 INT8 = "binaryconnect-int8"  # with activations of 8 bits
 METHODS = ("float", *QUANTISERS[1:], INT8, "parq", "ptq")
 REFINEMENTS = 20  # of the scales of post-training quantisation
@@ -81,10 +82,10 @@ def arms(network: str, seed: int) -> Iterator[Arm]:
     for bits in BITS:
         yield Arm(network, "parq", bits, "scratch", seed)
         yield Arm(network, "ptq", bits, "fine-tuned", seed)
+        for method in QUANTISERS[1:]:
+            yield Arm(network, method, bits, "fine-tuned", seed)
         if network == "resnet9":
             yield Arm(network, INT8, bits, "scratch", seed)
-            for method in ("binaryconnect", "proxconnect"):
-                yield Arm(network, method, bits, "fine-tuned", seed)
 
 
 def candidate(arm: Arm, layers: str) -> Candidate:
@@ -218,6 +219,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS))
     parser.add_argument("--layers", default="inner")
     parser.add_argument("--to", type=Path, required=True)
     options = parser.parse_args()
@@ -235,7 +237,10 @@ def main() -> None:
         prepare = Prepare(spec, options.seconds, str(folder), options.layers)
         with LocalExecutor(prepare, share_slots(2, "cpu"), 900.0, ("torch._dynamo",)) as executor:
             chosen = [
-                arm for network in options.networks for arm in arms(network, seed) if arm.method in options.methods
+                arm
+                for network in options.networks
+                for arm in arms(network, seed)
+                if arm.method in options.methods and arm.start in options.starts
             ]
             for stage in stages(chosen):
                 missing = [arm for arm in stage if arm.key not in done]
@@ -253,7 +258,7 @@ def main() -> None:
 
 def stages(chosen: list[Arm]) -> list[list[Arm]]:
     """Return the arms in two stages: the second needs weights of the first."""
-    return [[arm for arm in chosen if arm.start == start] for start in ("scratch", "fine-tuned")]
+    return [[arm for arm in chosen if arm.start == start] for start in STARTS]
 
 
 def costs(arm: Arm, layers: str) -> dict[str, int]:
