@@ -78,17 +78,20 @@ def resample(
     deviation that other models have of the metric.
     Many models are computed in several processes: call it below `if __name__ == "__main__":` in a script.
     """
-    rng = np.random.default_rng(seed)
-    names = (*costs, *gains)
-    pooled = {name: relative_deviation(models, name) for name in names}
-    drawn = np.stack([_draw(model, names, pooled, resamples, rng) for model in models], axis=1)  # (r, n, metrics)
-    m = len(costs)
+    drawn, m = draws(models, (*costs, *gains), resamples, seed), len(costs)
     parts = np.array_split(drawn, min(available_cores(), len(drawn))) if drawn[..., 0].size >= PARALLEL else [drawn]
     if len(parts) == 1:
         return StochasticEfficiency(_thetas(drawn, m, analysis), drawn)
     with ProcessPoolExecutor(len(parts), mp_context=get_context("spawn")) as pool:
         found = np.concatenate(list(pool.map(_thetas, parts, repeat(m), repeat(analysis))))
     return StochasticEfficiency(found, drawn)
+
+
+def draws(models: Sequence[Model], names: Sequence[str], count: int, seed: int) -> Array:
+    """Return (count, n, metrics) values that the metrics of n models might have had, as `resample` draws them."""
+    rng = np.random.default_rng(seed)
+    pooled = {name: relative_deviation(models, name) for name in names}
+    return np.stack([_draw(model, names, pooled, count, rng) for model in models], axis=1)
 
 
 def _thetas(drawn: Array, m: int, analysis: Analysis) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -20,7 +21,7 @@ SPACE = Space.load("resnet9", (1, 8, 8), 10)
 BOUND = "macs<1M"
 PEERS: dict[str, Any] = {"random": random_search, "evolution": regularised_evolution}
 if find_spec("optuna"):
-    PEERS |= {f"optuna {name}": lambda task, seed, own=name: optuna_search(task, seed, own) for name in ("tpe", "gp")}
+    PEERS["optuna tpe"] = partial(optuna_search, sampler="tpe")
 
 
 def rate_of(candidate: Candidate) -> float:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import jointnas as library
+from jointnas.campaign.store import Run
 from jointnas.campaign.winner_file import WinnerFile
 from jointnas.network.module import Network, layers_of_few_bits
 from jointnas.network.weights_file import load_weights
@@ -86,22 +87,13 @@ def test_networks_that_grow_keep_their_few_bits(files: tuple[Path, Path], tmp_pa
 
 def test_few_bits_go_with_an_early_stop_and_8_bit_files(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    budget = (
-        "--train-steps",
-        "8",
-        "--rounds",
-        "2",
-        "--batch",
-        "4",
-        "--confirm",
-        "1",
-        "--portfolio",
-        "0",
-        "--final",
-        "best",
-    )
-    fixed = ("--fix", "quantiser=proxconnect", "--fix", "weight_bits=1", "--early-stop", "0.01")
-    answer("search", "--space", "resnet9-quantised", *fixed, *budget, "--out", run)
+    budget = ("--train-steps", "10", "--rounds", "2", "--batch", "13", "--confirm", "1", "--final", "best")
+    knobs = ("quantiser=proxconnect", "weight_bits=1", "width=4", "batch_size=32", "gradient=plain", "policy=none")
+    fixed = [part for knob in knobs for part in ("--fix", knob)]
+    stop = ("--early-stop", "0.01", "--portfolio", "0")
+    answer("search", "--space", "resnet9-quantised", *fixed, *budget, *stop, "--out", run)
+    with Run.open(run) as opened:
+        assert {trial.observation.fraction for trial in opened.trials() if trial.observation} != {1.0}
     assert is_on_levels(run / "best", 2)
     exported = jointnas("export", run / "best", "--format", "int8-onnx", "--to", tmp_path / "export")
     assert exported.code == 0, exported.err

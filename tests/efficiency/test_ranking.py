@@ -10,7 +10,7 @@ import pytest
 from jointnas.efficiency.envelopment import thetas
 from jointnas.efficiency.models import Metric, Model, read_table
 from jointnas.efficiency.ranking import rank
-from jointnas.efficiency.uncertainty import resample
+from jointnas.efficiency.uncertainty import draws, resample
 from jointnas.errors import EfficiencyError
 from tests.helpers import answer, jointnas, mistake
 
@@ -67,7 +67,7 @@ def test_probabilities_add_up(table: Path) -> None:
     better = found.stochastic.better
     np.testing.assert_allclose(better + better.T, 1)
     assert [found.models[i].name for i in found.order] == ["b", "a", "c"]
-    assert found.peers_text(2).endswith(f"at {found.efficiencies[2].theta:.0%} of the cost")
+    assert found.peers_text(2) == f"1.00 b at {found.efficiencies[2].theta:.0%} of the cost, 796ms less latency"
 
 
 def test_the_command_prints_a_table_and_draws_a_picture(table: Path, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_draws_of_few_repeats_have_their_mean_and_deviation() -> None:
     few = Model("few", {"cost": Metric((9.0, 10.0, 11.0)), "gain": Metric((1.0, 1.0, 1.0))})
     spread = Model("spread", {"cost": Metric((10.0,), 5.0), "gain": Metric((1.0,), 0.0)})
     small = Model("small", {"cost": Metric((0.001,)), "gain": Metric((1.0,), 0.0)})  # measured once
-    drawn = resample([few, spread, small], ["cost"], ["gain"], resamples=20_000).values[:, :, 0]
+    drawn = draws([few, spread, small], ["cost", "gain"], 20_000, 0)[:, :, 0]
     np.testing.assert_allclose(drawn.mean(axis=0), [10, 10, 0.001], rtol=0.02)
     relative = np.sqrt((0.1**2 + 0.5**2) / 2)  # of the models that have repeats
     np.testing.assert_allclose(drawn.std(axis=0)[:2], [1, 5], rtol=0.1)
