@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN = 30  # models
+LOGARITHMIC = 20.0  # from this ratio of the largest to the smallest cost on
+PLACES = 200  # of a front, along its cost
 BLUE, ORANGE, GREY = "#0072b2", "#e69f00", "#8a8a8a"
 
 
@@ -82,21 +84,25 @@ def _plane(axes: Axes, ranking: Ranking) -> None:
         if own.is_efficient:
             axes.annotate(model.name[:28], (x.mean, y.mean), fontsize=7, xytext=(4, 4), textcoords="offset points")
     axes.set(xlabel=cost, ylabel=gain)
-    axes.xaxis.set_major_formatter(lambda value, _: format_metric(cost, value))
-    axes.tick_params(axis="x", rotation=30)
     values = [model.metrics[cost].mean for model in ranking.models]
-    if max(values) > 20 * min(values):
+    if max(values) > LOGARITHMIC * min(values):
         axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: format_metric(cost, value))
+    axes.xaxis.set_minor_formatter("")
+    axes.tick_params(axis="x", rotation=30)
 
 
 def _front(axes: Axes, ranking: Ranking) -> None:
-    """Draw the Pareto front of the first cost and gain, and between which gains 90 % of the resampled fronts lie."""
+    """Draw the Pareto front of the first cost and gain, and between which gains 90 % of the resampled fronts lie.
+
+    Fronts that begin at a higher cost do not count at a lower one.
+    """
     x, y = (np.array([m.metrics[name].mean for m in ranking.models]) for name in (ranking.costs[0], ranking.gains[0]))
-    places = np.sort(x)
+    places = np.geomspace(x.min(), x.max(), PLACES)
+    places[0] = x.min()
     axes.step(places, [y[x <= place].max() for place in places], where="post", color=ORANGE, lw=1)
     if ranking.stochastic is not None:
         costs, gains = (ranking.stochastic.values[:, :, i] for i in (0, len(ranking.costs)))  # (r, n)
-        best = np.stack([np.where(costs <= place, gains, np.nan) for place in places], axis=-1)  # (r, n, places)
-        reached = np.where(np.isnan(best).all(axis=1), 0.0, np.nanmax(np.nan_to_num(best, nan=0.0), axis=1))
-        low, _, high = np.quantile(reached, QUANTILES, axis=0)
-        axes.fill_between(places, low, high, step="post", color=ORANGE, alpha=0.2, lw=0)
+        reached = np.stack([np.where(costs <= place, gains, 0.0).max(axis=1) for place in places], axis=1)
+        low, _, high = np.nanquantile(np.where(reached > 0, reached, np.nan), QUANTILES, axis=0)
+        axes.fill_between(places, low, high, color=ORANGE, alpha=0.2, lw=0)

@@ -54,7 +54,7 @@ class Ranking:
         mixture = " + ".join(f"{weight:.2f} {self.models[j].name}" for j, weight in own.peers.items())
         share = f"{own.theta:.0%} of the cost" if self.orientation == INPUT else f"{1 / own.theta:.2f} times the gain"
         slacks = [
-            f"{format_metric(name, slack)} {'less' if name in self.costs else 'more'} {name}"
+            f"{format_metric(name, float(f'{slack:.2g}'))} {'less' if name in self.costs else 'more'} {name}"
             for name, slack in zip((*self.costs, *self.gains), own.slacks, strict=True)
             if slack >= SHOWN_SLACK * model.metrics[name].mean
         ]
