@@ -67,7 +67,7 @@ def test_probabilities_add_up(table: Path) -> None:
     better = found.stochastic.better
     np.testing.assert_allclose(better + better.T, 1)
     assert [found.models[i].name for i in found.order] == ["b", "a", "c"]
-    assert found.peers_text(2) == f"1.00 b at {found.efficiencies[2].theta:.0%} of the cost, 796ms less latency"
+    assert found.peers_text(2) == f"1.00 b at {found.efficiencies[2].theta:.0%} of the cost, 800ms less latency"
 
 
 def test_the_command_prints_a_table_and_draws_a_picture(table: Path, tmp_path: Path) -> None:
