@@ -168,4 +168,4 @@ def _costs(own: Candidate, input_shape: Shape, classes: int) -> dict[str, int | 
         costs = candidate_costs(own, input_shape, classes)
     except BlueprintError:  # its trainings report it as their failure
         return {"macs": None, "params": None}
-    return {metric: costs[metric] for metric in ("macs", "params")}
+    return {metric: int(costs[metric]) for metric in ("macs", "params")}

@@ -167,8 +167,8 @@ def _models(
     for i, model in enumerate(found):
         missing = [name for name in compared if name not in model.metrics]
         if model.images is None and (metrics or missing) and (file := network_named(model.name)) is not None:
-            (own,) = with_costs({model.name: file}, images)
-            found[i] = replace(own, metrics={**own.metrics, **model.metrics})
+            (network,) = with_costs({model.name: file}, images)
+            found[i] = replace(network, metrics={**network.metrics, **model.metrics})
     models = joined([*with_costs(networks, images), *found])
     with_metrics(models, [name for name in compared if name not in metrics])
     if not metrics:

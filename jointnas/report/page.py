@@ -24,6 +24,7 @@ from jointnas.search.objective import SCORE_NAMES
 from jointnas.space.constraint import MEASURED, format_metric
 from jointnas.training.clock import clock_from_json
 from jointnas.training.confusion import Confusion
+from jointnas.training.observation import ACCURACY
 from jointnas.training.recipe import NO_QUANTISER
 
 TITLE = "jointnas report"
@@ -166,7 +167,7 @@ def _costs(contents: Contents) -> str:
 
 def _efficiency(contents: Contents) -> str:
     """Return the efficiency of the most accurate candidates, relative to each other."""
-    from jointnas.efficiency.models import ACCURACY, COSTS_OF_RUNS, FEWEST, models_of
+    from jointnas.efficiency.models import COSTS_OF_RUNS, FEWEST, models_of
     from jointnas.efficiency.ranking import rank
 
     every = models_of(contents.trials, contents.context, contents.spec, "trial")
