@@ -1,8 +1,8 @@
 """MADS scaling of a light network: how few MACs reach an accuracy, by MADS from two networks, by random search, by Optuna and by ours.
 
-    python -m benchmarks.costs.scaling --data cifar10-images.zip --image-size 16 --sweep --out runs/scaling
-    python -m benchmarks.costs.scaling --data cifar10-images.zip --image-size 16 --accuracy 0.5 --out runs/scaling \
-        --to benchmarks/results/scaling.json
+    python -m benchmarks.costs.scaling --data cifar10-images.zip --image-size 16 --steps 100 --sweep --out runs/scaling
+    python -m benchmarks.costs.scaling --data cifar10-images.zip --image-size 16 --steps 100 --accuracy 0.37 --trainings 8 \
+        --out runs/scaling --to benchmarks/results/scaling.json
 
 The NOMAD team's first formulation (HAET 2021): least MACs over depth, width and resolution multipliers at an accuracy, one recipe. A training
 has a number of steps, so that a larger network loses nothing but MACs; `--sweep` trains networks of ascending MACs and shows whether
