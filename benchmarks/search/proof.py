@@ -35,7 +35,7 @@ from benchmarks.search.real_trainings import RealTrainings, Train, delivered, se
 from jointnas.api import run_search
 from jointnas.campaign.portfolio import starting_candidates
 from jointnas.campaign.retrain import spread
-from jointnas.campaign.spec import BEST_NETWORK
+from jointnas.campaign.spec import ALL_IMAGES, BEST_NETWORK, FEWEST_FOR_ALL_IMAGES
 from jointnas.campaign.timing import BudgetSteps
 from jointnas.campaign.winner_file import load
 from jointnas.data.dataset import Data, load_data
@@ -163,9 +163,15 @@ def trained(
     return results
 
 
+def ends_on_all_images(options: argparse.Namespace) -> bool:
+    """Whether the last budget of a search trains its winner on all images."""
+    enough = options.rounds * options.batch >= FEWEST_FOR_ALL_IMAGES
+    return options.final == ALL_IMAGES or (options.final is None and enough)
+
+
 def peers(spec: DataSpec, options: argparse.Namespace, starts: Sequence[Candidate]) -> dict[str, list[dict[str, Any]]]:
     """Return what each peer ends with, by seed: from the same recipes, with as many budgets, side by side in the search's slots."""
-    final = options.final != BEST_NETWORK
+    final = ends_on_all_images(options)
     clock, slot = {"train_seconds": options.seconds}, share_slots(options.workers, "cpu")
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in options.peers}
     for seed in options.seeds:
@@ -183,7 +189,7 @@ def peers(spec: DataSpec, options: argparse.Namespace, starts: Sequence[Candidat
         with trial_executor(own, slot, data.fingerprint) as executor:
             for name, row in zip(options.peers, serve(executor, clients, options.workers), strict=True):
                 found[name].append(row)
-                print(name, seed, row["test_accuracy"], flush=True)
+                print(name, seed, json.dumps(row), flush=True)
     return found
 
 
@@ -204,7 +210,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=["recipes", "search"], choices=["recipes", "search", "peers"])
     parser.add_argument("--peers", nargs="+", default=["optuna gp", "optuna tpe"], choices=ARMS)
-    parser.add_argument("--final", choices=(BEST_NETWORK, "train+val"), help="see `jointnas search --final`")
+    parser.add_argument("--final", choices=(BEST_NETWORK, ALL_IMAGES), help="see `jointnas search --final`")
     parser.add_argument("--all-images", action="store_true")
     parser.add_argument("--runs", type=Path, help="where to keep the searches' runs")
     parser.add_argument("--to", type=Path)
@@ -239,7 +245,7 @@ def main() -> None:
             answer["peers"] = peers(spec, options, list(members.values()))
             answer["peer"] = {n: spread([one["test_accuracy"] for one in own]) for n, own in answer["peers"].items()}
         if {"recipes", "search"} <= set(options.arms):
-            on_all = options.all_images and options.final != BEST_NETWORK  # as the search's own network
+            on_all = options.all_images and ends_on_all_images(options)
             recipe = answer["best_recipe"]["test_accuracy_all_images" if on_all else "test_accuracy"]["seeds"]
             pairs = zip(answer["search"]["seeds"], recipe, strict=True)
             answer["search_minus_recipe"] = spread([ours - recipe for ours, recipe in pairs])

@@ -47,6 +47,9 @@ def serve(
         running = [pool.submit(client, train) for client in clients]
         try:
             while not all(one.done() for one in running):
+                for one in running:
+                    if one.done():
+                        one.result()  # raises where the client failed
                 while not asked.empty():
                     job, future = asked.get()
                     number = next(numbers)

@@ -108,9 +108,9 @@ def baselines_command(
     beside: dict[str, Any] = {}
     for given in also or []:
         file, name = find_candidate(given), Path(given).stem
-        if name in beside:
+        if name in beside or name in ARCHITECTURES:
             raise SearchError(
-                f"candidates beside the baselines have different names, got {name!r} twice: rename a file"
+                f"candidates beside the baselines have names of their own, got {name!r} twice: rename a file"
             )
         if file.members > 1:
             raise SearchError(

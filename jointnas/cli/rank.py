@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,7 +69,8 @@ def rank_command(
 
     A CSV has the column model and one for each metric; rows of one model are repeats, whose metrics were measured together. latency_std
     beside latency is the deviation of a mean. Models of one name in several sources are one; those that lack a metric that is compared are
-    left out. A model of a table whose name is that of a network gets its exact costs, and what --measure names is measured on this device.
+    left out. A model of a table whose name is that of a network gets the exact costs that are named and missing, and what --measure names is
+    measured on this device.
 
     \b
     Examples:
@@ -79,10 +80,9 @@ def rank_command(
       jointnas rank speeds.csv runs/cifar10-baselines-1 --returns variable --cost latency --gain accuracy --picture efficiency.svg
     """
     from jointnas.campaign.candidate_file import make_writable, write_text
-    from jointnas.efficiency.envelopment import Analysis
     from jointnas.efficiency.measured import write_table
     from jointnas.efficiency.models import GAIN_ENDINGS
-    from jointnas.efficiency.ranking import check_resamples, rank
+    from jointnas.efficiency.ranking import comparison, rank
     from jointnas.errors import EfficiencyError, ExportError
 
     for name, path, kind in (("--picture", picture, ".svg"), ("--save", save, ".csv")):
@@ -93,23 +93,36 @@ def rank_command(
                 make_writable(path.parent)
             except ExportError as error:
                 raise EfficiencyError(f"{name} cannot be written to {str(path)!r}: choose another file") from error
-    Analysis(orientation, returns)
-    check_resamples(resamples, seed)
-    named = [*(cost or []), *(gain or []), *(fixed or [])]
-    models = _models(sources, measure or [], named, repeats, input_shape, classes, device)
+    given: dict[str, Any] = {"costs": cost or [], "gains": gain or [], "fixed": fixed or []}
+    given |= {"orientation": orientation, "returns": returns, "resamples": resamples, "seed": seed}
+
+    def is_ranked(models: Sequence[Model]) -> bool:
+        has_gain = any(name.endswith(GAIN_ENDINGS) for model in models for name in model.metrics)
+        return bool(gain or has_gain or save is None or picture is not None)
+
+    def check(models: Sequence[Model]) -> None:
+        if is_ranked(models):
+            comparison(models, **given)
+
+    models = _models(
+        sources, measure or [], [*(cost or []), *(gain or [])], check, repeats, input_shape, classes, device
+    )
     if save is not None:
         write_table(models, save)
-        if not gain and not any(name.endswith(GAIN_ENDINGS) for model in models for name in model.metrics):
-            messages.print(f"{save} has {len(models)} models; none is ranked, as no metric is a gain such as accuracy")
-            if as_json:
-                print_json({"costs": [], "gains": [], "models": []})
-            return
-    given: dict[str, Any] = {"orientation": orientation, "returns": returns, "resamples": resamples, "seed": seed}
-    ranking = rank(models, cost or [], gain or [], fixed or [], **given)
+    if not is_ranked(models):
+        note = f"{save} has {len(models)} models; none is ranked, as no metric is a gain such as accuracy"
+        messages.print(note)
+        if as_json:
+            print_json({"costs": [], "gains": [], "models": [], "better": None, "notes": [note]})
+        return
+    ranking = rank(models, **given)
     if picture is not None:
         from jointnas.efficiency.picture import draw_ranking
 
-        write_text(picture, draw_ranking(ranking))
+        try:
+            write_text(picture, draw_ranking(ranking))
+        except ExportError as error:
+            raise EfficiencyError(f"--picture cannot be written to {str(picture)!r}: choose another file") from error
     if as_json:
         print_json(ranking.to_json())
         return
@@ -122,6 +135,7 @@ def _models(
     sources: Sequence[str],
     metrics: Sequence[str],
     compared: Sequence[str],
+    check: Callable[[Sequence[Model]], object],
     repeats: int,
     shape: str | None,
     classes: int | None,
@@ -129,7 +143,8 @@ def _models(
 ) -> list[Model]:
     """Return the models of all sources with their metrics.
 
-    metrics: to measure. compared: those that are named; a model of a table or run that lacks one gets it by its name, as a network.
+    metrics: to measure. compared: those that are named; a model of a table that lacks an exact cost gets it if its name is that of a network.
+    check: is called before anything is measured, with models whose measured metrics are not those yet.
     """
     from dataclasses import replace
 
@@ -137,9 +152,10 @@ def _models(
     from jointnas.campaign.winner_file import WINNER_FILE
     from jointnas.cli.show import parse_shape
     from jointnas.efficiency.measured import measured, network_named, networks_named, unknown_model, with_costs
-    from jointnas.efficiency.models import Images, joined, read_run, read_table, read_winner, with_metrics
+    from jointnas.efficiency.models import Images, Metric, joined, read_run, read_table, read_winner
     from jointnas.errors import EfficiencyError, RunError
     from jointnas.execution import share_slots
+    from jointnas.network.cost import METRICS
 
     found: list[Model] = []
     networks: dict[str, Any] = {}
@@ -164,15 +180,24 @@ def _models(
             folders.append(folder.name)
     images = next((model.images for model in found if model.images is not None), Images(*INPUT))
     images = Images(parse_shape(shape) if shape else images.shape, images.classes if classes is None else classes)
+    completed = []
     for i, model in enumerate(found):
-        missing = [name for name in compared if name not in model.metrics]
+        missing = [name for name in compared if name in METRICS and name not in model.metrics]
         if model.images is None and (metrics or missing) and (file := network_named(model.name)) is not None:
             (network,) = with_costs({model.name: file}, images)
-            found[i] = replace(network, metrics={**network.metrics, **model.metrics})
+            exact = {name: network.metrics[name] for name in missing}
+            found[i] = replace(network, metrics={**model.metrics, **exact})
+            completed += [model.name] if missing else []
+    if completed:
+        shape_text = "×".join(map(str, images.shape))
+        messages.print(
+            f"exact costs of {', '.join(completed)} are for images of {shape_text} and {images.classes} classes"
+        )
     models = joined([*with_costs(networks, images), *found])
-    with_metrics(models, [name for name in compared if name not in metrics])
     if not metrics:
         return models
+    expected = {name: Metric((1.0,)) for name in metrics}
+    check([m if m.candidate is None else replace(m, metrics={**m.metrics, **expected}) for m in models])
 
     def show(ended: int, total: int) -> None:
         if ended % PROGRESS_EVERY == 0 or ended == total:

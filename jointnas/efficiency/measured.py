@@ -122,7 +122,8 @@ def measured(
 
 def _with(model: Model, values: Mapping[str, Mapping[int, float]]) -> Model:
     metrics = {
-        metric: Metric(tuple(own[r] for r in sorted(own)), rows=tuple(sorted(own))) for metric, own in values.items()
+        metric: Metric(tuple(own[r] for r in sorted(own, reverse=True)), rows=tuple(sorted(own, reverse=True)))
+        for metric, own in values.items()
     }
     return replace(model, metrics={**model.metrics, **metrics})
 

@@ -25,7 +25,7 @@ DEVIATION = "_std"
 FEWEST = 3  # models that are ranked
 ROWS_OF_A_SOURCE = 10**9  # at most: rows of two sources are so far apart
 TRAIN_SECONDS, TRAIN_SPEED = BY_NAME = ("train_seconds", "train_images_per_second")
-"""Of trainings of a run, and compared only where they are named."""
+"""Of trainings of a run; where there is one, they are compared only if they are named."""
 
 COSTS_OF_RUNS = ("macs", "size")  # by which a search compares with a run
 GAIN_ENDINGS = ("accuracy", "macro_f1", "images_per_second")
@@ -110,8 +110,8 @@ def read_table(path: Path, note: Callable[[str], object] = lambda text: None) ->
         note(f"{name}: no numbers in {', '.join(skipped)}, so not a metric")
     for number, row in enumerate(rows, 2):
         model = str(row[MODEL] or "").strip()
-        if not model or None in row:
-            wrong = "no name of a model" if not model else f"{len(row[None])} cells too many"
+        if not model or any(cell.strip() for cell in row.get(None, ())):
+            wrong = "no name of a model" if not model else "more cells than columns"
             raise EfficiencyError(
                 f"a row has a model and a cell for each column, got {wrong} in line {number} of {name!r}: correct it"
             )
@@ -174,8 +174,8 @@ def joined(models: Sequence[Model]) -> list[Model]:
             )
             if double is not None:
                 raise EfficiencyError(
-                    f"a model has each metric from one source and for images of one shape, got {double} of {model.name!r} twice: rename a "
-                    "model, or give --input-shape the images of the other source"
+                    f"a model has each metric once, for one recipe and images of one shape, got {double} of {model.name!r} twice: rename a "
+                    "model, or take both from the same recipe and images"
                 )
             metrics = {**metrics, **other.metrics}
         other = found.get(model.name, model)
@@ -274,7 +274,8 @@ def chosen_metrics(
     both = set(costs) & set(gains)
     if both:
         raise EfficiencyError(f"a metric is a cost or a gain, got {sorted(both)[0]} as both: drop one")
-    free = [name for name in names if name not in (*costs, *gains, *BY_NAME)]
+    of_runs = any(model.images is not None for model in models)
+    free = [name for name in names if name not in (*costs, *gains, *(BY_NAME if of_runs else ()))]
     taken_gains = tuple(gains) or tuple(name for name in free if name.endswith(GAIN_ENDINGS))
     taken_costs = tuple(costs) or tuple(name for name in free if not name.endswith(GAIN_ENDINGS))
     if not (taken_costs and taken_gains):
@@ -324,17 +325,17 @@ def reference_named(name: str | Path) -> Reference:
         models = read_table(Path(name))
         names = common_metrics(models)
         costs = tuple(column for column in names if not column.endswith(GAIN_ENDINGS))
-        if [column for column in names if column.endswith(GAIN_ENDINGS)] != [ACCURACY]:
+        if not costs or [column for column in names if column.endswith(GAIN_ENDINGS)] != [ACCURACY]:
             raise EfficiencyError(
-                f"--relative-to compares by one gain, the column {ACCURACY}, got {', '.join(names)} in {str(name)!r}: name that column so, and "
-                "leave other gains out"
+                f"--relative-to needs a table whose rows all have {ACCURACY} and a cost, and no other gain, got {', '.join(names)} in "
+                f"{str(name)!r}: complete its rows, or rename and drop columns"
             )
     else:
         costs = COSTS_OF_RUNS
         models = [m for m in read_run(find_run(str(name))) if set(costs) <= m.metrics.keys()]
-        if len(models) < FEWEST:
+        if not models:
             raise EfficiencyError(
-                f"--relative-to needs {FEWEST} trained networks or more, got {len(models)} in {str(name)!r}: name another run or a table"
+                f"--relative-to needs a run with trained networks, got none in {str(name)!r}: name another run or a table"
             )
     compared = (ACCURACY, *costs)
     return Reference(costs, tuple(tuple(model.metrics[n].mean for n in compared) for model in models))

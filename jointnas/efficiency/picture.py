@@ -99,7 +99,6 @@ def _front(axes: Axes, ranking: Ranking) -> None:
     """
     x, y = (np.array([m.metrics[name].mean for m in ranking.models]) for name in (ranking.costs[0], ranking.gains[0]))
     places = np.geomspace(x.min(), x.max(), PLACES)
-    places[0] = x.min()
     axes.step(places, [y[x <= place].max() for place in places], where="post", color=ORANGE, lw=1)
     if ranking.stochastic is not None:
         costs, gains = (ranking.stochastic.values[:, :, i] for i in (0, len(ranking.costs)))  # (r, n)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -114,14 +114,10 @@ def rank(
     costs, gains: names of metrics, and models that lack one are left out; by default what all models have in common. fixed: costs that are
     not to be reduced. resamples: how often metrics are drawn from their repeats, 0 for never. Raises `EfficiencyError`.
     """
-    check_resamples(resamples, seed)
-    models, left_out = with_metrics(models, (*costs, *gains))
-    costs, gains = chosen_metrics(models, costs, gains)
-    for name in fixed:
-        if name not in costs:
-            raise EfficiencyError(f"--fixed is one of the costs {', '.join(costs)}, got {name!r}: name a cost")
+    models, left_out, costs, gains, analysis = comparison(
+        models, costs, gains, fixed, orientation=orientation, returns=returns, resamples=resamples, seed=seed
+    )
     check_values(models, (*costs, *gains))
-    analysis = Analysis(orientation, returns, tuple(name in fixed for name in costs) if fixed else ())
     x, y = (np.array([[model.metrics[name].mean for name in names] for model in models]) for names in (costs, gains))
     exact = efficiencies(x, y, analysis)
     varies = any(model.metrics[name].std > 0 for model in models for name in (*costs, *gains))
@@ -142,11 +138,39 @@ def rank(
     )
 
 
-def check_resamples(resamples: int, seed: int) -> None:
-    """Raise `EfficiencyError` for numbers below 0."""
+class Comparison(NamedTuple):
+    """What is compared, and how. left_out: the names of models that lack a metric."""
+
+    models: Sequence[Model]
+    left_out: Sequence[str]
+    costs: tuple[str, ...]
+    gains: tuple[str, ...]
+    analysis: Analysis
+
+
+def comparison(
+    models: Sequence[Model],
+    costs: Sequence[str] = (),
+    gains: Sequence[str] = (),
+    fixed: Sequence[str] = (),
+    *,
+    orientation: str = "input",
+    returns: str = "constant",
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Comparison:
+    """Return what `rank` compares, without computing anything. Raises `EfficiencyError` for settings that do not fit the models."""
     for name, value in (("--resamples", resamples), ("--seed", seed)):
         if value < 0:
             raise EfficiencyError(f"{name} must be 0 or more, got {value}: raise it")
+    Analysis(orientation, returns)
+    models, left_out = with_metrics(models, (*costs, *gains))
+    costs, gains = chosen_metrics(models, costs, gains)
+    for name in fixed:
+        if name not in costs:
+            raise EfficiencyError(f"--fixed is one of the costs {', '.join(costs)}, got {name!r}: name a cost")
+    analysis = Analysis(orientation, returns, tuple(name in fixed for name in costs) if fixed else ())
+    return Comparison(models, left_out, costs, gains, analysis)
 
 
 def _notes(models: Sequence[Model], names: Sequence[str], drawn: bool) -> list[str]:
@@ -165,7 +189,9 @@ def _notes(models: Sequence[Model], names: Sequence[str], drawn: bool) -> list[s
         )
     single = [n for n, own in metrics.items() if any(m.is_single for m in own)]
     if single:
-        notes.append(f"measured once for some models, which get the deviation of the others: {', '.join(single)}")
+        notes.append(
+            f"measured once for some models, which get the relative deviation of the others: {', '.join(single)}"
+        )
     for model in models:
         apart = {name: model.metrics[name].rows for name in metrics if len(model.metrics[name].values) > 1}
         if len(set(apart.values())) > 1:

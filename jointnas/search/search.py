@@ -122,7 +122,8 @@ class Search:
     def ask(self, n: int = 1) -> Batch:
         """Return n candidates to train next: fewer when the pool runs out, none twice.
 
-        Before two accuracies are observed, the batch fills the space; with a prior only its last quarter does, in case the prior is wrong.
+        Before two accuracies are observed, the batch fills the space; with a prior only the last quarter of the first one does, in case the
+        prior is wrong.
         Otherwise it comes from the pool and from children of the best: the first by its median accuracy if no result is pending, every other
         by a function of its own that is sampled from the posterior (Thompson sampling). Report failures as None, or they stay pending.
         Raises `SearchError` when the pool is exhausted.

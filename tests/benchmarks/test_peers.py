@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -20,7 +21,7 @@ from jointnas.training.observation import Observation
 SPACE = Space.load("resnet9", (1, 8, 8), 10)
 BOUND = "macs<1M"
 PEERS: dict[str, Any] = {"random": random_search, "evolution": regularised_evolution}
-if find_spec("optuna"):
+if find_spec("optuna") and hasattr(importlib.import_module("optuna").trial.Trial, "set_constraint"):
     PEERS["optuna tpe"] = partial(optuna_search, sampler="tpe")
 
 

@@ -119,6 +119,7 @@ def test_models_of_a_table_get_exact_costs_by_their_names(tmp_path: Path) -> Non
     table.write_text("model,accuracy\nlenet,0.55\nresnet9-1m,0.78\nvgg16,0.7\nno-network,0.9\n")
     found = answer("rank", table, "--cost", "macs", "--gain", "accuracy")
     assert {row["model"] for row in found["models"]} == {"lenet", "resnet9-1m", "vgg16"}
+    assert found["models"][-1]["metrics"].keys() == {"macs", "accuracy"}
     assert "left out, as a metric is missing: no-network" in found["notes"]
 
 
@@ -128,6 +129,8 @@ def test_models_of_a_table_get_exact_costs_by_their_names(tmp_path: Path) -> Non
         (("--orientation", "in"), "--orientation is input or output, got 'in'"),
         (("--resamples", "-1"), "--resamples must be 0 or more, got -1"),
         (("--gain", "acuracy"), "no model has the metric 'acuracy'"),
+        ((), "efficiency needs a cost and a gain"),
+        (("--gain", "params", "--cost", "macs", "--fixed", "size"), "--fixed is one of the costs macs, got 'size'"),
         (("--save", "/proc/x/speeds.csv"), "--save cannot be written to '/proc/x/speeds.csv'"),
     ],
 )

@@ -107,6 +107,8 @@ def test_a_mean_with_a_deviation_is_drawn(tmp_path: Path) -> None:
         (TABLE, ("--seed", "-1"), "--seed must be 0 or more, got -1"),
         (TABLE, ("--fixed", "macs", "--orientation", "output"), "--fixed is of costs that are reduced"),
         ("model,accuracy,b,b_std\nx,1,2,-1\ny,1,2,1\nz,1,2,1\n", (), "a deviation is 0 or more, got b_std = -1 of 'x'"),
+        ("model,accuracy,macs\na,0,9,3\nb,0.8,2\nc,0.7,1\n", (), "got more cells than columns in line 2"),
+        ("model,accuracy,macs\n,0.9,3\nb,0.8,2\nc,0.7,1\n", (), "got no name of a model in line 2"),
         ("model,a,b,b_std\nx,1,2,1\nx,1,2,1\ny,1,2,1\nz,1,2,1\n", (), "either repeats or a deviation"),
     ],
 )  # fmt: skip
@@ -181,3 +183,8 @@ def test_columns_of_text_are_named(tmp_path: Path) -> None:
 def test_a_metric_of_one_model_in_two_tables_is_refused(table: Path, tmp_path: Path) -> None:
     (tmp_path / "again.csv").write_text(TABLE.replace("0.9", "0.7"))
     assert "got accuracy of 'a' twice: rename a model" in mistake(jointnas("rank", table, tmp_path / "again.csv"))
+
+
+def test_seconds_of_trainings_are_a_column_like_any_other(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("model,accuracy,train_seconds\na,0.9,60,\nb,0.8,50,\nc,0.7,20,\n")
+    assert answer("rank", tmp_path / "m.csv")["costs"] == ["train_seconds"]

@@ -83,7 +83,7 @@ class BaselinesSpec(Spec):
     """Trainings of baselines, each `repeats` times on images of another seed.
 
     recipe: what baselines are trained by (default: the plain recipe of `jointnas.campaign.baselines`). also: candidates with recipes of their
-    own that are trained beside them, by name.
+    own that are trained beside them, by name. Raises `SearchError` for the name of one of the baselines.
     """
 
     kind = "baselines"
