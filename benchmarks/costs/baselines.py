@@ -29,7 +29,7 @@ from jointnas.efficiency.models import Model, joined, read_run, read_table
 from jointnas.efficiency.ranking import Ranking, rank
 from jointnas.search.reference import non_dominated
 
-COSTS, GAIN = ("latency", "latency_224", "size", "train_seconds"), "accuracy"
+COSTS, GAINS = ("latency", "latency_224", "size"), ("accuracy", "train_images_per_second")
 
 
 def together(small: Path, large: Path, runs: Sequence[Path]) -> list[Model]:
@@ -41,17 +41,17 @@ def together(small: Path, large: Path, runs: Sequence[Path]) -> list[Model]:
     ]
     trained = {model.name: model for run in runs for model in read_run(run)}
     models = joined([*trained.values(), *speeds])
-    return [model for model in models if {*COSTS, GAIN} <= set(model.metrics)]
+    return [model for model in models if {*COSTS, *GAINS} <= set(model.metrics)]
 
 
 def ranked(models: Sequence[Model], seed: int) -> Ranking:
     """Return the ranking by all metrics, resampled by a seed."""
-    return rank(models, COSTS, (GAIN,), returns="variable", seed=seed)
+    return rank(models, COSTS, GAINS, returns="variable", seed=seed)
 
 
 def on_front(models: Sequence[Model], cost: str) -> list[str]:
     """Return the models that no other beats in accuracy at this cost or less, by their means."""
-    costs, gains = (np.array([[m.metrics[name].mean] for m in models]) for name in (cost, GAIN))
+    costs, gains = (np.array([[m.metrics[name].mean] for m in models]) for name in (cost, GAINS[0]))
     return [models[i].name for i in non_dominated(costs, gains)]
 
 
@@ -102,7 +102,7 @@ def main() -> None:
     options = parser.parse_args()
     first, second = (together(*tables, options.runs) for tables in (options.first, options.second))
     write_table(first, options.to.with_suffix(".csv"))
-    found: dict[str, Any] = {"machine": machine(), "costs": COSTS, "gain": GAIN}
+    found: dict[str, Any] = {"machine": machine(), "costs": COSTS, "gains": GAINS}
     baselines = [model.name for model in first if model.name in ARCHITECTURES]
     for name, chosen in (("baselines", baselines), ("with ours", [model.name for model in first])):
         one, other = (
