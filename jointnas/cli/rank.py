@@ -151,7 +151,14 @@ def _models(
     from jointnas.campaign.folders import find_run
     from jointnas.campaign.winner_file import WINNER_FILE
     from jointnas.cli.show import parse_shape
-    from jointnas.efficiency.measured import measured, network_named, networks_named, unknown_model, with_costs
+    from jointnas.efficiency.measured import (
+        check_measurements,
+        measured,
+        network_named,
+        networks_named,
+        unknown_model,
+        with_costs,
+    )
     from jointnas.efficiency.models import Images, Metric, joined, read_run, read_table, read_winner
     from jointnas.errors import EfficiencyError, RunError
     from jointnas.execution import share_slots
@@ -196,6 +203,8 @@ def _models(
     models = joined([*with_costs(networks, images), *found])
     if not metrics:
         return models
+    slot = share_slots(1, device)
+    check_measurements(metrics, repeats, slot)
     expected = {name: Metric((1.0,)) for name in metrics}
     check([m if m.candidate is None else replace(m, metrics={**m.metrics, **expected}) for m in models])
 
@@ -203,7 +212,7 @@ def _models(
         if ended % PROGRESS_EVERY == 0 or ended == total:
             messages.print(f"measured {ended} of {total}")
 
-    return measured(models, metrics, repeats, share_slots(1, device), show)
+    return measured(models, metrics, repeats, slot, show)
 
 
 def _print_ranking(ranking: Ranking, top: int) -> None:

@@ -72,6 +72,13 @@ def with_costs(files: Mapping[str, CandidateFile], images: Images) -> list[Model
     return models
 
 
+def check_measurements(metrics: Sequence[str], repeats: int, slot: Slot) -> None:
+    """Raise `ConstraintError` for a metric that cannot be measured here, `EfficiencyError` for a number of repeats below 1."""
+    check_metrics(metrics, slot.device)
+    if repeats < 1:
+        raise EfficiencyError(f"--repeats must be 1 or more, got {repeats}: raise it")
+
+
 def measured(
     models: Sequence[Model],
     metrics: Sequence[str],
@@ -85,9 +92,7 @@ def measured(
     affects all alike. Metrics that the meter measures together have rows of their own, below 0. Raises `ConstraintError` for a metric that
     cannot be measured here, `EfficiencyError` where measuring a model failed, or where models read images of different shapes.
     """
-    check_metrics(metrics, slot.device)
-    if repeats < 1:
-        raise EfficiencyError(f"--repeats must be 1 or more, got {repeats}: raise it")
+    check_measurements(metrics, repeats, slot)
     groups = [group for own in TOGETHER if (group := [metric for metric in metrics if metric in own])]
     own = [(i, m.candidate, m.images) for i, m in enumerate(models) if m.candidate is not None and m.images is not None]
     shapes = list(dict.fromkeys(images for _, _, images in own))

@@ -185,5 +185,6 @@ def test_a_runs_candidates_and_its_retrained_winner_are_models(tmp_path: Path) -
     assert str(winner) in {row["model"] for row in found["models"]}
     assert len(read_winner(winner).metrics["test_accuracy"].values) == 2
     assert read_winner(winner).images == Images((1, 8, 8), 10)
-    arguments = ("rank", winner, "lenet", "resnet9-1m", "--measure", "latency", "--input-shape", "3x32x32")
+    compared = ("--cost", "macs", "--gain", "params", "--input-shape", "3x32x32")
+    arguments = ("rank", winner, "lenet", "resnet9-1m", "--measure", "latency", *compared)
     assert "networks are measured on images of one kind, got" in mistake(jointnas(*arguments))
