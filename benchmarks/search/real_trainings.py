@@ -1,4 +1,4 @@
-"""Optimisers of others on real trainings: each in a thread of its own, all in the slots of one executor."""
+"""Runs optimisers of other projects on real trainings: each in its own thread, all of them share one executor."""
 
 from __future__ import annotations
 

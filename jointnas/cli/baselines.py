@@ -110,7 +110,7 @@ def baselines_command(
         file, name = find_candidate(given), Path(given).stem
         if name in beside or name in ARCHITECTURES:
             raise SearchError(
-                f"candidates beside the baselines have names of their own, got {name!r} twice: rename a file"
+                f"--also needs a different name for each file, and none of a baseline, got {name!r} again: rename a file"
             )
         if file.members > 1:
             raise SearchError(

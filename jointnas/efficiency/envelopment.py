@@ -24,6 +24,7 @@ CONSTANT, VARIABLE = RETURNS = ("constant", "variable")
 EFFICIENT = 1 - 1e-6  # from here on θ counts as 1
 DOMINATED = EFFICIENT - 1e-6  # the efficiency of a model that is on the frontier's edge, but dominated
 SMALLEST_WEIGHT = 1e-6  # of a peer
+ROWS_OF_A_PROGRAM = 100  # at most, whose programs are solved as one
 SMALLEST_SLACK = 1e-6  # as a share of the model's own metric
 Array = NDArray[np.float64]
 
@@ -144,8 +145,14 @@ def _program(x: Array, y: Array, o: int, peers: NDArray[np.int64], analysis: Ana
 
 
 def _solve_all(x: Array, y: Array, peers: NDArray[np.int64], analysis: Analysis) -> Array:
-    """Return the (n,) θ of all rows by one program, whose blocks are theirs: five times faster than one after another."""
-    programs = [_program(x, y, o, peers, analysis) for o in range(len(x))]
+    """Return the (n,) θ of all rows, many by one program: five times faster than one after another."""
+    parts = np.array_split(np.arange(len(x)), -(-len(x) // ROWS_OF_A_PROGRAM))
+    return np.concatenate([_solve_part(x, y, part, peers, analysis) for part in parts])
+
+
+def _solve_part(x: Array, y: Array, rows: NDArray[np.int64], peers: NDArray[np.int64], analysis: Analysis) -> Array:
+    """Return the θ of some rows by one program, whose blocks are their programs."""
+    programs = [_program(x, y, int(o), peers, analysis) for o in rows]
     objectives, left, right, sums = zip(*programs, strict=True)
     varies = analysis.returns == VARIABLE
     solved = linprog(
@@ -153,13 +160,13 @@ def _solve_all(x: Array, y: Array, peers: NDArray[np.int64], analysis: Analysis)
         A_ub=block_diag(left, format="csc"),
         b_ub=np.concatenate(right),
         A_eq=block_diag(sums, format="csc") if varies else None,
-        b_eq=np.ones(len(x)) if varies else None,
+        b_eq=np.ones(len(rows)) if varies else None,
         bounds=(0, None),
         method="highs",
     )
     if solved.status != 0:
-        return np.array([_solve(x, y, o, peers, analysis)[0] for o in range(len(x))])
-    values = solved.x.reshape(len(x), -1)[:, 0]
+        return np.array([_solve(x, y, int(o), peers, analysis)[0] for o in rows])
+    values = solved.x.reshape(len(rows), -1)[:, 0]
     return np.asarray(values if analysis.orientation == INPUT else 1 / values)
 
 

@@ -107,7 +107,7 @@ def read_table(path: Path, note: Callable[[str], object] = lambda text: None) ->
     numeric = [c for c in columns if c != MODEL and not all(_is_text(row.get(c)) for row in rows)]
     skipped = [c for c in columns if c != MODEL and c not in numeric]
     if skipped:
-        note(f"{name}: no numbers in {', '.join(skipped)}, so not a metric")
+        note(f"columns of text in {name!r} are skipped: {', '.join(skipped)}")
     for number, row in enumerate(rows, 2):
         model = str(row[MODEL] or "").strip()
         if not model or any(cell.strip() for cell in row.get(None, ())):

@@ -124,8 +124,9 @@ class Search:
 
         Before two accuracies are observed, the batch fills the space; with a prior only the last quarter of the first one does, in case the
         prior is wrong.
-        Otherwise it comes from the pool and from children of the best: the first by its median accuracy if no result is pending, every other
-        by a function of its own that is sampled from the posterior (Thompson sampling). Report failures as None, or they stay pending.
+        Otherwise it comes from the pool and from children of the best. If no result is pending, the first candidate has the highest median
+        accuracy. Each other one is the best under its own function, sampled from the posterior (Thompson sampling). Report failures as None,
+        or they stay pending.
         Raises `SearchError` when the pool is exhausted.
         """
         if n < 1:

@@ -196,9 +196,11 @@ def test_another_recipe_trains_the_baselines_and_candidates_of_their_own_beside_
     models = {model.name: model for model in read_run(tmp_path / "run")}
     assert models["mine"].metrics["size"].mean < models["mine"].metrics["params"].mean
     twice = say("--only", "mobilenet", "--also", mine, "--also", mine)
-    assert "have names of their own, got 'mine' twice" in str(twice.exception)
+    assert "--also needs a different name for each file, and none of a baseline, got 'mine' again" in str(
+        twice.exception
+    )
     mine.rename(tmp_path / "mobilenet.toml")
     result = say("--only", "mobilenet", "--also", tmp_path / "mobilenet.toml")
-    assert "have names of their own, got 'mobilenet' twice" in str(result.exception)
-    with pytest.raises(SearchError, match="has a name of its own, got 'lenet'"):
+    assert "and none of a baseline, got 'mobilenet' again" in str(result.exception)
+    with pytest.raises(SearchError, match="--also needs another name than that of a baseline, got 'lenet'"):
         replace(BASELINES, also={"lenet": candidate("lenet")})

@@ -126,3 +126,12 @@ def test_values_without_an_efficiency_are_refused(costs: list[list[float]], word
         efficiencies(np.array(costs), np.ones((2, 1)))
     with pytest.raises(EfficiencyError, match="--returns is constant or variable, got 'some'"):
         Analysis(returns="some")
+
+
+@pytest.mark.parametrize("returns", ["constant", "variable"])
+@pytest.mark.parametrize("orientation", ["input", "output"])
+def test_many_models_at_once_have_the_efficiencies_that_each_has_alone(returns: str, orientation: str) -> None:
+    costs, gains = drawn(0, n=130)
+    analysis = Analysis(orientation, returns)
+    alone = [own.theta for own in efficiencies(costs, gains, analysis)]
+    np.testing.assert_allclose(thetas(costs, gains, analysis), alone, atol=2e-6)

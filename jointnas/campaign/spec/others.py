@@ -99,9 +99,7 @@ class BaselinesSpec(Spec):
         check_positive("repeats", self.repeats)
         double = next((name for name in self.also if name in self.baselines), None)
         if double is not None:
-            raise SearchError(
-                f"a candidate beside the baselines has a name of its own, got {double!r}: rename its file"
-            )
+            raise SearchError(f"--also needs another name than that of a baseline, got {double!r}: rename its file")
 
 
 @dataclass(frozen=True, kw_only=True)
