@@ -79,7 +79,7 @@ class RayExecutor(Executor):
         self._broken = ""  # why a worker could not prepare
         self._has_started = False  # whether any job has; until then there is a deadline
         self._deadline = math.inf
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._inbox = ray.remote(_Inbox).options(num_cpus=0, scheduling_strategy=here).remote()
         carried = prepare.carried() if isinstance(prepare, Portable) else prepare
         self._prepare = ray.put((carried, tuple(preload)))
@@ -218,7 +218,7 @@ class RayExecutor(Executor):
 
 
 class _Inbox:
-    """An actor beside the driver, which collects the messages of running tasks."""
+    """An actor on the driver's node, which collects the messages of running tasks. No other node's loss can end it."""
 
     def __init__(self) -> None:
         self._messages: list[tuple[int, Any]] = []

@@ -108,6 +108,13 @@ def test_a_worker_that_cannot_prepare_ends_the_search_with_its_sentence(cluster)
 # ------------------------------------------------------------------------------------------------------------- lost nodes
 
 
+def test_messages_are_collected_on_the_drivers_node(cluster):
+    for _ in range(4):
+        with closing(RayExecutor(prepare, remote_slots(1), 30, address=cluster.address)) as executor:
+            node = ray.get(executor._inbox.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id()))
+            assert node == ray.get_runtime_context().get_node_id()
+
+
 def test_jobs_of_a_node_that_is_killed_run_again_elsewhere(cluster, tmp_path):
     node = cluster.add_node(num_cpus=4, resources={"extra": 1})
     cluster.wait_for_nodes()
