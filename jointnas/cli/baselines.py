@@ -100,9 +100,9 @@ def baselines_command(
     names = trainable(selected)
     missing = [name for name in selected if name not in names]
     if not names:
-        raise SearchError(f"{', '.join(missing)} need timm, which is not installed: pip install 'jointnas[baselines]'")
+        raise SearchError(f"{', '.join(missing)} need timm, which is not installed: pip install timm")
     if missing:
-        messages.print(f"left out, as timm is not installed (pip install 'jointnas[baselines]'): {', '.join(missing)}")
+        messages.print(f"left out, as timm is not installed (pip install timm): {', '.join(missing)}")
     no_setting = ("only", "recipe", "also", "measure", "out", "resume", "export", "as_json", "quiet")
     settings = {name: value for name, value in given_options(context).items() if name not in no_setting}
     beside: dict[str, Any] = {}

@@ -28,7 +28,7 @@ try:
     from ray import exceptions
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ImportError as error:
-    raise SearchError("Ray is not installed: pip install 'jointnas[ray]'") from error
+    raise SearchError("Ray is not installed: pip install ray") from error
 
 CONNECT_SECONDS = 10.0
 PATIENCE_SECONDS = 1800.0  # for a first job to start, on a cluster that has to grow

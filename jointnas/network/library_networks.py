@@ -119,7 +119,7 @@ def _make(entry: Opaque, name: str, classes: int) -> nn.Module:
     try:
         from timm import create_model
     except ImportError as error:
-        raise BlueprintError(f"{name} needs timm, which is not installed: pip install 'jointnas[baselines]'") from error
+        raise BlueprintError(f"{name} needs timm, which is not installed: pip install timm") from error
     made = create_model(name, pretrained=False, num_classes=classes, **entry.options)
     return made
 

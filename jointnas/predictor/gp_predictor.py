@@ -9,6 +9,7 @@ trainings are too few to learn forty knobs. Targets are accuracies as shares of 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -42,34 +43,69 @@ Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
 
+class ModelInputs:
+    """The features and the prior scores of candidates, under one model of the steps. Nothing is computed before it is needed.
+
+    reference: (m, knobs) codes that standardise both.
+    """
+
+    def __init__(self, space: Space, steps: StepsModel, reference: Codes, prior: Prior | None, task: Task) -> None:
+        self.space, self.steps, self._reference, self._prior, self._task = space, steps, reference, prior, task
+
+    @cached_property
+    def featurizer(self) -> Featurizer:
+        """What computes the features."""
+        return Featurizer(self.space, self.steps, self._reference)
+
+    @cached_property
+    def relevance(self) -> Array:
+        """The (d,) factors of the variances of the features' linear functions, within their groups."""
+        names = self.featurizer.names
+        return np.ones(len(names)) if self._prior is None else self._prior.relevance(names)
+
+    @cached_property
+    def _prior_scale(self) -> tuple[float, float]:
+        """The mean and the deviation of the prior's scores of the reference."""
+        scores = self._prior_scores(self._reference, None)
+        return float(scores.mean()), max(float(scores.std()), SMALLEST_SPREAD)
+
+    def prior_mean(self, codes: Codes, log_steps: Array | None = None) -> Array:
+        """Return the prior's (n,) standardised scores, by default for the estimated steps of this budget; 0 without a prior."""
+        if self._prior is None:
+            return np.zeros(len(codes))
+        centre, spread = self._prior_scale
+        return (self._prior_scores(codes, log_steps) - centre) / spread
+
+    def _prior_scores(self, codes: Codes, log_steps: Array | None) -> Array:
+        assert self._prior is not None
+        if log_steps is None and self.steps.estimator:
+            log_steps = self.featurizer.log_steps(codes)
+        budget = Budget(log_steps, self.featurizer.mean_log_steps, self._task.images)
+        return self._prior.scores(self.space, codes, budget)
+
+
 class GPModel(PredictorModel):
     """A Gaussian process over groups of features, with the standardised scores of a prior as a trend."""
 
     def __init__(self, space: Space, seed: int, prior: Prior | None, reference: Codes, task: Task) -> None:
         self.space, self.seed, self.prior, self.task = space, seed, prior, task
         self.targets = TransformPosterior((1.0,), TargetTransform(), (TargetTransform(),))
-        self._reference, self._trainings = reference, np.zeros(0)
-        self._process: GaussianProcess | None = None
+        self._reference, self._trainings, self._accuracies = reference, np.zeros(0), np.zeros(0)
+        self._process: GaussianProcess | None = None  # fitted; one that starts from a prior is made when it is needed
         self._weight, self._weight_deviation = (0.0, 0.0) if prior is None else prior.weight
         self._prior_targets = None if prior is None else prior.targets(space)
         self._use_steps(StepsModel.fit(space, reference[:0], [], seed, task))
-        if prior is not None:
-            self.targets = self._prior_targets or self.targets
-            self._condition(
-                reference[:0],
-                np.zeros(0),
-                self._prior_hyperparameters or Hyperparameters.prior_mean(self._featurizer.n_groups, self._slope),
-            )
+        self.targets = self._prior_targets or self.targets
 
     @property
     def is_fitted(self) -> bool:
-        """Whether the process exists: after a fit, or at once from a prior."""
-        return self._process is not None
+        """Whether it predicts: after a fit, or at once from a prior."""
+        return self._process is not None or self.prior is not None
 
     @property
     def hyperparameters(self) -> Hyperparameters | None:
-        """Those of the process; None before it exists."""
-        return None if self._process is None else self._process.hyperparameters
+        """Those of the process; None before a fit without a prior."""
+        return self._conditioned_process.hyperparameters if self.is_fitted else None
 
     @property
     def accuracies(self) -> Array:
@@ -79,35 +115,17 @@ class GPModel(PredictorModel):
     @property
     def groups(self) -> Groups:
         """The group of each feature of its examples."""
-        return self._featurizer.groups
+        return self._inputs.featurizer.groups
 
     @property
     def feature_names(self) -> list[str]:
         """The name of each feature of its examples."""
-        return self._featurizer.names
+        return self._inputs.featurizer.names
 
     # ---------------------------------------------------------------------------------------------------- the prior
 
-    def _use_steps(self, steps_model: StepsModel) -> None:
-        self._steps_model = steps_model
-        self._featurizer = Featurizer(self.space, steps_model, self._reference)
-        names = self._featurizer.names
-        self._relevance = np.ones(len(names)) if self.prior is None else self.prior.relevance(names)
-        scores = self._prior_scores(self._reference, None)
-        self._prior_centre, self._prior_spread = float(scores.mean()), max(float(scores.std()), SMALLEST_SPREAD)
-
-    def _prior_scores(self, codes: Codes, log_steps: Array | None) -> Array:
-        """Return the prior's (n,) scores for these steps, by default for the estimated steps of this budget."""
-        if self.prior is None:
-            return np.zeros(len(codes))
-        if log_steps is None and self._steps_model.estimator:
-            log_steps = self._featurizer.log_steps(codes)
-        budget = Budget(log_steps, self._featurizer.mean_log_steps, self.task.images)
-        return self.prior.scores(self.space, codes, budget)
-
-    def _prior_mean(self, codes: Codes, log_steps: Array | None = None) -> Array:
-        """Return the prior's (n,) standardised scores; 0 without a prior."""
-        return (self._prior_scores(codes, log_steps) - self._prior_centre) / self._prior_spread
+    def _use_steps(self, steps: StepsModel) -> None:
+        self._inputs = ModelInputs(self.space, steps, self._reference, self.prior, self.task)
 
     def _trend(self, prior_mean: Array) -> Array:
         return np.stack([np.ones(len(prior_mean)), self._weight_deviation * prior_mean], axis=1)
@@ -140,8 +158,8 @@ class GPModel(PredictorModel):
 
     def _own_steps(self, codes: Codes, observations: Sequence[Observation]) -> Array | None:
         """Return the (n,) logarithms of the steps of the examples' own machines, as `scores` takes them; None where one kind trained all."""
-        speeds = self._steps_model.speeds(codes, observations)
-        return None if (speeds == 1).all() else self._featurizer.log_steps(codes) + np.log(speeds)
+        speeds = self._inputs.steps.speeds(codes, observations)
+        return None if (speeds == 1).all() else self._inputs.featurizer.log_steps(codes) + np.log(speeds)
 
     def _condition(
         self,
@@ -151,7 +169,7 @@ class GPModel(PredictorModel):
         log_steps: Array | None = None,
     ) -> None:
         """Condition the process on examples, with these hyperparameters or with fitted ones; log_steps: see `scores`."""
-        self._x, self._example_prior = self._featurizer(codes, log_steps), self._prior_mean(codes, log_steps)
+        self._x, self._example_prior = self._inputs.featurizer(codes, log_steps), self._inputs.prior_mean(codes, log_steps)
         self._accuracies = accuracies
         self._condition_targets(hyperparameters)
 
@@ -163,9 +181,7 @@ class GPModel(PredictorModel):
     def _infer_attainable(self, succeeded: Rows) -> None:
         """Infer the attainable accuracy from the trainings that succeeded, and fit again to the scores that follow."""
         rows = np.random.default_rng(self.seed).permutation(succeeded)[:MAX_CONDITIONED_EXAMPLES]
-        process = GaussianProcess(
-            self.examples(rows), self._featurizer.groups, self._conditioned_process.hyperparameters
-        )
+        process = GaussianProcess(self.examples(rows), self.groups, self._conditioned_process.hyperparameters)
         trend = self._weight * self._example_prior[rows, None]
         self.targets = TransformPosterior.infer(
             self._accuracies, rows, lambda scores: process.deviances(scores - trend), self._prior_transform
@@ -176,14 +192,13 @@ class GPModel(PredictorModel):
         """Return the hyperparameters of the examples in these rows, or of a random part of them."""
         if len(rows) > MAX_FIT_EXAMPLES:
             rows = np.random.default_rng(self.seed).permutation(rows)[:MAX_FIT_EXAMPLES]
-        groups = self._featurizer.groups
-        return fit_hyperparameters(self.examples(rows), groups, self._prior_hyperparameters, self._slope)
+        return fit_hyperparameters(self.examples(rows), self.groups, self._prior_hyperparameters, self._slope)
 
     def examples(self, rows: Rows) -> Examples:
         """Return those of its examples that are in these rows, less what is expected of them from the prior."""
         prior_mean = self._example_prior[rows]
         y = self._y[rows] - self._weight * prior_mean
-        return Examples(self._x[rows], self._trend(prior_mean), y, self._trainings[rows], self._relevance)
+        return Examples(self._x[rows], self._trend(prior_mean), y, self._trainings[rows], self._inputs.relevance)
 
     def _make_process(self, rows: Rows, hyperparameters: Hyperparameters) -> GaussianProcess:
         if len(rows) > MAX_CONDITIONED_EXAMPLES:
@@ -191,11 +206,14 @@ class GPModel(PredictorModel):
             ranked = rows[np.argsort(-self._y[rows], kind="stable")]
             others = np.random.default_rng(self.seed).permutation(ranked[best:])
             rows = np.concatenate([ranked[:best], others[: MAX_CONDITIONED_EXAMPLES - best]])
-        return GaussianProcess(self.examples(rows), self._featurizer.groups, hyperparameters)
+        return GaussianProcess(self.examples(rows), self.groups, hyperparameters)
 
     @property
     def _conditioned_process(self) -> GaussianProcess:
-        assert self._process is not None  # as `Predictor` checks `is_fitted`
+        if self._process is None:  # `Predictor` checks `is_fitted`: there is a prior
+            usual = Hyperparameters.prior_mean(self._inputs.featurizer.n_groups, self._slope)
+            self._condition(self._reference[:0], self._accuracies, self._prior_hyperparameters or usual)
+        assert self._process is not None
         return self._process
 
     def cross_validate(self) -> float | None:
@@ -216,8 +234,8 @@ class GPModel(PredictorModel):
         process, parts = self._conditioned_process, [np.zeros(0)]
         for rows in _chunks(np.arange(len(codes))):
             steps = None if log_steps is None else log_steps[rows]
-            prior_mean = self._prior_mean(codes[rows], steps)
-            x = self._featurizer(codes[rows], steps if self._steps_model.estimator else None)
+            prior_mean = self._inputs.prior_mean(codes[rows], steps)
+            x = self._inputs.featurizer(codes[rows], steps if self._inputs.steps.estimator else None)
             with one_blas_thread():
                 parts.append(self._weight * prior_mean + process.mean(x, self._trend(prior_mean)))
         return np.concatenate(parts)
@@ -226,9 +244,9 @@ class GPModel(PredictorModel):
         """Return the (n,) means and standard deviations of the scores of (n, knobs) codes, with or without the noise."""
         process, parts = self._conditioned_process, [(np.zeros(0), np.zeros(0))]
         for part in _chunks(codes):
-            prior_mean = self._prior_mean(part)
+            prior_mean = self._inputs.prior_mean(part)
             with one_blas_thread():
-                mean, deviation = process.predict(self._featurizer(part), self._trend(prior_mean))
+                mean, deviation = process.predict(self._inputs.featurizer(part), self._trend(prior_mean))
             parts.append((self._weight * prior_mean + mean, np.sqrt(deviation**2 + noise * process.noise)))
         means, deviations = zip(*parts, strict=True)
         return np.concatenate(means), np.concatenate(deviations)
@@ -237,9 +255,9 @@ class GPModel(PredictorModel):
         """Return (count, n) scores of functions sampled from the posterior."""
         process, parts = self._conditioned_process, [np.zeros((count, 0))]
         for part in _chunks(codes):
-            prior_mean = self._prior_mean(part)
+            prior_mean = self._inputs.prior_mean(part)
             with one_blas_thread():
-                samples = process.sample(self._featurizer(part), self._trend(prior_mean), count, seed)
+                samples = process.sample(self._inputs.featurizer(part), self._trend(prior_mean), count, seed)
             parts.append(self._weight * prior_mean + samples)
         return np.concatenate(parts, axis=1)
 
@@ -247,7 +265,7 @@ class GPModel(PredictorModel):
 
     def state(self) -> dict[str, Array]:
         """Return the hyperparameters, the attainable accuracies and the steps model."""
-        pace = self._steps_model.to_tensor()
+        pace = self._inputs.steps.to_tensor()
         return {
             "hyperparameters": self._conditioned_process.hyperparameters.to_vector(),
             "levels": np.array(self.targets.levels),
@@ -262,7 +280,7 @@ class GPModel(PredictorModel):
         if "pace" in state:
             self._use_steps(StepsModel.from_tensor(self.space, state["pace"]))
         hyperparameters = Hyperparameters.from_vector(state["hyperparameters"])
-        if len(hyperparameters.lengths) != self._featurizer.n_groups:
+        if len(hyperparameters.lengths) != self._inputs.featurizer.n_groups:
             raise ValueError(f"{len(hyperparameters.lengths)} length scales")
         with one_blas_thread():
             self._condition(codes, accuracies, hyperparameters, self._own_steps(codes, observations))
