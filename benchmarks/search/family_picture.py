@@ -13,7 +13,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 
 from jointnas.campaign.candidate_file import candidate_costs
-from jointnas.campaign.store import FINAL, Run
+from jointnas.campaign.store import Run
+from jointnas.campaign.trial import FINAL
 from jointnas.network.families import MORPHISMS
 
 LABELLED = 2  # morphisms of a best network whose text is drawn, at most

@@ -68,6 +68,10 @@ class FittedCampaign:
     ) -> None:
         self._stack.close()
 
+    def bounds_on_costs(self, constraints: Sequence[str]) -> list[str]:
+        """Return those of the constraints that are no bounds on the accuracy."""
+        return [text for text in constraints if self._metrics([text]) != [ACCURACY]]
+
     def check(self, constraints: Sequence[str]) -> list[str]:
         """Return constraints in their canonical form. Raises `ConstraintError` for one that cannot be read."""
         return [str(c) for c in parse_all(constraints, (*self.predictor.space.metrics, *MEASURED, ACCURACY))]
@@ -147,7 +151,7 @@ class FittedCampaign:
 
     def _record(self, constraints: Sequence[str], engine: str, seed: int, winners: Sequence[Winner]) -> int | None:
         if self.run is None and self._out is not None:
-            self.run = adopt(self._name, self._out)
+            self.run = adopt(self.predictor, self._name, self._out)
         if self.run is None:
             return None
         with Run.open(self.run) as opened:

@@ -21,7 +21,8 @@ from jointnas.campaign.events import Callback
 from jointnas.campaign.retrain import spread
 from jointnas.campaign.runner import Runner
 from jointnas.campaign.spec import BaselinesSpec
-from jointnas.campaign.store import Run, Trial
+from jointnas.campaign.store import Run
+from jointnas.campaign.trial import Trial
 from jointnas.data.dataset import load_data
 from jointnas.data.spec import DataSpec
 from jointnas.errors import BlueprintError, SearchError, suggest

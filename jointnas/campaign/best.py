@@ -9,7 +9,7 @@ from typing import Any
 
 from jointnas.campaign.runner import trained_members
 from jointnas.campaign.spec import ALL_IMAGES
-from jointnas.campaign.store import FINAL, Trial
+from jointnas.campaign.trial import FINAL, Trial
 from jointnas.campaign.winner_file import BEST, WINNER_FILE, Member, WinnerFile
 from jointnas.data.dataset import Data
 from jointnas.errors import RunError

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jointnas.campaign.spec import SearchSpec, Spec
-from jointnas.campaign.store import CONFIRMATION, Context, Trial
+from jointnas.campaign.store import Context
+from jointnas.campaign.trial import CONFIRMATION, Trial
 from jointnas.training.members import budget_json
 from jointnas.training.observation import ACCURACY
 

@@ -102,11 +102,11 @@ def _conduct(setup: Setup, store: Run, executor: Executor, emit: Callback) -> Ca
         spec.clock,
         spec.seed,
         emit,
-        weights,
-        spec.members,
-        spec.ensemble,
-        spec.trained_as,
-        spec.mix_machines,
+        weights=weights,
+        members=spec.members,
+        ensemble=spec.ensemble,
+        trained_as=spec.trained_as,
+        mixes_machines=spec.mix_machines,
     )
     conductor = (
         DirectSearch(search, runner, spec, emit)

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from jointnas.campaign.candidate_file import make_writable
 from jointnas.campaign.folders import find_run
-from jointnas.campaign.store import DATABASE, FINAL, Run
+from jointnas.campaign.store import DATABASE, Run
+from jointnas.campaign.trial import FINAL
 from jointnas.campaign.winner_file import BEST, RETRAINED, WINNER_FILE, Member, WinnerFile
 from jointnas.data.dataset import Data, Split, load_data
 from jointnas.errors import ConstraintError, ExportError

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from jointnas.campaign.events import Activity, Callback, IncumbentChanged, Notice, Planned, RoundEnded, RoundStarted
 from jointnas.campaign.runner import Runner
 from jointnas.campaign.spec import DirectSpec, PolicySpec
-from jointnas.campaign.store import Trial
+from jointnas.campaign.trial import Trial
 from jointnas.errors import ConstraintError, SearchError
 from jointnas.search.engines import Evaluation, Problem, find_engine
 from jointnas.search.engines.problem import FAILURE, Merit
@@ -151,8 +151,8 @@ def optimise(
         start,
         budget,
         search.seed,
-        batch,
-        search.pool.codes if search.pool.closed else None,
+        batch=batch,
+        pool=search.pool.codes if search.pool.closed else None,
         expensive=True,
     )
     find_engine(engine)(problem)

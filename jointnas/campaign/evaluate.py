@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from jointnas.campaign.winner_file import Model
 from jointnas.data.dataset import Split, labelled_images
+from jointnas.data.images import decode_file
 from jointnas.errors import DataError
 from jointnas.training.confusion import Confusion
 from jointnas.training.scoring import SCORING_BATCH
 
 
 @torch.inference_mode()
-def probabilities_of(model: Model, split: Split) -> Tensor:
-    """Return the (n, classes) probabilities of a split's images."""
-    batches = torch.split(split.images, SCORING_BATCH)
-    return torch.cat([model(images.permute(0, 3, 1, 2).contiguous()) for images in batches])
+def probabilities_of(model: Model, images: Tensor) -> Tensor:
+    """Return the (n, classes) probabilities of (n, H, W, C) uint8 images."""
+    batches = torch.split(images, SCORING_BATCH)
+    return torch.cat([model(batch.permute(0, 3, 1, 2).contiguous()) for batch in batches])
+
+
+def classify_files(model: Model, paths: Sequence[Path]) -> Tensor:
+    """Return the (n, classes) probabilities of image files, which are brought to the model's input size a batch at a time."""
+    parts = [paths[start : start + SCORING_BATCH] for start in range(0, len(paths), SCORING_BATCH)]
+    pixels = ([torch.tensor(decode_file(path, model.input_shape, model.fit)) for path in part] for part in parts)
+    return torch.cat([probabilities_of(model, torch.stack(images)) for images in pixels])
 
 
 def confusion_of(model: Model, split: Split) -> Confusion:
     """Return the confusion matrix of a split whose labels are the model's."""
-    return Confusion.of(probabilities_of(model, split), split.labels, model.classes)
+    return Confusion.of(probabilities_of(model, split.images), split.labels, model.classes)
 
 
 def evaluate(model: Model, source: str, split: str | None = None) -> tuple[Confusion, str]:

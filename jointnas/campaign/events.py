@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jointnas.campaign.spec import Spec
-from jointnas.campaign.store import Context, Trial
+from jointnas.campaign.store import Context
+from jointnas.campaign.trial import Trial
 from jointnas.search.winners import Winner
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jointnas.campaign.spec import Spec
 from jointnas.campaign.store import DATABASE, Context, Run
-from jointnas.errors import RunError, suggest
+from jointnas.errors import JointNASError, RunError, suggest
 
 RUNS = Path("runs")
 
@@ -37,9 +37,20 @@ def find_run(name: str | Path) -> Path:
 
 
 def new_folder(source: str, what: str) -> Path:
-    """Return a folder in `runs/` that does not exist yet, named after the data and what is done with them."""
+    """Make a folder in `runs/`, named after the data and what is done with them, and return it: of no other command."""
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", f"{Path(source).stem}-{what}").strip("-")
-    return next(path for number in count(1) if not (path := RUNS / f"{stem}-{number}").exists())
+    numbers = count(1)
+    while True:
+        path = RUNS / f"{stem}-{next(numbers)}"
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise RunError(
+                f"the run folder {str(path)!r} cannot be made ({error.strerror}): name another with --out"
+            ) from error
 
 
 def open_run(out: Path | None, spec: Spec, context: Context, resume: bool, name: str = "") -> Run:
@@ -71,7 +82,7 @@ def open_run(out: Path | None, spec: Spec, context: Context, resume: bool, name:
 
 def _latest(spec: Spec, context: Context) -> Path:
     for path in reversed(list_runs()):
-        with suppress(RunError), Run.open(path) as run:
+        with suppress(JointNASError), Run.open(path) as run:
             if not _differences(run, spec, context):
                 return path
     raise RunError(f"--resume needs a run of the same settings, got none in {str(RUNS)!r}: name the run with --out")

@@ -37,7 +37,8 @@ from jointnas.campaign.folders import open_run
 from jointnas.campaign.result import Campaign
 from jointnas.campaign.runner import SEED_STRIDE, Runner, weights_file
 from jointnas.campaign.spec import ALL_IMAGES, NashSpec
-from jointnas.campaign.store import FINAL, Context, Run, Trial
+from jointnas.campaign.store import Context, Run
+from jointnas.campaign.trial import FINAL, Trial
 from jointnas.data.dataset import Data, load_data
 from jointnas.errors import ConstraintError, MorphismError, RunError, SearchError, SpaceError
 from jointnas.execution.executor import Executor
@@ -206,7 +207,7 @@ class Lineage(Runner):
     def __init__(self, task: NashTask, run: Run, executor: Executor, emit: Callback) -> None:
         weights = (run.path / WEIGHTS).resolve()
         clock, seed, mixes = task.spec.clock, task.spec.seed, task.spec.mix_machines
-        super().__init__(run, executor, clock, seed, emit, weights, mixes_machines=mixes)
+        super().__init__(run, executor, clock, seed, emit, weights=weights, mixes_machines=mixes)
         self._spec, self._rate = task.spec, task.recipe.learning_rate
         self.folder = weights
         self.step, self.best = 0, 0  # the number of the present step, and that of the trial that it starts from

@@ -69,17 +69,18 @@ TYPES: tuple[tuple[tuple[type, ...], str, tuple[str, ...]], ...] = (
             "data_seed",
             "workers",
             "workers_per_device",
-            "threads",
-            "members",
+            "repeats",
+            "confirm",
         ),
     ),
     ((str, int, float), "a time such as '30s'", ("train_time", "total_time")),
     ((str, Path, Mapping, DataSpec), "a name, a path or a table", ("data",)),
     ((str, Path, Mapping), "a file, a name or a table", ("trained", "architecture")),
+    ((str, Path, Mapping, Space), "a name, a file or a table", ("space",)),
     ((Mapping,), "a table of knobs", ("fix",)),
-    ((Mapping,), "a table of costs and models", ("relative_to",)),
+    ((Mapping,), "a table", ("clock",)),
     ((list, tuple), "a list", ("start",)),
-    ((str,), "a name", ("device", "executor", "ray", "fit")),
+    ((str,), "a name", ("device", "executor", "ray", "fit", "engine")),
 )
 """Settings that are used before their spec checks them: their types, in words, by name."""
 
@@ -152,6 +153,9 @@ def make_spec(options: Mapping[str, Any], kind: str = "search") -> Spec:
         if isinstance(candidate, Mapping):
             check_candidate(candidate)
     if "start" in given:
+        for candidate in given["start"]:
+            if not isinstance(candidate, str | Path | Mapping):
+                raise RunError(f"start is a list of files, names or tables, got {candidate!r} in it: correct it")
         given["start"] = [c if isinstance(c, Mapping) else find_candidate(c).candidate for c in given["start"]]
     if isinstance(given.get("constraints"), str):
         raise SearchError(f"constraints are a list, got {given['constraints']!r}: write it in brackets")
@@ -160,7 +164,9 @@ def make_spec(options: Mapping[str, Any], kind: str = "search") -> Spec:
         searches = searches if issubclass(searches, SearchSpec) else SearchSpec
         given |= _within(short["total_time"], given, "train_time" in short, searches)
     values = json.loads(json.dumps({**given, "kind": kind, "data": given["data"] and asdict(given["data"])}))
-    return spec_from_json(values)
+    spec = spec_from_json(values)
+    spec.check_plugins()
+    return spec
 
 
 def _check_types(given: Mapping[str, Any]) -> None:
@@ -304,8 +310,9 @@ def _within(
         trained_together = [each + 1] * rest + [each] * (rounds - rest) + list(last)
         return sum(math.ceil(n / workers) for n in trained_together)
 
-    batch = max((b for b in range(1, waves * workers + 1) if waves_of(b) <= waves), default=0)
-    if batch < 1:
+    most = waves * workers // rounds
+    batch = next((b for b in range(most, 0, -1) if waves_of(b) <= waves), None)
+    if batch is None:
         least = format_duration(waves_of(1) * clock["train_seconds"])
         raise BudgetError(
             f"--total-time must hold one training a round, got {total_time} for {rounds} rounds: give {least} or more"

@@ -9,17 +9,19 @@ from pathlib import Path
 from jointnas.campaign.early_stop import accuracy_at, at_fraction
 from jointnas.campaign.folders import find_run, list_runs
 from jointnas.campaign.spec import AdoptedSpec, PolicySpec, SearchSpec
-from jointnas.campaign.store import DATABASE, FINAL, Context, Run, Trial
+from jointnas.campaign.store import DATABASE, Context, Run
+from jointnas.campaign.trial import FINAL, Trial
 from jointnas.data.spec import DataSpec
 from jointnas.errors import PredictorError, RunError, suggest
 from jointnas.execution.slots import Slot
 from jointnas.plugins import load_function
 from jointnas.predictor.contract import Predictor
-from jointnas.predictor.files import DESCRIPTION
+from jointnas.predictor.files import DESCRIPTION, intact
 from jointnas.predictor.pretrained import Pretrained, is_pretrained
 from jointnas.predictor.prior import EarlierCampaign, Prior
 from jointnas.predictor.task import Task
 from jointnas.resources import resource_folder
+from jointnas.search.objective import objective_of
 from jointnas.space.space import Space
 from jointnas.training.observation import ACCURACY, mean_observation
 
@@ -29,7 +31,7 @@ PREDICTOR = "predictor"  # the folder of a run's predictor
 
 ALIKE = (
     *("space", "input_shape", "classes", "data", "fingerprint", "clock", "slot", "prior"),
-    *("train_fn", "members", "ensemble", "trained"),
+    *("train_fn", "members", "ensemble", "trained", "score"),
 )
 """What runs share whose trials one predictor is fitted to, where their kind has it."""
 
@@ -97,30 +99,33 @@ def find_prior(name: str | None, space: Space) -> Prior | None:
     return None if name is None else EarlierCampaign(load_predictor_of(name))
 
 
-def adopt(name: str, out: Path) -> Path:
-    """Return a new run, without trials, of a stand-alone predictor: its winners can be exported and trained.
+def adopt(predictor: Predictor, name: str, out: Path) -> Path:
+    """Return a new run, without trials, of the stand-alone predictor of this name: its winners can be exported and trained.
 
     Raises `PredictorError` for a predictor without a context, `RunError` for a folder that cannot be used.
     """
-    predictor = Predictor.load(find_predictor(name)[0])
     about = predictor.context
     missing = [key for key in REQUIRED if about.get(key) is None]
     if missing:
         raise PredictorError(
             f"the predictor {name!r} does not record the {missing[0]} that it was fitted on, so it cannot become a run: fit it to runs"
         )
-    slot, space = Slot.from_json(about["slot"]), predictor.space
-    data = DataSpec.from_json(about["data"])
-    spec = AdoptedSpec(
-        data=data,
-        clock=about["clock"],
-        workers=slot.workers,
-        device=slot.name,
-        seed=data.seed,
-        space=space.to_toml(),
-        predictor=name,
-    )
-    context = Context(about["fingerprint"], space.input_shape, tuple(about["classes"]), slot, space.to_toml())
+    space = predictor.space
+    with intact(Path(name)):
+        slot, data = Slot.from_json(about["slot"]), DataSpec.from_json(about["data"])
+        score = about.get("score", ACCURACY)
+        spec = AdoptedSpec(
+            data=data,
+            clock=about["clock"],
+            workers=slot.workers,
+            device=slot.name,
+            seed=data.seed,
+            space=space.to_toml(),
+            predictor=name,
+            objective=objective_of(score),
+            **{key: about[key] for key in ("members", "ensemble") if key in about},
+        )
+        context = Context(about["fingerprint"], space.input_shape, tuple(about["classes"]), slot, space.to_toml())
     with Run.create(out, spec, context) as run:
         predictor.save(run.path / PREDICTOR)
         return run.path
@@ -143,8 +148,13 @@ def fit_runs(names: Sequence[str], seed: int = 0) -> Predictor:
                 )
             first = first or (spec, context)
             _check_alike(names[0], *first, name, spec, context)
+            if spec.cost_fn is not None:
+                raise PredictorError(
+                    f"a predictor that stands alone calls no function of yours, but {name!r} has --cost-fn {spec.cost_fn}: "
+                    "ask that run with --from"
+                )
             trials += [t for t in run.trials() if t.observation is not None and t.kind != FINAL]
-            space = run.space.with_cost(load_function(spec.cost_fn) if spec.cost_fn else None)
+            space = run.space
     if first is None:
         raise RunError("a predictor is fitted to one run or more, got none: name a run")
     observed = [t.observation for t in trials if t.observation is not None and t.accuracy is not None]
@@ -155,7 +165,7 @@ def fit_runs(names: Sequence[str], seed: int = 0) -> Predictor:
         if seen and (seen.accuracy is None or accuracy_at(seen, fraction) is not None):
             by_identity.setdefault(trial.identity, []).append(replace(trial, observation=at_fraction(seen, fraction)))
     candidates = [repeats[0].candidate for repeats in by_identity.values()]
-    means = [mean_observation([t.observation for t in r if t.observation]) for r in by_identity.values()]
+    means = [mean_observation([t.outcome for t in repeats if t.outcome]) for repeats in by_identity.values()]
     spec, context = first
     own = load_predictor_of(names[0]) if context.prior else None
     prior, task = (own.prior, own.task) if own else (None, Task())
@@ -181,10 +191,11 @@ def _check_alike(
     first: str, spec: SearchSpec, context: Context, name: str, other: SearchSpec, other_context: Context
 ) -> None:
     """Raise `PredictorError` unless two runs share what decides an accuracy."""
-    mine, theirs = ({**s.to_json(), **c.to_json()} for s, c in ((spec, context), (other, other_context)))
+    runs = ((spec, context), (other, other_context))
+    mine, theirs = ({**s.to_json(), **c.to_json(), "score": s.score} for s, c in runs)
     for key in ALIKE:
         if mine.get(key) != theirs.get(key):
             raise PredictorError(
-                "a predictor is fitted to runs of one space, data set, budget, slot and prior, but the "
+                "a predictor is fitted to runs of one space, data set, budget, slot, prior and objective, but the "
                 f"{key} of {name!r} differs from that of {first!r}: leave one out"
             )

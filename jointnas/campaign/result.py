@@ -13,7 +13,8 @@ from jointnas.campaign.registry import PREDICTOR
 from jointnas.campaign.retrain import Retrained, Watch
 from jointnas.campaign.retraining import Retraining
 from jointnas.campaign.run_files import winner_files, write_candidates
-from jointnas.campaign.store import Run, trained_accuracies, trial_row
+from jointnas.campaign.store import Run
+from jointnas.campaign.trial import trained_accuracies, trial_row
 from jointnas.errors import RunError
 from jointnas.predictor.files import DESCRIPTION, read_description
 from jointnas.search.winners import EngineReport, Winner
@@ -66,11 +67,11 @@ class Campaign:
         return None if value is None else float(value)
 
     def front(self, metric: str = "macs", top: int = 20) -> list[Winner]:
-        """Return candidates that trade predicted accuracy for a cost, the cheapest first; the campaign's own bounds hold."""
+        """Return candidates that trade predicted accuracy for a cost, the cheapest first; the campaign's own bounds on costs hold."""
         with Run.open(self.path) as run:
             constraints = getattr(run.spec, "constraints", ())
         with FittedCampaign(str(self.path)) as fitted:
-            return list(fitted.ask(constraints, top=top, frontier=metric).winners)
+            return list(fitted.ask(fitted.bounds_on_costs(constraints), top=top, frontier=metric).winners)
 
     def ask_again(self, constraints: Sequence[str], top: int = 5, **options: Any) -> list[Winner]:
         """Return the winners under other bounds; see `FittedCampaign.ask` for the options. Nothing is trained."""

@@ -11,7 +11,8 @@ from jointnas.campaign.early_stop import at_fraction, stop_fraction
 from jointnas.campaign.events import Activity, Callback, RoundEnded, RoundStarted
 from jointnas.campaign.runner import Runner
 from jointnas.campaign.spec import SearchSpec
-from jointnas.campaign.store import CONFIRMATION, FINAL, Run, Trial
+from jointnas.campaign.store import Run
+from jointnas.campaign.trial import CONFIRMATION, FINAL, Trial
 from jointnas.errors import SearchError
 from jointnas.search.search import Search
 from jointnas.search.winners import Winner
@@ -54,7 +55,7 @@ class Rounds:
         leaders = self._search.best(spec.top + spec.confirmations, spec.engine, caution=CAUTION)
         if self._fraction < 1:
             leaders = by_whole_trainings(self._search, leaders, list(self._runner.trials.values()))
-        elif query.minimised == (ACCURACY,):
+        elif query.objectives == (ACCURACY,):
             leaders = sorted(leaders, key=lambda w: w.accuracy is None)
         return leaders[: spec.top]
 
@@ -178,7 +179,7 @@ class Rounds:
         search, spec = self._search, self._spec
         leaders = search.best(max(spec.top, spec.confirmations), spec.engine, caution=0.0)
         codes = search.space.to_codes([w.candidate for w in leaders])
-        if search.query.minimised == (ACCURACY,):
+        if search.query.objectives == (ACCURACY,):
             order = np.argsort(-search.fitted().bound_codes(codes, HOPE), kind="stable")
         else:
             trained = [t.identity for t in self._runner.trials.values()]
@@ -204,5 +205,5 @@ def by_whole_trainings(search: Search, winners: Sequence[Winner], trials: Sequen
     reached = [mean_observation(o).accuracy if o else None for o in observed]
     query, accuracies = search.query, np.array([np.nan if a is None else a for a in reached])
     short = violations(query.trained, {ACCURACY: accuracies}).any(axis=1) if query.trained else np.isnan(accuracies)
-    ranks = np.nan_to_num(-accuracies) if query.minimised == (ACCURACY,) else np.arange(len(winners))
+    ranks = np.nan_to_num(-accuracies) if query.objectives == (ACCURACY,) else np.arange(len(winners))
     return [replace(winners[i], accuracy=reached[i]) for i in np.lexsort([ranks, short])]

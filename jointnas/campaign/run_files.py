@@ -95,7 +95,7 @@ def _training_of(run: Run) -> dict[str, Any]:
         raise RunError(
             f"only candidates that jointnas can train are exported, got a run of kind {kind!r}: name another run"
         )
-    together = isinstance(spec, SearchSpec) and spec.members > 1
+    together = getattr(spec, "members", 1) > 1
     ensemble = {name: getattr(spec, name) for name in ("members", "ensemble")} if together else {}
     return {
         "data": spec.data.to_json(),

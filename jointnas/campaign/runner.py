@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from jointnas.campaign.events import Callback, Notice, TrialEnded, TrialProgress, TrialStarted
-from jointnas.campaign.store import FINAL, Run, Trial
+from jointnas.campaign.store import Run
+from jointnas.campaign.trial import FINAL, Trial
 from jointnas.errors import SearchError
 from jointnas.execution.executor import Event, Executor
 from jointnas.space.knob_space import Candidate
@@ -37,6 +38,7 @@ class Runner:
         clock: Mapping[str, float],
         seed: int,
         emit: Callback,
+        *,
         weights: Path | None = None,
         members: int = 1,
         ensemble: str = SEEDS,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +15,14 @@ from filelock import FileLock, Timeout
 
 from jointnas.campaign.migrations import CREATED, MIGRATIONS
 from jointnas.campaign.spec import Spec, spec_from_json
+from jointnas.campaign.trial import Trial
 from jointnas.errors import RunError
 from jointnas.execution.slots import Slot
 from jointnas.search.database import Database, undamaged
 from jointnas.search.objective import score_of
 from jointnas.search.winners import Winner
-from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
-from jointnas.training.observation import ACCURACY, Observation
+from jointnas.training.observation import Observation
 
 if TYPE_CHECKING:
     from jointnas.data.dataset import Data  # it imports PyTorch, which reading a run does without
@@ -29,44 +30,6 @@ if TYPE_CHECKING:
 
 DATABASE = "run.sqlite"
 LOCK = ".lock"
-CONFIRMATION, FINAL = "confirmation", "final"  # kinds of trials beside those that a search asks for
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One training of a candidate; its observation is None while it waits or runs.
-
-    kind: "trial", "confirmation" (of a leader), "final" (of the first winner, on all images; its observation has no accuracy) or "repeat"
-    (of a trial, with another seed). repeat: its number
-    among the trainings of one kind, from 0; with identity and kind it is unique in a run. predicted, std: before the training.
-    parent: the number of the trial whose weights it started from, None for fresh weights. disturbed: the observation of its first training,
-    where other programs took so much of its cores that it was trained again; nothing is learned from that one.
-    metric: which score of its training the search maximises.
-    """
-
-    number: int
-    round: int
-    candidate: Candidate
-    seed: int
-    identity: str
-    kind: str = "trial"
-    repeat: int = 0
-    predicted: float | None = None
-    std: float | None = None
-    observation: Observation | None = None
-    parent: int | None = None
-    disturbed: Observation | None = None
-    metric: str = ACCURACY
-
-    @property
-    def outcome(self) -> Observation | None:
-        """The observation, with the score that the search maximises in the place of the accuracy; None before the training has ended."""
-        return self.observation.scored(self.metric) if self.observation else None
-
-    @property
-    def accuracy(self) -> float | None:
-        """The accuracy, or the score that the search maximises in its place; None before the training has ended and where it failed."""
-        return self.outcome.accuracy if self.outcome else None
 
 
 @dataclass(frozen=True)
@@ -131,7 +94,7 @@ class Run:
             remedy = "go on with it with --resume, or choose another folder with --out"
             raise RunError(f"a new run needs a new folder, got {str(path)!r}, which exists: {remedy}")
         run = cls._open(path, lock, new=True)
-        with run._db.transaction() as db:
+        with run._closed_on_error(), run._db.transaction() as db:
             values = {CREATED: time.time(), "spec": spec.to_json(), "context": context.to_json()}
             rows = [(key, json.dumps(value)) for key, value in values.items()]
             db.executemany("INSERT INTO specification VALUES (?, ?)", rows)
@@ -143,9 +106,9 @@ class Run:
         if not (path / DATABASE).is_file():
             raise RunError(f"a run is a folder with {DATABASE}, got {str(path)!r}: check the path")
         run = cls._open(path, _locked(path) if write else None)
-        if not run._settings():
-            run.close()
-            raise RunError(f"the run {str(path)!r} was interrupted while it was made and holds nothing: delete it")
+        with run._closed_on_error():
+            if not run._settings():
+                raise RunError(f"the run {str(path)!r} was interrupted while it was made and holds nothing: delete it")
         return run
 
     @classmethod
@@ -156,6 +119,14 @@ class Run:
         except RunError:
             if lock:
                 lock.release()
+            raise
+
+    @contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
             raise
 
     def close(self) -> None:
@@ -256,19 +227,19 @@ class Run:
         rows, metric = self._db.rows("SELECT * FROM trials ORDER BY number"), self.score
         return [
             Trial(
-                row["number"],
-                row["round"],
-                json.loads(row["candidate"]),
-                row["seed"],
-                row["identity"],
-                row["kind"],
-                row["repeat"],
-                row["predicted"],
-                row["std"],
-                _observation(row["observation"]),
-                row["parent"],
-                _observation(row["disturbed"]),
-                metric,
+                number=row["number"],
+                round=row["round"],
+                candidate=json.loads(row["candidate"]),
+                seed=row["seed"],
+                identity=row["identity"],
+                kind=row["kind"],
+                repeat=row["repeat"],
+                predicted=row["predicted"],
+                std=row["std"],
+                observation=_observation(row["observation"]),
+                parent=row["parent"],
+                disturbed=_observation(row["disturbed"]),
+                metric=metric,
             )
             for row in rows
         ]
@@ -380,28 +351,6 @@ class Run:
         return [{**dict(row), **{name: json.loads(row[name]) for name in texts}} for row in rows]
 
 
-def trial_row(trial: Trial) -> dict[str, Any]:
-    """Return a trial as `runs show --json` prints it."""
-    return {
-        "number": trial.number,
-        "round": trial.round,
-        "kind": trial.kind,
-        "repeat": trial.repeat,
-        **trial.candidate,
-        "predicted_accuracy": trial.predicted,
-        "std": trial.std,
-        **({} if trial.parent is None else {"parent": trial.parent}),
-        "observation": trial.observation.to_json() if trial.observation else None,
-        **({} if trial.disturbed is None else {"disturbed": trial.disturbed.to_json()}),
-    }
-
-
-def trained_accuracies(trials: Sequence[Trial], winner: Winner) -> list[float]:
-    """Return the validation accuracies of those trials that trained a winner for the whole budget."""
-    own = [t for t in trials if t.candidate == winner.candidate and t.observation and t.observation.fraction == 1]
-    return [t.accuracy for t in own if t.accuracy is not None]
-
-
 def _observation(text: str | None) -> Observation | None:
     return Observation.from_json(json.loads(text)) if text else None
 
@@ -415,5 +364,9 @@ def _locked(path: Path) -> FileLock:
     except Timeout as error:
         raise RunError(
             f"the run {str(path)!r} is in use by another process: wait for it or choose another --out"
+        ) from error
+    except OSError as error:
+        raise RunError(
+            f"the run folder {str(path)!r} cannot be locked ({error.strerror}): change its permissions or choose another"
         ) from error
     return lock

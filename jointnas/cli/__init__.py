@@ -82,5 +82,12 @@ def main() -> None:
     try:
         app()
     except JointNASError as error:
-        print(f"jointnas: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(1)
+        sentence = str(error)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sentence = f"{str(error.filename)!r} cannot be used ({error.strerror}): check the path and its permissions"
+    else:
+        return
+    print(f"jointnas: {sentence}", file=sys.stderr)  # noqa: T201
+    sys.exit(1)

@@ -37,7 +37,8 @@ def winner_rows(winners: Sequence[Winner], place: str | Path | None) -> list[dic
 
     place: the run that may have trained them, None for none. `trainings` are the validation accuracies of its trainings of each.
     """
-    from jointnas.campaign.store import Run, trained_accuracies
+    from jointnas.campaign.store import Run
+    from jointnas.campaign.trial import trained_accuracies
 
     trials = []
     if place is not None:
@@ -61,7 +62,8 @@ def winner_rows(winners: Sequence[Winner], place: str | Path | None) -> list[dic
 def search_json(campaign: Campaign) -> dict[str, Any]:
     """Return what `search --json` prints of a campaign that ended."""
     from jointnas.campaign.spec import NashSpec
-    from jointnas.campaign.store import CONFIRMATION, FINAL, Run
+    from jointnas.campaign.store import Run
+    from jointnas.campaign.trial import CONFIRMATION, FINAL
 
     trials = [row for row in campaign.trials if row["kind"] not in (CONFIRMATION, FINAL)]
     confirmations = sum(row["kind"] == CONFIRMATION for row in campaign.trials)
@@ -121,7 +123,7 @@ def _json(
     reports: Sequence[EngineReport],
     winners: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    several = {"engines": [{**asdict(r), "best": _best(r)} for r in reports]} if len(reports) > 1 else {}
+    several = {"engines": [asdict(report) for report in reports]} if len(reports) > 1 else {}
     predictor = {"rank_correlation": rank_correlation}
     return {
         "run": run,
@@ -277,10 +279,5 @@ def _print_engines(reports: Sequence[EngineReport]) -> None:
     print_table(
         "engines over one predictor",
         ("engine", "best", "scored", "seconds"),
-        [(r.engine, "" if r.best is None else f"{_best(r):.6g}", str(r.scored), f"{r.seconds:.2f}") for r in reports],
+        [(r.engine, "" if r.best is None else f"{r.best:.6g}", str(r.scored), f"{r.seconds:.2f}") for r in reports],
     )
-
-
-def _best(report: EngineReport) -> float | None:
-    """Return an engine's best objective as people read it: an accuracy is minimised as its negative."""
-    return None if report.best is None else abs(report.best)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -97,7 +98,7 @@ def autotrain_command(
         print_json({"networks": [one.to_json() for one in compared]})
     else:
         _print_compared(compared, f"{seeds} seeds each")
-        messages.print(f"next: jointnas export {folder / compared[0].name}")
+        messages.print(f"next: jointnas export {shlex.quote(str(folder / compared[0].name))}")
     if all(one.gain_points is None for one in compared):
         raise RunError("all trainings with the default recipe or with the searched one failed: see the failures above")
 
@@ -168,7 +169,7 @@ def _run(folder: Path, specs: Mapping[str, AutotrainSpec], seeds: int, resume: b
         if resume and (folder / name).exists():
             open_run(folder / name, spec, setup.context, resume).close()
     with (
-        interruptible(lambda: f"continue with the same command, --resume and --out {folder}"),
+        interruptible(lambda: f"continue with the same command, --resume and --out {shlex.quote(str(folder))}"),
         trial_executor(common.data, slot, data.fingerprint, kind=common.executor) as executor,
     ):
         for number, (name, spec) in enumerate(specs.items(), 1):

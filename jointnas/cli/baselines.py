@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -155,7 +156,7 @@ def _train_and_print(spec: BaselinesSpec, measure: list[str], out: Path | None, 
             trial = event.trial
             messages.print(f"repeat {trial.round} of {spec.repeats}  {trial.identity:<14}  {outcome_text(trial)}")
 
-    with run, interruptible(lambda: f"continue with the same command, --resume and --out {run.path}"):
+    with run, interruptible(lambda: f"continue with the same command, --resume and --out {shlex.quote(str(run.path))}"):
         train_baselines(run, print_trial)
         trials = run.trials()
     rows = by_accuracy(trials, spec, data.input_shape, len(data.classes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -58,4 +59,4 @@ def combine_command(
             (str(to), f"{results['test_accuracy']:.4f}", *figure_texts(winner.costs, ("macs", "params"))),
         ],
     )
-    messages.print(f"next: jointnas predict {to} photo.jpg")
+    messages.print(f"next: jointnas predict {shlex.quote(str(to))} photo.jpg")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from types import TracebackType
 
@@ -27,7 +28,7 @@ from jointnas.campaign.events import (
     WinnersFound,
 )
 from jointnas.campaign.spec import NashSpec, SearchSpec
-from jointnas.campaign.store import CONFIRMATION, FINAL, Trial
+from jointnas.campaign.trial import CONFIRMATION, FINAL, Trial
 from jointnas.cli.common import architecture_text, messages
 from jointnas.cli.plan import plan_line
 from jointnas.search.objective import SCORE_NAMES
@@ -47,6 +48,7 @@ class Display:
         self.planned = spec.budgets
         self.rank_correlation: float | None = None
         self.incumbent = ""
+        self.resumed_by = "--resume"  # options that continue the run
         self._live = Live(console=messages, refresh_per_second=2, transient=True) if messages.is_terminal else None
         self._drawn = 0.0
 
@@ -79,6 +81,7 @@ class Display:
     def _take(self, event: Event) -> None:
         match event:
             case RunOpened():
+                self.resumed_by = f"--resume and --out {shlex.quote(str(event.path))}"
                 self.trials = {trial.number: trial for trial in event.trials}
             case TrialStarted(trial):
                 self.activity = ""

@@ -10,7 +10,8 @@ import typer
 from jointnas.cli.common import architecture_text, figure_texts
 
 if TYPE_CHECKING:
-    from jointnas.campaign.store import Context, Trial
+    from jointnas.campaign.store import Context
+    from jointnas.campaign.trial import Trial
 
 
 def print_family(
@@ -37,7 +38,7 @@ def _lines(
     costs = candidate_costs(trial.candidate, context.input_shape or (), len(context.classes or ()))
     made = architecture_text(architecture) if trial.parent is None else "; ".join(morphisms[inherited:]) or "unmodified"
     macs = format_metric("macs", costs["macs"])
-    yield "  ".join([f"trial {trial.number}", _outcome(trial), f"{macs} MACs", *figures[trial.number], made])
+    yield "  ".join([f"trial {trial.number}", result_text(trial), f"{macs} MACs", *figures[trial.number], made])
     parents = {other.parent for other in trials}
     children = sorted(
         (t for t in trials if t.parent == trial.number), key=lambda t: t.number in parents
@@ -49,7 +50,8 @@ def _lines(
         yield from (("   " if last else "│  ") + line for line in rest)
 
 
-def _outcome(trial: Trial) -> str:
+def result_text(trial: Trial) -> str:
+    """Return what a trial reached, as tables of trials print it: its score with notes, or why there is none."""
     observation = trial.observation
     if observation is None:
         return "waiting"
@@ -57,5 +59,5 @@ def _outcome(trial: Trial) -> str:
         return f"failed: {observation.failure}"
     if observation.accuracy is not None:
         notes = " (disturbed)" * observation.was_disturbed + " (trained again)" * (trial.disturbed is not None)
-        return f"{observation.accuracy:.4f}{notes}"
+        return f"{trial.accuracy:.4f}{notes}"
     return "on all images" if observation.test_accuracy is None else f"test accuracy {observation.test_accuracy:.4f}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -118,7 +119,6 @@ def policy_search(
       jointnas policy search --space randaugment --train-time 20s --rounds 3 --batch 10
     """
     from jointnas.campaign.campaign import run
-    from jointnas.campaign.events import Event, RunOpened
     from jointnas.campaign.options import make_spec, over_config, read_config
     from jointnas.campaign.policy_search import check_writable, joined_policy
     from jointnas.campaign.spec import PolicySpec
@@ -136,15 +136,9 @@ def policy_search(
         )
     if to is not None:
         check_writable(to, spec)
-    place = ""
-
-    def remember(event: Event) -> None:
-        nonlocal place
-        if isinstance(event, RunOpened):
-            place = f" and --out {event.path}"
-
-    with interruptible(lambda: f"continue with the same command, --resume{place}"), Display(spec) as display:
-        campaign = run(spec, [remember, display], out=out, resume=resume)
+    display = Display(spec)
+    with interruptible(lambda: f"continue with the same command, {display.resumed_by}"), display:
+        campaign = run(spec, [display], out=out, resume=resume)
     text, path = joined_policy(campaign, to)
     rows = [
         {
@@ -177,5 +171,5 @@ def policy_search(
     typer.echo(text.replace("; ", "\n"))
     if path is not None:
         messages.print(
-            f'next: jointnas augment --fix policy={path}, or policy = "{path}" in the [recipe] of a candidate file'
+            f'next: jointnas augment --fix {shlex.quote(f"policy={path}")}, or policy = "{path}" in the [recipe] of a candidate file'
         )

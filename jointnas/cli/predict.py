@@ -22,17 +22,12 @@ def predict_command(
       jointnas predict runs/digits-resnet9-1 seven.png
       jointnas predict runs/digits-resnet9-1/retrained/winner-1 seven.png
     """
-    import torch
-
+    from jointnas.campaign.evaluate import classify_files
     from jointnas.campaign.folders import find_run
     from jointnas.campaign.winner_file import load
-    from jointnas.data.images import decode_file
 
     model = load(winner if winner.is_dir() else find_run(winner))
-    pixels = torch.stack([torch.tensor(decode_file(path, model.input_shape, model.fit)) for path in images])
-    with torch.inference_mode():
-        probabilities = model(pixels.permute(0, 3, 1, 2))
-    best = probabilities.max(dim=1)
+    best = classify_files(model, images).max(dim=1)
     rows = [
         (str(path), model.classes[int(i)], float(p))
         for path, p, i in zip(images, best.values, best.indices, strict=True)

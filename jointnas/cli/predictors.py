@@ -57,18 +57,16 @@ def predictors_show(
       jointnas predictors show runs/digits-resnet9-1
       jointnas predictors show digits-resnet9-1 --top 3 --json
     """
-    from jointnas.campaign.registry import find_predictor
+    from jointnas.campaign.registry import load_predictor_of
     from jointnas.errors import PredictorError
-    from jointnas.predictor.contract import Predictor
 
     if top < 1:
         raise PredictorError(f"--top must be 1 or more, got {top}: raise it")
     card = _card(name)
-    predictor = Predictor.load(find_predictor(name)[0])
-    order = sorted(range(len(predictor.candidates)), key=lambda i: -predictor.accuracies[i])[:top]
-    best: list[dict[str, Any]] = [
-        {**predictor.candidates[i], "accuracy": float(predictor.accuracies[i])} for i in order
-    ]
+    predictor = load_predictor_of(name)
+    accuracies = predictor.accuracies.tolist()
+    order = sorted(range(len(accuracies)), key=lambda i: -accuracies[i])[:top]
+    best: list[dict[str, Any]] = [{**predictor.candidates[i], "accuracy": accuracies[i]} for i in order]
     if as_json:
         print_json({**card, "context": predictor.context, "best": best})
         return
@@ -115,14 +113,13 @@ def predictors_check(
     Examples:
       jointnas predictors check runs/digits-resnet9-1
     """
-    from jointnas.campaign.registry import find_predictor
+    from jointnas.campaign.registry import load_predictor_of
     from jointnas.errors import JointNASError
-    from jointnas.predictor.contract import Predictor
 
     wrong = False
     for name in names:
         try:
-            predictor = Predictor.load(find_predictor(name)[0])
+            predictor = load_predictor_of(name)
             predictor.predict(predictor.space.sample(8))
         except JointNASError as error:
             wrong = True
@@ -145,7 +142,7 @@ def _card(name: str) -> dict[str, Any]:
     return {
         "predictor": name,
         "space": Space.from_toml(about["space"]).name,
-        "data": context.get("data", {}).get("source"),
+        "data": (context.get("data") or {}).get("source"),
         "images": "x".join(map(str, about["input_shape"] or ())),
         "classes": about["classes"],
         "budget": str(clock_from_json(context["clock"])) if "clock" in context else None,

@@ -22,11 +22,11 @@ from jointnas.cli.common import (
     recipe_text,
     spread_text,
 )
-from jointnas.cli.family_tree import print_family
+from jointnas.cli.family_tree import print_family, result_text
 
 if TYPE_CHECKING:
     from jointnas.campaign.calibration import Calibration
-    from jointnas.campaign.store import Trial
+    from jointnas.campaign.trial import Trial
 
 LISTED = 100  # trials that a table shows by default
 
@@ -55,13 +55,13 @@ def runs_list(as_json: Json = False) -> None:
       jointnas runs list --json
     """
     from jointnas.campaign.folders import list_runs
-    from jointnas.errors import RunError
+    from jointnas.errors import JointNASError
 
     rows = []
     for path in list_runs():
         try:
             rows.append(_run_row(path))
-        except RunError as error:
+        except JointNASError as error:
             messages.print(str(error))
     if as_json:
         print_json({"runs": rows})
@@ -123,7 +123,8 @@ def runs_show(
     """
     from jointnas.campaign.calibration import Calibration, predictions_of
     from jointnas.campaign.folders import find_run
-    from jointnas.campaign.store import Run, trial_row
+    from jointnas.campaign.store import Run
+    from jointnas.campaign.trial import trial_row
     from jointnas.errors import SearchError
 
     with Run.open(find_run(name)) as run:
@@ -138,14 +139,17 @@ def runs_show(
         spec, context, trials, rounds = run.spec, run.context, run.trials(), run.rounds()
         queries, retrained = run.queries(), run.retrained()
         winners = run.winners() if queries else []
-    measured: list[dict[str, float | None]] = [{} for _ in trials]
+    is_family = any(trial.parent for trial in trials)
+    first = 0 if as_json or is_family or not last else max(0, len(trials) - last)
     if measure and getattr(spec, "members", 1) > 1:
         raise SearchError(f"the run trains several members together, got --measure {measure[0]}: drop it")
     if measure:
         from jointnas.measurement.meter import Meter
 
         with Meter(context.slot, context.input_shape or (), len(context.classes or ())) as meter:
-            measured = figures_of(meter, [t.candidate for t in trials], measure)
+            measured = figures_of(meter, [t.candidate for t in trials[first:]], measure)
+    else:
+        measured = [{} for _ in trials[first:]]
     predictions = predictions_of(spec, context, trials, retrained)
     calibrations = {who: Calibration.of(rows) for who, rows in predictions.items()}
     if as_json:
@@ -154,13 +158,12 @@ def runs_show(
         shown = {who: asdict(calibration) for who, calibration in calibrations.items()}
         print_json({"run": name, **about, "trials": rows, "retrained": retrained, "agreement": shown})
         return
-    if any(trial.parent for trial in trials):
+    if is_family:
         print_family(trials, context, measured, measure or [])
     else:
-        first = max(0, len(trials) - last) if last else 0
         if first:
             messages.print(f"the last {last} of {len(trials)} trials (all with --last 0)")
-        _print_trials(name, trials[first:], measured[first:], measure or [])
+        _print_trials(name, trials[first:], measured, measure or [])
     if winners:
         typer.echo()
         print_winners(winner_rows(winners, find_run(name)))
@@ -190,7 +193,7 @@ def _print_trials(
             str(t.number),
             str(t.round),
             "" if t.kind == "trial" else t.kind,
-            _outcome(t),
+            result_text(t),
             "" if t.predicted is None else f"{t.predicted:.4f}",
             *figure_texts(figures, metrics),
             architecture_text(t.candidate["architecture"]),
@@ -201,18 +204,6 @@ def _print_trials(
     score = SCORE_NAMES[trials[0].metric] if trials else SCORE_NAMES[ACCURACY]
     columns = ("trial", "round", "kind", score, "predicted", *metrics, "architecture", "recipe")
     print_table(name, columns, rows)
-
-
-def _outcome(trial: Trial) -> str:
-    observation = trial.observation
-    if observation is None:
-        return "waiting"
-    if observation.failure is not None:
-        return f"failed: {observation.failure}"
-    if observation.accuracy is None:
-        return "on all images"
-    notes = " (disturbed)" * observation.was_disturbed + " (trained again)" * (trial.disturbed is not None)
-    return f"{trial.accuracy:.4f}{notes}"
 
 
 def _print_calibrations(calibrations: Mapping[str, Calibration]) -> None:

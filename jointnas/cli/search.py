@@ -433,21 +433,13 @@ def _spec(options: Mapping[str, Any], config: Path | None) -> SearchSpec | NashS
 def _run(spec: SearchSpec | NashSpec, out: Path | None, resume: bool, as_json: bool, log: Sequence[str]) -> None:
     """Run the campaign, show it while it runs, and print its winners."""
     from jointnas.campaign.campaign import run
-    from jointnas.campaign.events import Event, RunOpened
     from jointnas.cli.display import Display
     from jointnas.integrations.trackers import find_tracker
 
-    place = ""
-
-    def remember(event: Event) -> None:
-        nonlocal place
-        if isinstance(event, RunOpened):
-            place = f" and --out {event.path}"
-
-    trackers = [find_tracker(name) for name in log]
+    trackers, display = [find_tracker(name) for name in log], Display(spec)
     try:
-        with interruptible(lambda: f"continue with the same command, --resume{place}"), Display(spec) as display:
-            campaign = run(spec, [remember, display, *trackers], out=out, resume=resume)
+        with interruptible(lambda: f"continue with the same command, {display.resumed_by}"), display:
+            campaign = run(spec, [display, *trackers], out=out, resume=resume)
     finally:
         for tracker in trackers:
             tracker.close()

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from jointnas.campaign.candidate_file import candidate_costs
 from jointnas.campaign.folders import find_run
 from jointnas.campaign.spec import BaselinesSpec, Spec
-from jointnas.campaign.store import FINAL, Context, Run, Trial
+from jointnas.campaign.store import Context, Run
+from jointnas.campaign.trial import FINAL, Trial
 from jointnas.campaign.winner_file import WinnerFile
 from jointnas.errors import EfficiencyError, suggest
 from jointnas.search.reference import Reference

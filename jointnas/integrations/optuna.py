@@ -16,7 +16,8 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from jointnas.campaign.candidate_file import candidate_costs
-from jointnas.campaign.store import FINAL, Run, Trial
+from jointnas.campaign.store import Run
+from jointnas.campaign.trial import FINAL, Trial
 from jointnas.errors import SearchError
 from jointnas.search.search import Search
 from jointnas.space.continuous import Continuous

@@ -11,7 +11,8 @@ from typing import Any
 from jointnas.campaign.candidate_file import candidate_costs
 from jointnas.campaign.events import Event, RoundEnded, RunOpened, TrialEnded, WinnersFound
 from jointnas.campaign.spec import Spec
-from jointnas.campaign.store import Context, Trial
+from jointnas.campaign.store import Context
+from jointnas.campaign.trial import Trial
 from jointnas.errors import RunError, suggest
 
 

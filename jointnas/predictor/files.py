@@ -42,8 +42,12 @@ def write_files(
     written["digest"] = digest(written, weights)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / names.weights).write_bytes(weights)
-        (folder / names.description).write_text(json.dumps(written), encoding="utf-8")
+        contents = {names.weights: weights, names.description: json.dumps(written).encode()}
+        halves = {name: folder / f".{name}" for name in contents}
+        for name, half in halves.items():
+            half.write_bytes(contents[name])
+        for name, half in halves.items():  # a full disk leaves the earlier files as they were
+            half.replace(folder / name)
     except OSError as error:
         raise PredictorError(
             f"cannot save the predictor to {str(folder)!r} ({error.strerror}): choose a writable folder"
@@ -86,7 +90,8 @@ def read_description(folder: Path, names: FileNames = PREDICTOR) -> dict[str, An
 def _check_types(context: Any, trials: Any) -> None:
     """Raise `ValueError` where a predictor's context or trials have the wrong type."""
     parts = (context, *(context.get(name) or {} for name in ("data", "slot")))
-    if not (all(isinstance(part, dict) for part in parts) and isinstance(trials, list)):
+    right = all(isinstance(part, dict) for part in parts) and isinstance(trials, list)
+    if not right or not isinstance(context.get("members", 1), int):
         raise ValueError("the context or the trials have the wrong type")
 
 

@@ -140,13 +140,17 @@ class GaussianProcess:
             rows.setdefault(features.tobytes(), []).append(i)
         return rows
 
+    @cached_property
+    def _key_column(self) -> int:
+        """The feature in which most examples differ."""
+        return int(np.argmax([len(np.unique(values)) for values in self._examples.x.T]))
+
     def _repeated(self, x: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the pairs of equal features: rows of (m, d) features, and rows of the examples."""
         own = self._examples.x
         if not own.size:
             return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-        column = int(np.argmax([len(np.unique(values)) for values in own.T]))  # it tells most rows apart
-        possible = np.flatnonzero(np.isin(x[:, column], own[:, column]))
+        possible = np.flatnonzero(np.isin(x[:, self._key_column], own[:, self._key_column]))
         pairs = [(i, j) for i in possible.tolist() for j in self._rows_by_features.get(x[i].tobytes(), ())]
         rows, examples = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
         return rows, examples

@@ -46,11 +46,19 @@ Rows = NDArray[np.int64]
 class ModelInputs:
     """The features and the prior scores of candidates, under one model of the steps. Nothing is computed before it is needed.
 
-    reference: (m, knobs) codes that standardise both.
+    steps: None for the model that is fitted to the task's timed candidates. reference: (m, knobs) codes that standardise features and scores.
     """
 
-    def __init__(self, space: Space, steps: StepsModel, reference: Codes, prior: Prior | None, task: Task) -> None:
-        self.space, self.steps, self._reference, self._prior, self._task = space, steps, reference, prior, task
+    def __init__(
+        self, space: Space, seed: int, prior: Prior | None, reference: Codes, task: Task, steps: StepsModel | None
+    ) -> None:
+        self.space, self._seed, self._prior, self._reference, self._task = space, seed, prior, reference, task
+        self._given = steps
+
+    @cached_property
+    def steps(self) -> StepsModel:
+        """The model of the steps."""
+        return self._given or StepsModel.fit(self.space, self._reference[:0], [], self._seed, self._task)
 
     @cached_property
     def featurizer(self) -> Featurizer:
@@ -66,20 +74,27 @@ class ModelInputs:
     @cached_property
     def _prior_scale(self) -> tuple[float, float]:
         """The mean and the deviation of the prior's scores of the reference."""
-        scores = self._prior_scores(self._reference, None)
+        scores = self._prior_scores(self._reference, self._log_steps(self._reference))
         return float(scores.mean()), max(float(scores.std()), SMALLEST_SPREAD)
 
-    def prior_mean(self, codes: Codes, log_steps: Array | None = None) -> Array:
-        """Return the prior's (n,) standardised scores, by default for the estimated steps of this budget; 0 without a prior."""
+    def __call__(self, codes: Codes, log_steps: Array | None = None) -> tuple[Array, Array]:
+        """Return the (n, d) features and the prior's (n,) standardised scores, 0 without a prior.
+
+        log_steps: the steps of another budget (see `PredictorModel.scores`); by default the estimated ones of this budget.
+        """
+        log_steps = self._log_steps(codes) if log_steps is None else log_steps
+        features = self.featurizer(codes, log_steps if self.steps.estimator else None)
         if self._prior is None:
-            return np.zeros(len(codes))
+            return features, np.zeros(len(codes))
         centre, spread = self._prior_scale
-        return (self._prior_scores(codes, log_steps) - centre) / spread
+        return features, (self._prior_scores(codes, log_steps) - centre) / spread
+
+    def _log_steps(self, codes: Codes) -> Array | None:
+        """Return the (n,) logarithms of the estimated steps; None without an estimator."""
+        return self.featurizer.log_steps(codes) if self.steps.estimator else None
 
     def _prior_scores(self, codes: Codes, log_steps: Array | None) -> Array:
         assert self._prior is not None
-        if log_steps is None and self.steps.estimator:
-            log_steps = self.featurizer.log_steps(codes)
         budget = Budget(log_steps, self.featurizer.mean_log_steps, self._task.images)
         return self._prior.scores(self.space, codes, budget)
 
@@ -94,7 +109,7 @@ class GPModel(PredictorModel):
         self._process: GaussianProcess | None = None  # fitted; one that starts from a prior is made when it is needed
         self._weight, self._weight_deviation = (0.0, 0.0) if prior is None else prior.weight
         self._prior_targets = None if prior is None else prior.targets(space)
-        self._use_steps(StepsModel.fit(space, reference[:0], [], seed, task))
+        self._use_steps(None)
         self.targets = self._prior_targets or self.targets
 
     @property
@@ -124,8 +139,8 @@ class GPModel(PredictorModel):
 
     # ---------------------------------------------------------------------------------------------------- the prior
 
-    def _use_steps(self, steps: StepsModel) -> None:
-        self._inputs = ModelInputs(self.space, steps, self._reference, self.prior, self.task)
+    def _use_steps(self, steps: StepsModel | None) -> None:
+        self._inputs = ModelInputs(self.space, self.seed, self.prior, self._reference, self.task, steps)
 
     def _trend(self, prior_mean: Array) -> Array:
         return np.stack([np.ones(len(prior_mean)), self._weight_deviation * prior_mean], axis=1)
@@ -169,7 +184,7 @@ class GPModel(PredictorModel):
         log_steps: Array | None = None,
     ) -> None:
         """Condition the process on examples, with these hyperparameters or with fitted ones; log_steps: see `scores`."""
-        self._x, self._example_prior = self._inputs.featurizer(codes, log_steps), self._inputs.prior_mean(codes, log_steps)
+        self._x, self._example_prior = self._inputs(codes, log_steps)
         self._accuracies = accuracies
         self._condition_targets(hyperparameters)
 
@@ -233,9 +248,7 @@ class GPModel(PredictorModel):
         """Return the (n,) posterior mean scores of (n, knobs) codes, in single precision."""
         process, parts = self._conditioned_process, [np.zeros(0)]
         for rows in _chunks(np.arange(len(codes))):
-            steps = None if log_steps is None else log_steps[rows]
-            prior_mean = self._inputs.prior_mean(codes[rows], steps)
-            x = self._inputs.featurizer(codes[rows], steps if self._inputs.steps.estimator else None)
+            x, prior_mean = self._inputs(codes[rows], None if log_steps is None else log_steps[rows])
             with one_blas_thread():
                 parts.append(self._weight * prior_mean + process.mean(x, self._trend(prior_mean)))
         return np.concatenate(parts)
@@ -244,9 +257,9 @@ class GPModel(PredictorModel):
         """Return the (n,) means and standard deviations of the scores of (n, knobs) codes, with or without the noise."""
         process, parts = self._conditioned_process, [(np.zeros(0), np.zeros(0))]
         for part in _chunks(codes):
-            prior_mean = self._inputs.prior_mean(part)
+            x, prior_mean = self._inputs(part)
             with one_blas_thread():
-                mean, deviation = process.predict(self._inputs.featurizer(part), self._trend(prior_mean))
+                mean, deviation = process.predict(x, self._trend(prior_mean))
             parts.append((self._weight * prior_mean + mean, np.sqrt(deviation**2 + noise * process.noise)))
         means, deviations = zip(*parts, strict=True)
         return np.concatenate(means), np.concatenate(deviations)
@@ -255,9 +268,9 @@ class GPModel(PredictorModel):
         """Return (count, n) scores of functions sampled from the posterior."""
         process, parts = self._conditioned_process, [np.zeros((count, 0))]
         for part in _chunks(codes):
-            prior_mean = self._inputs.prior_mean(part)
+            x, prior_mean = self._inputs(part)
             with one_blas_thread():
-                samples = process.sample(self._inputs.featurizer(part), self._trend(prior_mean), count, seed)
+                samples = process.sample(x, self._trend(prior_mean), count, seed)
             parts.append(self._weight * prior_mean + samples)
         return np.concatenate(parts, axis=1)
 

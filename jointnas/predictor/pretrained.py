@@ -18,7 +18,7 @@ from scipy.special import logit
 from jointnas.errors import PredictorError
 from jointnas.measurement.estimate import Estimator
 from jointnas.predictor import network
-from jointnas.predictor.files import FileNames, intact, read_description, read_files, write_files
+from jointnas.predictor.files import FileNames, intact, read_files, write_files
 from jointnas.predictor.gp import Hyperparameters
 from jointnas.predictor.inputs import NetworkInputs
 from jointnas.predictor.prior import Budget, Prior
@@ -164,11 +164,6 @@ class Pretrained(Prior):
 def is_pretrained(folder: Path) -> bool:
     """Return whether a folder holds a pretrained network."""
     return (folder / FILES.description).is_file()
-
-
-def read_card(folder: Path) -> dict[str, Any]:
-    """Return the description of a pretrained network, without its tensors. Raises `PredictorError`."""
-    return read_description(folder, FILES)
 
 
 def _parameters(tensors: Mapping[str, NDArray[Any]]) -> dict[str, Float32]:

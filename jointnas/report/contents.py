@@ -17,7 +17,8 @@ from jointnas.campaign.candidate_file import built_in_recipes, candidate_costs, 
 from jointnas.campaign.registry import PREDICTOR
 from jointnas.campaign.shares import bounds_of_member
 from jointnas.campaign.spec import SearchSpec, Spec
-from jointnas.campaign.store import FINAL, Context, Run, Trial
+from jointnas.campaign.store import Context, Run
+from jointnas.campaign.trial import FINAL, Trial
 from jointnas.errors import JointNASError
 from jointnas.predictor.contract import Predictor
 from jointnas.search.winners import Winner

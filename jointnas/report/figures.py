@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jointnas.campaign.calibration import WIDTH
-from jointnas.campaign.store import CONFIRMATION, FINAL, Trial
+from jointnas.campaign.trial import CONFIRMATION, FINAL, Trial
 from jointnas.network.blueprint import Blueprint
 from jointnas.network.cost import block_cost
 from jointnas.report.contents import Contents, Effect

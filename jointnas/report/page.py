@@ -13,7 +13,7 @@ from pathlib import Path
 from jointnas import __version__
 from jointnas.campaign.calibration import WIDTH, Calibration
 from jointnas.campaign.candidate_file import write_text
-from jointnas.campaign.store import FINAL, Trial, trained_accuracies
+from jointnas.campaign.trial import FINAL, Trial, trained_accuracies
 from jointnas.campaign.winner_file import BEST, RETRAINED, WINNER_FILE, WinnerFile
 from jointnas.errors import JointNASError
 from jointnas.network.cost import METRICS

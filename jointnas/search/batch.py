@@ -99,8 +99,9 @@ def _children(query: Query, parents: Codes, seen: set[str], rng: np.random.Gener
 
 
 def fill(space: Space, codes: Codes, n: int, taken: Codes) -> Codes:
-    """Return n of the first `FILLING_POOL` codes, far from each other and from those that are taken."""
-    features, others = (np.concatenate(space.encode_codes(c), axis=1) for c in (codes[:FILLING_POOL], taken))
+    """Return n of the first `FILLING_POOL` codes or more, far from each other and from those that are taken."""
+    first = codes[: max(FILLING_POOL, n)]
+    features, others = (np.concatenate(space.encode_codes(c), axis=1) for c in (first, taken))
     return codes[space_filling(features, n, others)]
 
 

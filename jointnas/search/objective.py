@@ -55,19 +55,19 @@ class Query:
         self.space, self.reference = space, reference
         self.constraints = parse_all(constraints, (*space.metrics, *MEASURED, ACCURACY))
         metrics = (*space.metrics, *MEASURED)
-        self.minimised: tuple[str, ...] = (parse_objective(objective, metrics, reference) or ACCURACY,)
+        self.objectives: tuple[str, ...] = (parse_objective(objective, metrics, reference) or ACCURACY,)
         self.exact = tuple(c for c in self.constraints if c.metric in space.metrics)
-        self.trained = tuple(c for c in self.constraints if c.metric == ACCURACY)
-        for constraint in self.trained:
+        self.accuracy_bounds = tuple(c for c in self.constraints if c.metric == ACCURACY)
+        for constraint in self.accuracy_bounds:
             if constraint.is_upper:
                 lower = f"accuracy>={constraint.bound:g}"
                 raise ConstraintError(f"accuracy takes a lower bound, got {constraint}: write {lower}")
-        self.measured = tuple(c for c in self.constraints if c not in self.exact and c not in self.trained)
-        if self.trained and self.minimised == (ACCURACY,):
+        self.measured = tuple(c for c in self.constraints if c not in self.exact and c not in self.accuracy_bounds)
+        if self.accuracy_bounds and self.objectives == (ACCURACY,):
             raise ConstraintError(
-                f"the bound {self.trained[0]} needs an objective that minimises a cost: use for example 'min macs'"
+                f"the bound {self.accuracy_bounds[0]} needs an objective that minimises a cost: use for example 'min macs'"
             )
-        if not self.trained and self.minimised not in ((ACCURACY,), (EFFICIENCY,)):
+        if not self.accuracy_bounds and self.objectives not in ((ACCURACY,), (EFFICIENCY,)):
             raise ConstraintError(
                 f"the objective {objective!r} needs a bound on accuracy: add for example accuracy>=0.8"
             )
@@ -78,7 +78,7 @@ class Query:
         """Return the forecast, not calibrated yet, of the measured metrics in constraints, objective and report."""
         metrics = [c.metric for c in self.measured]
         compared = self.reference.costs if self.reference else ()
-        metrics += [m for m in (*self.minimised, *compared) if m not in (ACCURACY, EFFICIENCY, *self.space.metrics)]
+        metrics += [m for m in (*self.objectives, *compared) if m not in (ACCURACY, EFFICIENCY, *self.space.metrics)]
         metrics = list(dict.fromkeys(metrics))
         if not (metrics or self._reported):
             return None
@@ -98,7 +98,7 @@ class Query:
         if metric not in costs:
             raise SearchError(f"a front needs accuracy and a cost, got {metric!r}: choose from {', '.join(costs)}")
         query = copy.copy(self)
-        query.minimised = (ACCURACY, metric)
+        query.objectives = (ACCURACY, metric)
         if metric not in (*self.space.metrics, *(self.forecast.metrics if self.forecast else ())):
             query.forecast = query._make_forecast()
             query.calibrate(codes)
@@ -107,7 +107,7 @@ class Query:
     @property
     def measures_objective(self) -> bool:
         """Whether the (first) objective is measured on the device."""
-        return self.forecast is not None and self.minimised[0] in self.forecast.measured
+        return self.forecast is not None and self.objectives[0] in self.forecast.measured
 
     def feasible(self, codes: Codes) -> NDArray[np.bool_]:
         """Return which of (n, knobs) codes meet the exact constraints."""
@@ -129,18 +129,18 @@ class Query:
 
         A candidate without an accuracy (NaN) has failed.
         """
-        bounds = (*self.trained, *self.measured)
-        metrics = {} if self.minimised == (ACCURACY,) and not bounds else self.costs(codes)
+        bounds = (*self.accuracy_bounds, *self.measured)
+        metrics = {} if self.objectives == (ACCURACY,) and not bounds else self.costs(codes)
         metrics[ACCURACY] = accuracies
-        if self.reference is not None and EFFICIENCY in self.minimised:
+        if self.reference is not None and EFFICIENCY in self.objectives:
             metrics[EFFICIENCY] = self.reference.efficiencies(accuracies, metrics)
-        columns = [-metrics[m] if m in (ACCURACY, EFFICIENCY) else metrics[m] for m in self.minimised]
+        columns = [-metrics[m] if m in (ACCURACY, EFFICIENCY) else metrics[m] for m in self.objectives]
         excess = violations(bounds, metrics) if bounds else np.zeros((len(codes), 0))
         return Evaluation(np.stack(columns, axis=1), excess, np.isnan(accuracies))
 
     def utility(self, codes: Codes, accuracies: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return one number for each of (n, knobs) codes with (n,) accuracies, larger is better: any violation is below all others."""
-        if self.minimised == (ACCURACY,):
+        if self.objectives == (ACCURACY,):
             return accuracies
         evaluation = self.evaluate(codes, accuracies)
         excess = evaluation.violations.sum(axis=1)
@@ -206,7 +206,7 @@ class Query:
             columns = {metric: np.array([value]) for metric, value in values.items()}
             if violations(at_inference, columns).sum() > 0:
                 infeasible.add(keys[i])
-            succeeded = not any(np.isnan(values[m]) for m in self.minimised if m in values)
+            succeeded = not any(np.isnan(values[m]) for m in self.objectives if m in values)
             if succeeded and violations(self.measured, columns).sum() == 0:
                 chosen.append(i)
         if not chosen:
@@ -217,7 +217,7 @@ class Query:
                 f"{reason}: loosen the bound"
             )
         if self.measures_objective:
-            chosen.sort(key=lambda i: measured[i][self.minimised[0]])
+            chosen.sort(key=lambda i: measured[i][self.objectives[0]])
         return chosen, measured
 
 
@@ -225,6 +225,14 @@ def score_of(objective: str) -> str:
     """Return which of `SCORES` an objective maximises; the accuracy where it minimises a cost."""
     side, _, metric = objective.strip().partition(" ")
     return metric.strip() if (side, metric.strip()) in _SCORED else ACCURACY
+
+
+def objective_of(score: str) -> str:
+    """Return the objective that maximises one of `SCORES`. Raises `ValueError` for what is none."""
+    side = next((side for side, metric in _SCORED if metric == score), None)
+    if side is None:
+        raise ValueError(f"no score is called {score!r}")
+    return f"{side} {score}"
 
 
 def predicted_objective(objective: str) -> str:

@@ -84,9 +84,12 @@ class Search:
     ) -> None:
         if not space.is_bound:
             raise SpaceError(f"the space {space.name!r} is not bound to its data: call Space.bind first")
+        if seed < 0:
+            raise SearchError(f"a seed is 0 or more, got {seed}: change it")
         given = None if pool is None else space.to_codes(pool)
         self.seed, self.space = seed, _with_cost(space, cost, given)
         self.query = Query(self.space, constraints, objective, meter, reported, seed, reference)
+        self._answered = self.query  # by the latest stage two
         self.pool = Pool(self.query, start, given, pool_size, seed)
         self._observations = Observations(self.space)
         self._fitted = False  # to all observations
@@ -183,7 +186,7 @@ class Search:
             "input_shape": self.space.input_shape and list(self.space.input_shape),
             "classes": self.space.classes,
             "constraints": [str(c) for c in self.constraints],
-            "objective": list(self.query.minimised),
+            "objective": list(self.query.objectives),
         }
 
     def _considered(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -299,7 +302,7 @@ class Search:
         return self._report(self._stage_two(self.query.as_front(metric, self.pool.codes)).front(metric, k))
 
     def _stage_two(self, query: Query, caution: float = CAUTION) -> PredictorSearch:
-        self.reports = ()
+        self.reports, self._answered = (), query
         failed, closed = self._observations.failed, self.pool.closed
         observed, pool = self.observed_codes, self.pool.codes
         predictor = self.fitted()
@@ -309,7 +312,7 @@ class Search:
         self.reports = selection.reports
         winners = self.to_winners(selection)
         if (
-            EFFICIENCY in self.query.minimised
+            EFFICIENCY in self.query.objectives
         ):  # the measured costs may change the order; without a measurement (NaN) last
             winners.sort(key=lambda winner: np.nan_to_num(-winner.costs[EFFICIENCY], nan=np.inf))
         return winners
@@ -363,8 +366,9 @@ class Search:
 
     @property
     def warnings(self) -> list[str]:
-        """A sentence for each forecast that is too inaccurate to rely on; see `forecast_errors`."""
-        return self.query.warnings if self.forecast_errors else []
+        """A sentence for each forecast, of the search or of its latest front, that is too inaccurate to rely on."""
+        _ = self.pool.codes  # which calibrates the search's own
+        return self._answered.warnings if self._answered.forecast else []
 
     @property
     def pool_size(self) -> int:

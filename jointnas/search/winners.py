@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from jointnas.errors import ConstraintError
 from jointnas.predictor.contract import Predictor
 from jointnas.search.engines import Engine, Evaluation, Problem, evolve_front
-from jointnas.search.objective import Query
+from jointnas.search.objective import EFFICIENCY, Query
 from jointnas.space.knob_space import Candidate
 from jointnas.space.knobs import Codes
 from jointnas.training.observation import ACCURACY
@@ -108,7 +108,7 @@ class PredictorSearch:
         codes = np.concatenate([self._leading_observed(), codes[np.argsort(objectives, kind="stable")]])
         codes, ranked = self._finalists(codes[self._space.distinct(codes)[0]], k)
         if not len(codes):
-            bounds = ", ".join(map(str, (*self.query.trained, *self.query.measured)))
+            bounds = ", ".join(map(str, (*self.query.accuracy_bounds, *self.query.measured)))
             evaluated = sum(problem.spent for problem in problems.values())
             raise ConstraintError(
                 f"none of {evaluated} candidates is predicted to meet {bounds}: loosen the bound or train more"
@@ -154,7 +154,8 @@ class PredictorSearch:
             name: Problem(self._space, self.query.exact, self._evaluate, start, STAGE_TWO_BUDGET, self.seed)
             for name in engines
         }
-        return problems, tuple(_timed(name, run, problems[name]) for name, run in engines.items())
+        sign = -1 if self.query.objectives[0] in (ACCURACY, EFFICIENCY) else 1
+        return problems, tuple(_timed(name, run, problems[name], sign) for name, run in engines.items())
 
     def _evaluate(
         self, codes: Codes, accuracies_of: Callable[[Codes], NDArray[np.float64]] | None = None
@@ -170,7 +171,7 @@ class PredictorSearch:
 
     def _cautious(self, codes: Codes) -> NDArray[np.float64]:
         """Return the accuracies that rank (n, knobs) codes: their lower bounds, or their means where a cost is the objective."""
-        if self.query.minimised != (ACCURACY,):
+        if self.query.objectives != (ACCURACY,):
             return self._mean(codes)
         return self.predictor.bound_codes(codes, -self.caution)
 
@@ -218,13 +219,14 @@ def distinct_columns(scores: NDArray[np.float64], k: int) -> list[int]:
     return columns
 
 
-def _timed(name: str, engine: Engine, problem: Problem) -> EngineReport:
-    """Run an engine and return its report."""
+def _timed(name: str, engine: Engine, problem: Problem, sign: int) -> EngineReport:
+    """Run an engine and return its report. sign: -1 where the objective is minimised as its negative."""
     began = time.perf_counter()
     engine(problem)
     seconds = time.perf_counter() - began
     objectives = problem.results()[1]
-    return EngineReport(name, problem.spent, seconds, float(objectives[:, 0].min()) if len(objectives) else None)
+    best = float(sign * objectives[:, 0].min()) if len(objectives) else None
+    return EngineReport(name, problem.spent, seconds, best)
 
 
 def _leading(evaluation: Evaluation, n: int) -> NDArray[np.int64]:

@@ -106,6 +106,8 @@ class KnobSpace:
         """Yield (chunk, knobs) arrays of codes from one scrambled Sobol sequence without end (chunk rounded up to a power of 2)."""
         from scipy.stats import qmc  # half a second, which most commands do without
 
+        if seed < 0:
+            raise SpaceError(f"a seed is 0 or more, got {seed}: change it")
         free = np.flatnonzero(self._free)
         size = 1 << (chunk - 1).bit_length()
         sobol = qmc.Sobol(max(1, len(free)), scramble=True, seed=np.random.default_rng(seed))

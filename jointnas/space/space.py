@@ -112,7 +112,7 @@ class Space(KnobSpace):
                 f"a space is bound to (C, H, W) and a number of classes, got {input_shape!r} and {classes!r}"
             ) from error
         knobs = self.knobs if min(shape[1:], default=0) < LARGE_SIDE else tuple(map(with_large, self.knobs))
-        bound = replace(self, knobs=knobs, input_shape=shape, classes=count)
+        bound = replace(self, knobs=knobs, input_shape=shape, classes=count, _costs={})
         if not self.is_abstract:
             bound._check_networks()
         return bound

@@ -15,7 +15,8 @@ from jointnas.campaign.candidate_file import CandidateFile, find_candidate
 from jointnas.campaign.events import TrialEnded
 from jointnas.campaign.folders import open_run
 from jointnas.campaign.options import make_spec
-from jointnas.campaign.store import Context, Trial
+from jointnas.campaign.store import Context
+from jointnas.campaign.trial import Trial
 from jointnas.cli import app
 from jointnas.data.dataset import load_data
 from jointnas.data.spec import DataSpec

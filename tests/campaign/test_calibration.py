@@ -6,7 +6,8 @@ import pytest
 
 from jointnas.campaign.calibration import Calibration, Prediction, predictions_of
 from jointnas.campaign.options import make_spec
-from jointnas.campaign.store import Context, Trial
+from jointnas.campaign.store import Context
+from jointnas.campaign.trial import Trial
 from jointnas.execution.slots import Slot
 from jointnas.training.observation import Observation
 

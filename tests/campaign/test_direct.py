@@ -15,7 +15,8 @@ from jointnas.campaign.events import Notice, TrialEnded
 from jointnas.campaign.options import make_spec
 from jointnas.campaign.runner import Runner
 from jointnas.campaign.spec import DirectSpec
-from jointnas.campaign.store import Context, Run, Trial
+from jointnas.campaign.store import Context, Run
+from jointnas.campaign.trial import Trial
 from jointnas.errors import ConstraintError, JointNASError, SearchError
 from jointnas.execution.slots import Slot
 from jointnas.execution.worker import Progress

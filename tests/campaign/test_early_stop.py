@@ -16,7 +16,8 @@ from jointnas.campaign.options import make_spec
 from jointnas.campaign.rounds import Rounds, by_whole_trainings
 from jointnas.campaign.runner import Runner
 from jointnas.campaign.spec import SearchSpec
-from jointnas.campaign.store import Context, Run, Trial
+from jointnas.campaign.store import Context, Run
+from jointnas.campaign.trial import Trial
 from jointnas.data.dataset import load_data
 from jointnas.data.spec import DataSpec
 from jointnas.execution import Slot

@@ -13,6 +13,7 @@ from jointnas.campaign.ask import FittedCampaign
 from jointnas.campaign.campaign import run
 from jointnas.campaign.candidate_file import CandidateFile, candidate_costs
 from jointnas.campaign.options import make_spec
+from jointnas.campaign.registry import fit_runs
 from jointnas.campaign.result import Campaign
 from jointnas.campaign.retraining import Retraining
 from jointnas.campaign.shares import bounds_of_member
@@ -143,6 +144,14 @@ def test_a_predictor_knows_how_many_members_its_trials_had(ended: Campaign) -> N
     with FittedCampaign(str(ended.path / "predictor")) as fitted:
         (winner,) = fitted.ask(["macs<300K"], top=1).winners
     assert winner.costs["macs"] == 3 * candidate_costs(winner.candidate, (1, 8, 8), 10)["macs"] < 300_000
+
+
+def test_a_predictor_that_becomes_a_run_keeps_its_members(ended: Campaign, tmp_path: Path) -> None:
+    fit_runs([str(ended.path)]).save(tmp_path / "week")
+    with FittedCampaign(str(tmp_path / "week"), tmp_path / "asked") as fitted:
+        fitted.ask([f"macs<{BOUND}"], top=1)
+    (file,) = jointnas.Campaign(tmp_path / "asked").export(top=1)
+    assert CandidateFile.read(file).training["members"] == 3
 
 
 def test_a_file_with_impossible_members_is_refused(ended: Campaign, tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from jointnas.campaign.nash import NashTask
 from jointnas.campaign.options import make_spec
 from jointnas.campaign.result import Campaign
 from jointnas.campaign.spec import NashSpec
-from jointnas.campaign.store import FINAL, Run, Trial
+from jointnas.campaign.store import Run
+from jointnas.campaign.trial import FINAL, Trial
 from jointnas.campaign.winner_file import WinnerFile
 from jointnas.data.dataset import load_data
 from jointnas.errors import ConstraintError, ExportError, JointNASError, MorphismError, SearchError

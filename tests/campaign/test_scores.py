@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from jointnas.api import run_search, train
-from jointnas.campaign.store import Trial
+from jointnas.campaign.trial import Trial
 from jointnas.errors import SearchError
-from jointnas.search.objective import score_of
+from jointnas.search.objective import objective_of, score_of
 from jointnas.training.observation import Observation
 
 
@@ -33,6 +33,14 @@ def unequal(tmp_path: Path) -> Path:
 def test_an_objective_names_its_score() -> None:
     objectives = ("max accuracy", "max balanced_accuracy", " max macro_f1", "min log_loss", "min macs")
     assert [score_of(o) for o in objectives] == ["accuracy", "balanced_accuracy", "macro_f1", "log_loss", "accuracy"]
+
+
+def test_a_score_names_its_objective() -> None:
+    assert [objective_of(s) for s in ("accuracy", "balanced_accuracy", "log_loss")] == [
+        "max accuracy", "max balanced_accuracy", "min log_loss",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="no score is called 'macs'"):
+        objective_of("macs")
 
 
 def test_a_trial_has_the_score_of_its_search() -> None:

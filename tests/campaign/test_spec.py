@@ -58,6 +58,16 @@ def test_the_toml_of_a_spec_makes_it_again(spec: Spec) -> None:
         ({"fix": "a=b"}, "the setting fix is a table of knobs, got 'a=b'"),
         ({"start": "resnet9-1m"}, "the setting start is a list, got 'resnet9-1m'"),
         ({"trained": 5, "kind": "policy"}, "the setting trained is a file, a name or a table, got 5"),
+        ({"space": 3}, "the setting space is a name, a file or a table, got 3"),
+        ({"start": [5]}, "start is a list of files, names or tables, got 5 in it"),
+        ({"clock": 5}, "the setting clock is a table, got 5"),
+        ({"objective": 3}, "the setting objective is a text, got 3"),
+        ({"top": "5"}, "the setting top is a whole number, got '5'"),
+        ({"early_stop": "0.9"}, "the setting early_stop is a number, got '0.9'"),
+        ({"constraints": [5]}, r"the setting constraints is a list of texts, got \[5\]"),
+        ({"measure": 3}, "the setting measure is a list of texts, got 3"),
+        ({"relative_to": [1]}, r"the setting relative_to is a table, got \[1\]"),
+        ({"alone": "yes"}, "the setting alone is true or false, got 'yes'"),
     ],
 )
 def test_settings_of_another_type_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -148,6 +158,21 @@ def test_only_some_settings_may_change_between_a_run_and_its_resumption() -> Non
     assert before.differences(make_spec({"rounds": 2, "seed": 1})) == ["data", "seed"]
     assert before.differences(make_spec({"rounds": 2}, "direct")) == ["kind"]
     assert isinstance(make_spec({}, "direct"), DirectSpec)
+
+
+def test_a_run_is_read_where_its_engine_is_not_installed() -> None:
+    stored = {**make_spec({"rounds": 2}).to_json(), "engine": "annealing", "predictor": "forest", "executor": "slurm"}
+    spec = spec_from_json(stored)
+    assert spec.to_json() == stored
+    with pytest.raises(JointNASError, match="no executor is called 'slurm'"):
+        spec.check_plugins()
+
+
+def test_a_very_long_total_time_is_planned_at_once() -> None:
+    spec = make_spec({"total_time": "1000000h", "train_time": "1s", "rounds": 3, "workers": 2, "final": "best"})
+    assert isinstance(spec, SearchSpec)
+    assert spec.planned_seconds is not None
+    assert 3_599_999_990 <= spec.planned_seconds <= 3_600_000_000
 
 
 def test_a_configuration_file_that_cannot_be_read_is_named(tmp_path: Any) -> None:

@@ -15,7 +15,8 @@ from jointnas.campaign.folders import find_run, list_runs
 from jointnas.campaign.migrations import MIGRATIONS
 from jointnas.campaign.options import make_spec
 from jointnas.campaign.spec import BaselinesSpec, DirectSpec, SearchSpec
-from jointnas.campaign.store import DATABASE, Context, Run, Trial
+from jointnas.campaign.store import DATABASE, Context, Run
+from jointnas.campaign.trial import Trial
 from jointnas.errors import RunError
 from jointnas.execution.slots import Slot
 from jointnas.search.winners import Winner

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from jointnas.campaign.ask import FittedCampaign
 from jointnas.campaign.store import Run
 from jointnas.predictor.contract import Predictor
 from tests.cli.commands import RUN, SEARCH_KEYS
@@ -117,6 +118,19 @@ def test_a_front_trades_accuracy_for_its_cost(in_copy):
     for metric in ("macs", "predicted_accuracy"):
         values = [w[metric] for w in winners]
         assert values == sorted(set(values))
+
+
+def test_a_front_leaves_out_the_runs_own_bound_on_the_accuracy(in_copy):
+    with FittedCampaign(RUN) as fitted:
+        assert fitted.bounds_on_costs(["macs<1M", "accuracy>=0.6", "latency<2ms"]) == ["macs<1M", "latency<2ms"]
+
+
+def test_a_negative_seed_is_refused(in_copy):
+    assert "a seed is 0 or more, got -1" in mistake(jointnas("search", "--from", RUN, "--seed", "-1"))
+
+
+def test_a_path_that_the_system_refuses_is_one_line(in_copy):
+    assert "x" * 5000 in mistake(jointnas("runs", "show", "x" * 5000))
 
 
 def test_a_question_that_nothing_meets_is_refused_with_the_smallest_value_there_is(in_copy):

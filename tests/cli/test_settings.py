@@ -42,6 +42,10 @@ def test_a_function_of_the_users_trains_the_candidates_of_an_abstract_space(tmp_
     assert answer("search", "--from", "run", "-c", "terms<=3", "--top", "1")["winners"][0]["terms"] <= 3
     assert "check the name" in mistake(jointnas("search", "--space", "ridge.toml", "--train-fn", "ridge:tarin"))
     assert "--train-fn" in mistake(jointnas("search", "--space", "ridge.toml"))
+    assert answer("predictors", "show", "run")["data"] is None
+    assert "intact" in jointnas("predictors", "check", "run").out
+    assert "--cost-fn ridge:cost: ask that run" in mistake(jointnas("predictors", "fit", "run", "--to", "week"))
+    assert not Path("week").exists()
     free = ("--space", "ridge.toml", "--train-fn", "ridge:train", "--rounds", "1", "--batch", "3", "--train-steps", "1")
     answer("search", *free, "--out", "free")
     adopted = jointnas("search", "--from", "free/predictor", "--out", "adopted", "--top", "1")

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jointnas.campaign.store import DATABASE, Run, Trial
+from jointnas.campaign.store import DATABASE, Run
+from jointnas.campaign.trial import Trial
 from jointnas.errors import JointNASError
 
 MARK = "JOINTNAS_FAULT"

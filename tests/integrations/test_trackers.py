@@ -69,7 +69,7 @@ def test_a_failed_trial_is_logged_as_one() -> None:
         def close(self):
             """Nothing is open."""
 
-    from jointnas.campaign.store import Trial
+    from jointnas.campaign.trial import Trial
     from jointnas.training.observation import Observation
 
     memory = Memory()

@@ -217,6 +217,20 @@ def test_it_serves_as_the_prior_of_the_default_predictor(kind: str) -> None:
     assert kendalltau(predictor.predict(new)[0], [truth(c) for c in new]).statistic > 0.8
 
 
+def test_a_full_disk_leaves_the_predictor_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fitted("gp")
+    before.save(tmp_path)
+
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(PredictorError, match="No space left"):
+        fitted("gp").save(tmp_path)
+    monkeypatch.undo()
+    assert jointnas.Predictor.load(tmp_path).digest == before.digest
+
+
 def test_the_default_is_a_gaussian_process_also_for_files_that_name_no_kind(tmp_path: Path) -> None:
     assert jointnas.Predictor(abstract()).kind == "gp"
     fitted("gp").save(tmp_path)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from jointnas.errors import JointNASError
 from jointnas.search.batch import Batch
 from jointnas.search.search import Search
 from jointnas.space.space import Space
@@ -17,6 +18,19 @@ def test_a_batch_is_a_list_of_candidates_with_their_identities() -> None:
     assert isinstance(batch, list)
     assert batch == search.space.to_candidates(batch.codes)
     assert batch.identities == [search.space.identity(c) for c in batch]
+
+
+def test_a_large_first_batch_holds_no_candidate_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jointnas.search.batch.FILLING_POOL", 8)
+    batch = light(cube()).ask(20)
+    assert len(batch) == len(set(batch.identities)) == 20
+
+
+def test_a_negative_seed_is_refused() -> None:
+    with pytest.raises(JointNASError, match="a seed is 0 or more, got -1"):
+        Search(cube(), seed=-1)
+    with pytest.raises(JointNASError, match="a seed is 0 or more, got -1"):
+        cube().sample(2, seed=-1)
 
 
 def test_its_predictions_are_those_of_the_fitted_predictor() -> None:

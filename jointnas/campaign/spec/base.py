@@ -46,7 +46,6 @@ class Spec:
 
     def __post_init__(self) -> None:
         clock_from_json(dict(self.clock))
-        find_executor(self.executor)
         if self.threads is not None and not self.is_remote:
             raise SearchError(
                 f"--threads are of a cluster's workers, got --threads {self.threads} without --ray: drop it"
@@ -60,6 +59,10 @@ class Spec:
                 raise SearchError(f"the setting {name} is true or false, got {getattr(self, name)!r}: correct it")
         if not 0 <= self.seed <= LARGEST_SEED:
             raise SearchError(f"--seed must lie between 0 and {LARGEST_SEED}, got {self.seed}: change it")
+
+    def check_plugins(self) -> None:
+        """Raise a `JointNASError` where what the run works with is not installed. A run can be read without it."""
+        find_executor(self.executor)
 
     @property
     def at_a_time(self) -> int:

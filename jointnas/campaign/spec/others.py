@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from jointnas.campaign.spec.base import Spec, check_positive
 from jointnas.errors import SearchError
 from jointnas.space.knob_space import Candidate
+from jointnas.training.members import SEEDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,10 +105,16 @@ class BaselinesSpec(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class AdoptedSpec(Spec):
-    """A run without trainings, made from a stand-alone predictor so that its winners can be exported and trained."""
+    """A run without trainings, made from a stand-alone predictor so that its winners can be exported and trained.
+
+    predictor: its name or folder. objective, members, ensemble: those of the searches that it was fitted to.
+    """
 
     kind = "adopted"
 
     space: str
     constraints: tuple[str, ...] = ()
-    predictor: str  # its name or folder
+    predictor: str
+    objective: str = "max accuracy"
+    members: int = 1
+    ensemble: str = SEEDS

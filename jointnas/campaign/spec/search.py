@@ -78,12 +78,8 @@ class SearchSpec(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in engine_names() if self.engine == ALL else [self.engine]:
-            if name != CONTROLLER:  # which imports PyTorch
-                find_engine(name)
         if self.engine == CONTROLLER and not self.is_direct:
             raise SearchError(f"--engine {CONTROLLER} trains what it proposes: add --real")
-        find_model(self.predictor)
         for name in ("rounds", "batch", "top", "members"):
             check_positive(name, getattr(self, name))
         if self.members > LARGEST_ENSEMBLE:
@@ -126,6 +122,14 @@ class SearchSpec(Spec):
             )
         if self.portfolio is not None and self.portfolio < 0:
             raise SearchError(f"--portfolio must be 0 or more, got {self.portfolio}: raise it")
+
+    def check_plugins(self) -> None:
+        """Raise a `JointNASError` where its engine, predictor or executor is not installed."""
+        super().check_plugins()
+        for name in engine_names() if self.engine == ALL else [self.engine]:
+            if name != CONTROLLER:  # which imports PyTorch
+                find_engine(name)
+        find_model(self.predictor)
 
     def differences(self, other: Spec) -> list[str]:
         """Return the names of the fields in which two specs differ and that may not change; a controller's batch is one of them."""
