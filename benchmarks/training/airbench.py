@@ -30,7 +30,7 @@ from jointnas.data.spec import DataSpec
 from jointnas.training.batches import Normalise
 from jointnas.training.clock import WallClock
 from jointnas.training.precision import trains_in_bfloat16
-from jointnas.training.scoring import accuracies
+from jointnas.training.scoring import accuracy
 from jointnas.units import parse_duration
 
 BIAS_RATE, HEAD_RATE, FILTER_RATE = 0.053, 0.67, 0.24
@@ -132,7 +132,7 @@ def scored(network: nn.Module, split: Split, normalise: Normalise) -> float:
     network.eval()
     parts = torch.split(split.images, SCORING_IMAGES)
     logits = torch.cat([views_of(network, normalise(part)) for part in parts])
-    return accuracies(logits, split.labels)[0]
+    return accuracy(logits, split.labels)
 
 
 def train(data: Data, seed: int, seconds: float, options: argparse.Namespace) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from jointnas.training.batches import Normalise
 from jointnas.training.clock import clock_from_json
 from jointnas.training.job import TrainingJob, run_job
 from jointnas.training.recipe import QUANTISERS, Recipe
-from jointnas.training.scoring import accuracies, predict
+from jointnas.training.scoring import accuracy, predict
 from jointnas.training.trained_blueprint import trained_blueprint
 from jointnas.training.trainer import Trainer, seeded
 
@@ -164,7 +164,7 @@ def score(model: Network, data: Data, recipe: Recipe) -> dict[str, Any]:
     normalise = Normalise(data.mean, data.std, CPU)
     found = {}
     for name, split in (("accuracy", data.val), ("test", data.test())):
-        found[name] = accuracies(predict(model, split, normalise, CPU, recipe.test_flip), split.labels)[0]
+        found[name] = accuracy(predict(model, split, normalise, CPU, recipe.test_flip), split.labels)
     return found
 
 

@@ -118,14 +118,12 @@ def train_baselines(run: Run, emit: Callback = lambda event: None) -> None:
             continue
         images = repeat_images(spec.data, repeat)
         fingerprint = load_data(images).fingerprint
-        libraries = tuple(_libraries(chosen.values()))
         executor = trial_executor(
             images,
             run.context.slot,
             fingerprint,
             kind=spec.executor,
             hang_seconds=HANG_SECONDS,
-            libraries=libraries,
         )
         with executor:
             runner = Runner(run, executor, spec.clock, spec.seed, emit, mixes_machines=spec.mix_machines)

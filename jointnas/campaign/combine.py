@@ -27,7 +27,7 @@ from jointnas.space.constraint import MEASURED, Constraint, format_metric, parse
 from jointnas.space.knob_space import Candidate
 from jointnas.training.batches import Normalise
 from jointnas.training.ensemble import paying
-from jointnas.training.scoring import accuracies, predict, vote
+from jointnas.training.scoring import accuracy, predict, vote
 
 CPU = torch.device("cpu")
 
@@ -89,18 +89,18 @@ def combine(names: Sequence[str], to: Path, constraints: Sequence[str] = ()) -> 
     if note is None:
         logits = [part.logits(data[0].val) for part in parts]
         kept = paying(logits, data[0].val.labels)
-        val_accuracy = accuracies(vote([logits[i] for i in kept]), data[0].val.labels)[0]
+        val_accuracy = accuracy(vote([logits[i] for i in kept]), data[0].val.labels)
         parts = [parts[i] for i in kept]
     _check_bounds(parts, bounds)
     make_writable(to)
     logits = [part.logits(test) for part in parts]
     results = {
         "val_accuracy": val_accuracy,
-        "test_accuracy": accuracies(vote(logits), test.labels)[0],
+        "test_accuracy": accuracy(vote(logits), test.labels),
         "members": [
             {
                 "network": str(part.weights),
-                "test_accuracy": accuracies(own, test.labels)[0],
+                "test_accuracy": accuracy(own, test.labels),
                 "candidate": part.candidate,
             }
             for part, own in zip(parts, logits, strict=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from jointnas import __version__
 from jointnas.campaign.candidate_file import CandidateFile, make_writable
-from jointnas.campaign.winner_file import Member, WinnerFile
+from jointnas.campaign.winner_file import WINNER, WINNER_FILE, Member, WinnerFile
 from jointnas.data.dataset import Data
 from jointnas.errors import ExportError
 from jointnas.execution.executor import Executor
@@ -87,24 +87,30 @@ def retrain_candidates(
     slot: Slot,
     to: Path,
     watch: Watch = lambda news: None,
+    name: str = WINNER,
 ) -> list[Retrained]:
     """Train each candidate with `seeds` new seeds, score the test images once each, and keep the weights.
+
+    name: what the folder of each is called, before its rank.
 
     Each training is recorded as it ends: the same call (candidate, images, clock, slot, version) trains only what has no record.
     A winner's folder holds `winner.json` and the weights of every seed; the network it names is the first seed's, not the best
     one's. Raises `ExportError` when the folder cannot be written, `RunError` when the disk is full.
     """
     make_writable(to)
-    for rank in range(1, len(files) + 1):
-        make_writable(to / f"winner-{rank}")  # by this machine: a node that does not see them keeps no weights
+    folders = {rank: to / f"{name}-{rank}" for rank in range(1, len(files) + 1)}
+    for folder in folders.values():
+        make_writable(folder)  # by this machine: a node that does not see them keeps no weights
+        (folder / WINNER_FILE).unlink(missing_ok=True)  # until the weights that it names are there
     places = [(rank, seed) for rank in range(1, len(files) + 1) for seed in range(seeds)]
     jobs = [
         TrainingJob(
             files[rank - 1].candidate,
             clock,
             FIRST_SEED + seed,
+            curve_images=0,
             test=True,
-            weights=str((to / f"winner-{rank}" / f"seed-{seed}.safetensors").resolve()),
+            weights=str((folders[rank] / f"seed-{seed}.safetensors").resolve()),
             members=files[rank - 1].members,
             ensemble=files[rank - 1].ensemble,
         ).numbered(number)
@@ -123,7 +129,7 @@ def retrain_candidates(
                 )
             watch(RetrainingEnded(*place, results[place], len(results), len(jobs)))
     return [
-        _collect(rank, file, [results[rank, seed] for seed in range(seeds)], data, to / f"winner-{rank}")
+        _collect(rank, file, [results[rank, seed] for seed in range(seeds)], data, folders[rank])
         for rank, file in enumerate(files, 1)
     ]
 

@@ -13,7 +13,7 @@ from jointnas.campaign.options import clock_json
 from jointnas.campaign.retrain import Retrained, Watch, retrain_candidates
 from jointnas.campaign.run_files import winner_files
 from jointnas.campaign.store import Run
-from jointnas.campaign.winner_file import RETRAINED
+from jointnas.campaign.winner_file import RETRAINED, WINNER, retrained_name
 from jointnas.cores import available_cores
 from jointnas.data.dataset import Data, load_data
 from jointnas.data.spec import DataSpec
@@ -39,6 +39,7 @@ class Retraining:
     run: Path | None = None
     query: int = 0
     executor: str = "local"
+    name: str = WINNER  # of the folders, before a rank
 
     @classmethod
     def of(
@@ -96,16 +97,16 @@ class Retraining:
         differs = slot != recorded
         notes = (f"this machine's slots differ from the run's: {slot.to_json()} instead of {own}",) if differs else ()
         folder = to or (path.with_suffix("") if run is None else run / RETRAINED)
+        name = WINNER if to is not None or run is None else retrained_name(number)
         executor = "local" if ray is None else f"{RAY}:{ray}"
-        return cls(tuple(files), spec, data, clock, slot, folder, notes, run, number, executor)
+        return cls(tuple(files), spec, data, clock, slot, folder, notes, run, number, executor, name)
 
     def conduct(self, seeds: int, watch: Watch = lambda news: None) -> list[Retrained]:
         """Train each candidate with `seeds` seeds; the run keeps what they reached. See `retrain_candidates`."""
-        if seeds < 1:
-            raise ExportError(f"--seeds must be 1 or more, got {seeds}: raise it")
+        check_seeds(seeds)
         with trial_executor(self.spec, self.slot, self.data.fingerprint, kind=self.executor) as executor:
             retrained = retrain_candidates(
-                self.files, seeds, self.data, self.clock, executor, self.slot, self.to, watch
+                self.files, seeds, self.data, self.clock, executor, self.slot, self.to, watch, self.name
             )
         if self.run is not None:
             with Run.open(self.run) as opened:
@@ -115,6 +116,12 @@ class Retraining:
                         budget = budget_json(self.clock, one.file.members, one.file.ensemble)
                         opened.add_retrained(self.query, one.rank, budget, self.slot.to_json(), *outcome)
         return retrained
+
+
+def check_seeds(seeds: int) -> None:
+    """Raise `ExportError` unless there is a seed to train with."""
+    if seeds < 1:
+        raise ExportError(f"--seeds must be 1 or more, got {seeds}: raise it")
 
 
 def _is_slot(value: Mapping[str, Any]) -> bool:

@@ -69,3 +69,16 @@ def trained_accuracies(trials: Sequence[Trial], winner: Winner) -> list[float]:
     """Return the validation accuracies of those trials that trained a winner for the whole budget."""
     own = [t for t in trials if t.candidate == winner.candidate and t.observation and t.observation.fraction == 1]
     return [t.accuracy for t in own if t.accuracy is not None]
+
+
+def result_text(trial: Trial) -> str:
+    """Return what a trial reached, as tables of trials print it: its score with notes, or why there is none."""
+    observation = trial.observation
+    if observation is None:
+        return "waiting"
+    if observation.failure is not None:
+        return f"failed: {observation.failure}"
+    if observation.accuracy is not None:
+        notes = " (disturbed)" * observation.was_disturbed + " (trained again)" * (trial.disturbed is not None)
+        return f"{trial.accuracy:.4f}{notes}"
+    return "on all images" if observation.test_accuracy is None else f"test accuracy {observation.test_accuracy:.4f}"

@@ -27,6 +27,7 @@ FORMAT = 1
 WINNER_FILE = "winner.json"
 BEST = "best"  # the folder of a run's best network
 RETRAINED = "retrained"  # the folder of its retrained winners
+WINNER = "winner"  # what the folder of each is called, before its rank
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,11 @@ class WinnerFile:
             raise ExportError(f"{WINNER_FILE} in {str(folder)!r} is damaged ({error!r}): retrain the winner") from error
 
 
+def retrained_name(query: int) -> str:
+    """Return what the folders of a query's retrained winners are called, before the rank: those of the search's own query are plain."""
+    return WINNER if query <= 1 else f"query-{query}-{WINNER}"
+
+
 class Model(nn.Module):
     """One or more trained networks with their normalisation: uint8 images in, class probabilities out."""
 
@@ -133,12 +139,16 @@ class Model(nn.Module):
         self, networks: Sequence[Network], members: Sequence[Member], classes: Sequence[str], fit: str = CROP
     ) -> None:
         super().__init__()
-        self.networks = nn.ModuleList(networks)
         self.classes, self.fit = tuple(classes), fit
         self.input_shape = members[0].blueprint.input_shape
         self.deployable = Deployable(
             [DeployableMember(n, m.mean, m.std, m.flip) for n, m in zip(networks, members, strict=True)]
         )
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The members' networks, without their normalisation."""
+        return [member.network for member in self.deployable.members]
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (n, classes) probabilities, the members' mean, of (n, C, H, W) uint8 images."""

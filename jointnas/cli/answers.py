@@ -168,7 +168,7 @@ def ask_fitted(
         if fitted.run is None:
             messages.print("next    the same command with --out RUN keeps the winners in a run for export and retrain")
         else:
-            _print_next(place, fitted.predictor.space.is_abstract)
+            _print_next(place, fitted.predictor.space.is_abstract, answer.query)
 
 
 def _ask_sweep(
@@ -212,12 +212,14 @@ def _ask_sweep(
         messages.print(f"next    jointnas retrain {name} --query N --seeds 3 · jointnas export {name} --query N")
 
 
-def _print_next(place: str, is_abstract: bool) -> None:
+def _print_next(place: str, is_abstract: bool, query: int | None) -> None:
     """Print how the winners of a question are shown and trained, where they are networks."""
+    from jointnas.campaign.winner_file import RETRAINED, retrained_name
+
     if not is_abstract:
-        name = shlex.quote(place)
+        name, first = shlex.quote(place), shlex.quote(f"{place}/{RETRAINED}/{retrained_name(query or 1)}-1")
         messages.print(f"recipe  jointnas show {shlex.quote(f'{place}#1')}")
-        messages.print(f"next    jointnas retrain {name} --seeds 3 · jointnas export {name}/retrained/winner-1")
+        messages.print(f"next    jointnas retrain {name} --seeds 3 · jointnas export {first}")
 
 
 def _print_notes(answer: Any, place: str) -> None:

@@ -31,6 +31,7 @@ def _lines(
     trial: Trial, trials: Sequence[Trial], context: Context, figures: Mapping[int, list[str]], inherited: int
 ) -> Iterator[str]:
     from jointnas.campaign.candidate_file import candidate_costs
+    from jointnas.campaign.trial import result_text
     from jointnas.space.constraint import format_metric
 
     architecture: dict[str, Any] = {**trial.candidate["architecture"]}
@@ -48,16 +49,3 @@ def _lines(
         last = child is children[-1]
         yield ("└─ " if last else "├─ ") + first
         yield from (("   " if last else "│  ") + line for line in rest)
-
-
-def result_text(trial: Trial) -> str:
-    """Return what a trial reached, as tables of trials print it: its score with notes, or why there is none."""
-    observation = trial.observation
-    if observation is None:
-        return "waiting"
-    if observation.failure is not None:
-        return f"failed: {observation.failure}"
-    if observation.accuracy is not None:
-        notes = " (disturbed)" * observation.was_disturbed + " (trained again)" * (trial.disturbed is not None)
-        return f"{trial.accuracy:.4f}{notes}"
-    return "on all images" if observation.test_accuracy is None else f"test accuracy {observation.test_accuracy:.4f}"

@@ -57,10 +57,11 @@ def retrain_command(
       jointnas retrain winner-1.toml --seeds 5 --train-time 10m --to final/
     """
     from jointnas.campaign.retrain import RetrainingEnded
-    from jointnas.campaign.retraining import Retraining
+    from jointnas.campaign.retraining import Retraining, check_seeds
     from jointnas.errors import ExportError, printable
     from jointnas.measurement.meter import Meter
 
+    check_seeds(seeds)
     retraining = Retraining.of(
         source,
         query=query,

@@ -22,7 +22,7 @@ from jointnas.cli.common import (
     recipe_text,
     spread_text,
 )
-from jointnas.cli.family_tree import print_family, result_text
+from jointnas.cli.family_tree import print_family
 
 if TYPE_CHECKING:
     from jointnas.campaign.calibration import Calibration
@@ -185,6 +185,7 @@ def runs_show(
 def _print_trials(
     name: str, trials: Sequence[Trial], measured: Sequence[dict[str, float | None]], metrics: list[str]
 ) -> None:
+    from jointnas.campaign.trial import result_text
     from jointnas.search.objective import SCORE_NAMES
     from jointnas.training.observation import ACCURACY
 

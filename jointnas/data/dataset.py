@@ -23,6 +23,8 @@ TEST_SHARE = 0.2  # split off where the source has no test images
 VALIDATION_SHARE = 0.2  # of the remaining images, where it has no validation images
 LARGEST_VALIDATION = 5000
 TEST_SEED = 0  # all runs on a source share one test split, whatever their seed
+COUNTED_IMAGES = 1024  # whose pixels are counted at once
+SMALLEST_STD = 1e-3
 
 Indices = NDArray[np.int64]
 
@@ -64,12 +66,15 @@ class Data:
         """How many test images there are."""
         return len(self._test)
 
-    def with_val_in_train(self) -> Data:
-        """Return these data with the validation images among the training images too: an accuracy on them then says nothing."""
+    def with_val_in_train(self, kept: int) -> Data:
+        """Return these data with the validation images among the training images too; so many of them are kept for scoring.
+
+        An accuracy on them then says nothing, but scoring them finds a network whose outputs are not finite.
+        """
         images, labels = (
             torch.cat([getattr(s, name) for s in (self.train, self.val)]) for name in ("images", "labels")
         )
-        return replace(self, train=Split(images, labels))
+        return replace(self, train=Split(images, labels), val=Split(self.val.images[:kept], self.val.labels[:kept]))
 
     def test(self) -> Split:
         """Return the test split. Only what has a final network may call this: no choice may rest on it."""
@@ -116,7 +121,7 @@ def load_data(
     train, _ = _draw(pack, rest, spec.train_images or max(1, len(rest)), rng, "training")
     notes += [*_copies(pack, "validation", val, train), *_copies(pack, "test", test, np.concatenate([train, val]))]
     split = _take(pack, train)
-    pixels = split.images.reshape(-1, split.images.shape[3]).double() / 255
+    mean, std = channel_statistics(split.images)
     key = json.dumps([pack.fingerprint, train.tolist(), val.tolist()])
     current = hashlib.sha256(key.encode()).hexdigest()[:16]
     if fingerprint not in (None, current):
@@ -128,13 +133,28 @@ def load_data(
         val=_take(pack, val),
         classes=pack.classes,
         fingerprint=current,
-        mean=tuple(pixels.mean(0).tolist()),
-        std=tuple(pixels.std(0, correction=0).clamp_min(1e-3).tolist()),
+        mean=mean,
+        std=std,
         notes=tuple(notes),
         fit=spec.fit,
         _pack=pack,
         _test=test,
     )
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and the standard deviation, `SMALLEST_STD` at least, of each channel of (n, H, W, C) uint8 images in [0, 1].
+
+    Pixels are counted by value, as floats would take many times the memory of the images.
+    """
+    channels, values = images.shape[3], np.arange(256) / 255
+    counts = np.zeros((channels, 256))
+    for part in torch.split(images, COUNTED_IMAGES):
+        counts += [np.bincount(part[..., channel].numpy().ravel(), minlength=256) for channel in range(channels)]
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    mean = shares @ values
+    deviation = np.sqrt((shares * (values - mean[:, None]) ** 2).sum(axis=1))
+    return tuple(mean.tolist()), tuple(np.maximum(deviation, SMALLEST_STD).tolist())
 
 
 def labelled_images(
@@ -189,6 +209,9 @@ def _draw(pack: Pack, rows: Indices, n: int, rng: np.random.Generator, split: st
     shares = counts * (n / len(rows))
     quota = np.floor(shares).astype(np.int64)
     quota[np.argsort(quota - shares, kind="stable")[: n - quota.sum()]] += 1  # the largest remainders
+    while not quota.all():  # a class of few images has one at the cost of the largest
+        quota[quota.argmax()] -= 1
+        quota[quota.argmin()] += 1
     chosen = [rng.permutation(rows[pack.labels[rows] == c])[:q] for c, q in zip(present, quota, strict=True)]
     taken = rng.permutation(np.concatenate(chosen))
     return taken, np.setdiff1d(rows, taken)

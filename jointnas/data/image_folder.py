@@ -21,7 +21,10 @@ from jointnas.errors import DataError
 from jointnas.units import format_size
 
 SIDES = (32, 48, 64, 96, 128, 160, 192, 224)  # pixels, that are suggested for images of mixed sizes
-SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_FOLDERS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test",
+}  # fmt: skip
+"""The splits of folders, by their names in lower case."""
 
 
 class ImageTree(Source):
@@ -46,7 +49,7 @@ class ImageTree(Source):
         files = self._files_by_split()
         classes = sorted({label for split in files.values() for label, _ in split})
         trained = {label for label, _ in files["train"]}
-        if self.classes_are_folders and trained & {*SPLIT_FOLDERS, "training", "testing"}:
+        if self.classes_are_folders and any(_split_of(label) for label in trained):
             raise DataError(
                 f"{str(self.path)!r} has the folders {', '.join(sorted(trained))} but no train/: use train/CLASS/ and test/CLASS/"
             )
@@ -106,17 +109,17 @@ class ImageTree(Source):
         depth = 0
         while (
             len({p[depth] for p in parts}) == 1
-            and parts[0][depth] not in SPLIT_FOLDERS
+            and _split_of(parts[0][depth]) is None
             and min(map(len, parts)) > depth + 2
         ):
             depth += 1  # one folder contains all others, as in most zips
-        split_at_top = any(p[depth] == "train" and len(p) > depth + 2 for p in parts) or all(
-            p[depth] in SPLIT_FOLDERS and len(p) > depth + 2 for p in parts
+        split_at_top = any(_split_of(p[depth]) == "train" and len(p) > depth + 2 for p in parts) or all(
+            _split_of(p[depth]) and len(p) > depth + 2 for p in parts
         )
         files: dict[str, list[tuple[str, str]]] = {"train": []}
         for name, path in zip(names, parts, strict=True):
             inner = path[depth:]
-            split = SPLIT_FOLDERS.get(inner[0]) if split_at_top else "train"
+            split = _split_of(inner[0]) if split_at_top else "train"
             if split is None:
                 continue
             inner = inner[1:] if split_at_top else inner
@@ -126,6 +129,11 @@ class ImageTree(Source):
                 )
             files.setdefault(split, []).append((inner[0], name))
         return files
+
+
+def _split_of(folder: str) -> str | None:
+    """Return the split that a folder is called after, None for another name."""
+    return SPLIT_FOLDERS.get(folder.lower())
 
 
 def common_size(names: Sequence[str], sizes: Sequence[tuple[int, int]], image_size: int | None) -> tuple[int, int]:

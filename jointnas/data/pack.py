@@ -1,4 +1,4 @@
-"""The cache of decoded sources: each is one memory-mapped uint8 array that all processes share.
+"""The cache of decoded sources: each is one memory-mapped uint8 array, from which processes take the images that they need.
 
 A pack is a folder that is written beside and renamed, so it is complete or absent; one process at a time writes it.
 """
@@ -21,7 +21,7 @@ from jointnas.data.images import BROKEN, CROP
 from jointnas.data.sources import find_source
 from jointnas.errors import DataError
 
-FORMAT = 2
+FORMAT = 3  # changes where the same files give other contents
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from jointnas.campaign.baselines import candidate as baseline
 from jointnas.campaign.candidate_file import CandidateFile, built_in_recipes, candidate_costs, find_candidate
 from jointnas.efficiency.models import MODEL, Images, Metric, Model
 from jointnas.errors import EfficiencyError, suggest
-from jointnas.execution import Job, LocalExecutor, Slot
+from jointnas.execution import Event, Job, LocalExecutor, Slot
 from jointnas.measurement.meter import (
     PATIENCE_SECONDS,
     TOGETHER,
@@ -24,6 +25,7 @@ from jointnas.measurement.meter import (
 )
 from jointnas.network.library_networks import is_known
 from jointnas.training.job import WORKER_MODULES
+from jointnas.training.observation import QUIET_CPU_SHARE
 
 BASELINES = "baselines"  # the name of all of them
 
@@ -89,8 +91,9 @@ def measured(
     """Return the models with metrics measured `repeats` times each, in a worker of the slot; a model without a network keeps what it has.
 
     A metric that a model had before is replaced. All models are measured once before any is measured again, so that what drifts on the device
-    affects all alike. Metrics that the meter measures together have rows of their own, below 0. Raises `ConstraintError` for a metric that
-    cannot be measured here, `EfficiencyError` where measuring a model failed, or where models read images of different shapes.
+    affects all alike; what other programs disturbed is measured once more at the end. Metrics that the meter measures together have rows of
+    their own, below 0. Raises `ConstraintError` for a metric that cannot be measured here, `EfficiencyError` where measuring a model failed, or
+    where models read images of different shapes.
     """
     check_measurements(metrics, repeats, slot)
     groups = [group for own in TOGETHER if (group := [metric for metric in metrics if metric in own])]
@@ -109,20 +112,29 @@ def measured(
                 places.append((i, -1 - row - number * repeats))
     found: dict[int, dict[str, dict[int, float]]] = {i: {} for i, _, _ in own}
     prepare = partial(prepare_measurements, *shapes[0], slot.device)
+    jobs, ended = [Job(number, payload) for number, payload in enumerate(payloads)], 0
+    disturbed: dict[int, Job] = {}
     with LocalExecutor(prepare, replace(slot, workers=1), PATIENCE_SECONDS, WORKER_MODULES) as executor:
-        ended = 0
-        for event in executor.results([Job(number, payload) for number, payload in enumerate(payloads)]):
+        for event in itertools.chain(executor.results(jobs), _again(executor, disturbed)):
             if event.kind == "failed":
                 name = models[places[event.number][0]].name
                 raise EfficiencyError(f"{name} cannot be measured ({event.reason}): leave it out")
             if event.kind == "done":
                 i, row = places[event.number]
+                share = event.result.get("cpu_share")
+                if share is not None and share < QUIET_CPU_SHARE:
+                    disturbed.setdefault(event.number, jobs[event.number])
                 for metric, value in event.result["metrics"].items():
                     if metric in metrics:
                         found[i].setdefault(metric, {})[row] = value
                 ended += 1
-                progress(ended, len(payloads))
+                progress(ended, len(jobs) + len(disturbed))
     return [_with(model, found.get(i, {})) for i, model in enumerate(models)]
+
+
+def _again(executor: LocalExecutor, disturbed: Mapping[int, Job]) -> Iterator[Event]:
+    """Measure once more what other programs disturbed, when all measurements have ended."""
+    yield from executor.results(list(disturbed.values()))
 
 
 def _with(model: Model, values: Mapping[str, Mapping[int, float]]) -> Model:

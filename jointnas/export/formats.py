@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import tempfile
@@ -102,7 +101,7 @@ def export_trained(source: Source, kind: str, to: Path) -> Exported:
         files, facts = WRITERS[kind](source, to)
     except ImportError as error:
         raise ExportError(
-            f"the format {kind} needs {error.name}, which is not installed: pip install {EXTRAS.get(kind, error.name)}"
+            f"the format {kind} needs {error.name}, which is not installed: pip install {str(error.name).partition('.')[0]}"
         ) from error
     classes, card = to / "classes.txt", to / f"{files[0].name}.md"
     write_text(classes, "\n".join(source.winner.classes) + "\n")
@@ -183,19 +182,16 @@ def _python(source: Source, to: Path) -> tuple[list[Path], dict[str, str]]:
     text, state = write_python(source.model, blueprints, source.winner.classes, title)
     write_text(path, text)
     torch.save(state, weights)
-    spec = importlib.util.spec_from_file_location(NAME, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    names: dict[str, Any] = {"__name__": NAME, "__file__": str(path)}
+    exec(compile(text, str(path), "exec"), names)  # importing it would leave a cache of bytecode beside it
     images = source.images()
     with torch.inference_mode():
-        _check(path, module.load()(images), source.model(images), source)
+        _check(path, names["load"]()(images), source.model(images), source)
     return [path, weights], {}
 
 
 def _safetensors(source: Source, to: Path) -> tuple[list[Path], dict[str, str]]:
-    names = [*{member.weights for member in source.winner.members}, WINNER_FILE]
+    names = [*dict.fromkeys(member.weights for member in source.winner.members), WINNER_FILE]
     if source.folder.resolve() != to.resolve():
         for name in names:
             shutil.copyfile(source.folder / name, to / name)
@@ -212,7 +208,6 @@ WRITERS: Mapping[str, Writer] = {
     "safetensors": _safetensors,
 }
 FORMATS = tuple(WRITERS)
-EXTRAS = {"executorch": "executorch"}
 
 
 def _check(path: Path, outputs: Tensor, expected: Tensor, source: Source) -> None:

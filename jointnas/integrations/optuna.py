@@ -100,7 +100,7 @@ def _definition(distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]
                 )
         if own.log:
             knob["log"] = True
-        elif own.step not in (None, 1):
+        elif own.step is not None and not (isinstance(own, IntDistribution) and own.step == 1):
             knob["step"] = own.step
         knobs[f"p{i}"] = knob
     return {"format": 1, "recipe": knobs}

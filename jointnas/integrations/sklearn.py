@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from jointnas.api import run_search
+from jointnas.campaign.evaluate import probabilities_of
 from jointnas.campaign.winner_file import Model, load
 
 Array = NDArray[Any]
@@ -101,9 +102,7 @@ class JointNASClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError(
                 f"images have the shape {self.image_shape_} of those it was fitted on, got {images.shape[1:]}"
             )
-        batches = torch.split(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), 500)
-        with torch.inference_mode():
-            return np.asarray(torch.cat([self.model_(batch) for batch in batches]).numpy())
+        return np.asarray(probabilities_of(self.model_, torch.from_numpy(images)).numpy())
 
     def predict(self, X: Array) -> Array:
         """Return the (n,) most probable classes."""

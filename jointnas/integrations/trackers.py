@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,21 @@ class Tracker(ABC):
 
     def __call__(self, event: Event) -> None:
         """Log what an event brings; where the tracker fails, warn once and log nothing more: the campaign goes on."""
-        if self._failed:
-            return
+        if not self._failed:
+            self._attempt(lambda: self._log_event(event))
+
+    def close(self) -> None:
+        """End the tracker's run; where that fails, warn."""
+        self._attempt(self.end)
+
+    def _attempt(self, action: Callable[[], None]) -> None:
         try:
-            self._log_event(event)
+            action()
         except RunError:  # its package is missing
             raise
         except Exception as error:  # whatever a tracker raises, as when its server is away
             self._failed = True
-            warnings.warn(f"{type(self).__name__} failed and logs nothing more: {error}", stacklevel=2)
+            warnings.warn(f"{type(self).__name__} failed and logs nothing more: {error}", stacklevel=3)
 
     def _log_event(self, event: Event) -> None:
         match event:
@@ -80,8 +87,8 @@ class Tracker(ABC):
         """Log numbers by name."""
 
     @abstractmethod
-    def close(self) -> None:
-        """End the tracker's run."""
+    def end(self) -> None:
+        """End the tracker's run, where there is one."""
 
 
 class TensorBoard(Tracker):
@@ -106,7 +113,7 @@ class TensorBoard(Tracker):
         for name, value in numbers.items():
             self._writer.add_scalar(name, value, step)
 
-    def close(self) -> None:
+    def end(self) -> None:
         """Close the event file."""
         if self._writer is not None:
             self._writer.close()
@@ -137,7 +144,7 @@ class MLflow(Tracker):
         """Log metrics."""
         self._mlflow.log_metrics(dict(numbers), step=step)
 
-    def close(self) -> None:
+    def end(self) -> None:
         """End the run."""
         if self._mlflow is not None:
             self._mlflow.end_run()
@@ -165,19 +172,22 @@ class WandB(Tracker):
         group = next(iter(numbers), "").partition("/")[0]
         self._run.log({**numbers, f"{group}/number": step})
 
-    def close(self) -> None:
+    def end(self) -> None:
         """End the run."""
         if self._run is not None:
             self._run.finish()
 
 
 TRACKERS: Mapping[str, type[Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WandB}
+"""By the names of their packages."""
 
 
 def find_tracker(name: str) -> Tracker:
-    """Return a new tracker by its name. Raises `RunError`."""
+    """Return a new tracker by its name. Raises `RunError`, also where its package is not installed."""
     if name not in TRACKERS:
         raise RunError(f"no tracker is called {name!r}: {suggest(name, TRACKERS)}")
+    if find_spec(name) is None:
+        raise _missing(name)
     return TRACKERS[name]()
 
 

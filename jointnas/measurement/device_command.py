@@ -61,7 +61,12 @@ class DeviceCommand:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "network.onnx"
             images = torch.zeros(2, channels, height, width, dtype=torch.uint8)
-            write_onnx(Deployable([member]).eval().requires_grad_(False), images, path)
+            try:
+                write_onnx(Deployable([member]).eval().requires_grad_(False), images, path)
+            except Exception as error:  # PyTorch's exporter has no common type for what it cannot write
+                raise ConstraintError(
+                    f"--latency-command needs the network as ONNX, which PyTorch cannot write ({error}): leave this network out"
+                ) from error
             return self._run(path)
 
     def _run(self, path: Path) -> float:

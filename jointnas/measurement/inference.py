@@ -16,7 +16,7 @@ import torch
 from jointnas.errors import ConstraintError
 from jointnas.network.blueprint import Blueprint
 from jointnas.network.module import build
-from jointnas.training.scoring import logits_of
+from jointnas.training.scoring import logits_of, synchronise
 
 BATCH = 64  # images of batch latency and energy
 
@@ -79,12 +79,6 @@ def forward(blueprint: Blueprint, device: torch.device, batch: int, flip: bool =
         synchronise(device)
 
     return call
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until a GPU has finished all work in its queue."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def warm_up(call: Call, now: Now = time.perf_counter) -> None:

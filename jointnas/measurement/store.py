@@ -81,10 +81,8 @@ def key(metric: str, network: Blueprint, recipe: Recipe, place: Mapping[str, Any
     precision of training, others on how many views of an image the recipe scores.
     """
     about = {**place, "metric": metric, "network": network.digest(), "precision": "float32"}
-    nodes = [node for block in network.blocks for node in block.nodes]
-    libraries = {str(node.get("library")) for node in nodes if node.get("library")}
-    if libraries:
-        about["libraries"] = {name: version(name) for name in sorted(libraries)}
+    if network.libraries:
+        about["libraries"] = {name: version(name) for name in network.libraries}
     if metric in TRAINING_METRICS:
         if trains_in_bfloat16(torch.device(str(place["device"]))):
             about["precision"] = "bfloat16"

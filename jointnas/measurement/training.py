@@ -18,12 +18,13 @@ from jointnas.data.dataset import Data, Split
 from jointnas.data.images import CROP
 from jointnas.data.pack import Pack
 from jointnas.measurement.features import PHASES
-from jointnas.measurement.inference import TIMED_SECONDS, Call, synchronise, timed, warm_up
+from jointnas.measurement.inference import TIMED_SECONDS, Call, timed, warm_up
 from jointnas.network.blueprint import Blueprint
 from jointnas.network.operations.operation import Shape
 from jointnas.training.batches import CHUNK_PIXELS
 from jointnas.training.clock import StepClock
 from jointnas.training.recipe import NEVER, SWITCH, Recipe, knobs_by_speed
+from jointnas.training.scoring import synchronise
 from jointnas.training.trainer import Trainer
 
 STILL = 1e-5  # learning rate: weights that hardly move never diverge

@@ -78,6 +78,12 @@ class Blueprint:
         """The shape that the last block writes; the input shape where there is no block."""
         return self.shapes()[-1]
 
+    @property
+    def libraries(self) -> tuple[str, ...]:
+        """The packages that parts of the network come from, beside this one."""
+        nodes = [node for block in self.blocks for node in block.nodes]
+        return tuple(sorted({str(node.get("library")) for node in nodes if node.get("library")}))
+
     def shapes(self) -> tuple[Shape, ...]:
         """Return the shape of every value: the image's first, then each block's output. Raises `BlueprintError`."""
         cached: tuple[Shape, ...] | None = self.__dict__.get("_shapes")

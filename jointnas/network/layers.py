@@ -242,8 +242,8 @@ class Whiten(nn.Module):
             raise DataError(
                 f"whitening needs at least {features} training patches, got {count}: add images or set whitening = false"
             )
-        covariance = torch.bmm(patches, patches.transpose(1, 2)).sum(0).double() / count
-        values, vectors = torch.linalg.eigh(covariance.cpu())
+        covariance = torch.bmm(patches, patches.transpose(1, 2)).sum(0).cpu().double() / count
+        values, vectors = torch.linalg.eigh(covariance)
         rows = (vectors / (values.clamp_min(0) + WHITENING_EPSILON).sqrt()).T.flip(0)  # largest variance first
         self.weight.copy_(rows.reshape(self.weight.shape))
 

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from jointnas.campaign.calibration import Prediction, predictions_of
 from jointnas.campaign.candidate_file import built_in_recipes, candidate_costs, find_candidate
-from jointnas.campaign.registry import PREDICTOR
+from jointnas.campaign.registry import PREDICTOR, load_predictor_of
 from jointnas.campaign.shares import bounds_of_member
 from jointnas.campaign.spec import SearchSpec, Spec
 from jointnas.campaign.store import Context, Run
 from jointnas.campaign.trial import FINAL, Trial
 from jointnas.errors import JointNASError
 from jointnas.predictor.contract import Predictor
+from jointnas.search.objective import SCORE_NAMES
 from jointnas.search.winners import Winner
 from jointnas.space.constraint import MEASURED, parse_all
 from jointnas.space.knobs import Codes
@@ -144,11 +145,16 @@ class Contents:
         members = getattr(self.spec, "members", 1)
         return candidate_costs(trial.candidate, self.context.input_shape, len(self.context.classes or ()), members)
 
+    @property
+    def score_name(self) -> str:
+        """What people read for the score that the run maximises."""
+        return SCORE_NAMES[self.spec.score]
+
     @cached_property
     def predictor(self) -> Predictor | None:
         """The run's predictor, None before it exists or where it cannot be read."""
         try:
-            return Predictor.load(self.path / PREDICTOR) if (self.path / PREDICTOR).is_dir() else None
+            return load_predictor_of(str(self.path)) if (self.path / PREDICTOR).is_dir() else None
         except JointNASError:
             return None
 

@@ -105,7 +105,7 @@ def accuracy_against_cost(contents: Contents, metric: str) -> str:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda value, _: format_metric(metric, value))
         axes.xaxis.set_minor_formatter(lambda value, _: "")
-        axes.set(xlabel=metric, ylabel="validation accuracy")
+        axes.set(xlabel=metric, ylabel=f"validation {contents.score_name}")
         axes.legend(loc="lower right")
 
     return draw(f"cost-{metric}", paint)
@@ -133,7 +133,7 @@ def progress(contents: Contents) -> str:
         if contents.recipes:
             line = max(t.accuracy or 0.0 for t in contents.recipes)
             axes.axhline(line, color=GREEN, ls="--", lw=1.2, label="best built-in recipe")
-        axes.set(xlabel="training", ylabel="validation accuracy")
+        axes.set(xlabel="training", ylabel=f"validation {contents.score_name}")
         axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
         axes.legend(loc="lower right")
 
@@ -155,25 +155,25 @@ def calibration(contents: Contents) -> str:
             values += [*means, *observed]
         ends = [min(values), max(values)]
         axes.plot(ends, ends, color=GREY, lw=1, label="perfect")
-        axes.set(xlabel=f"predicted accuracy ± {WIDTH} std", ylabel="observed accuracy")
+        axes.set(xlabel=f"predicted {contents.score_name} ± {WIDTH} std", ylabel=f"observed {contents.score_name}")
         axes.legend(loc="lower right")
 
     return draw("calibration", paint)
 
 
-def importance(effects: Sequence[Effect]) -> str:
+def importance(effects: Sequence[Effect], score: str) -> str:
     """Draw the share of variance that each knob explains by itself."""
     shown = list(reversed(effects[:SHOWN_EFFECTS]))
 
     def paint(figure: Figure, axes: Axes) -> None:
         axes.barh([e.knob for e in shown], [e.importance for e in shown], color=BLUE)
-        axes.set(xlabel="share of the variance of predicted accuracy")
+        axes.set(xlabel=f"share of the variance of the predicted {score}")
 
     return draw("importance", paint, (SIZE[0], 0.6 + 0.26 * max(3, len(shown))))
 
 
-def dependence(effect: Effect) -> str:
-    """Draw the mean predicted accuracy over one knob."""
+def dependence(effect: Effect, score: str) -> str:
+    """Draw the mean predicted score over one knob."""
 
     def paint(figure: Figure, axes: Axes) -> None:
         if any(isinstance(value, str) for value in effect.values):
@@ -186,7 +186,7 @@ def dependence(effect: Effect) -> str:
                 axes.set_xscale("log")
                 axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
                 axes.xaxis.set_minor_formatter(lambda value, _: "")
-        axes.set(xlabel=effect.knob, ylabel="mean predicted")
+        axes.set(xlabel=effect.knob, ylabel=f"predicted {score}")
 
     return draw(f"dependence-{_id(effect.knob)}", paint, (3.5, 2.4))
 
@@ -241,7 +241,7 @@ def curves(contents: Contents) -> str:
     drawn = [t for t in contents.observed if t.observation and t.observation.curve]
 
     def paint(figure: Figure, axes: Axes) -> None:
-        best = max(drawn, key=lambda t: t.accuracy or 0.0)
+        best = max(drawn, key=lambda t: t.observation.accuracy or 0.0 if t.observation else 0.0)
         for trial in drawn:
             assert trial.observation is not None
             points = [(point.fraction, point.accuracy) for point in trial.observation.curve]
@@ -261,7 +261,7 @@ def curves(contents: Contents) -> str:
 
 
 def timeline(contents: Contents) -> str:
-    """Draw when each training ran, one lane for each that ran at a time; disturbed ones are hatched, failed ones red."""
+    """Draw when each training that did not fail ran, one lane for each that ran at a time; disturbed ones are hatched."""
     spans = [
         (contents.ended_at[t.number] - (t.observation.seconds or 0.0), contents.ended_at[t.number], t)
         for t in contents.trials
@@ -285,7 +285,7 @@ def timeline(contents: Contents) -> str:
                 lane,
                 end - start,
                 left=start - first,
-                color=_colour(trial),
+                color={CONFIRMATION: ORANGE, FINAL: GREEN}.get(trial.kind, BLUE),
                 edgecolor="white",
                 lw=0.5,
                 hatch=_hatch(trial),
@@ -366,13 +366,6 @@ def _scatter(
     if points:
         x, y = zip(*points, strict=True)
         axes.scatter(x, y, size, colour, marker=marker, label=label, zorder=3)
-
-
-def _colour(trial: Trial) -> str:
-    assert trial.observation is not None
-    if trial.observation.failure:
-        return RED
-    return {CONFIRMATION: ORANGE, FINAL: GREEN}.get(trial.kind, BLUE)
 
 
 def _hatch(trial: Trial) -> str | None:

@@ -13,14 +13,15 @@ from pathlib import Path
 from jointnas import __version__
 from jointnas.campaign.calibration import WIDTH, Calibration
 from jointnas.campaign.candidate_file import write_text
-from jointnas.campaign.trial import FINAL, Trial, trained_accuracies
-from jointnas.campaign.winner_file import BEST, RETRAINED, WINNER_FILE, WinnerFile
+from jointnas.campaign.retrain import spread
+from jointnas.campaign.spec import PolicySpec
+from jointnas.campaign.trial import result_text, trained_accuracies
+from jointnas.campaign.winner_file import BEST, RETRAINED, WINNER_FILE, WinnerFile, retrained_name
 from jointnas.errors import JointNASError
 from jointnas.network.cost import METRICS
 from jointnas.report import figures
 from jointnas.report.contents import Contents
 from jointnas.report.html import STYLE, count_text, html_details, html_figure, html_knobs, html_table, html_tabs
-from jointnas.search.objective import SCORE_NAMES
 from jointnas.space.constraint import MEASURED, format_metric
 from jointnas.training.clock import clock_from_json
 from jointnas.training.confusion import Confusion
@@ -89,14 +90,15 @@ def _lead(contents: Contents) -> str:
     found = "The search has not ended yet."
     if contents.winners:
         best = contents.winners[0]
-        own, score = trained_accuracies(contents.trials, best), SCORE_NAMES[spec.score]
+        own, score = trained_accuracies(contents.trials, best), contents.score_name
         found = (
             f"Found: validation {score} {sum(own) / len(own):.4f} ({count_text(len(own), 'training')})"
             if own
             else f"Found: predicted {score} {best.mean:.4f}"
         )
     elif contents.observed:
-        found = f"Best so far: {max(t.accuracy or 0.0 for t in contents.observed):.4f} in {len(contents.observed)} trainings."
+        best_score = max(t.accuracy or 0.0 for t in contents.observed)
+        found = f"Best {contents.score_name} so far: {best_score:.4f} in {len(contents.observed)} trainings."
     return f'<p class="lead">{escape(found)}</p><p>{escape(text)}</p>'
 
 
@@ -111,9 +113,7 @@ def _winners(contents: Contents) -> str:
         trained = "" if not own else f"{sum(own) / len(own):.4f} ({len(own)})"
         costs = [format_metric(name, winner.costs[name]) for name in metrics]
         rows.append([str(rank), f"{winner.mean:.4f} ± {winner.std:.4f}", trained, *costs])
-    table = html_table(
-        ["rank", f"expected {SCORE_NAMES[contents.spec.score]}", "trained (times)", *metrics], rows, best=0
-    )
+    table = html_table(["rank", f"expected {contents.score_name}", "trained (times)", *metrics], rows, best=0)
     tests = [
         [
             str(row["rank"]),
@@ -151,7 +151,7 @@ def _costs(contents: Contents) -> str:
             name,
             html_figure(
                 figures.accuracy_against_cost(contents, name),
-                f"Validation accuracy over {name} of trained candidates, winners and predictions.",
+                f"Validation {contents.score_name} over {name} of trained candidates, winners and predictions.",
             ),
         )
         for name in metrics
@@ -161,7 +161,7 @@ def _costs(contents: Contents) -> str:
         for t in contents.observed
     ]
     return html_tabs("cost", pictures) + html_details(
-        "The figures as a table", html_table(["trial", "accuracy", *metrics], rows)
+        "The figures as a table", html_table(["trial", contents.score_name, *metrics], rows)
     )
 
 
@@ -170,6 +170,8 @@ def _efficiency(contents: Contents) -> str:
     from jointnas.efficiency.models import COSTS_OF_RUNS, FEWEST, models_of
     from jointnas.efficiency.ranking import rank
 
+    if contents.spec.score != ACCURACY:
+        return ""
     every = models_of(contents.trials, contents.context, contents.spec, "trial")
     names = (ACCURACY, *COSTS_OF_RUNS)
     models = [m for m in every if all(name in m.metrics and m.metrics[name].mean > 0 for name in names)]
@@ -195,7 +197,7 @@ def _efficiency(contents: Contents) -> str:
 def _progress(contents: Contents) -> str:
     if not contents.observed:
         return ""
-    text = "The accuracy of each training, and the best so far."
+    text = f"The {contents.score_name} of each training, and the best so far."
     if contents.recipes:
         line = max(t.accuracy or 0.0 for t in contents.recipes)
         text += f" The dashed line is the best built-in recipe, {line:.4f}."
@@ -222,7 +224,10 @@ def _calibration(contents: Contents) -> str:
         )
     table = html_table(["predictions of", "count", "mean error", "bias", f"within {WIDTH} std"], rows)
     return (
-        html_figure(figures.calibration(contents), "Accuracies as predicted before each training, and as trained.")
+        html_figure(
+            figures.calibration(contents),
+            f"The {contents.score_name} as predicted before each training, and as trained.",
+        )
         + table
     )
 
@@ -234,7 +239,11 @@ def _knobs(contents: Contents) -> str:
     effects = sampled.effects
     shown = [e for e in effects[: figures.SHOWN_DEPENDENCES] if e.importance > 0]
     dependences = "".join(
-        html_figure(figures.dependence(effect), f"Mean predicted accuracy by {effect.knob}.", "small")
+        html_figure(
+            figures.dependence(effect, contents.score_name),
+            f"Mean predicted {contents.score_name} by {effect.knob}.",
+            "small",
+        )
         for effect in shown
     )
     rows = [[e.knob, f"{e.importance:.1%}"] for e in effects]
@@ -250,7 +259,7 @@ def _knobs(contents: Contents) -> str:
             "Each training as a line over the knobs that matter most; brighter and thicker lines are more accurate.",
         )
     return (
-        html_figure(figures.importance(effects), text)
+        html_figure(figures.importance(effects, contents.score_name), text)
         + f'<div class="grid">{dependences}</div>'
         + parallel
         + html_details("All knobs", html_table(["knob", "share of variance"], rows))
@@ -264,16 +273,14 @@ def _trials(contents: Contents) -> str:
             str(t.number),
             str(t.round),
             t.kind,
-            _outcome(t),
+            result_text(t),
             "" if t.predicted is None else f"{t.predicted:.4f}",
             "" if not t.observation or t.observation.steps is None else str(t.observation.steps),
         ]
         for t in contents.trials
     ]
     number = None if best is None else next(i for i, t in enumerate(contents.trials) if t is best)
-    table = html_table(
-        ["trial", "round", "kind", SCORE_NAMES[contents.spec.score], "predicted", "steps"], rows, best=number
-    )
+    table = html_table(["trial", "round", "kind", contents.score_name, "predicted", "steps"], rows, best=number)
     return html_details(f"{len(rows)} trainings", table, is_open=len(rows) <= 40) if rows else ""
 
 
@@ -290,7 +297,7 @@ def _timeline(contents: Contents) -> str:
     if not any(t.observation and t.observation.seconds and t.number in contents.ended_at for t in contents.trials):
         return ""
     disturbed = [t.number for t in contents.trials if t.disturbed or (t.observation and t.observation.was_disturbed)]
-    text = "When each training ran: blue trials, orange leaders again, green on all images, red failed."
+    text = "When each training that did not fail ran: blue trials, orange leaders again, green on all images."
     text += f" Hatched: disturbed by other programs. Disturbed: {', '.join(map(str, disturbed))}." if disturbed else ""
     return html_figure(figures.timeline(contents), text)
 
@@ -364,7 +371,8 @@ def _confusion(contents: Contents) -> str:
 
 def _retrained_confusion(contents: Contents) -> tuple[Confusion, str] | None:
     """Return the matrix of the first winner, where this one was trained again."""
-    folder = contents.path / RETRAINED / "winner-1"
+    query = contents.queries[-1]["number"] if contents.queries else 1
+    folder = contents.path / RETRAINED / f"{retrained_name(query)}-1"
     if not (folder / WINNER_FILE).is_file():
         return None
     winner = WinnerFile.read(folder)
@@ -400,6 +408,8 @@ def _validation_confusion(contents: Contents) -> tuple[Confusion, str] | None:
 def _repeat(contents: Contents) -> str:
     name, spec = shlex.quote(str(contents.path)), contents.spec
     lines = [f"jointnas runs show {name} --config > again.toml"]
+    if spec.kind == PolicySpec.kind:
+        lines.append("jointnas policy search --config again.toml")
     if spec.kind in ("search", "direct", "nash"):
         lines.append("jointnas search --config again.toml")
         if spec.data is not None and getattr(spec, "train_fn", None) is None:
@@ -409,17 +419,5 @@ def _repeat(contents: Contents) -> str:
 
 
 def _spread(values: Sequence[float]) -> str:
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return f"{mean:.4f}"
-    deviation = (sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5
-    return f"{mean:.4f} ± {deviation:.4f} ({len(values)} seeds)"
-
-
-def _outcome(trial: Trial) -> str:
-    observation = trial.observation
-    if observation is None:
-        return "in flight"
-    if trial.kind == FINAL and not observation.failure:
-        return "on all images"
-    return f"failed: {observation.failure}" if trial.accuracy is None else f"{trial.accuracy:.4f}"
+    own = spread(values)
+    return f"{own['mean']:.4f}" + ("" if own["std"] is None else f" ± {own['std']:.4f} ({len(values)} seeds)")

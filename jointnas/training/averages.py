@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -55,8 +55,8 @@ class Lookahead:
 
 
 @torch.no_grad()
-def reestimate_norms(network: nn.Module, batches: Sequence[Tensor]) -> None:
-    """Set batch norm's running statistics to their means over batches (n, C, H, W) at the current weights.
+def reestimate_norms(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Set batch norm's running statistics to their means over batches (n, C, H, W) of one size at the current weights.
 
     `torch.optim.swa_utils.update_bn` would also switch on dropout and stochastic depth.
     """

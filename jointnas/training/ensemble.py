@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from statistics import fmean
 from typing import NamedTuple
 
@@ -23,8 +24,8 @@ from jointnas.training.confusion import Confusion
 from jointnas.training.members import SEEDS, SNAPSHOTS, part_of
 from jointnas.training.observation import Observation
 from jointnas.training.recipe import Recipe
-from jointnas.training.scoring import accuracies, log_loss, vote
-from jointnas.training.trainer import Progress, Trainer, seeded
+from jointnas.training.scoring import accuracy, log_loss, vote
+from jointnas.training.trainer import CURVE_IMAGES, Progress, Trainer, seeded
 
 SEED_STRIDE = 10**10  # between the seeds of two members
 
@@ -47,24 +48,28 @@ def train_ensemble(
     seed: int = 0,
     device: torch.device | str = "cpu",
     keep_all: bool = False,
+    curve_images: int = CURVE_IMAGES,
     progress: Progress | None = None,
 ) -> Ensemble:
     """Train an ensemble of one network and recipe within the budget of `clock`, and score it on the validation images.
 
-    Members that do not pay on the validation images are left out, unless `keep_all`. Snapshots restart the learning rate (`sgdr`, cycles of
+    Members that do not pay on the validation images are left out, unless `keep_all`. curve_images: see `train_network`; members of seeds
+    have no learning curve together. Snapshots restart the learning rate (`sgdr`, cycles of
     one length). Raises `BudgetError` for a budget that does not hold a step of each member, and what `train_network` raises.
     """
     device = torch.device(device)
     if kind == SNAPSHOTS:
         recipe = replace(recipe, schedule="sgdr", cycles=members, cycle_growth=1.0)
-        observation, networks, logits = _trained(network, recipe, data, clock, seed, device, members, progress)
+        trained = partial(_trained, network, recipe, data, clock, device, snapshots=members, curve_images=curve_images)
+        observation, networks, logits = trained(seed, progress)
         observations = [observation]
     else:
         part = part_of(clock, members)
         observations, networks, logits = [], [], []
         for i in range(members):
             watch = _part_progress(progress, i, members)
-            own = _trained(network, recipe, data, part, seed + i * SEED_STRIDE, device, 1, watch)
+            trained = partial(_trained, network, recipe, data, part, device, snapshots=1, curve_images=0)
+            own = trained(seed + i * SEED_STRIDE, watch)
             observations.append(own[0])
             networks += own[1]
             logits += own[2]
@@ -81,7 +86,6 @@ def train_ensemble(
         steps=round(fmean(o.steps or 0 for o in observations)),
         images_per_second=fmean(o.images_per_second or 0.0 for o in observations),
         cpu_share=min((o.cpu_share for o in observations if o.cpu_share is not None), default=None),
-        curve=observations[0].curve if kind == SNAPSHOTS else (),
     )
     return Ensemble(together, [networks[i] for i in kept])
 
@@ -96,7 +100,7 @@ def paying(logits: Sequence[Tensor], labels: Tensor) -> list[int]:
     def merit(members: Sequence[int]) -> tuple[float, float]:
         voted = vote([logits[i] for i in members])
         loss = log_loss(voted, labels)
-        return accuracies(voted, labels)[0], -(float("inf") if loss is None else loss)
+        return accuracy(voted, labels), -(float("inf") if loss is None else loss)
 
     while len(kept) > 1:
         without = max(([j for j in kept if j != i] for i in kept), key=merit)
@@ -111,16 +115,28 @@ def _trained(
     recipe: Recipe,
     data: Data,
     clock: Mapping[str, float],
-    seed: int,
     device: torch.device,
-    snapshots: int,
+    seed: int,
     progress: Progress | None,
+    *,
+    snapshots: int,
+    curve_images: int,
 ) -> tuple[Observation, list[Network], list[Tensor]]:
     """Return the observation of one training, its networks, and their logits of the validation images."""
     running = clock_from_json(dict(clock))
     running.start()
     with seeded(seed, device):
-        trainer = Trainer(network, recipe, data, running, seed, device, progress=progress, snapshots=snapshots)
+        trainer = Trainer(
+            network,
+            recipe,
+            data,
+            running,
+            seed,
+            device,
+            curve_images=curve_images,
+            progress=progress,
+            snapshots=snapshots,
+        )
         observation = trainer.run().observation
     if len(trainer.networks) < snapshots:
         raise BudgetError(f"{snapshots} snapshots need as many steps, got a budget of {running}: raise it")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,9 +33,9 @@ from jointnas.training.ensemble import train_ensemble
 from jointnas.training.members import LARGEST_ENSEMBLE, SEEDS
 from jointnas.training.observation import Observation
 from jointnas.training.recipe import Recipe
-from jointnas.training.scoring import accuracies, predict, vote
+from jointnas.training.scoring import predict, vote
 from jointnas.training.trained_blueprint import trained_blueprint
-from jointnas.training.trainer import CURVE_IMAGES, train_network
+from jointnas.training.trainer import CURVE_IMAGES, TIMED_IMAGES, train_network
 
 WORKER_MODULES = ("jointnas.training.job", "torch._dynamo")  # optimizers import torch._dynamo in their first step
 
@@ -123,15 +124,14 @@ def trial_executor(
     *,
     kind: str = "local",
     hang_seconds: float = HANG_SECONDS,
-    libraries: tuple[str, ...] = (),
 ) -> Executor:
     """Return an executor whose workers train candidates on the data of `spec`, which must have this fingerprint.
 
     A training that runs out of memory is run once more alone, and one whose machine was lost up to twice (`RetryingExecutor`).
-    kind: the executor's name. libraries: modules that networks come from, which workers import before any clock starts.
+    kind: the executor's name.
     """
     prepare = PrepareTrials(DataSpec(**spec.to_json()), slot.device, fingerprint)
-    return RetryingExecutor(find_executor(kind)(prepare, slot, hang_seconds, (*WORKER_MODULES, *libraries)))
+    return RetryingExecutor(find_executor(kind)(prepare, slot, hang_seconds, WORKER_MODULES))
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,11 @@ def run_job(job: TrainingJob, data: Data, device: str, progress: Progress | None
     """Train the job's candidate in this process and return its result."""
     recipe = Recipe.from_knobs(job.candidate["recipe"])
     network = initial_network(job, data.input_shape, len(data.classes))
-    own = data.with_val_in_train() if job.with_val else data
+    blueprint = network.blueprint if isinstance(network, Network) else network
+    for library in blueprint.libraries:  # before the clock starts
+        import_module(library)
+    own = data.with_val_in_train(TIMED_IMAGES) if job.with_val else data
+    curve_images = 0 if job.with_val else job.curve_images
     if job.members > 1 and isinstance(network, Blueprint):
         observation, networks = train_ensemble(
             network,
@@ -177,6 +181,7 @@ def run_job(job: TrainingJob, data: Data, device: str, progress: Progress | None
             seed=job.seed,
             device=device,
             keep_all=job.with_val,
+            curve_images=curve_images,
             progress=progress,
         )
     else:
@@ -188,25 +193,24 @@ def run_job(job: TrainingJob, data: Data, device: str, progress: Progress | None
             seed=job.seed,
             device=device,
             stop_at=job.stop_at,
-            curve_images=job.curve_images,
+            curve_images=curve_images,
             progress=progress,
             last_rate=job.last_rate,
         )
         networks = [model]
     if job.with_val:
-        observation = replace(
-            observation, accuracy=None, balanced_accuracy=None, macro_f1=None, log_loss=None, curve=()
-        )
-    test_accuracy, confusion = None, None
+        observation = replace(observation, accuracy=None, balanced_accuracy=None, macro_f1=None, log_loss=None)
+    tested = None
     if job.test:
         split = data.test()
         normalise = Normalise(data.mean, data.std, torch.device(device))
         report = (lambda: progress(1.0, observation.seconds or 0.0)) if progress else (lambda: None)
         logits = [predict(n, split, normalise, torch.device(device), recipe.test_flip, report) for n in networks]
-        test_accuracy = accuracies(vote(logits), split.labels)[0]
-        confusion = Confusion.of(vote(logits), split.labels, data.classes).counts
+        tested = Confusion.of(vote(logits), split.labels, data.classes)
     unsaved = _save(networks, Path(job.weights)) if job.weights else ""
-    return TrainingResult(observation, test_accuracy, len(networks), unsaved, confusion)
+    if tested is None:
+        return TrainingResult(observation, None, len(networks), unsaved)
+    return TrainingResult(observation, tested.accuracy, len(networks), unsaved, tested.counts)
 
 
 def _save(networks: Sequence[Network], weights: Path) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from jointnas.data.dataset import Split
 from jointnas.training.batches import Normalise
 
-SCORING_BATCH = 500
+SCORING_BATCH = 512
 
 
 def logits_of(network: nn.Module, images: Tensor, flip: bool) -> Tensor:
@@ -50,13 +50,17 @@ def vote(logits: Sequence[Tensor]) -> Tensor:
     return torch.stack([own.log_softmax(dim=1) for own in logits]).logsumexp(dim=0) - math.log(len(logits))
 
 
-def accuracies(logits: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Return the accuracy and the balanced accuracy (mean recall of the classes present in `labels`)."""
-    correct = (logits.argmax(1) == labels).double()
-    counts = torch.bincount(labels, minlength=logits.shape[1])
-    by_class = torch.zeros(logits.shape[1], dtype=torch.float64).index_add_(0, labels, correct)
-    present = counts > 0
-    return float(correct.mean()), float((by_class[present] / counts[present]).mean())
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Return the share of (n, classes) logits that are largest at their label; `Confusion` has scores by class."""
+    return float((logits.argmax(1) == labels).double().mean())
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until a GPU has finished all work in its queue."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def log_loss(logits: Tensor, labels: Tensor) -> float | None:

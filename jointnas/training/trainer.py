@@ -31,9 +31,9 @@ from jointnas.training.precision import trains_in_bfloat16
 from jointnas.training.proxconnect import ProxConnect
 from jointnas.training.recipe import Recipe
 from jointnas.training.schedules import learning_rate_factor, training_side
-from jointnas.training.scoring import accuracies, log_loss, predict, vote
+from jointnas.training.scoring import SCORING_BATCH, accuracy, log_loss, predict, synchronise, vote
 
-CURVE_IMAGES = 512  # validation images that are scored for the learning curve
+CURVE_IMAGES = SCORING_BATCH  # validation images that are scored for the learning curve
 TIMED_IMAGES = 128  # validation images that are scored before the first step, to know how long scoring takes; the fewest of a curve
 CURVE_SHARE = 0.02  # of the budget at most, for all points of the learning curve together
 WHITENING_PIXELS = 500 * 32 * 32
@@ -154,9 +154,8 @@ class Trainer:
         self.class_weights = None if weights is None else weights.to(device)
         self.step_seconds = 0.0  # of all steps together
         self.last_report = -math.inf
-        self.scoring_seconds = self.curve_seconds = (
-            0.0  # of scoring the curve's images, without and with what surrounds it
-        )
+        self.scoring_seconds = 0.0  # of the curve's images
+        self.curve_seconds = 0.0  # with setting and restoring the weights
 
     def _initial_network(self, given: Blueprint | Network) -> Network:
         dirac = self.recipe.initialisation == "dirac"
@@ -209,7 +208,8 @@ class Trainer:
         for _ in range(2):  # the first call is slower
             self._score_curve_images()
         timed = self.curve_images
-        self.clock.expect(BACKWARD_COST * self.scoring_seconds * self.batches.batch_size / timed)
+        forward_seconds = self.scoring_seconds / self.recipe.views / timed  # of an image
+        self.clock.expect(BACKWARD_COST * forward_seconds * self.batches.batch_size)
         share = (
             len(CURVE_FRACTIONS) * self.clock.share_of(self.curve_seconds) / timed
         )  # that an image takes at all points
@@ -277,7 +277,7 @@ class Trainer:
             self.quantiser.finish_step(fraction)
 
     def _check_loss(self) -> None:
-        """Raise `DivergenceError` if the previous step's loss is not finite; reading it one step late does not stall a GPU."""
+        """Raise `DivergenceError` if the previous step's loss is not finite. Reading it waits for that step, so only one is ever queued."""
         if self.loss is not None and not math.isfinite(value := self.loss.item()):
             raise self._diverged(f"the loss is {value} at step {self.steps}")
 
@@ -302,8 +302,8 @@ class Trainer:
             self._reestimate_norms(self.data.train.images[rows])
 
     def _reestimate_norms(self, images: Tensor) -> None:
-        parts = torch.split(images, self.recipe.batch_size)
-        reestimate_norms(self.scored, [self.normalise(part.to(self.device)) for part in parts])
+        parts = torch.tensor_split(images, math.ceil(len(images) / self.recipe.batch_size))  # of nearly equal sizes
+        reestimate_norms(self.scored, (self.normalise(part.to(self.device)) for part in parts))
 
     @contextmanager
     def _final_weights(self) -> Iterator[None]:
@@ -344,8 +344,8 @@ class Trainer:
         del self.due_fractions[: len(passed)]  # a long step may pass several
         if passed and self.curve_images and self.clock.has_room(self.curve_seconds):
             logits, labels = self._score_curve_images()
-            accuracy, _ = accuracies(logits, labels)
-            self.curve.append(CurvePoint(fraction, seconds, self.steps, accuracy, log_loss(logits, labels)))
+            point = CurvePoint(fraction, seconds, self.steps, accuracy(logits, labels), log_loss(logits, labels))
+            self.curve.append(point)
 
     def _report_progress(self) -> None:
         """Report the progress, at most twice a second."""
@@ -357,8 +357,10 @@ class Trainer:
     def _score_curve_images(self) -> tuple[Tensor, Tensor]:
         """Return logits (n, classes) and labels (n,) of the curve's images, and reserve time for scoring at the end."""
         part = Split(self.data.val.images[: self.curve_images], self.data.val.labels[: self.curve_images])
+        synchronise(self.device)  # the last step is no part of the scoring
         began = time.perf_counter()
         with self._final_weights():
+            synchronise(self.device)
             start = time.perf_counter()
             logits = predict(self.scored, part, self.normalise, self.device, self.recipe.test_flip)
             self.scoring_seconds = time.perf_counter() - start

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jointnas.execution import find_executor
@@ -17,6 +17,8 @@ from jointnas.training.clock import clock_from_json
 from jointnas.training.job import TrainingJob, TrainingResult
 from jointnas.training.observation import Observation
 
+NOT_NUMBERS = ("failure", "curve", "machine")  # of an observation
+WHOLE = ("steps", "trainings", "attempts")
 PATIENCE = 2.0  # a function may run for so many budgets plus PATIENCE_SECONDS before its worker is replaced
 PATIENCE_SECONDS = 600.0
 
@@ -52,10 +54,23 @@ def function_executor(function: UserFunction, slot: Slot, clock: Mapping[str, fl
 
 def _observation(result: Any) -> Observation:
     if isinstance(result, Observation):
-        return result
+        return _checked(result)
     if result is None:
         return Observation.failed("the training function returned None")
     accuracy = float(result)
     if not math.isfinite(accuracy):
         return Observation.failed(f"the training function returned {accuracy}")
     return Observation(accuracy)
+
+
+def _checked(observation: Observation) -> Observation:
+    """Return a user's observation with numbers as Python has them; a failure where a score or a measurement is none."""
+    numbers: dict[str, Any] = {}
+    for name, value in vars(observation).items():
+        if name in NOT_NUMBERS or value is None:
+            continue
+        number = float(value)
+        if not math.isfinite(number):
+            return Observation.failed(f"the training function returned the {name} {number}")
+        numbers[name] = int(number) if name in WHOLE else number
+    return replace(observation, **numbers)

@@ -119,7 +119,10 @@ def test_a_run_says_how_far_its_predictions_were_from_what_its_trainings_gave(in
 def test_a_winner_retrained_under_another_budget_says_nothing_of_its_prediction(in_copy, few_candidates):
     before = in_copy.runs_show
     answer("search", "--from", RUN, "-c", "macs<1M", "--top", "1")
+    first = Path(RUN, "retrained", "winner-1", "winner.json").read_bytes()
     answer("retrain", RUN, "--query", "2", "--seeds", "1", "--top", "1", "--train-steps", "2")
+    assert Path(RUN, "retrained", "winner-1", "winner.json").read_bytes() == first
+    assert len(answer("predict", f"{RUN}/retrained/query-2-winner-1", "seven.png")["predictions"]) == 1
     shown = answer("runs", "show", RUN)
     assert shown["agreement"] == before["agreement"]
     assert [(row["query"], row["clock"]) for row in shown["retrained"]] == [

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from jointnas.data.contract import Contents, Source, array_contents
-from jointnas.data.dataset import Data, Split, load_data
+from jointnas.data.dataset import Data, Split, channel_statistics, load_data
 from jointnas.data.spec import DataSpec
 from jointnas.errors import DataError
 from tests.plugins import install_package
@@ -204,6 +204,26 @@ def test_statistics_are_those_of_the_training_pixels(tmp_path: Path, cache: Path
     np.testing.assert_allclose(data.std, pixels.std(axis=(0, 1, 2)))
 
 
+def test_a_rare_class_keeps_an_image_in_every_split(tmp_path: Path, cache: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (300, 2, 3), dtype=np.uint8)
+    labels = np.repeat([0, 1, 2], [286, 10, 4])
+    np.savez(tmp_path / "a.npz", train_images=images, train_labels=labels)
+    data = load_data(DataSpec(str(tmp_path / "a.npz"), train_images=20, val_images=7), cache)
+    for split, size in ((data.train, 20), (data.val, 7), (data.test(), 60)):
+        assert len(split) == size
+        assert set(split.labels.tolist()) == {0, 1, 2}
+
+
+def test_statistics_of_many_images_are_counted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jointnas.data.dataset.COUNTED_IMAGES", 7)
+    images = torch.randint(256, (20, 5, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images[..., 2] = 9
+    mean, deviation = channel_statistics(images)
+    pixels = images.numpy() / 255
+    np.testing.assert_allclose(mean, pixels.mean(axis=(0, 1, 2)))
+    np.testing.assert_allclose(deviation, [*pixels.std(axis=(0, 1, 2))[:2], 1e-3])
+
+
 def test_many_small_classes_leave_an_image_of_each_for_the_test(tmp_path: Path, cache: Path) -> None:
     data = load(write_npz(tmp_path / "a.npz", n=28, classes=7), cache)  # a fifth is 6: nobody can ask for more
     assert set(data.test().labels.tolist()) == set(range(7))
@@ -238,10 +258,20 @@ def test_a_folder_without_splits_is_split_with_a_note(tmp_path: Path, cache: Pat
     assert [place // 100 for place in places(data.train)] == data.train.labels.tolist()
 
 
-@pytest.mark.parametrize("validation", ["val", "valid", "validation"])
-def test_the_split_folders_of_a_source_are_kept(tmp_path: Path, cache: Path, validation: str) -> None:
+@pytest.mark.parametrize(
+    ("train", "validation", "test"),
+    [
+        ("train", "val", "test"),
+        ("train", "valid", "test"),
+        ("Training", "Validation", "Testing"),
+        ("train", "Val", "TEST"),
+    ],
+)
+def test_the_split_folders_of_a_source_are_kept(
+    tmp_path: Path, cache: Path, train: str, validation: str, test: str
+) -> None:
     root = tmp_path / "pets"
-    for start, split in ((0, "train"), (20, validation), (40, "test")):
+    for start, split in ((0, train), (20, validation), (40, test)):
         for c, label in enumerate(("cat", "dog")):
             for i in range(3):
                 write_image(root / split / label / f"{i}.png", start + 100 * c + i)

@@ -10,7 +10,7 @@ optuna = pytest.importorskip("optuna", reason="Optuna is not installed")
 
 from jointnas.campaign.result import Campaign  # noqa: E402
 from jointnas.errors import SearchError  # noqa: E402
-from jointnas.integrations.optuna import JointNASSampler, to_study  # noqa: E402
+from jointnas.integrations.optuna import JointNASSampler, _definition, to_study  # noqa: E402
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -70,12 +70,14 @@ def test_what_optuna_allows_does_not_end_a_study() -> None:
         trial.suggest_float("step", -0.3, 0.3, step=0.1)
         trial.suggest_int("large", 1, 10**6)
         trial.suggest_int("even", 2, 10, step=2)
+        trial.suggest_float("whole", 0.0, 9.0, step=1.0)
         return float("inf") if trial.number == 2 else float(trial.number)
 
     study = optuna.create_study(sampler=JointNASSampler(0))
     study.enqueue_trial({"step": 0.0, "large": 2_000_000, "even": 4})
     study.optimize(odd, n_trials=6)
     assert all(trial.params["even"] % 2 == 0 for trial in study.trials)
+    assert _definition({"x": optuna.distributions.FloatDistribution(0, 9, step=1.0)})["recipe"]["p0"]["step"] == 1.0
     finite = optuna.create_study(sampler=JointNASSampler(0))
     finite.optimize(lambda trial: float(trial.suggest_categorical("a", [1, 2, 3])), n_trials=6)
     assert finite.best_value == 1

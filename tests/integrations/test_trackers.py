@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def test_a_failed_trial_is_logged_as_one() -> None:
         def log(self, numbers, step):
             self.logged += [(name, value, step) for name, value in numbers.items()]
 
-        def close(self):
+        def end(self):
             """Nothing is open."""
 
     from jointnas.campaign.trial import Trial
@@ -98,6 +99,21 @@ def test_a_tracker_that_fails_does_not_end_a_campaign(events: list[Event]) -> No
         warnings.simplefilter("error")
         for event in events[first:]:
             tracker(event)
+
+
+def test_a_tracker_that_cannot_end_its_run_warns() -> None:
+    class Gone(TensorBoard):
+        def end(self):
+            raise ConnectionError("the server is away")
+
+    with pytest.warns(UserWarning, match="Gone failed and logs nothing more: the server is away"):
+        Gone("unused").close()
+
+
+def test_a_missing_package_is_named_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with pytest.raises(RunError, match="the tracker needs mlflow, which is not installed: pip install mlflow"):
+        find_tracker("mlflow")
 
 
 def test_an_unknown_tracker_is_refused() -> None:

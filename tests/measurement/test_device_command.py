@@ -46,6 +46,15 @@ def test_the_last_word_is_the_latency(device: str, tmp_path: Path) -> None:
     assert calls(tmp_path) == 1
 
 
+def test_a_network_that_cannot_be_exported_is_one_sentence(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("no symbolic function")
+
+    monkeypatch.setattr("jointnas.measurement.device_command.write_onnx", fail)
+    with pytest.raises(ConstraintError, match=r"PyTorch cannot write \(no symbolic function\): leave this network out"):
+        DeviceCommand(device).latency(NETWORK, Recipe())
+
+
 def test_the_device_gets_integers_for_weights_of_few_bits(device: str) -> None:
     architecture = {"network": "resnet9", "width": 32}
     floats, few = (

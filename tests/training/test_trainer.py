@@ -16,11 +16,12 @@ from jointnas.network.families import make_blueprint
 from jointnas.training.averages import reestimate_norms
 from jointnas.training.batches import Normalise
 from jointnas.training.clock import StepClock, WallClock
+from jointnas.training.confusion import Confusion
 from jointnas.training.observation import Observation
 from jointnas.training.recipe import EXPECTED_LEARNING_RATE, Recipe
 from jointnas.training.recipe_columns import effective
 from jointnas.training.schedules import learning_rate_factor, training_side
-from jointnas.training.scoring import SCORING_BATCH, accuracies, log_loss, logits_of, predict
+from jointnas.training.scoring import SCORING_BATCH, accuracy, log_loss, logits_of, predict
 from jointnas.training.trainer import Trainer, Training, train_network
 from tests.contention import busy_neighbour, counts_waiting
 
@@ -66,7 +67,7 @@ def test_the_accuracy_is_that_of_the_model_on_all_validation_images(digits: Data
     assert not model.training
     logits = predict(model, digits.val, Normalise(digits.mean, digits.std, CPU), CPU)
     assert logits.shape == (len(digits.val), 10)
-    assert (observation.accuracy, observation.balanced_accuracy) == pytest.approx(accuracies(logits, digits.val.labels))
+    assert observation.accuracy == pytest.approx(accuracy(logits, digits.val.labels))
     assert observation.failure is None
 
 
@@ -101,7 +102,7 @@ def test_the_curve_is_scored_on_curve_images_validation_images(digits: Data, ima
     part = Split(digits.val.images[:images], digits.val.labels[:images])
     logits = predict(stopped, part, Normalise(digits.mean, digits.std, CPU), CPU)
     (read,) = (point for point in whole.curve if point.fraction == 0.5)
-    assert read.accuracy == accuracies(logits, part.labels)[0]
+    assert read.accuracy == accuracy(logits, part.labels)
     assert read.log_loss == log_loss(logits, part.labels)
 
 
@@ -226,13 +227,12 @@ def test_the_averaged_weights_are_the_ones_that_are_scored(digits: Data) -> None
     assert not torch.equal(plain.state_dict()[name], averaged.state_dict()[name])
 
 
-def test_accuracies_are_shares_of_all_images_and_mean_shares_by_class() -> None:
+def test_an_accuracy_is_the_share_of_all_images() -> None:
     labels = torch.tensor([0, 0, 0, 0, 1, 1, 3])
     answers = torch.tensor([0, 0, 0, 2, 1, 0, 1])  # 3 of 4, 1 of 2, none of 1; class 2 does not occur
     logits = torch.nn.functional.one_hot(answers, 4).float()
-    accuracy, balanced = accuracies(logits, labels)
-    assert accuracy == pytest.approx(4 / 7)
-    assert balanced == pytest.approx((3 / 4 + 1 / 2 + 0) / 3)
+    assert accuracy(logits, labels) == pytest.approx(4 / 7)
+    assert Confusion.of(logits, labels, "abcd").balanced_accuracy == pytest.approx((3 / 4 + 1 / 2 + 0) / 3)
 
 
 def test_the_one_call_that_trains_a_candidate_gives_the_same_as_its_parts(digits: Data) -> None:
@@ -344,7 +344,7 @@ def test_with_test_flip_logits_are_the_mean_over_both_views(digits: Data) -> Non
     with torch.no_grad():
         logits = (mirrored.model(images) + mirrored.model(images.flip(3))) / 2
     observation = mirrored.observation
-    assert (observation.accuracy, observation.balanced_accuracy) == pytest.approx(accuracies(logits, digits.val.labels))
+    assert observation.accuracy == pytest.approx(accuracy(logits, digits.val.labels))
     averaged = predict(mirrored.model, digits.val, normalise, CPU, flip=True)
     torch.testing.assert_close(averaged, logits, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(averaged, predict(mirrored.model, digits.val, normalise, CPU), atol=1e-2)

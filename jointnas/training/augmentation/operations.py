@@ -62,8 +62,8 @@ def translate_y(images: Tensor, magnitudes: Tensor) -> Tensor:
 def rotate(images: Tensor, magnitudes: Tensor) -> Tensor:
     """Rotate each image counter-clockwise about its centre, in degrees."""
     height, width = images.shape[1:3]
-    radians = magnitudes.double().deg2rad().view(-1, 1, 1)
-    cos, sin = radians.cos().float(), radians.sin().float()
+    radians = magnitudes.cpu().double().deg2rad().view(-1, 1, 1)  # as not every GPU has double precision
+    cos, sin = (own.float().to(images.device) for own in (radians.cos(), radians.sin()))
     mid_x, mid_y = (width - 1) / 2, (height - 1) / 2
     x = torch.arange(width, device=images.device) - mid_x
     y = (torch.arange(height, device=images.device) - mid_y)[:, None]
