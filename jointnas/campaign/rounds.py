@@ -204,6 +204,10 @@ def by_whole_trainings(search: Search, winners: Sequence[Winner], trials: Sequen
     observed = [[o for own, o in whole if own == identity] for identity in identities]
     reached = [mean_observation(o).accuracy if o else None for o in observed]
     query, accuracies = search.query, np.array([np.nan if a is None else a for a in reached])
-    short = violations(query.trained, {ACCURACY: accuracies}).any(axis=1) if query.trained else np.isnan(accuracies)
+    short = (
+        violations(query.accuracy_bounds, {ACCURACY: accuracies}).any(axis=1)
+        if query.accuracy_bounds
+        else np.isnan(accuracies)
+    )
     ranks = np.nan_to_num(-accuracies) if query.objectives == (ACCURACY,) else np.arange(len(winners))
     return [replace(winners[i], accuracy=reached[i]) for i in np.lexsort([ranks, short])]

@@ -141,14 +141,13 @@ class Model(nn.Module):
         super().__init__()
         self.classes, self.fit = tuple(classes), fit
         self.input_shape = members[0].blueprint.input_shape
-        self.deployable = Deployable(
-            [DeployableMember(n, m.mean, m.std, m.flip) for n, m in zip(networks, members, strict=True)]
-        )
+        own = [DeployableMember(n, m.mean, m.std, m.flip) for n, m in zip(networks, members, strict=True)]
+        self.deployable = Deployable(own)
 
     @property
-    def networks(self) -> list[nn.Module]:
+    def networks(self) -> list[Network]:
         """The members' networks, without their normalisation."""
-        return [member.network for member in self.deployable.members]
+        return [module for module in self.deployable.modules() if isinstance(module, Network)]
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (n, classes) probabilities, the members' mean, of (n, C, H, W) uint8 images."""

@@ -10,13 +10,17 @@ from functools import cache
 
 import numpy as np
 import torch
-from scipy.special import ndtri
 from torch import Tensor
 
-from jointnas.network.operations.packing import POWERS_OF_TWO, TENSOR, Packing
+from jointnas.network.operations.packing import POWERS_OF_TWO, TENSOR, UNIFORM, Packing
 
-QUANTILES = 4001  # of the normal distribution that a first scale is computed for
-FIRST_SCALES = np.geomspace(0.002, 2.5, 1200)
+FIRST_SCALES = {
+    (1, UNIFORM): 0.798, (2, UNIFORM): 0.4989, (3, UNIFORM): 0.2921, (4, UNIFORM): 0.167, (5, UNIFORM): 0.0938,
+    (6, UNIFORM): 0.05144, (7, UNIFORM): 0.02755, (8, UNIFORM): 0.02855,
+    (2, POWERS_OF_TWO): 1.2246, (3, POWERS_OF_TWO): 0.517, (4, POWERS_OF_TWO): 0.06448,
+}  # fmt: skip
+"""By bits and levels: the scale whose levels have the least squared error for normal weights of deviation 1."""
+
 SMALLEST_SCALE = 1e-8
 
 
@@ -33,22 +37,12 @@ def codes_of(bits: int, levels: str) -> tuple[int, ...]:
     return tuple(range(1 - 2**bits, 2**bits, 2))
 
 
-@cache
-def first_scale(bits: int, levels: str) -> float:
-    """Return the scale whose levels have the least squared error for normal weights of deviation 1."""
-    x = ndtri((np.arange(QUANTILES) + 0.5) / QUANTILES)
-    codes = np.array(codes_of(bits, levels), dtype=np.float64)
-    middles = (codes[1:] + codes[:-1]) / 2
-    errors = [np.square(x - s * codes[np.searchsorted(middles, x / s)]).mean() for s in FIRST_SCALES]
-    return float(FIRST_SCALES[int(np.argmin(errors))])
-
-
 class Levels:
     """The levels of one layer's weights. Weights are viewed as (groups, n), where each group has a scale."""
 
     def __init__(self, packing: Packing, device: torch.device | str = "cpu") -> None:
         self.packing = packing
-        self._first_scale = first_scale(packing.bits, packing.levels)
+        self._first_scale = FIRST_SCALES[packing.bits, UNIFORM if packing.bits == 1 else packing.levels]
         self.codes = torch.tensor(codes_of(packing.bits, packing.levels), dtype=torch.float32, device=device)
         self.middles = (self.codes[1:] + self.codes[:-1]) / 2
 

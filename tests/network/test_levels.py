@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from itertools import pairwise, product
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import ndtri
 from torch import Tensor
 
-from jointnas.network.levels import Levels, codes_of, pack, unpack
+from jointnas.network.levels import FIRST_SCALES, Levels, codes_of, pack, unpack
 from jointnas.network.operations.packing import Packing
 
 KINDS = [
@@ -28,6 +30,18 @@ def weights(seed: int = 0, shape: tuple[int, ...] = (6, 5, 3, 3)) -> Tensor:
 def fitted(packing: Packing, w: Tensor) -> tuple[Levels, Tensor]:
     levels = Levels(packing)
     return levels, levels.fitted_scales(w, levels.first_scales(w))
+
+
+@pytest.mark.parametrize(("kind", "scale"), FIRST_SCALES.items(), ids=lambda own: str(own))
+def test_a_first_scale_has_the_least_squared_error_for_normal_weights(kind: tuple[int, str], scale: float) -> None:
+    x = ndtri((np.arange(4001) + 0.5) / 4001)
+    codes = np.array(codes_of(*kind), dtype=np.float64)
+    middles = (codes[1:] + codes[:-1]) / 2
+
+    def error(own: float) -> float:
+        return float(np.square(x - own * codes[np.searchsorted(middles, x / own)]).mean())
+
+    assert error(scale) <= 1.001 * min(error(factor * scale) for factor in np.geomspace(0.5, 2, 400))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from jointnas.campaign.spec.base import LARGEST_SEED, Spec, check_positive
 from jointnas.campaign.spec.others import AdoptedSpec, BaselinesSpec, NashSpec
@@ -83,6 +83,8 @@ def _fits(value: object, hint: Any) -> bool:
         return any(_fits(value, own) for own in arguments)
     if origin is tuple:
         return isinstance(value, tuple) and all(_fits(part, arguments[0]) for part in value)
+    if is_typeddict(hint):
+        return isinstance(value, Mapping)
     if hint in (int, float):
         return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
     return isinstance(value, origin or hint)
