@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 POOL_SIZE = 20_000
 CONSIDERED = 65_536  # members of a pool that one batch is chosen from
+VARIED_KNOBS = 4  # of a built-in recipe that a prior may change before the first training
 GUARD_EVERY = 4  # candidates of a first batch that a prior chooses, one of which fills the space
 CAUTION = 0.5  # standard deviations
 ALL = "all"  # every engine, one after the other
@@ -254,21 +255,27 @@ class Search:
     def _predicted_best(self, predictor: Predictor, codes: Codes, n: int) -> Codes:
         """Return n of the codes, or of the children of the best, by Thompson sampling.
 
-        Parents are the codes and what was observed; before that, what the search starts from.
+        Parents are the codes and what was observed. Before anything was, they are what the search starts from, and a child changes few of
+        its knobs: farther away a prior of other images and budgets is often wrong.
         """
         if n < 1:
             return codes[:0]
         own = codes[:0] if self.pool.closed else self.observed_codes if self.trained else self.pool.start
-        parents = np.concatenate([own, codes])
+        varied = len(own) > 0 and not self.trained
+        parents = own if varied else np.concatenate([own, codes])
         medians = predictor.median_codes(parents)
-        candidates, candidate_medians = codes, medians[len(own) :]
+        candidates, candidate_medians = parents[len(own) :], medians[len(own) :]
         n_asked = len(self._observations.asked)
         if not self.pool.closed:
             excluded = self._observations.asked.union(self.pool.identities)
             rng = np.random.default_rng([self.seed, n_asked, 1])
-            children = children_of_the_best(predictor, self.query, parents, medians, excluded, rng)
+            most = VARIED_KNOBS if varied else np.inf
+            children = children_of_the_best(predictor, self.query, parents, medians, excluded, rng, most)
             candidates = np.concatenate([candidates, children[0]])
             candidate_medians = np.concatenate([candidate_medians, children[1]])
+        if len(candidates) < n:  # of a small space
+            candidates = np.concatenate([candidates, codes])
+            candidate_medians = np.concatenate([candidate_medians, predictor.median_codes(codes)])
         greedy = not len(self._observations.pending)
         return choose(predictor, self.query, candidates, candidate_medians, n, [self.seed, n_asked], greedy=greedy)
 

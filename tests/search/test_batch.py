@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from jointnas.errors import JointNASError
-from jointnas.search.batch import Batch
-from jointnas.search.search import Search
+from jointnas.predictor.contract import Predictor
+from jointnas.search.batch import Batch, fewest_changed
+from jointnas.search.search import VARIED_KNOBS, Search
 from jointnas.space.space import Space
-from tests.search.cube import cube, light, truth
+from tests.search.cube import cube, light, point, truth
 
 
 def test_a_batch_is_a_list_of_candidates_with_their_identities() -> None:
@@ -24,6 +25,21 @@ def test_a_large_first_batch_holds_no_candidate_twice(monkeypatch: pytest.Monkey
     monkeypatch.setattr("jointnas.search.batch.FILLING_POOL", 8)
     batch = light(cube()).ask(20)
     assert len(batch) == len(set(batch.identities)) == 20
+
+
+def test_before_the_first_training_a_prior_varies_few_knobs_of_what_the_search_starts_from() -> None:
+    space = cube(12)
+    examples = space.sample(40, seed=3)
+    prior = Predictor(space).fit(examples, [truth(c) for c in examples])
+    start = point(*[0.5] * 12)
+    search = Search(space, pool_size=500, prior=prior, start=[start])
+    batch = search.ask(8)  # the start, five by the prior, two that fill the space
+    changed = fewest_changed(batch.codes, space.to_codes([start])).tolist()
+    assert changed[0] == 0
+    assert all(1 <= count <= VARIED_KNOBS for count in changed[1:6])
+    assert min(changed[6:]) > VARIED_KNOBS
+    search.tell(batch, [truth(c) for c in batch])
+    assert max(fewest_changed(search.ask(8).codes, space.to_codes([start])).tolist()) > VARIED_KNOBS
 
 
 def test_a_negative_seed_is_refused() -> None:

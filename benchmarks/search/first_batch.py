@@ -1,0 +1,99 @@
+"""What the prior of a search chooses before the first training: few changes of the built-in recipes, or any.
+
+    python -m benchmarks.search.first_batch --data tiny-mammals.zip --image-size 32 --hold-out 150 --train-images 2500 --val-images 1000 \\
+        --to benchmarks/results/first-batch.json
+
+Each arm lets the search choose `--candidates` by its prior, beside the built-in recipes. All are trained once, `--workers` at a time, for
+`--seconds`: accuracies on the validation images. Leave the machine alone meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from benchmarks.measure import machine, write
+from benchmarks.search.proof import with_larger_test
+from jointnas.campaign.campaign import make_executor, prepare
+from jointnas.campaign.options import make_spec
+from jointnas.campaign.retrain import spread
+from jointnas.campaign.spec import SearchSpec
+from jointnas.data.spec import DataSpec
+from jointnas.search.batch import fewest_changed
+from jointnas.search.search import GUARD_EVERY, VARIED_KNOBS
+from jointnas.training.job import TrainingJob, TrainingResult
+
+ARMS = {f"{VARIED_KNOBS} knobs": float(VARIED_KNOBS), "any knobs": np.inf}
+FIRST_SEED = 2_100_000_000  # of no search
+
+
+def main() -> None:
+    """Choose by each arm, and train all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--hold-out", type=int, default=0)
+    parser.add_argument("--image-size", type=int)
+    parser.add_argument("--train-images", type=int, required=True)
+    parser.add_argument("--val-images", type=int, required=True)
+    parser.add_argument("--bound", default="macs<20M")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--candidates", type=int, default=4, help="that the prior chooses in each arm")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--to", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        source = with_larger_test(options.data, options.hold_out, Path(folder)) if options.hold_out else options.data
+        data = DataSpec(str(source), options.train_images, options.val_images, options.image_size, options.seed)
+        names = ("seconds", "bound", "workers", "seed", "candidates", "train_images", "val_images")
+        answer: dict[str, Any] = {"machine": machine(), "data": options.data.name}
+        answer |= {name: getattr(options, name) for name in names}
+        settings = {"train_time": options.seconds, "workers": options.workers, "seed": options.seed}
+        spec = make_spec({"data": data, "constraints": [options.bound], "rounds": 3, "batch": 6, **settings})
+        assert isinstance(spec, SearchSpec)
+        setup = prepare(spec, lambda event: None)
+        search, starts = setup.search, setup.search.pool.start
+        chosen = [("recipe", candidate) for candidate in search.space.to_candidates(starts)]
+        n = len(starts) + options.candidates
+        n += n // (GUARD_EVERY - 1)  # the last ones fill the space
+        for arm, most in ARMS.items():
+            with patch("jointnas.search.search.VARIED_KNOBS", most):
+                batch = prepare(spec, lambda event: None).search.ask(n)
+            chosen += [(arm, candidate) for candidate in batch[len(starts) :][: options.candidates]]
+        jobs = [
+            TrainingJob(candidate, spec.clock, FIRST_SEED + i, test=True).numbered(i)
+            for i, (_, candidate) in enumerate(chosen)
+        ]
+        predicted = search.predictor.predict([candidate for _, candidate in chosen])[0].tolist()
+        changed = fewest_changed(search.space.to_codes([c for _, c in chosen]), starts).tolist()
+        rows = []
+        with make_executor(setup) as executor:
+            for event in executor.results(jobs):
+                if event.kind not in ("done", "failed"):
+                    continue
+                result, (arm, candidate) = TrainingResult.of(event), chosen[event.number]
+                rows.append(
+                    {
+                        "arm": arm,
+                        "val": result.observation.accuracy,
+                        "test": result.test_accuracy,
+                        "steps": result.observation.steps,
+                        "predicted": round(predicted[event.number], 4),
+                        "changed_knobs": changed[event.number],
+                        "candidate": candidate,
+                    }
+                )
+                print(json.dumps(rows[-1]), flush=True)
+        arms = dict.fromkeys(arm for arm, _ in chosen)
+        answer["val"] = {arm: spread([row["val"] or 0.0 for row in rows if row["arm"] == arm]) for arm in arms}
+        write({**answer, "rows": rows}, options.to)
+
+
+if __name__ == "__main__":
+    main()
