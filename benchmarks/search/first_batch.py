@@ -1,22 +1,18 @@
-"""What the prior of a search chooses before the first training: few changes of the built-in recipes, or any.
+"""What the prior of a search chooses before the first training: variations of the built-in recipes, or anything.
 
     python -m benchmarks.search.first_batch --data tiny-mammals.zip --image-size 32 --hold-out 150 --train-images 2500 --val-images 1000 \\
         --to benchmarks/results/first-batch.json
 
-Each arm lets the search choose `--candidates` by its prior, beside the built-in recipes. All are trained once, `--workers` at a time, for
-`--seconds`: accuracies on the validation images. Leave the machine alone meanwhile.
+Each arm lets the search choose `--candidates` by its prior: beside the built-in recipes, which it varies, or without any. All are trained
+once, the recipes too, `--workers` at a time, for `--seconds`: accuracies on the validation images. Leave the machine alone meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
-
-import numpy as np
 
 from benchmarks.measure import machine, write
 from benchmarks.search.proof import with_larger_test
@@ -25,11 +21,11 @@ from jointnas.campaign.options import make_spec
 from jointnas.campaign.retrain import spread
 from jointnas.campaign.spec import SearchSpec
 from jointnas.data.spec import DataSpec
-from jointnas.search.batch import fewest_changed
-from jointnas.search.search import GUARD_EVERY, VARIED_KNOBS
+from jointnas.search.search import GUARD_EVERY
+from jointnas.space.knob_space import Candidate
 from jointnas.training.job import TrainingJob, TrainingResult
 
-ARMS = {f"{VARIED_KNOBS} knobs": float(VARIED_KNOBS), "any knobs": np.inf}
+ARMS = {"varied recipes": None, "anything": 0}  # built-in recipes in the first batch
 FIRST_SEED = 2_100_000_000  # of no search
 
 
@@ -54,24 +50,23 @@ def main() -> None:
         names = ("seconds", "bound", "workers", "seed", "candidates", "train_images", "val_images")
         answer: dict[str, Any] = {"machine": machine(), "data": options.data.name}
         answer |= {name: getattr(options, name) for name in names}
-        settings = {"train_time": options.seconds, "workers": options.workers, "seed": options.seed}
-        spec = make_spec({"data": data, "constraints": [options.bound], "rounds": 3, "batch": 6, **settings})
-        assert isinstance(spec, SearchSpec)
-        setup = prepare(spec, lambda event: None)
-        search, starts = setup.search, setup.search.pool.start
-        chosen = [("recipe", candidate) for candidate in search.space.to_candidates(starts)]
-        n = len(starts) + options.candidates
-        n += n // (GUARD_EVERY - 1)  # the last ones fill the space
-        for arm, most in ARMS.items():
-            with patch("jointnas.search.search.VARIED_KNOBS", most):
-                batch = prepare(spec, lambda event: None).search.ask(n)
-            chosen += [(arm, candidate) for candidate in batch[len(starts) :][: options.candidates]]
+        settings = {"train_time": options.seconds, "workers": options.workers, "seed": options.seed, "data": data}
+        chosen: list[tuple[str, Candidate]] = []
+        for arm, portfolio in ARMS.items():
+            given = {"constraints": [options.bound], "rounds": 3, "batch": 6, "portfolio": portfolio}
+            spec = make_spec({**settings, **given})
+            assert isinstance(spec, SearchSpec)
+            setup = prepare(spec, lambda event: None)
+            starts = setup.search.space.to_candidates(setup.search.pool.start)
+            n = len(starts) + options.candidates
+            batch = setup.search.ask(n + n // (GUARD_EVERY - 1))  # the last ones fill the space
+            chosen += [("recipe", own) for own in starts]
+            chosen += [(arm, own) for own in batch[len(starts) : n]]
         jobs = [
             TrainingJob(candidate, spec.clock, FIRST_SEED + i, test=True).numbered(i)
             for i, (_, candidate) in enumerate(chosen)
         ]
-        predicted = search.predictor.predict([candidate for _, candidate in chosen])[0].tolist()
-        changed = fewest_changed(search.space.to_codes([c for _, c in chosen]), starts).tolist()
+        predicted = setup.search.predictor.predict([candidate for _, candidate in chosen])[0].tolist()
         rows = []
         with make_executor(setup) as executor:
             for event in executor.results(jobs):
@@ -85,11 +80,10 @@ def main() -> None:
                         "test": result.test_accuracy,
                         "steps": result.observation.steps,
                         "predicted": round(predicted[event.number], 4),
-                        "changed_knobs": changed[event.number],
                         "candidate": candidate,
                     }
                 )
-                print(json.dumps(rows[-1]), flush=True)
+                print({**rows[-1], "candidate": candidate["recipe"].get("flip")}, flush=True)
         arms = dict.fromkeys(arm for arm, _ in chosen)
         answer["val"] = {arm: spread([row["val"] or 0.0 for row in rows if row["arm"] == arm]) for arm in arms}
         write({**answer, "rows": rows}, options.to)

@@ -67,53 +67,35 @@ def choose(
 
 
 def children_of_the_best(
-    predictor: Predictor,
-    query: Query,
-    parents: Codes,
-    medians: Array,
-    excluded: Set[str],
-    rng: np.random.Generator,
-    most_changed: float = np.inf,
+    predictor: Predictor, query: Query, parents: Codes, medians: Array, excluded: Set[str], rng: np.random.Generator
 ) -> tuple[Codes, Array]:
     """Return feasible children of the best of (n, knobs) parents, over some generations, and their median accuracies.
 
-    medians: (n,) of the parents. excluded: identities that no child may have. most_changed: in how many knobs a child of any generation may
-    differ from the nearest of the parents.
+    medians: (n,) of the parents. excluded: identities that no child may have.
     """
-    origins = parents
     seen = set(excluded)
     children, child_medians = [parents[:0]], [medians[:0]]
     utility = query.utility(parents, medians)
     for _ in range(GENERATIONS):
         best = np.argsort(-utility, kind="stable")[:PARENTS]
-        children.append(_children(query, parents[best], seen, rng, origins, most_changed))
+        children.append(_children(query, parents[best], seen, rng))
         child_medians.append(predictor.median_codes(children[-1]))
         parents = np.concatenate([parents[best], children[-1]])
         utility = np.concatenate([utility[best], query.utility(children[-1], child_medians[-1])])
     return np.concatenate(children), np.concatenate(child_medians)
 
 
-def _children(
-    query: Query, parents: Codes, seen: set[str], rng: np.random.Generator, origins: Codes, most_changed: float
-) -> Codes:
+def _children(query: Query, parents: Codes, seen: set[str], rng: np.random.Generator) -> Codes:
     """Return new feasible children of (n, knobs) parents by crossover and mutation, and add their identities to `seen`."""
     first, second = (parents[rng.integers(0, len(parents), CHILDREN)] for _ in range(2))
     crossed = rng.random((CHILDREN, 1)) < CROSSOVER
     mixed = np.where(crossed, query.space.cross_codes(first, second, rng), first)
     children = query.space.mutate_codes(mixed, rng)
     children = children[query.forecast_feasible(children)]
-    if most_changed < children.shape[1]:
-        children = children[fewest_changed(children, origins) <= most_changed]
     rows, identities = query.space.distinct(children)
     new = [row for row, identity in zip(rows, identities, strict=True) if identity not in seen]
     seen.update(identities)
     return children[new]
-
-
-def fewest_changed(codes: Codes, others: Codes) -> NDArray[np.int64]:
-    """Return in how many knobs each of (n, knobs) codes differs from the nearest of (m, knobs) others."""
-    same = (codes[:, None] == others[None]) | (np.isnan(codes[:, None]) & np.isnan(others[None]))
-    return np.asarray((~same).sum(axis=2).min(axis=1), dtype=np.int64)
 
 
 def fill(space: Space, codes: Codes, n: int, taken: Codes) -> Codes:

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 POOL_SIZE = 20_000
 CONSIDERED = 65_536  # members of a pool that one batch is chosen from
-VARIED_KNOBS = 4  # of a built-in recipe that a prior may change before the first training
 GUARD_EVERY = 4  # candidates of a first batch that a prior chooses, one of which fills the space
 CAUTION = 0.5  # standard deviations
 ALL = "all"  # every engine, one after the other
@@ -255,8 +254,8 @@ class Search:
     def _predicted_best(self, predictor: Predictor, codes: Codes, n: int) -> Codes:
         """Return n of the codes, or of the children of the best, by Thompson sampling.
 
-        Parents are the codes and what was observed. Before anything was, they are what the search starts from, and a child changes few of
-        its knobs: farther away a prior of other images and budgets is often wrong.
+        Parents are the codes and what was observed. Before anything was, they are what the search starts from alone: far away from it a
+        prior of other images and budgets is often wrong.
         """
         if n < 1:
             return codes[:0]
@@ -269,8 +268,7 @@ class Search:
         if not self.pool.closed:
             excluded = self._observations.asked.union(self.pool.identities)
             rng = np.random.default_rng([self.seed, n_asked, 1])
-            most = VARIED_KNOBS if varied else np.inf
-            children = children_of_the_best(predictor, self.query, parents, medians, excluded, rng, most)
+            children = children_of_the_best(predictor, self.query, parents, medians, excluded, rng)
             candidates = np.concatenate([candidates, children[0]])
             candidate_medians = np.concatenate([candidate_medians, children[1]])
         if len(candidates) < n:  # of a small space
