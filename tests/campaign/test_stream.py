@@ -106,7 +106,7 @@ def test_all_workers_are_busy_until_nothing_more_is_proposed(tmp_path):
     assert all(t.predicted is not None for t in searched[WORKERS + 2 :])
 
 
-@pytest.mark.parametrize("crash_after", [1, 5, 11, 17])
+@pytest.mark.parametrize("crash_after", [1, 11])
 def test_a_search_that_crashed_goes_on_with_what_was_in_training(crash_after, tmp_path):
     with pytest.raises(Crash):
         conduct(tmp_path / "run", StubCluster(), crash_after=crash_after)

@@ -210,7 +210,7 @@ def test_a_file_that_names_something_outside_the_table_is_refused(changes):
 
 def test_a_network_whose_library_is_missing_is_refused_with_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(BlueprintError, match=r"pip install 'jointnas\[baselines\]'"):
+    with pytest.raises(BlueprintError, match=r"pip install timm"):
         library_networks.build("timm", "dpn92", CIFAR, 10)
 
 
