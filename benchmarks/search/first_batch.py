@@ -9,13 +9,12 @@ once, the recipes too, `--workers` at a time, for `--seconds`: accuracies on the
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import machine, write
-from benchmarks.search.proof import with_larger_test
+from benchmarks.search.proof import parser_of, with_larger_test
 from jointnas.campaign.campaign import make_executor, prepare
 from jointnas.campaign.options import make_spec
 from jointnas.campaign.retrain import spread
@@ -31,18 +30,9 @@ FIRST_SEED = 2_100_000_000  # of no search
 
 def main() -> None:
     """Choose by each arm, and train all."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--hold-out", type=int, default=0)
-    parser.add_argument("--image-size", type=int)
-    parser.add_argument("--train-images", type=int, required=True)
-    parser.add_argument("--val-images", type=int, required=True)
-    parser.add_argument("--bound", default="macs<20M")
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser = parser_of(__doc__)
     parser.add_argument("--candidates", type=int, default=4, help="that the prior chooses in each arm")
-    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--to", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         source = with_larger_test(options.data, options.hold_out, Path(folder)) if options.hold_out else options.data

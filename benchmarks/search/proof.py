@@ -193,9 +193,9 @@ def peers(spec: DataSpec, options: argparse.Namespace, starts: Sequence[Candidat
     return found
 
 
-def main() -> None:
-    """Train and search."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options of images, bound, budget and result."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--hold-out", type=int, default=0)
     parser.add_argument("--image-size", type=int)
@@ -203,17 +203,23 @@ def main() -> None:
     parser.add_argument("--val-images", type=int, required=True)
     parser.add_argument("--bound", default="macs<20M")
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--to", type=Path)
+    return parser
+
+
+def main() -> None:
+    """Train and search."""
+    parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=6)
     parser.add_argument("--members", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=["recipes", "search"], choices=["recipes", "search", "peers"])
     parser.add_argument("--peers", nargs="+", default=["optuna gp", "optuna tpe"], choices=ARMS)
     parser.add_argument("--final", choices=(BEST_NETWORK, ALL_IMAGES), help="see `jointnas search --final`")
     parser.add_argument("--all-images", action="store_true")
     parser.add_argument("--runs", type=Path, help="where to keep the searches' runs")
-    parser.add_argument("--to", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         source = with_larger_test(options.data, options.hold_out, Path(folder)) if options.hold_out else options.data
