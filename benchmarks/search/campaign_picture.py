@@ -16,10 +16,10 @@ from matplotlib.axes import Axes
 
 from jointnas.campaign.calibration import Prediction, predictions_of
 from jointnas.campaign.candidate_file import candidate_costs
+from jointnas.campaign.folders import WINNER_FILE
 from jointnas.campaign.spec import SearchSpec
 from jointnas.campaign.store import Run
 from jointnas.campaign.trial import Trial
-from jointnas.campaign.winner_file import WINNER_FILE
 from jointnas.space.knob_space import Candidate
 
 COLOURS = plt.colormaps["viridis"]

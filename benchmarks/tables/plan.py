@@ -9,7 +9,7 @@ Every data set has the same design, so that tables can be read together:
 - **drawn** at random from a pool of the space under the bound, or by a predictor of the rows so far: then each is the best of that pool and
   of `near` candidates, by a function drawn from its posterior (Thompson sampling) as a search draws it. A table begins with random ones.
   Good recipes are too rare in a space of forty knobs for random draws to show what would better them: `near` draws take a member of
-  the portfolio, made for the bound and the budget, and draw a few of its knobs anew;
+  the portfolio, made for the bound and the budget, and mutate it once to four times, as a search does;
 - **noise**: every twentieth candidate is trained with three seeds.
 - **recipes**, where asked for: every built-in recipe that the full ResNet-9 can express, made for each bound as a search makes it for its
   first batch; these rows say which recipes to start from.
@@ -52,7 +52,7 @@ RANDOM, PREDICTED, NEAR, RECIPE = "random", "predicted", "near", "recipe"
 MINUTE_STEPS = 600  # that a recipe needs whose file does not say it
 POOL = 16_384  # candidates: the first of a Sobol sequence alone would tie many knobs to each other
 EVERY, REPEATS = 20, 3  # candidates, the first of which is trained so often
-NEAR_POOL, DRAWN_ANEW = 1024, 4.0  # candidates near recipes, and how many of their knobs are drawn anew in the mean
+NEAR_POOL, MUTATIONS = 1024, 4  # candidates near recipes, and how often each is mutated at most
 
 
 def extended(
@@ -165,23 +165,23 @@ class Drawing:
         raise SystemExit(f"networks of a space meet one of the bounds, got none in {name!r} under {bound}: loosen it")
 
     def _near(self, name: str, budget: float, bound: str) -> Codes:
-        """Return members of the portfolio with a few knobs of other candidates, the nearer to their own bound and budget the more often.
+        """Return mutated members of the portfolio, the nearer to their own bound and budget the more often.
 
         Without a row where the space can express no member.
         """
-        space, (_, others) = self._space(name), self._pool(name, bound)
+        space = self._space(name)
         exact = exact_bounds(space, bound)
         with Meter(Slot("cpu", 1, 1), space.input_shape or (), space.classes or 0) as meter:
             found = [adapted(member, space, exact, BudgetSteps(meter, budget), self._seed) for member in portfolio()]
         members = [member for member in found if member is not None]
         if not members:
-            return others[:0]
+            return space.to_codes([])
         weights = np.array([exp(-member.distance) for member in members])
         chosen = self._rng.choice(len(members), NEAR_POOL, p=weights / weights.sum())
-        parents = space.to_codes([members[i].candidate for i in chosen])
-        donors = others[self._rng.integers(len(others), size=NEAR_POOL)]
-        anew = self._rng.random(parents.shape) < DRAWN_ANEW / (~np.isnan(parents)).sum(axis=1, keepdims=True)
-        codes = space.settled(np.where(anew & ~np.isnan(donors), donors, parents))
+        codes = space.to_codes([members[i].candidate for i in chosen])
+        mutations = self._rng.integers(1, MUTATIONS + 1, size=NEAR_POOL)
+        for done in range(MUTATIONS):
+            codes[mutations > done] = space.mutate_codes(codes[mutations > done], self._rng)
         return codes[feasible(space, exact, codes)]
 
     def _predictor(self, name: str, budget: float) -> Predictor:

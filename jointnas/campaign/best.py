@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jointnas.campaign.folders import BEST, WINNER_FILE
 from jointnas.campaign.runner import trained_members
 from jointnas.campaign.spec import ALL_IMAGES
 from jointnas.campaign.trial import FINAL, Trial
-from jointnas.campaign.winner_file import BEST, WINNER_FILE, Member, WinnerFile
+from jointnas.campaign.winner_file import Member, WinnerFile
 from jointnas.data.dataset import Data
 from jointnas.errors import RunError
 from jointnas.search.winners import Winner

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from jointnas.campaign.candidate_file import make_writable
-from jointnas.campaign.folders import find_run
+from jointnas.campaign.folders import BEST, RETRAINED, WINNER_FILE, find_run
 from jointnas.campaign.store import DATABASE, Run
 from jointnas.campaign.trial import FINAL
-from jointnas.campaign.winner_file import BEST, RETRAINED, WINNER_FILE, Member, WinnerFile
+from jointnas.campaign.winner_file import Member, WinnerFile
 from jointnas.data.dataset import Data, Split, load_data
 from jointnas.errors import ConstraintError, ExportError
 from jointnas.network.cost import METRICS

@@ -1,4 +1,4 @@
-"""Where runs lie: new folders in `runs/`, those that are named, and those that are resumed."""
+"""Where runs lie: new folders in `runs/`, those that are named, and those that are resumed; and what the folders of networks are called."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from jointnas.campaign.store import DATABASE, Context, Run
 from jointnas.errors import JointNASError, RunError, suggest
 
 RUNS = Path("runs")
+WINNER_FILE = "winner.json"  # in the folder of a trained network
+BEST = "best"  # the folder of a run's best network
+RETRAINED = "retrained"  # the folder of its retrained winners
+WINNER = "winner"  # what the folder of each is called, before its rank
 
 
 def list_runs(folder: Path = RUNS) -> list[Path]:
@@ -92,3 +96,8 @@ def _differences(run: Run, spec: Spec, context: Context) -> list[str]:
     changed = run.spec.differences(spec)
     before, now = run.context.to_json(), context.to_json()
     return changed + [name for name in now if before[name] != now[name]]
+
+
+def retrained_name(query: int) -> str:
+    """Return what the folders of a query's retrained winners are called, before the rank: those of the search's own query are plain."""
+    return WINNER if query <= 1 else f"query-{query}-{WINNER}"

@@ -12,7 +12,8 @@ from typing import Any
 
 from jointnas import __version__
 from jointnas.campaign.candidate_file import CandidateFile, make_writable
-from jointnas.campaign.winner_file import WINNER, WINNER_FILE, Member, WinnerFile
+from jointnas.campaign.folders import WINNER, WINNER_FILE
+from jointnas.campaign.winner_file import Member, WinnerFile
 from jointnas.data.dataset import Data
 from jointnas.errors import ExportError
 from jointnas.execution.executor import Executor

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from jointnas.campaign.candidate_file import CandidateFile, data_spec_of
-from jointnas.campaign.folders import find_run
+from jointnas.campaign.folders import RETRAINED, WINNER, find_run, retrained_name
 from jointnas.campaign.options import clock_json
 from jointnas.campaign.retrain import Retrained, Watch, retrain_candidates
 from jointnas.campaign.run_files import winner_files
 from jointnas.campaign.store import Run
-from jointnas.campaign.winner_file import RETRAINED, WINNER, retrained_name
 from jointnas.cores import available_cores
 from jointnas.data.dataset import Data, load_data
 from jointnas.data.spec import DataSpec

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from jointnas.campaign.candidate_file import CandidateFile, candidate_costs
-from jointnas.campaign.folders import find_run
+from jointnas.campaign.folders import BEST, RETRAINED, find_run
 from jointnas.campaign.spec import PolicySpec, SearchSpec
 from jointnas.campaign.store import DATABASE, Run
-from jointnas.campaign.winner_file import BEST, RETRAINED
 from jointnas.errors import RunError
 
 

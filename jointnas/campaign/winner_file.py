@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from jointnas.campaign.candidate_file import read_table, write_text
+from jointnas.campaign.folders import BEST, WINNER_FILE
 from jointnas.data.images import CROP, FITS, STRETCH
 from jointnas.errors import ExportError
 from jointnas.network.blueprint import Blueprint
@@ -24,10 +25,6 @@ from jointnas.training.deployable import Deployable, DeployableMember
 from jointnas.training.recipe import views_of
 
 FORMAT = 1
-WINNER_FILE = "winner.json"
-BEST = "best"  # the folder of a run's best network
-RETRAINED = "retrained"  # the folder of its retrained winners
-WINNER = "winner"  # what the folder of each is called, before its rank
 
 
 @dataclass(frozen=True)
@@ -125,11 +122,6 @@ class WinnerFile:
             return cls(members, tuple(str(c) for c in data["classes"]), data["candidate"], data["results"], fit)
         except (KeyError, TypeError, ValueError) as error:
             raise ExportError(f"{WINNER_FILE} in {str(folder)!r} is damaged ({error!r}): retrain the winner") from error
-
-
-def retrained_name(query: int) -> str:
-    """Return what the folders of a query's retrained winners are called, before the rank: those of the search's own query are plain."""
-    return WINNER if query <= 1 else f"query-{query}-{WINNER}"
 
 
 class Model(nn.Module):

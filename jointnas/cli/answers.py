@@ -84,8 +84,8 @@ def search_json(campaign: Campaign) -> dict[str, Any]:
 
 def print_answer(campaign: Campaign) -> None:
     """Print what a campaign found, in a dozen lines: the accuracy, the winners, where the network lies, and what to do next."""
+    from jointnas.campaign.folders import BEST, WINNER_FILE
     from jointnas.campaign.store import Run
-    from jointnas.campaign.winner_file import BEST, WINNER_FILE
     from jointnas.search.objective import SCORE_NAMES
 
     place, name = campaign.path, shlex.quote(str(campaign.path))
@@ -214,7 +214,7 @@ def _ask_sweep(
 
 def _print_next(place: str, is_abstract: bool, query: int | None) -> None:
     """Print how the winners of a question are shown and trained, where they are networks."""
-    from jointnas.campaign.winner_file import RETRAINED, retrained_name
+    from jointnas.campaign.folders import RETRAINED, retrained_name
 
     if not is_abstract:
         name, first = shlex.quote(place), shlex.quote(f"{place}/{RETRAINED}/{retrained_name(query or 1)}-1")

@@ -55,9 +55,8 @@ def export_command(
 
 def _export_trained(name: str, kind: str, to: Path | None, chooses: bool, as_json: bool) -> None:
     """Write the trained network in a run's or a winner's folder."""
-    from jointnas.campaign.folders import find_run
+    from jointnas.campaign.folders import WINNER_FILE, find_run
     from jointnas.campaign.run_files import training_of_folder
-    from jointnas.campaign.winner_file import WINNER_FILE
     from jointnas.errors import ExportError
     from jointnas.export.formats import FORMATS, Source, export_trained
 

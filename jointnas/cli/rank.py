@@ -148,8 +148,7 @@ def _models(
     """
     from dataclasses import replace
 
-    from jointnas.campaign.folders import find_run
-    from jointnas.campaign.winner_file import WINNER_FILE
+    from jointnas.campaign.folders import WINNER_FILE, find_run
     from jointnas.cli.show import parse_shape
     from jointnas.efficiency.measured import (
         check_measurements,

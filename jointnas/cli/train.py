@@ -128,7 +128,8 @@ def train_command(
 
 def _parent(folder: Path, members: int) -> dict[str, Any]:
     """Return what a training starts from: the single network in a winner's or a run's folder. Raises `ExportError`."""
-    from jointnas.campaign.winner_file import BEST, WINNER_FILE, WinnerFile
+    from jointnas.campaign.folders import BEST, WINNER_FILE
+    from jointnas.campaign.winner_file import WinnerFile
     from jointnas.errors import ExportError
 
     folder = folder / BEST if (folder / BEST / WINNER_FILE).is_file() else folder

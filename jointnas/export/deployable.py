@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from jointnas.campaign.winner_file import BEST, WINNER_FILE
+from jointnas.campaign.folders import BEST, WINNER_FILE
 from jointnas.errors import ExportError
 from jointnas.network.layers import Resize
 from jointnas.training.deployable import Deployable

@@ -18,7 +18,8 @@ from torch import Tensor
 from jointnas import __version__
 from jointnas.campaign.best import TRAINING_IMAGES
 from jointnas.campaign.candidate_file import data_spec_of, make_writable, write_text
-from jointnas.campaign.winner_file import RETRAINED, WINNER_FILE, WinnerFile, load
+from jointnas.campaign.folders import RETRAINED, WINNER_FILE
+from jointnas.campaign.winner_file import WinnerFile, load
 from jointnas.data.dataset import Data, load_data
 from jointnas.errors import ExportError, JointNASError, suggest
 from jointnas.export.deployable import portable, trained_folder

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 
-from jointnas.campaign.winner_file import BEST
+from jointnas.campaign.folders import BEST
 from jointnas.errors import JointNASError, RunError
 from jointnas.report.contents import Contents
 from jointnas.report.page import page

@@ -13,10 +13,11 @@ from pathlib import Path
 from jointnas import __version__
 from jointnas.campaign.calibration import WIDTH, Calibration
 from jointnas.campaign.candidate_file import write_text
+from jointnas.campaign.folders import BEST, RETRAINED, WINNER_FILE, retrained_name
 from jointnas.campaign.retrain import spread
 from jointnas.campaign.spec import PolicySpec
 from jointnas.campaign.trial import result_text, trained_accuracies
-from jointnas.campaign.winner_file import BEST, RETRAINED, WINNER_FILE, WinnerFile, retrained_name
+from jointnas.campaign.winner_file import WinnerFile
 from jointnas.errors import JointNASError
 from jointnas.network.cost import METRICS
 from jointnas.report import figures

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from jointnas.campaign.candidate_file import CandidateFile, built_in_recipes, find_candidate, recipe_path
-from jointnas.campaign.winner_file import WINNER_FILE, Member, WinnerFile, load
+from jointnas.campaign.folders import WINNER_FILE
+from jointnas.campaign.winner_file import Member, WinnerFile, load
 from jointnas.errors import BlueprintError, ExportError, JointNASError, RecipeError
 from jointnas.network.cost import blueprint_cost
 from jointnas.network.families import make_blueprint

@@ -10,10 +10,10 @@ import torch
 
 from jointnas import load
 from jointnas.campaign.candidate_file import CandidateFile
+from jointnas.campaign.folders import WINNER_FILE
 from jointnas.campaign.retrain import FIRST_SEED, retrain_candidates, spread
 from jointnas.campaign.runner import SEED_STRIDE
 from jointnas.campaign.spec import LARGEST_SEED
-from jointnas.campaign.winner_file import WINNER_FILE
 from jointnas.data.dataset import Data, load_data
 from jointnas.data.spec import DataSpec
 from jointnas.errors import DataError, SearchError

@@ -26,11 +26,12 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from jointnas.campaign.candidate_file import CandidateFile, candidate_costs, recipe_path
+from jointnas.campaign.folders import WINNER_FILE
 from jointnas.campaign.options import make_spec, over_config, read_config
 from jointnas.campaign.policy_file import read_policy
 from jointnas.campaign.store import DATABASE, Context, Run
 from jointnas.campaign.trial import Trial
-from jointnas.campaign.winner_file import WINNER_FILE, Member, WinnerFile, load
+from jointnas.campaign.winner_file import Member, WinnerFile, load
 from jointnas.data.image_folder import SPLIT_FOLDERS
 from jointnas.data.images import decode_file
 from jointnas.data.pack import open_pack
