@@ -102,14 +102,14 @@ def no_children(predictor: Predictor, query: Query, parents: Codes, medians: Arr
 
 
 def most_promising(
-    predictor: Predictor, query: Query, codes: Codes, medians: Array, n: int, seed: Sequence[int]
+    predictor: Predictor, query: Query, codes: Codes, medians: Array, n: int, seed: Sequence[int], *, greedy: bool
 ) -> Codes:
     """Choose a batch by the medians alone."""
     return codes[np.argsort(-query.utility(codes, medians), kind="stable")[:n]]
 
 
 def upper_confidence(
-    predictor: Predictor, query: Query, codes: Codes, medians: Array, n: int, seed: Sequence[int]
+    predictor: Predictor, query: Query, codes: Codes, medians: Array, n: int, seed: Sequence[int], *, greedy: bool
 ) -> Codes:
     """Choose each of a batch by mean + weight · deviation, its weight drawn from an exponential distribution (Hutter et al., 2012)."""
     mean, deviation = predictor.predict_codes(codes)

@@ -55,8 +55,9 @@ def choose(
     """Return n of (m, knobs) codes by Thompson sampling: each by another function from the posterior.
 
     medians: (m,) median accuracies of the codes, by which a greedy batch chooses its first one. A batch that others are trained beside is
-    not greedy: one process after another would choose the neighbours of one candidate (Kandasamy et al., AISTATS 2018). Each function is
-    moved towards the mean by `1 - BOLDNESS`: a few dozen trainings do not pay for exploring all that is uncertain in forty knobs.
+    not greedy: one process after another would choose the neighbours of one candidate (Kandasamy et al., AISTATS 2018). Nor is a small
+    one: a search that asks for one candidate at a time would never leave the first good ones. Each function is moved towards the mean by
+    `1 - BOLDNESS`: a few dozen trainings do not pay for exploring all that is uncertain in forty knobs.
     """
     chosen: list[int] = []
     first = [medians] if greedy else []

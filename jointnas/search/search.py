@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 POOL_SIZE = 20_000
 CONSIDERED = 65_536  # members of a pool that one batch is chosen from
 GUARD_EVERY = 4  # candidates of a first batch that a prior chooses, one of which fills the space
+FEWEST_GREEDY = (
+    4  # candidates of a batch, the first of which has the highest median; of fewer, a search would explore too little
+)
 CAUTION = 0.5  # standard deviations
 ALL = "all"  # every engine, one after the other
 
@@ -127,9 +130,9 @@ class Search:
 
         Before two accuracies are observed, the batch fills the space; with a prior only the last quarter of the first one does, in case the
         prior is wrong.
-        Otherwise it comes from the pool and from children of the best. If no result is pending, the first candidate has the highest median
-        accuracy. Each other one is the best under its own function, sampled from the posterior (Thompson sampling). Report failures as None,
-        or they stay pending.
+        Otherwise it comes from the pool and from children of the best. The first of four or more has the highest median accuracy, if no
+        result is pending. Each other one is the best under its own function, sampled from the posterior (Thompson sampling). Report
+        failures as None, or they stay pending.
         Raises `SearchError` when the pool is exhausted.
         """
         if n < 1:
@@ -274,7 +277,7 @@ class Search:
         if len(candidates) < n:  # of a small space
             candidates = np.concatenate([candidates, codes])
             candidate_medians = np.concatenate([candidate_medians, predictor.median_codes(codes)])
-        greedy = not len(self._observations.pending)
+        greedy = n >= FEWEST_GREEDY and not len(self._observations.pending)
         return choose(predictor, self.query, candidates, candidate_medians, n, [self.seed, n_asked], greedy=greedy)
 
     def _predictions(self, codes: Codes) -> list[Prediction] | None:

@@ -72,6 +72,21 @@ def test_filling_takes_the_most_central_and_then_always_the_farthest() -> None:
     assert space_filling(features, 5, features[:0]).tolist() == [2, 0, 3, 1, 4]
 
 
+def test_a_search_that_asks_for_one_at_a_time_does_not_only_follow_its_best_guess() -> None:
+    space = cube()
+    pool = space.sample(200, seed=3)
+    search = Search(space, pool=pool)
+    search.tell(pool[:6], [truth(c) for c in pool[:6]])
+    followed = []
+    for _ in range(8):
+        left = [c for c in pool[6:] if c not in search.space.to_candidates(search.observed_codes)]
+        best = left[int(search.fitted().median_codes(space.to_codes(left)).argmax())]
+        (asked,) = search.ask()
+        search.tell([asked], [truth(asked)])
+        followed.append(asked == best)
+    assert not all(followed)
+
+
 def test_a_batch_of_none_is_refused() -> None:
     with pytest.raises(SearchError, match="got 0"):
         Search(cube(), pool_size=10).ask(0)
