@@ -56,7 +56,7 @@ FEWEST_CORRECTED, CORRECTED = 20, 300  # random candidates of a group that a Gau
 class Training:
     """How the network is trained: passes over the pooled rows, with the encoder frozen and as a whole, then over what it is distilled from.
 
-    weight_power: a candidate of a group of n has the weight n ** -weight_power.
+    weight_power: see `teachers.pooled`.
     """
 
     frozen_passes: int = 40

@@ -21,6 +21,10 @@ from jointnas.space.knobs import Codes
 from jointnas.space.space import Space
 
 GP_ROWS, GP_FITTED_ROWS = 2000, 400
+LONG, LONG_WEIGHT = (
+    30.0,
+    4.0,
+)  # seconds of budgets near those of searches, and the weight of their rows: most rows have 8 s
 FARTHEST = 3.0  # target, in standard deviations
 Array = NDArray[np.float64]
 Float32 = NDArray[np.float32]
@@ -44,14 +48,18 @@ class PooledRows(NamedTuple):
 
 
 def pooled(groups: Sequence[Group], weight_power: float = 0.5) -> PooledRows:
-    """Return the rows of all groups; a candidate of a group of n has the weight n ** -weight_power."""
+    """Return the rows of all groups; a candidate of a group of n has the weight n ** -weight_power, times `LONG_WEIGHT` for long budgets."""
     parts = [(group, part) for group in groups for part in group.parts]
     inputs = NetworkInputs.fit([(part.space, part.codes, part.budget) for _, part in parts])
     encoded = [inputs(part.space, part.codes, part.budget) for _, part in parts]
     architecture, rest = (np.concatenate(arrays) for arrays in zip(*encoded, strict=True))
     targets = np.concatenate([group.targets(part) for group, part in parts]).clip(-FARTHEST, FARTHEST)
-    weights = np.concatenate([np.full(len(part.codes), group.size**-weight_power) for group, part in parts])
+    weights = np.concatenate([np.full(len(part.codes), _weight(group, weight_power)) for group, part in parts])
     return PooledRows(inputs, architecture, rest, targets, weights)
+
+
+def _weight(group: Group, power: float) -> float:
+    return float(group.size**-power) * (LONG_WEIGHT if group.seconds >= LONG else 1.0)
 
 
 def rows(inputs: NetworkInputs, space: Space, codes: Codes, budget: Budget) -> Array:
