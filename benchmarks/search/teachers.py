@@ -21,10 +21,7 @@ from jointnas.space.knobs import Codes
 from jointnas.space.space import Space
 
 GP_ROWS, GP_FITTED_ROWS = 2000, 400
-LONG, LONG_WEIGHT = (
-    30.0,
-    4.0,
-)  # seconds of budgets near those of searches, and the weight of their rows: most rows have 8 s
+LONG, LONG_WEIGHT = 30.0, 4.0  # seconds of a long budget, as searches have, and the weight of its rows: most have 8 s
 FARTHEST = 3.0  # target, in standard deviations
 Array = NDArray[np.float64]
 Float32 = NDArray[np.float32]

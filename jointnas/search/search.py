@@ -37,9 +37,7 @@ if TYPE_CHECKING:
 POOL_SIZE = 20_000
 CONSIDERED = 65_536  # members of a pool that one batch is chosen from
 GUARD_EVERY = 4  # candidates of a first batch that a prior chooses, one of which fills the space
-FEWEST_GREEDY = (
-    4  # candidates of a batch, the first of which has the highest median; of fewer, a search would explore too little
-)
+FEWEST_GREEDY = 4  # candidates of a batch whose first has the highest median: smaller ones would explore too little
 CAUTION = 0.5  # standard deviations
 ALL = "all"  # every engine, one after the other
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -49,6 +51,17 @@ def test_a_question_to_an_ended_run_keeps_its_own_bound_and_trains_nothing(in_co
         assert [len(run.winners(query["number"])) for query in (first, last)] == [3, 2]
         assert first["constraints"] == ["macs<1M"]
         assert last["constraints"][0].startswith("macs<")
+
+
+def test_a_question_to_a_run_is_answered_without_pytorch(in_copy):
+    code = f"""
+import sys
+from jointnas.cli import app
+app(["search", "--from", {RUN!r}, "--max", "macs=1M", "--top", "1"], standalone_mode=False)
+sys.exit("torch" in sys.modules)
+"""
+    asked = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (asked.returncode, "retrained" in asked.stderr) == (0, True)
 
 
 def test_a_sweep_answers_one_bound_after_another_as_each_is_answered_alone(in_copy):
