@@ -20,6 +20,7 @@ from scipy.stats import kendalltau
 from benchmarks.measure import machine, write
 from benchmarks.search.pooled import Group, read_groups
 from benchmarks.search.pretrain import TABLES, pretrain, without
+from jointnas.predictor.pretrained import Pretrained
 
 FEWEST = 10  # candidates of a group
 
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("tables", nargs="+", metavar="NAME")
     parser.add_argument("--seconds", type=float, default=30.0, help="the shortest budget")
     parser.add_argument("--without-symmetry", action="store_true")
+    parser.add_argument("--networks", type=Path, metavar="FOLDER", help="see `pretrain`")
     parser.add_argument("--to", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -55,7 +57,8 @@ def main() -> None:
         groups = without_symmetry(groups)
     answer: dict[str, Any] = {"machine": machine(), "without_symmetry": options.without_symmetry, "groups": {}}
     for name in options.tables:
-        fitted = pretrain(without(groups, [name]))
+        kept = options.networks / name if options.networks else None
+        fitted = Pretrained.load(kept) if kept else pretrain(without(groups, [name]))
         for group in groups:
             part = max(group.parts, key=lambda own: len(own.codes))
             if group.table == name and group.seconds >= options.seconds and len(part.codes) >= FEWEST:

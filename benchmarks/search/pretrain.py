@@ -3,7 +3,8 @@
     python -m benchmarks.search.pretrain --to predictors/tables
     python -m benchmarks.search.pretrain --leave-out fashion --to /tmp/without-fashion
 
-A table that is left out takes with it all tables of the same images.
+A table that is left out takes with it all tables of the same images. What differs between data sets is learned from networks that are fitted
+without each of them; `--networks FOLDER` keeps these, and `transfer` and `longer_budgets` measure them.
 """
 
 from __future__ import annotations
@@ -12,15 +13,21 @@ import argparse
 import shlex
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 
 from benchmarks.search.pooled import Group, Part, read_groups
-from benchmarks.search.teachers import Teacher, forest, pooled, process
+from benchmarks.search.teachers import LONG, Teacher, boosting, forest, levelled, pooled
+from jointnas.cores import available_cores
 from jointnas.errors import BlueprintError, PredictorError, SpaceError
 from jointnas.measurement.estimate import Estimator
 from jointnas.predictor import network
@@ -28,7 +35,7 @@ from jointnas.predictor.contract import Predictor
 from jointnas.predictor.gp import Hyperparameters, negative_log_likelihood
 from jointnas.predictor.gp_predictor import GPModel
 from jointnas.predictor.network import ENCODER, HEAD, Plan
-from jointnas.predictor.pretrained import Card, Pretrained
+from jointnas.predictor.pretrained import Card, Pretrained, is_pretrained
 from jointnas.predictor.prior import Budget
 from jointnas.predictor.steps import StepsModel
 from jointnas.predictor.task import Task, TrainingImages
@@ -41,10 +48,11 @@ SHIPPED = Path(__file__).parents[2] / "predictors" / "tables"
 SECONDS = 8.0  # the budget that is assumed where steps are unknown: most rows have it
 MEMBERS, HIDDEN = 4, (96, 48)
 LAW_ROWS = 2000  # that the law of step seconds is fitted to
-TASKS, TASK_CANDIDATES, PARENTS, DISTILLED_BATCH = 60, 512, 32, 128
+TASKS, TASK_CANDIDATES, PARENTS, DISTILLED_BATCH = 48, 512, 32, 128
+MUTATIONS = 4  # of a good candidate of the tables, at most
 SPACES = (*["resnet9"] * 12, "chain", "resnet", "fbnet", "joint")  # of made-up tasks in turn
 SIDES, CHANNELS = (8, 28, 32, 32, 32, 64), (1, 3, 3)
-CLASSES, IMAGES, BUDGETS = (2, 40), (500, 10_000), (3, 200)  # the ends of ranges
+CLASSES, IMAGES, BUDGETS, LONG_BUDGETS = (2, 40), (500, 10_000), (3, 200), (20, 200)  # the ends of ranges
 SYMMETRIES = (0.1, 1.0)  # the ends of a range, for half of the tasks; 1 for the others, as for photos
 RELEVANCE_DEVIATION = 1.5  # of the logarithms of relevance
 JOINT_DEVIATION = 2.0  # of the logarithms of hyperparameters about their usual prior means
@@ -73,12 +81,17 @@ class Training:
 def pretrain(groups: Sequence[Group], training: Training = Training(), command: str = "", seed: int = 0) -> Pretrained:
     """Return the network that is shipped: distilled (Hinton et al., 2015) from the mean of three models of these groups.
 
-    It learns what they predict for the candidates of the tables, and for others of made-up tasks: of any classes, images and budget.
+    It learns what they predict for the candidates of the tables, and for others of made-up tasks: of any classes, images and budget. A part
+    of these are near good candidates of long budgets, where a search chooses.
     """
-    alone = network_alone(groups, training, command, seed)
-    teachers: list[Teacher] = [alone.scores, process(groups), forest(groups)]
+    levels = levelled(groups)
+    alone = network_alone(levels, training, seed=seed)
+    teachers: list[Teacher] = [alone.scores, boosting(levels), forest(levels)]
     examples = [(part.space, part.codes, part.budget) for group in groups for part in group.parts]
-    examples += list(made_up_tasks(alone, np.random.default_rng(seed)))
+    examples += [
+        *made_up_tasks(alone, np.random.default_rng(seed)),
+        *near_good(groups, alone, np.random.default_rng(seed)),
+    ]
     encoded = [alone.inputs(*own) for own in examples]
     architecture, rest = (np.concatenate(arrays) for arrays in zip(*encoded, strict=True))
     targets = np.concatenate([np.mean([teacher(*own) for teacher in teachers], axis=0) for own in examples])
@@ -95,18 +108,15 @@ def pretrain(groups: Sequence[Group], training: Training = Training(), command: 
         alone.inputs,
         network.train_outputs(parameters, (*ENCODER, *HEAD), rows, equal, plan, seed),
         alone.step_seconds,
-        alone.card,
+        _card(groups, command),
     )
 
 
 def made_up_tasks(prior: Pretrained, rng: np.random.Generator) -> Iterator[tuple[Space, Codes, Budget]]:
     """Yield candidates of tasks that no table has: half at random, half children of those that a prior finds the best of these."""
     for number in range(TASKS):
-        side, channels = int(rng.choice(SIDES)), int(rng.choice(CHANNELS))
-        classes, count, seconds = (float(np.exp(rng.uniform(*np.log(ends)))) for ends in (CLASSES, IMAGES, BUDGETS))
-        images = TrainingImages(int(count), float(rng.choice([1.0, rng.uniform(*SYMMETRIES)])))
+        space, images, seconds = _made_up(Space.load(SPACES[number % len(SPACES)]), BUDGETS, rng)
         try:
-            space = Space.load(SPACES[number % len(SPACES)], (channels, side, side), int(classes))
             codes = next(space.stream(int(rng.integers(2**31)), chunk=TASK_CANDIDATES))
             budget = _budget(prior, space, codes, seconds, images)
         except (SpaceError, BlueprintError):  # the space has no networks for such images
@@ -116,6 +126,35 @@ def made_up_tasks(prior: Pretrained, rng: np.random.Generator) -> Iterator[tuple
         mothers, fathers = (best[rng.integers(len(best), size=TASK_CANDIDATES)] for _ in range(2))
         children = space.mutate_codes(space.cross_codes(mothers, fathers, rng), rng)
         yield space, children, _budget(prior, space, children, seconds, images)
+
+
+def near_good(
+    groups: Sequence[Group], prior: Pretrained, rng: np.random.Generator
+) -> Iterator[tuple[Space, Codes, Budget]]:
+    """Yield candidates of tasks that no table has: mutations of the better half of a table's candidates under a long budget."""
+    parts = [max(group.parts, key=lambda part: len(part.codes)) for group in groups if group.seconds >= LONG]
+    for _ in range(TASKS):
+        part = parts[rng.integers(len(parts))]
+        space, images, seconds = _made_up(part.space, LONG_BUDGETS, rng)
+        better = part.codes[np.argsort(-part.accuracies)[: -(-len(part.codes) // 2)]]
+        codes = better[rng.integers(len(better), size=TASK_CANDIDATES)]
+        mutations = rng.integers(MUTATIONS + 1, size=TASK_CANDIDATES)
+        for done in range(MUTATIONS):
+            codes[mutations > done] = space.mutate_codes(codes[mutations > done], rng)
+        try:
+            yield space, codes, _budget(prior, space, codes, seconds, images)
+        except BlueprintError:  # a candidate has no network for such images
+            continue
+
+
+def _made_up(
+    space: Space, budgets: tuple[float, float], rng: np.random.Generator
+) -> tuple[Space, TrainingImages, float]:
+    """Return a space bound to made-up images, these images, and the seconds of a budget within these ends."""
+    side, channels = int(rng.choice(SIDES)), int(rng.choice(CHANNELS))
+    classes, count, seconds = (float(np.exp(rng.uniform(*np.log(ends)))) for ends in (CLASSES, IMAGES, budgets))
+    images = TrainingImages(int(count), float(rng.choice([1.0, rng.uniform(*SYMMETRIES)])))
+    return space.bind((channels, side, side), int(classes)), images, seconds
 
 
 def _budget(prior: Pretrained, space: Space, codes: Codes, seconds: float, images: TrainingImages) -> Budget:
@@ -159,15 +198,55 @@ def _step_law(groups: Sequence[Group]) -> Estimator:
     return Estimator.fit(features[rows], step_seconds[rows], 0)
 
 
-def left_out(
-    groups: Sequence[Group], training: Training = Training()
-) -> tuple[Hyperparameters, dict[str, float], float]:
+@dataclass(frozen=True)
+class Source:
+    """The tables in a folder, without those of the same images as some that are left out. folder: of networks, see `networks_without`."""
+
+    tables: Path = TABLES
+    left_out: tuple[str, ...] = ()
+    networks: Path | None = None
+
+
+@cache
+def groups_of(source: Source) -> list[Group]:
+    """Return the groups of the tables; each process reads them once."""
+    return without(read_groups(source.tables), source.left_out)
+
+
+def networks_without(source: Source, training: Training) -> dict[str, Pretrained]:
+    """Return, for the fingerprint of each data set's images, the network that is fitted to the groups of all other images.
+
+    Networks that are in the source's folder already are read, others are kept there.
+    """
+    groups, folder = groups_of(source), source.networks
+    names = {group.fingerprint: group.table for group in reversed(groups)}
+    missing = [name for name in names.values() if folder is None or not is_pretrained(folder / name)]
+    fit = partial(_fit_without, source, training)
+    with ProcessPoolExecutor(available_cores(), get_context("spawn"), _one_thread) as processes:
+        fitted = {}
+        for name, own in zip(missing, processes.map(fit, missing), strict=True):
+            fitted[name] = own
+            if folder is not None:
+                own.save(folder / name)
+    kept = {name: Pretrained.load(folder / name) for name in names.values() if folder and name not in missing}
+    return {images: (fitted | kept)[name] for images, name in names.items()}
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    threadpool_limits(1)
+
+
+def _fit_without(source: Source, training: Training, name: str) -> Pretrained:
+    return pretrain(without(groups_of(source), [name]), training)
+
+
+def left_out(source: Source, training: Training = Training()) -> tuple[Hyperparameters, dict[str, float], float]:
     """Return what is expected of images that the network has not seen: the hyperparameters of a Gaussian process that corrects it, the
     relevance of features, and the deviation of targets about its predictions, a mean over groups.
     """
-    models, deviations = [], []
-    for images in dict.fromkeys(group.fingerprint for group in groups):
-        other = pretrain([group for group in groups if group.fingerprint != images], training)
+    models, deviations, groups = [], [], groups_of(source)
+    for images, other in networks_without(source, training).items():
         own = [group for group in groups if group.fingerprint == images]
         models += corrected(own, other)
         for group in own:
@@ -255,14 +334,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", type=Path, default=TABLES)
     parser.add_argument("--leave-out", nargs="+", default=[], metavar="NAME")
+    parser.add_argument("--networks", type=Path, metavar="FOLDER")
     parser.add_argument("--to", type=Path, default=SHIPPED)
     options = parser.parse_args()
     began = time.perf_counter()
-    groups = without(read_groups(options.tables), options.leave_out)
+    source = Source(options.tables, tuple(options.leave_out), options.networks)
     left = ["--leave-out", *options.leave_out] if options.leave_out else []
     command = shlex.join(["python", "-m", "benchmarks.search.pretrain", *left])
-    fitted = pretrain(groups, command=command)
-    fitted.residual, relevance, deviation = left_out(groups)
+    fitted = pretrain(groups_of(source), command=command)
+    fitted.residual, relevance, deviation = left_out(source)
     fitted.card = replace(fitted.card, deviation=deviation, relevance=relevance)
     fitted.save(options.to)
     law = fitted.step_seconds.error

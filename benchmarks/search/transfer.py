@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,19 +23,21 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
 from benchmarks.measure import machine, write
-from benchmarks.search.pooled import Group, Part, read_groups
+from benchmarks.search.pooled import Group, Part
 from benchmarks.search.predictor import ceiling
 from benchmarks.search.pretrain import (
     TABLES,
+    Source,
     Training,
     commonest,
     corrected,
+    groups_of,
     joint_residual,
     network_alone,
-    pretrain,
+    networks_without,
     without,
 )
-from benchmarks.search.teachers import Teacher, forest, process
+from benchmarks.search.teachers import Teacher, boosting, forest, levelled
 from jointnas.campaign.registry import find_predictor
 from jointnas.predictor.contract import Predictor
 from jointnas.predictor.pretrained import Pretrained
@@ -77,27 +79,28 @@ def before_training(teacher: Teacher) -> Score:
     return lambda part, task: teacher(part.space, part.codes, estimated(part, task))
 
 
-def left_out(groups: Sequence[Group], training: Training) -> Iterator[Left]:
+def left_out(source: Source, training: Training) -> Iterator[Left]:
     """Yield each group of each data set with what is fitted to the other data sets."""
+    groups = groups_of(source)
     built_in = {table: Predictor.load(find_predictor(name)[0]) for table, name in CAMPAIGNS.items()}
     by_images = {
         images: [g for g in groups if g.fingerprint == images] for images in sorted({g.fingerprint for g in groups})
     }
-    networks = {images: pretrain(without(groups, [own[0].table]), training) for images, own in by_images.items()}
+    networks = networks_without(source, training)
     models = {images: corrected(own, networks[images]) for images, own in by_images.items()}
     for images, own in by_images.items():
         parts = [(group, commonest(group)) for group in own]
         asked = [(group, part) for group, part in parts if part.drawn_at_random.sum() >= KNOWN + FEWEST_ASKED]
         if not asked:
             continue
-        others, pretrained = without(groups, [own[0].table]), networks[images]
+        levels, pretrained = levelled(without(groups, [own[0].table])), networks[images]
         others_models = [model for other in models if other != images for model in models[other]]
         pretrained.residual, relevance = joint_residual(others_models)
         pretrained.card = replace(pretrained.card, relevance=relevance)
         pooled_models = {
-            "pooled forest": before_training(forest(others)),
-            "pooled gp": before_training(process(others)),
-            "network alone": before_training(network_alone(others, training).scores),
+            "pooled forest": before_training(forest(levels)),
+            "pooled boosting": before_training(boosting(levels)),
+            "network alone": before_training(network_alone(levels, training).scores),
             "pretrained": before_training(pretrained.scores),
         }
         tables = {group.table for group in own}
@@ -158,10 +161,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", type=Path, default=TABLES)
     parser.add_argument("--splits", type=int, default=4)
+    parser.add_argument("--networks", type=Path, metavar="FOLDER", help="see `pretrain`")
     parser.add_argument("--to", type=Path)
     options = parser.parse_args()
     began, found = time.perf_counter(), {}
-    for left in left_out(read_groups(options.tables), Training()):
+    for left in left_out(Source(options.tables, networks=options.networks), Training()):
         splits = [run(left, split) for split in range(options.splits)]
         targets = left.group.targets(left.part)[left.part.drawn_at_random]
         own: dict[str, Any] = {"candidates": len(targets)}

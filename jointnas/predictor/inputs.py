@@ -49,7 +49,6 @@ UNREAD = (
 WIDE = 100.0  # ranges whose ends have this ratio or more are logarithmic
 TYPICAL_IMAGES, TYPICAL_SYMMETRY = 3000, 1.0  # where those of the training images are unknown
 FARTHEST = 3.0  # standard deviations
-TASK_INPUTS = 8
 SCALES = ("quantity_mean", "quantity_deviation", "input_mean", "input_deviation")
 Array = NDArray[np.float64]
 Float32 = NDArray[np.float32]
@@ -139,8 +138,9 @@ def _number(name: str, values: Array) -> Array:
 
 
 def task_inputs(space: Space, recipes: Columns, numbers: Array, budget: Budget) -> Array:
-    """Return (n, `TASK_INPUTS`): logarithms of classes, training images, channels, side, steps, and passes over the images; how far
-    mirrored images differ from images of their class, and the same where the recipe trains on mirrored images, 0 elsewhere.
+    """Return (n, 9): logarithms of classes, training images, channels, side, steps, and passes over the images; how far mirrored images
+    differ from images of their class; and, where the recipe trains on mirrored images, the same, and how much that symmetry is worth:
+    the more, the more often the budget shows each image.
     """
     channels, height, width = space.input_shape or (1, 1, 1)
     symmetry = TYPICAL_SYMMETRY if budget.images.mirror_symmetry is None else budget.images.mirror_symmetry
@@ -149,7 +149,9 @@ def task_inputs(space: Space, recipes: Columns, numbers: Array, budget: Budget) 
     columns = [np.full(len(numbers), value) for value in fixed]
     mirrored = column(recipes, "flip", len(numbers)) != False  # noqa: E712  ("alternating" is a value too)
     asymmetry = 1 - symmetry
-    columns += [numbers[:, 0], numbers[:, 1] - log_images, np.full(len(numbers), asymmetry), asymmetry * mirrored]
+    passes = numbers[:, 1] - log_images
+    columns += [numbers[:, 0], passes, np.full(len(numbers), asymmetry), asymmetry * mirrored]
+    columns.append(symmetry * passes * mirrored)
     return np.stack(columns, axis=1)
 
 
