@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
+from jointnas.campaign.portfolio import starting_candidates
 from jointnas.campaign.registry import find_predictor, find_prior
 from jointnas.errors import PredictorError
 from jointnas.predictor.contract import Predictor
@@ -17,6 +18,7 @@ from jointnas.predictor.pretrained import Pretrained
 from jointnas.predictor.prior import Budget, EarlierCampaign
 from jointnas.predictor.task import Task, TrainingImages
 from jointnas.resources import resource_folder
+from jointnas.space.constraint import parse_all
 from jointnas.space.space import Space
 from jointnas.training.observation import Observation
 
@@ -87,6 +89,18 @@ def test_a_predictor_keeps_it_in_its_folder(kind: str, pretrained: Pretrained, t
     assert isinstance(loaded.prior, Pretrained)
     assert loaded.prior.card == pretrained.card
     np.testing.assert_allclose(loaded.predict(candidates), predictor.predict(candidates), rtol=1e-5)
+
+
+@pytest.mark.parametrize("bound", ["macs<10M", "macs<20M"])
+def test_mirror_images_help_photos_and_harm_letters(bound: str, pretrained: Pretrained) -> None:
+    recipe = starting_candidates(SPACE, parse_all([bound], SPACE.metrics), 4, 900)["resnet9-1m"]
+    pairs = [{**recipe, "recipe": recipe["recipe"] | {"flip": flip, "test_flip": False}} for flip in (True, False)]
+    codes, log_steps = SPACE.to_codes(pairs), np.full(2, np.log(900))
+    gains = {}
+    for symmetry in (1.0, 0.3):
+        scores = pretrained.scores(SPACE, codes, Budget(log_steps, 0.0, TrainingImages(2500, symmetry)))
+        gains[symmetry] = scores[0] - scores[1]
+    assert gains[1.0] > 0 > gains[0.3]
 
 
 def test_it_is_loaded_and_predicts_without_torch() -> None:
