@@ -3,14 +3,11 @@
     python -m benchmarks.search.longer_budgets tiny-scenes tiny-vehicles --to benchmarks/results/longer_budgets.json
 
 No group of 30 s or more has enough random candidates to be measured in `transfer`. These rows are the region in which a search chooses.
-`--without-symmetry` hides the images' mirror symmetry from the network.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +15,11 @@ import torch
 from scipy.stats import kendalltau
 
 from benchmarks.measure import machine, write
-from benchmarks.search.pooled import Group, read_groups
+from benchmarks.search.pooled import read_groups
 from benchmarks.search.pretrain import TABLES, pretrain, without
 from jointnas.predictor.pretrained import Pretrained
 
 FEWEST = 10  # candidates of a group
-
-
-def without_symmetry(groups: Sequence[Group]) -> list[Group]:
-    """Return the groups with unknown mirror symmetry."""
-    return [
-        replace(
-            group,
-            parts=tuple(
-                replace(
-                    part,
-                    budget=replace(part.budget, images=replace(part.budget.images, mirror_symmetry=None)),
-                )
-                for part in group.parts
-            ),
-        )
-        for group in groups
-    ]
 
 
 def main() -> None:
@@ -47,15 +27,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="+", metavar="NAME")
     parser.add_argument("--seconds", type=float, default=30.0, help="the shortest budget")
-    parser.add_argument("--without-symmetry", action="store_true")
     parser.add_argument("--networks", type=Path, metavar="FOLDER", help="see `pretrain`")
     parser.add_argument("--to", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     groups = read_groups(TABLES)
-    if options.without_symmetry:
-        groups = without_symmetry(groups)
-    answer: dict[str, Any] = {"machine": machine(), "without_symmetry": options.without_symmetry, "groups": {}}
+    answer: dict[str, Any] = {"machine": machine(), "groups": {}}
     for name in options.tables:
         kept = options.networks / name if options.networks else None
         fitted = Pretrained.load(kept) if kept else pretrain(without(groups, [name]))

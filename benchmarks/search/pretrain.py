@@ -115,8 +115,8 @@ def pretrain(groups: Sequence[Group], training: Training = Training(), command: 
 def made_up_tasks(prior: Pretrained, rng: np.random.Generator) -> Iterator[tuple[Space, Codes, Budget]]:
     """Yield candidates of tasks that no table has: half at random, half children of those that a prior finds the best of these."""
     for number in range(TASKS):
-        space, images, seconds = _made_up(Space.load(SPACES[number % len(SPACES)]), BUDGETS, rng)
         try:
+            space, images, seconds = _made_up(Space.load(SPACES[number % len(SPACES)]), BUDGETS, rng)
             codes = next(space.stream(int(rng.integers(2**31)), chunk=TASK_CANDIDATES))
             budget = _budget(prior, space, codes, seconds, images)
         except (SpaceError, BlueprintError):  # the space has no networks for such images
@@ -135,15 +135,15 @@ def near_good(
     parts = [max(group.parts, key=lambda part: len(part.codes)) for group in groups if group.seconds >= LONG]
     for _ in range(TASKS):
         part = parts[rng.integers(len(parts))]
-        space, images, seconds = _made_up(part.space, LONG_BUDGETS, rng)
         better = part.codes[np.argsort(-part.accuracies)[: -(-len(part.codes) // 2)]]
         codes = better[rng.integers(len(better), size=TASK_CANDIDATES)]
         mutations = rng.integers(MUTATIONS + 1, size=TASK_CANDIDATES)
-        for done in range(MUTATIONS):
-            codes[mutations > done] = space.mutate_codes(codes[mutations > done], rng)
         try:
+            space, images, seconds = _made_up(part.space, LONG_BUDGETS, rng)
+            for done in range(MUTATIONS):
+                codes[mutations > done] = space.mutate_codes(codes[mutations > done], rng)
             yield space, codes, _budget(prior, space, codes, seconds, images)
-        except BlueprintError:  # a candidate has no network for such images
+        except (SpaceError, BlueprintError):  # a candidate has no network for such images
             continue
 
 
@@ -163,9 +163,7 @@ def _budget(prior: Pretrained, space: Space, codes: Codes, seconds: float, image
     return Budget(np.log(np.maximum(1, steps)), 0.0, images)
 
 
-def network_alone(
-    groups: Sequence[Group], training: Training = Training(), command: str = "", seed: int = 0
-) -> Pretrained:
+def network_alone(groups: Sequence[Group], training: Training = Training(), seed: int = 0) -> Pretrained:
     """Return the network that is fitted to the trainings of these groups alone."""
     inputs, architecture, rest, targets, weights = pooled(groups, training.weight_power)
     every = np.tile((weights / weights.mean()).astype(np.float32), (training.members, 1))
@@ -181,7 +179,7 @@ def network_alone(
     ):
         plan = Plan(count * passes, rate, weight_decay=training.weight_decay, dropout=training.dropout)
         parameters = network.train_outputs(parameters, layers, examples, every, plan, seed + number)
-    return Pretrained(inputs, parameters, _step_law(groups), _card(groups, command))
+    return Pretrained(inputs, parameters, _step_law(groups), _card(groups))
 
 
 def _step_law(groups: Sequence[Group]) -> Estimator:
@@ -310,7 +308,7 @@ def joint_residual(models: Sequence[GPModel]) -> tuple[Hyperparameters, dict[str
     return Hyperparameters.from_vector(mode[: len(start)]), relevance
 
 
-def _card(groups: Sequence[Group], command: str) -> Card:
+def _card(groups: Sequence[Group], command: str = "") -> Card:
     above = [group.centre + np.log(group.classes - 1) for group in groups]
     trainings = sum(float(part.trainings.sum()) for group in groups for part in group.parts)
     spread = float(np.sqrt(np.mean([group.spread**2 for group in groups])))
