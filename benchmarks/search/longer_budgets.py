@@ -1,6 +1,7 @@
 """How the pretrained network ranks trainings of longer budgets on data sets that are left out: built-in recipes and predicted candidates too.
 
-    python -m benchmarks.search.longer_budgets tiny-scenes tiny-vehicles --to benchmarks/results/longer_budgets.json
+    python -m benchmarks.search.longer_budgets tiny-twenty tiny-vehicles tiny-scenes cifar10-photos \\
+        --to benchmarks/results/longer_budgets.json
 
 No group of 30 s or more has enough random candidates to be measured in `transfer`. These rows are the region in which a search chooses.
 """
@@ -15,9 +16,7 @@ import torch
 from scipy.stats import kendalltau
 
 from benchmarks.measure import machine, write
-from benchmarks.search.pooled import read_groups
-from benchmarks.search.pretrain import TABLES, pretrain, without
-from jointnas.predictor.pretrained import Pretrained
+from benchmarks.search.pretrain import Source, Training, groups_of, network_without
 
 FEWEST = 10  # candidates of a group
 
@@ -31,11 +30,11 @@ def main() -> None:
     parser.add_argument("--to", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    groups = read_groups(TABLES)
+    source = Source(networks=options.networks)
+    groups = groups_of(source)
     answer: dict[str, Any] = {"machine": machine(), "groups": {}}
     for name in options.tables:
-        kept = options.networks / name if options.networks else None
-        fitted = Pretrained.load(kept) if kept else pretrain(without(groups, [name]))
+        fitted = network_without(source, Training(), name)
         for group in groups:
             part = max(group.parts, key=lambda own: len(own.codes))
             if group.table == name and group.seconds >= options.seconds and len(part.codes) >= FEWEST:

@@ -81,8 +81,8 @@ class Training:
 def pretrain(groups: Sequence[Group], training: Training = Training(), command: str = "", seed: int = 0) -> Pretrained:
     """Return the network that is shipped: distilled (Hinton et al., 2015) from the mean of three models of these groups.
 
-    It learns what they predict for the candidates of the tables, and for others of made-up tasks: of any classes, images and budget. A part
-    of these are near good candidates of long budgets, where a search chooses.
+    It learns what they predict for the candidates of the tables, and for others of made-up tasks: of any classes, images and budget. Some are
+    mutations of good candidates under long budgets, where a search chooses.
     """
     levels = levelled(groups)
     alone = network_alone(levels, training, seed=seed)
@@ -108,7 +108,7 @@ def pretrain(groups: Sequence[Group], training: Training = Training(), command: 
         alone.inputs,
         network.train_outputs(parameters, (*ENCODER, *HEAD), rows, equal, plan, seed),
         alone.step_seconds,
-        _card(groups, command),
+        _card(groups, command),  # what accuracies were, so by the centres as measured
     )
 
 
@@ -133,7 +133,7 @@ def near_good(
 ) -> Iterator[tuple[Space, Codes, Budget]]:
     """Yield candidates of tasks that no table has: mutations of the better half of a table's candidates under a long budget."""
     parts = [max(group.parts, key=lambda part: len(part.codes)) for group in groups if group.seconds >= LONG]
-    for _ in range(TASKS):
+    for _ in range(TASKS if parts else 0):
         part = parts[rng.integers(len(parts))]
         better = part.codes[np.argsort(-part.accuracies)[: -(-len(part.codes) // 2)]]
         codes = better[rng.integers(len(better), size=TASK_CANDIDATES)]
@@ -198,7 +198,11 @@ def _step_law(groups: Sequence[Group]) -> Estimator:
 
 @dataclass(frozen=True)
 class Source:
-    """The tables in a folder, without those of the same images as some that are left out. folder: of networks, see `networks_without`."""
+    """The tables that networks are fitted to.
+
+    tables: their folder. left_out: names of tables; those of the same images go too. networks: a folder that keeps what `network_without`
+    returns.
+    """
 
     tables: Path = TABLES
     left_out: tuple[str, ...] = ()
@@ -212,22 +216,11 @@ def groups_of(source: Source) -> list[Group]:
 
 
 def networks_without(source: Source, training: Training) -> dict[str, Pretrained]:
-    """Return, for the fingerprint of each data set's images, the network that is fitted to the groups of all other images.
-
-    Networks that are in the source's folder already are read, others are kept there.
-    """
-    groups, folder = groups_of(source), source.networks
-    names = {group.fingerprint: group.table for group in reversed(groups)}
-    missing = [name for name in names.values() if folder is None or not is_pretrained(folder / name)]
-    fit = partial(_fit_without, source, training)
+    """Return, for the fingerprint of each data set's images, the network that is fitted to the groups of all other images."""
+    names = {group.fingerprint: group.table for group in groups_of(source)}
+    fit = partial(network_without, source, training)
     with ProcessPoolExecutor(available_cores(), get_context("spawn"), _one_thread) as processes:
-        fitted = {}
-        for name, own in zip(missing, processes.map(fit, missing), strict=True):
-            fitted[name] = own
-            if folder is not None:
-                own.save(folder / name)
-    kept = {name: Pretrained.load(folder / name) for name in names.values() if folder and name not in missing}
-    return {images: (fitted | kept)[name] for images, name in names.items()}
+        return dict(zip(names, processes.map(fit, names.values()), strict=True))
 
 
 def _one_thread() -> None:
@@ -235,8 +228,24 @@ def _one_thread() -> None:
     threadpool_limits(1)
 
 
-def _fit_without(source: Source, training: Training, name: str) -> Pretrained:
-    return pretrain(without(groups_of(source), [name]), training)
+def network_without(source: Source, training: Training, name: str) -> Pretrained:
+    """Return the network that is fitted to the groups of all other images than those of a table.
+
+    One that the source's folder keeps is read if it was fitted to as many trainings of the same tables; a new one is kept there.
+    """
+    groups = groups_of(source)
+    others = without(groups, [name])
+    (images,) = {group.fingerprint for group in groups if group.table == name}
+    first = next(group.table for group in groups if group.fingerprint == images)
+    folder = source.networks / first if source.networks else None
+    if folder is not None and is_pretrained(folder):
+        kept, card = Pretrained.load(folder), _card(others)
+        if (kept.card.tables, kept.card.rows) == (card.tables, card.rows):
+            return kept
+    fitted = pretrain(others, training)
+    if folder is not None:
+        fitted.save(folder)
+    return fitted
 
 
 def left_out(source: Source, training: Training = Training()) -> tuple[Hyperparameters, dict[str, float], float]:
@@ -332,7 +341,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", type=Path, default=TABLES)
     parser.add_argument("--leave-out", nargs="+", default=[], metavar="NAME")
-    parser.add_argument("--networks", type=Path, metavar="FOLDER")
+    parser.add_argument("--networks", type=Path, metavar="FOLDER", help="keeps the networks without each data set")
     parser.add_argument("--to", type=Path, default=SHIPPED)
     options = parser.parse_args()
     began = time.perf_counter()

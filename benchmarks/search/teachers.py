@@ -1,8 +1,7 @@
 """Models of the pooled rows of all tables that are too slow, or too large, to ship: the pretrained network learns from their predictions.
 
 Trees make other mistakes than a network does: a network that learns the mean of the three models ranks unseen images better than each of
-them (`transfer.py`), and near good recipes trees are better than it. (A Gaussian process of grouped inputs was one of them until trees
-were measured near recipes: 60 s, photos left out, mean τ 0.30 against 0.55.)
+them (`transfer.py`), and near good recipes trees are better than it.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from jointnas.space.space import Space
 LONG, LONG_WEIGHT = 30.0, 4.0  # seconds of a long budget, as searches have, and the weight of its rows: most have 8 s
 FARTHEST = 3.0  # target, in standard deviations
 LEVEL_PASSES, LEVEL_TREES = 3, 24
-LEVEL_ROWS = 4.0  # as many rows of a group count as its expected level of 0
+LEVEL_ROWS = 4.0  # made-up rows that pull the level of a small group towards 0
 FOREST_TREES = 150
 BOOSTED = 3  # models, each with its own random choices of inputs
 Array = NDArray[np.float64]
@@ -71,7 +70,8 @@ def levelled(groups: Sequence[Group]) -> list[Group]:
 
     Groups of long budgets have few random candidates or none, and their centre is a guess: at 60 s good recipes are 1.1 deviations above
     it on one data set and 2.7 on another. A model would explain that by whatever else differs between the groups. The level of some images
-    under a budget is the mean of its targets less what a forest of the other images' rows predicts for them. It moves the centres.
+    under a budget is about the mean of its targets less what a forest of the other images' rows predicts for them, nearer to 0 for few
+    rows. It moves the centres.
     """
     rows, names = pooled(groups), [(group.fingerprint, group.seconds) for group in groups]
     units = sorted(set(names))

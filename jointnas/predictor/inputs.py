@@ -138,9 +138,9 @@ def _number(name: str, values: Array) -> Array:
 
 
 def task_inputs(space: Space, recipes: Columns, numbers: Array, budget: Budget) -> Array:
-    """Return (n, 9): logarithms of classes, training images, channels, side, steps, and passes over the images; how far mirrored images
-    differ from images of their class; and, where the recipe trains on mirrored images, the same, and how much that symmetry is worth:
-    the more, the more often the budget shows each image.
+    """Return (n, 9): logarithms of classes, training images, channels, side, steps, and passes over the images; the asymmetry, which is how
+    far mirrored images differ from images of their class; and two that are 0 unless the recipe trains on mirrored images: the asymmetry,
+    and the symmetry times the logarithm of the passes, as mirrored images help more the more often the budget shows each image.
     """
     channels, height, width = space.input_shape or (1, 1, 1)
     symmetry = TYPICAL_SYMMETRY if budget.images.mirror_symmetry is None else budget.images.mirror_symmetry

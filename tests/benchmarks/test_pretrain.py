@@ -34,13 +34,15 @@ def test_a_group_whose_centre_is_guessed_wrong_is_levelled_by_the_others(groups:
         assert moved == pytest.approx((group.centre - own.centre) / group.spread)
 
 
-def test_candidates_near_good_ones_have_steps_of_long_budgets(groups: list[Group]) -> None:
+def test_candidates_near_good_ones_are_valid_and_have_steps(groups: list[Group]) -> None:
     good = [part.codes for group in groups for part in group.parts]
     prior, rng = Pretrained.load(SHIPPED), np.random.default_rng(0)
     for space, codes, budget in islice(near_good(groups, prior, rng), 4):
         assert budget.log_steps is not None
         assert np.isfinite(budget.log_steps).all()
-        assert space.identities(codes)  # all are valid
+        assert (space.to_codes(space.to_candidates(codes)) == codes)[
+            ~np.isnan(codes)
+        ].all()  # raises for one that is not valid
         same = [(codes[:, None] == own[None]) | (np.isnan(codes[:, None]) & np.isnan(own[None])) for own in good]
         nearest = np.max([own.sum(axis=2).max(axis=1) for own in same], axis=0)
         assert np.median(codes.shape[1] - nearest) < 6  # knobs that differ from a candidate of the tables
