@@ -172,18 +172,20 @@ class Rounds:
             self._report(self._runner.train(added))
 
     def _uncertain_leaders(self, n: int) -> list[Winner]:
-        """Return n of the leading candidates to train: those that may still be the best.
+        """Return n of the leading candidates to train: those that may still be the best, every other one of those that were trained before.
 
-        That is the highest mean plus one deviation (an upper confidence bound); where a cost is the objective, the least trained.
+        That is the highest mean plus one deviation (an upper confidence bound); where a cost is the objective, the least trained. New
+        candidates are more uncertain, so by that bound alone no leader would ever be trained again, and the luckiest would win.
         """
         search, spec = self._search, self._spec
         leaders = search.best(max(spec.top, spec.confirmations), spec.engine, caution=0.0)
         codes = search.space.to_codes([w.candidate for w in leaders])
         if search.query.objectives == (ACCURACY,):
-            order = np.argsort(-search.fitted().bound_codes(codes, HOPE), kind="stable")
+            hopeful = np.argsort(-search.fitted().bound_codes(codes, HOPE), kind="stable").tolist()
+            order = alternating(hopeful, [w.accuracy is not None for w in leaders], len(self._confirmed()))
         else:
             trained = [t.identity for t in self._runner.trials.values()]
-            order = np.argsort([trained.count(i) for i in search.space.identities(codes)], kind="stable")
+            order = np.argsort([trained.count(i) for i in search.space.identities(codes)], kind="stable").tolist()
         return [leaders[i] for i in order[:n]]
 
     def _report(self, confirmed: Sequence[Trial]) -> None:
@@ -192,6 +194,16 @@ class Rounds:
             trials = [t for t in self._runner.trials.values() if t.identity == identity and t.observation]
             observations = [at_fraction(t.outcome, self._fraction) for t in trials if t.outcome]
             self._search.tell([trials[0].candidate], [mean_observation(observations)])
+
+
+def alternating(order: Sequence[int], trained: Sequence[bool], done: int) -> list[int]:
+    """Return an order in which every other index is of a trained candidate, as long as there are any; done: how many came before."""
+    left, alternated = list(order), list[int]()
+    while left:
+        wanted = [i for i in left if trained[i]] if (done + len(alternated)) % 2 == 0 else left
+        alternated.append((wanted or left)[0])
+        left.remove(alternated[-1])
+    return alternated
 
 
 def by_whole_trainings(search: Search, winners: Sequence[Winner], trials: Sequence[Trial]) -> list[Winner]:

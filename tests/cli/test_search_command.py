@@ -58,6 +58,7 @@ def test_a_quarter_of_the_budgets_trains_the_leaders_again_and_the_best_network_
     kept = json.loads((tmp_path / "run" / "best" / "winner.json").read_text())
     assert kept["candidate"] == winner.candidate
     assert not (tmp_path / "run" / "weights").exists()
+    assert again.identity in [t.identity for t in trials if t is not again]
     assert again.seed not in [t.seed for t in trials if t is not again]
 
 
