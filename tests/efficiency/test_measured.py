@@ -47,7 +47,9 @@ def test_each_metric_is_measured_again_and_again_and_together_with_its_own(tmp_p
     (model,) = measured(models, asked, 2, share_slots(1, "cpu"), lambda *own: steps.append(own))
     assert [len(model.metrics[name].values) for name in asked] == [2, 2, 2]
     assert all(value > 0 for name in asked for value in model.metrics[name].values)
-    assert steps[-1] == (4, 4)
+    ended, total = steps[-1]
+    assert ended == total
+    assert 4 <= total <= 8  # what other programs disturbed is measured once more
     rows = [set(model.metrics[name].rows) for name in asked]
     assert rows[0] == rows[1]
     assert not rows[0] & rows[2]  # not measured together
