@@ -27,6 +27,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.search.pooled import Group, Part, read_groups
 from benchmarks.search.teachers import LONG, Teacher, boosting, forest, levelled, pooled
+from benchmarks.tables.plan import MUTATIONS, mutated
 from jointnas.cores import available_cores
 from jointnas.errors import BlueprintError, PredictorError, SpaceError
 from jointnas.measurement.estimate import Estimator
@@ -49,7 +50,6 @@ SECONDS = 8.0  # the budget that is assumed where steps are unknown: most rows h
 MEMBERS, HIDDEN = 4, (96, 48)
 LAW_ROWS = 2000  # that the law of step seconds is fitted to
 TASKS, TASK_CANDIDATES, PARENTS, DISTILLED_BATCH = 48, 512, 32, 128
-MUTATIONS = 4  # of a good candidate of the tables, at most
 SPACES = (*["resnet9"] * 12, "chain", "resnet", "fbnet", "joint")  # of made-up tasks in turn
 SIDES, CHANNELS = (8, 28, 32, 32, 32, 64), (1, 3, 3)
 CLASSES, IMAGES, BUDGETS, LONG_BUDGETS = (2, 40), (500, 10_000), (3, 200), (20, 200)  # the ends of ranges
@@ -137,11 +137,10 @@ def near_good(
         part = parts[rng.integers(len(parts))]
         better = part.codes[np.argsort(-part.accuracies)[: -(-len(part.codes) // 2)]]
         codes = better[rng.integers(len(better), size=TASK_CANDIDATES)]
-        mutations = rng.integers(MUTATIONS + 1, size=TASK_CANDIDATES)
+        times = rng.integers(MUTATIONS + 1, size=TASK_CANDIDATES)
         try:
             space, images, seconds = _made_up(part.space, LONG_BUDGETS, rng)
-            for done in range(MUTATIONS):
-                codes[mutations > done] = space.mutate_codes(codes[mutations > done], rng)
+            codes = mutated(space, codes, times, rng)
             yield space, codes, _budget(prior, space, codes, seconds, images)
         except (SpaceError, BlueprintError):  # a candidate has no network for such images
             continue

@@ -1,7 +1,7 @@
 """Models of the pooled rows of all tables that are too slow, or too large, to ship: the pretrained network learns from their predictions.
 
-Trees make other mistakes than a network does: a network that learns the mean of the three models ranks unseen images better than each of
-them (`transfer.py`), and near good recipes trees are better than it.
+Trees make other mistakes than a network does, and near good recipes they are better than it. `transfer.py` compares what learned from all
+of them with each.
 """
 
 from __future__ import annotations

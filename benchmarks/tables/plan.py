@@ -103,6 +103,14 @@ def exact_bounds(space: Space, bound: str) -> Sequence[Constraint]:
     return () if bound == UNBOUNDED else parse_all([bound], space.metrics)
 
 
+def mutated(space: Space, codes: Codes, times: NDArray[np.int64], rng: np.random.Generator) -> Codes:
+    """Return (n, knobs) codes, each mutated as often as (n,) times say."""
+    found = codes.copy()
+    for done in range(int(times.max(initial=0))):
+        found[times > done] = space.mutate_codes(found[times > done], rng)
+    return found
+
+
 def in_shares(shares: Mapping[str, float], n: int) -> list[str]:
     """Return n values, each as often as its share says."""
     ends = np.cumsum(list(shares.values())) / sum(shares.values())
@@ -179,9 +187,7 @@ class Drawing:
         weights = np.array([exp(-member.distance) for member in members])
         chosen = self._rng.choice(len(members), NEAR_POOL, p=weights / weights.sum())
         codes = space.to_codes([members[i].candidate for i in chosen])
-        mutations = self._rng.integers(1, MUTATIONS + 1, size=NEAR_POOL)
-        for done in range(MUTATIONS):
-            codes[mutations > done] = space.mutate_codes(codes[mutations > done], self._rng)
+        codes = mutated(space, codes, self._rng.integers(1, MUTATIONS + 1, size=NEAR_POOL), self._rng)
         return codes[feasible(space, exact, codes)]
 
     def _predictor(self, name: str, budget: float) -> Predictor:

@@ -175,7 +175,7 @@ class Rounds:
         """Return n of the leading candidates to train: those that may still be the best, every other one of those that were trained before.
 
         That is the highest mean plus one deviation (an upper confidence bound); where a cost is the objective, the least trained. New
-        candidates are more uncertain, so by that bound alone no leader would ever be trained again, and the luckiest would win.
+        candidates are more uncertain, so by that bound alone leaders are seldom trained again, and the luckiest one wins.
         """
         search, spec = self._search, self._spec
         leaders = search.best(max(spec.top, spec.confirmations), spec.engine, caution=0.0)
