@@ -50,6 +50,7 @@ SECONDS = 8.0  # the budget that is assumed where steps are unknown: most rows h
 MEMBERS, HIDDEN = 4, (96, 48)
 LAW_ROWS = 2000  # that the law of step seconds is fitted to
 TASKS, TASK_CANDIDATES, PARENTS, DISTILLED_BATCH = 48, 512, 32, 128
+FEWEST_PARENTS = 10  # candidates of a table under a long budget: with fewer, the better half is not good
 SPACES = (*["resnet9"] * 12, "chain", "resnet", "fbnet", "joint")  # of made-up tasks in turn
 SIDES, CHANNELS = (8, 28, 32, 32, 32, 64), (1, 3, 3)
 CLASSES, IMAGES, BUDGETS, LONG_BUDGETS = (2, 40), (500, 10_000), (3, 200), (20, 200)  # the ends of ranges
@@ -90,7 +91,7 @@ def pretrain(groups: Sequence[Group], training: Training = Training(), command: 
     examples = [(part.space, part.codes, part.budget) for group in groups for part in group.parts]
     examples += [
         *made_up_tasks(alone, np.random.default_rng(seed)),
-        *near_good(groups, alone, np.random.default_rng(seed)),
+        *near_good(groups, alone, np.random.default_rng([seed, 1])),
     ]
     encoded = [alone.inputs(*own) for own in examples]
     architecture, rest = (np.concatenate(arrays) for arrays in zip(*encoded, strict=True))
@@ -133,6 +134,7 @@ def near_good(
 ) -> Iterator[tuple[Space, Codes, Budget]]:
     """Yield candidates of tasks that no table has: mutations of the better half of a table's candidates under a long budget."""
     parts = [max(group.parts, key=lambda part: len(part.codes)) for group in groups if group.seconds >= LONG]
+    parts = [part for part in parts if len(part.codes) >= FEWEST_PARENTS]
     for _ in range(TASKS if parts else 0):
         part = parts[rng.integers(len(parts))]
         better = part.codes[np.argsort(-part.accuracies)[: -(-len(part.codes) // 2)]]

@@ -29,7 +29,18 @@ from typing import Any
 import torch
 
 from benchmarks.measure import machine
-from benchmarks.tables.plan import BOUNDS, BUDGETS, NEAR, PREDICTED, RANDOM, RECIPE, SPACES, extended, with_recipes
+from benchmarks.tables.plan import (
+    BOUNDS,
+    BUDGETS,
+    CROSSED,
+    NEAR,
+    PREDICTED,
+    RANDOM,
+    RECIPE,
+    SPACES,
+    extended,
+    with_recipes,
+)
 from benchmarks.tables.table import SPLIT, TABLE, Row, Table
 from jointnas.data.dataset import load_data
 from jointnas.data.spec import DataSpec
@@ -207,7 +218,7 @@ def main() -> None:
     parser.add_argument("--train-images", type=int, default=5000)
     parser.add_argument("--val-images", type=int, default=2000)
     parser.add_argument("--candidates", type=int, default=400, help="how many the table has at its end")
-    parser.add_argument("--drawn", choices=(RANDOM, NEAR, PREDICTED, RECIPE), default=RANDOM)
+    parser.add_argument("--drawn", choices=(RANDOM, NEAR, CROSSED, PREDICTED, RECIPE), default=RANDOM)
     parser.add_argument("--prior", help="what predicted candidates start from; default: the pretrained network")
     parser.add_argument("--budgets", nargs="+", metavar="SECONDS[=SHARE]", help=f"default: {BUDGETS}")
     parser.add_argument("--spaces", nargs="+", metavar="SPACE[=SHARE]", help=f"default: {SPACES}")

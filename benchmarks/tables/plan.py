@@ -9,7 +9,9 @@ Every data set has the same design, so that tables can be read together:
 - **drawn** at random from a pool of the space under the bound, or by a predictor of the rows so far: then each is the best of that pool and
   of `near` candidates, by a function drawn from its posterior (Thompson sampling) as a search draws it. A table begins with random ones.
   Good recipes are too rare in a space of forty knobs for random draws to show what would better them: `near` draws take a member of
-  the portfolio, made for the bound and the budget, and mutate it once to four times, as a search does;
+  the portfolio, made for the bound and the budget, and mutate it once to four times, as a search does. One training says little of
+  one mutation, as the noise is of the size of most effects: `crossed` draws give `resnet9-1m` half of the `FACTORS`, in an orthogonal
+  design, so that every training counts for the effect of each;
 - **noise**: every twentieth candidate is trained with three seeds.
 - **recipes**, where asked for: every built-in recipe that the full ResNet-9 can express, made for each bound as a search makes it for its
   first batch; these rows say which recipes to start from.
@@ -23,9 +25,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import groupby
 from math import exp
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import hadamard
 
 from benchmarks.tables.table import UNBOUNDED, Row, Table
 from jointnas.campaign.candidate_file import built_in_recipes, find_candidate
@@ -43,16 +47,42 @@ from jointnas.space.knob_space import Candidate
 from jointnas.space.knobs import Codes
 from jointnas.space.sampling import draw_pool, feasible
 from jointnas.space.space import Space
+from jointnas.space.transfer import nearest_candidate
 from jointnas.training.observation import mean_observation
 
 BUDGETS = {"8": 80.0, "30": 15.0, "120": 5.0}
 SPACES = {"resnet9": 16.0, "chain": 1.0, "resnet": 1.0, "fbnet": 1.0, "joint": 1.0}
 BOUNDS = ("macs<2M", "macs<5M", "macs<10M", "macs<20M", "macs<40M", UNBOUNDED)
-RANDOM, PREDICTED, NEAR, RECIPE = "random", "predicted", "near", "recipe"
+RANDOM, PREDICTED, NEAR, CROSSED, RECIPE = "random", "predicted", "near", "crossed", "recipe"
 MINUTE_STEPS = 600  # that a recipe needs whose file does not say it
 POOL = 16_384  # candidates: the first of a Sobol sequence alone would tie many knobs to each other
 EVERY, REPEATS = 20, 3  # candidates, the first of which is trained so often
 NEAR_POOL, MUTATIONS = 1024, 4  # candidates near recipes, and how often each is mutated at most
+CROSSED_RECIPE = "resnet9-1m"
+FACTORS: tuple[Mapping[str, Any], ...] = (
+    {"width": 18, "depth1": 0},
+    {"learning_rate": 1.6},
+    {"momentum": 0.85},
+    {"weight_decay": 0.005},
+    {"bias_learning_rate": 16.0},
+    {"batch_size": 64},
+    {"gradient_centralisation": False},
+    {"ema": 0.995},
+    {"schedule": "cosine"},
+    {"warmup": 0.1},
+    {"start_resolution": 1.0},
+    {"label_smoothing": 0.0},
+    {"dropout": 0.1},
+    {"stochastic_depth": 0.1},
+    {"mixup": 0.2},
+    {"mix_probability": 0.15},
+    {"crop": 0.0625},
+    {"flip": "alternating"},
+    {"cutout": 0.25},
+    {"policy": "autoaugment-cifar10"},
+    {"norm_images": 1000},
+)
+"""Other values of knobs of this recipe, each of which may better it: those that did so among mutations, and their neighbours."""
 
 
 def extended(
@@ -134,14 +164,16 @@ class Drawing:
     def candidates(self, name: str, budget: float, bound: str, n: int) -> Iterator[tuple[str, Candidate]]:
         """Yield n candidates of a space, each with the bound that it was drawn under."""
         space = self._space(name)
-        bound, codes = self._pool(name, bound)
-        if self._drawn != RANDOM:
-            near = self._near(name, budget, bound)
-            if self._drawn == NEAR and not len(near):
+        if self._drawn in (NEAR, CROSSED):
+            codes = self._near(name, budget, bound) if self._drawn == NEAR else self._crossed(name, bound, n)
+            if not len(codes):
                 raise SystemExit(
-                    f"the space {name!r} cannot express a recipe of the portfolio: leave it out (--spaces)"
+                    f"the space {name!r} cannot express a recipe of the portfolio under {bound}: leave it out (--spaces)"
                 )
-            codes = near if self._drawn == NEAR else np.concatenate([codes, near])
+        else:
+            bound, codes = self._pool(name, bound)
+            if self._drawn == PREDICTED:
+                codes = np.concatenate([codes, self._near(name, budget, bound)])
         taken = self._taken.setdefault(name, set())
         for order in self._orders(name, budget, codes, n):
             for row in order:
@@ -190,6 +222,26 @@ class Drawing:
         codes = mutated(space, codes, self._rng.integers(1, MUTATIONS + 1, size=NEAR_POOL), self._rng)
         return codes[feasible(space, exact, codes)]
 
+    def _crossed(self, name: str, bound: str, n: int) -> Codes:
+        """Return `CROSSED_RECIPE` n times or more, made for the bound, with half of `FACTORS`, as rows of a Hadamard matrix say.
+
+        Those that break the bound are left out. Without a row where the space cannot express the recipe.
+        """
+        space = self._space(name)
+        exact = exact_bounds(space, bound)
+        (member,) = (member for member in portfolio() if member.name == CROSSED_RECIPE)
+        found = adapted(member, space, exact, float(member.steps), self._seed)
+        if found is None:
+            return space.to_codes([])
+        size = 1 << max(n - 1, len(FACTORS)).bit_length()
+        columns = hadamard(size)[:, 1 + self._rng.permutation(size - 1)[: len(FACTORS)]]
+        crossed: list[Candidate] = []
+        for signs in self._rng.permutation(columns):
+            held = [factor for factor, sign in zip(FACTORS, signs, strict=True) if sign > 0]
+            crossed.append(changed(found.candidate, {name: v for factor in held for name, v in factor.items()}))
+        codes = space.to_codes([nearest_candidate(space, candidate)[0] for candidate in crossed])
+        return codes[feasible(space, exact, codes)]
+
     def _predictor(self, name: str, budget: float) -> Predictor:
         """Return a predictor fitted to the rows of this space and budget."""
         space = self._space(name)
@@ -204,6 +256,14 @@ class Drawing:
         if sum(o.accuracy is not None for _, o in examples) >= MIN_FIT_EXAMPLES:
             predictor.fit(*zip(*examples, strict=True))
         return predictor
+
+
+def changed(candidate: Candidate, knobs: Mapping[str, Any]) -> Candidate:
+    """Return the candidate with other values of some of its knobs."""
+    return {  # type: ignore[return-value]
+        group: {name: knobs.get(name, v) for name, v in candidate[group].items()}
+        for group in ("architecture", "recipe")
+    }
 
 
 def rounded(candidate: Candidate) -> Candidate:

@@ -1,0 +1,92 @@
+"""What each knob is worth near a known recipe, by the rows of the tables that cross them (`benchmarks.tables.make --drawn crossed`).
+
+    python -m benchmarks.search.effects --to benchmarks/results/effects.json
+
+Each of these trainings has about half of `plan.FACTORS`, so all of them count for the effect of each: least squares, with one mean a data
+set, on the accuracy under the same seconds. Standard errors are of the residuals. The logarithm of the seconds of a step is fitted
+likewise: a factor that makes steps slower pays for it in the accuracy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.measure import machine, write
+from benchmarks.search.pretrain import TABLES
+from benchmarks.tables.plan import CROSSED, FACTORS
+from benchmarks.tables.table import Row, Table
+from jointnas.space.knob_space import Candidate
+
+Array = NDArray[np.float64]
+
+
+def has(candidate: Candidate, factor: Mapping[str, Any]) -> bool:
+    """Return whether a candidate has all values of a factor."""
+    knobs = {**candidate["architecture"], **candidate["recipe"]}
+    return all(knobs.get(name) == value for name, value in factor.items())
+
+
+def effects(held: NDArray[np.bool_], tables: Sequence[str], values: Array) -> tuple[Array, Array, float]:
+    """Return the (k,) effects of (n, k) factors on (n,) values, their standard errors, and the deviation of the residuals.
+
+    tables: (n,) names; each has a mean of its own.
+    """
+    names = sorted(set(tables))
+    x = np.concatenate([held - 0.5, [[float(own == name) for name in names] for own in tables]], axis=1)
+    found = np.linalg.lstsq(x, values, rcond=None)[0]
+    errors = values - x @ found
+    deviation = float(np.sqrt(errors @ errors / (len(values) - x.shape[1])))
+    spread = deviation * np.sqrt(np.diag(np.linalg.inv(x.T @ x)))
+    k = held.shape[1]
+    return found[:k], spread[:k], deviation
+
+
+def main() -> None:
+    """Fit and print, the best factors first."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tables", type=Path, default=TABLES)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="tables to read; default: all that have such rows")
+    parser.add_argument("--to", type=Path)
+    options = parser.parse_args()
+    rows: list[tuple[str, Row]] = []
+    for path in sorted(options.tables.glob("*.csv")):
+        if options.only is None or path.stem in options.only:
+            rows += [(path.stem, row) for row in Table.read(path).rows if row.drawn == CROSSED and row.accuracy]
+    if not rows:
+        raise SystemExit("no table has crossed rows with an accuracy: make some with benchmarks.tables.make")
+    tables = [name for name, _ in rows]
+    held = np.array([[has(row.candidate, factor) for factor in FACTORS] for _, row in rows])
+    accuracy = np.array([row.accuracy for _, row in rows], dtype=np.float64)
+    seconds = np.log([row.quiet_step_seconds or np.nan for _, row in rows])
+    found, spread, deviation = effects(held, tables, accuracy)
+    slower = effects(held, tables, seconds)[0]
+    order = np.argsort(-found)
+    listed = [
+        {
+            "factor": FACTORS[i],
+            "accuracy": round(float(found[i]), 4),
+            "standard_error": round(float(spread[i]), 4),
+            "seconds_of_a_step": round(float(np.expm1(slower[i])), 3),
+        }
+        for i in order
+    ]
+    for one in listed:
+        print(
+            f"{json.dumps(one['factor']):36} {one['accuracy']:+.4f} ± {one['standard_error']:.4f}, "
+            f"step {one['seconds_of_a_step']:+.0%}"
+        )
+    trainings = {name: tables.count(name) for name in dict.fromkeys(tables)}
+    write(
+        {"machine": machine(), "trainings": trainings, "deviation": round(deviation, 4), "effects": listed}, options.to
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""Which candidates the tables of trainings hold."""
+
+from dataclasses import replace
+from itertools import islice
+
+import numpy as np
+
+from benchmarks.search.pretrain import TABLES
+from benchmarks.tables.plan import CROSSED, FACTORS, Drawing
+from benchmarks.tables.table import Table
+
+
+def test_crossed_candidates_hold_half_of_the_factors_each_independent_of_the_others() -> None:
+    table = replace(Table.read(TABLES / "tiny-scenes.csv"), rows=[])
+    drawing = Drawing(table, np.random.default_rng(0), CROSSED, None)
+    drawn = list(islice(drawing.candidates("resnet9", 60.0, "macs<20M", 32), 32))
+    factors = [list(factor.items())[-1] for factor in FACTORS]  # the width follows the bound
+    held = np.array(
+        [[{**c["architecture"], **c["recipe"]}[name] == value for name, value in factors] for _, c in drawn]
+    )
+    assert (held.sum(axis=0) == 16).all()
+    assert np.abs(np.corrcoef(held.T) - np.eye(len(factors))).max() < 1e-9
+    assert {bound for bound, _ in drawn} == {"macs<20M"}
