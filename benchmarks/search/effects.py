@@ -2,8 +2,8 @@
 
     python -m benchmarks.search.effects --to benchmarks/results/effects.json
 
-Each of these trainings has about half of `plan.FACTORS`, so all of them count for the effect of each: least squares, with one mean a data
-set, on the accuracy under the same seconds. Standard errors are of the residuals. The logarithm of the seconds of a step is fitted
+Each of these trainings has about half of the factors, so all of them count for the effect of each: least squares, with one mean a data set,
+on the accuracy under the same seconds. Standard errors are of the residuals. The logarithm of the seconds of a step is fitted
 likewise: a factor that makes steps slower pays for it in the accuracy.
 """
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from benchmarks.measure import machine, write
 from benchmarks.search.pretrain import TABLES
-from benchmarks.tables.plan import CROSSED, FACTORS
+from benchmarks.tables.plan import CROSSED, CROSSINGS
 from benchmarks.tables.table import Row, Table
 from jointnas.space.knob_space import Candidate
 
@@ -52,17 +52,18 @@ def main() -> None:
     """Fit and print, the best factors first."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", type=Path, default=TABLES)
+    parser.add_argument("--drawn", choices=CROSSINGS, default=CROSSED)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="tables to read; default: all that have such rows")
     parser.add_argument("--to", type=Path)
     options = parser.parse_args()
     rows: list[tuple[str, Row]] = []
     for path in sorted(options.tables.glob("*.csv")):
         if options.only is None or path.stem in options.only:
-            rows += [(path.stem, row) for row in Table.read(path).rows if row.drawn == CROSSED and row.accuracy]
+            rows += [(path.stem, row) for row in Table.read(path).rows if row.drawn == options.drawn and row.accuracy]
     if not rows:
         raise SystemExit("no table has crossed rows with an accuracy: make some with benchmarks.tables.make")
-    tables = [name for name, _ in rows]
-    held = np.array([[has(row.candidate, factor) for factor in FACTORS] for _, row in rows])
+    tables, factors = [name for name, _ in rows], CROSSINGS[options.drawn].factors
+    held = np.array([[has(row.candidate, factor) for factor in factors] for _, row in rows])
     accuracy = np.array([row.accuracy for _, row in rows], dtype=np.float64)
     seconds = np.log([row.quiet_step_seconds or np.nan for _, row in rows])
     found, spread, deviation = effects(held, tables, accuracy)
@@ -70,7 +71,7 @@ def main() -> None:
     order = np.argsort(-found)
     listed = [
         {
-            "factor": FACTORS[i],
+            "factor": factors[i],
             "accuracy": round(float(found[i]), 4),
             "standard_error": round(float(spread[i]), 4),
             "seconds_of_a_step": round(float(np.expm1(slower[i])), 3),

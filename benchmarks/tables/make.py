@@ -32,7 +32,7 @@ from benchmarks.measure import machine
 from benchmarks.tables.plan import (
     BOUNDS,
     BUDGETS,
-    CROSSED,
+    CROSSINGS,
     NEAR,
     PREDICTED,
     RANDOM,
@@ -42,6 +42,7 @@ from benchmarks.tables.plan import (
     with_recipes,
 )
 from benchmarks.tables.table import SPLIT, TABLE, Row, Table
+from jointnas.campaign.candidate_file import built_in_recipes
 from jointnas.data.dataset import load_data
 from jointnas.data.spec import DataSpec
 from jointnas.data.symmetry import mirror_symmetry
@@ -218,7 +219,8 @@ def main() -> None:
     parser.add_argument("--train-images", type=int, default=5000)
     parser.add_argument("--val-images", type=int, default=2000)
     parser.add_argument("--candidates", type=int, default=400, help="how many the table has at its end")
-    parser.add_argument("--drawn", choices=(RANDOM, NEAR, CROSSED, PREDICTED, RECIPE), default=RANDOM)
+    parser.add_argument("--drawn", choices=(RANDOM, NEAR, *CROSSINGS, PREDICTED, RECIPE), default=RANDOM)
+    parser.add_argument("--recipes", nargs="+", metavar="NAME", help="with --drawn recipe; default: all built-in ones")
     parser.add_argument("--prior", help="what predicted candidates start from; default: the pretrained network")
     parser.add_argument("--budgets", nargs="+", metavar="SECONDS[=SHARE]", help=f"default: {BUDGETS}")
     parser.add_argument("--spaces", nargs="+", metavar="SPACE[=SHARE]", help=f"default: {SPACES}")
@@ -235,7 +237,8 @@ def main() -> None:
     missing = options.candidates - len(table.by_candidate())
     if options.drawn == RECIPE:
         for budget in design.get("budgets", table.card["budgets"]):
-            table = with_recipes(table, float(budget), list(design.get("bounds", table.card["bounds"])))
+            bounds = list(design.get("bounds", table.card["bounds"]))
+            table = with_recipes(table, float(budget), bounds, options.recipes or built_in_recipes())
         table.write()
     elif missing > 0:
         table = extended(table, missing, options.drawn, options.prior, design)

@@ -10,8 +10,8 @@ Every data set has the same design, so that tables can be read together:
   of `near` candidates, by a function drawn from its posterior (Thompson sampling) as a search draws it. A table begins with random ones.
   Good recipes are too rare in a space of forty knobs for random draws to show what would better them: `near` draws take a member of
   the portfolio, made for the bound and the budget, and mutate it once to four times, as a search does. One training says little of
-  one mutation, as the noise is of the size of most effects: `crossed` draws give `resnet9-1m` half of the `FACTORS`, in an orthogonal
-  design, so that every training counts for the effect of each;
+  one mutation, as the noise is of the size of most effects: `crossed` draws give `resnet9-1m` half of the factors of
+  `CROSSINGS`, in an orthogonal design, so that every training counts for the effect of each;
 - **noise**: every twentieth candidate is trained with three seeds.
 - **recipes**, where asked for: every built-in recipe that the full ResNet-9 can express, made for each bound as a search makes it for its
   first batch; these rows say which recipes to start from.
@@ -25,14 +25,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import groupby
 from math import exp
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import hadamard
 
 from benchmarks.tables.table import UNBOUNDED, Row, Table
-from jointnas.campaign.candidate_file import built_in_recipes, find_candidate
+from jointnas.campaign.candidate_file import find_candidate
 from jointnas.campaign.portfolio import Member, adapted, portfolio
 from jointnas.campaign.registry import find_prior
 from jointnas.campaign.timing import BudgetSteps
@@ -53,36 +53,74 @@ from jointnas.training.observation import mean_observation
 BUDGETS = {"8": 80.0, "30": 15.0, "120": 5.0}
 SPACES = {"resnet9": 16.0, "chain": 1.0, "resnet": 1.0, "fbnet": 1.0, "joint": 1.0}
 BOUNDS = ("macs<2M", "macs<5M", "macs<10M", "macs<20M", "macs<40M", UNBOUNDED)
-RANDOM, PREDICTED, NEAR, CROSSED, RECIPE = "random", "predicted", "near", "crossed", "recipe"
+RANDOM, PREDICTED, NEAR, RECIPE = "random", "predicted", "near", "recipe"
+CROSSED, CROSSED_AGAIN = "crossed", "crossed again"
 MINUTE_STEPS = 600  # that a recipe needs whose file does not say it
 POOL = 16_384  # candidates: the first of a Sobol sequence alone would tie many knobs to each other
 EVERY, REPEATS = 20, 3  # candidates, the first of which is trained so often
 NEAR_POOL, MUTATIONS = 1024, 4  # candidates near recipes, and how often each is mutated at most
-CROSSED_RECIPE = "resnet9-1m"
-FACTORS: tuple[Mapping[str, Any], ...] = (
-    {"width": 18, "depth1": 0},
-    {"learning_rate": 1.6},
-    {"momentum": 0.85},
-    {"weight_decay": 0.005},
-    {"bias_learning_rate": 16.0},
-    {"batch_size": 64},
-    {"gradient_centralisation": False},
-    {"ema": 0.995},
-    {"schedule": "cosine"},
-    {"warmup": 0.1},
-    {"start_resolution": 1.0},
-    {"label_smoothing": 0.0},
-    {"dropout": 0.1},
-    {"stochastic_depth": 0.1},
-    {"mixup": 0.2},
-    {"mix_probability": 0.15},
-    {"crop": 0.0625},
-    {"flip": "alternating"},
-    {"cutout": 0.25},
-    {"policy": "autoaugment-cifar10"},
-    {"norm_images": 1000},
-)
-"""Other values of knobs of this recipe, each of which may better it: those that did so among mutations, and their neighbours."""
+
+
+class Crossing(NamedTuple):
+    """A recipe of the portfolio with some knobs changed (`base`), and factors to cross: other values of knobs, each of which may better it."""
+
+    recipe: str
+    base: Mapping[str, Any]
+    factors: tuple[Mapping[str, Any], ...]
+
+
+CROSSINGS = {
+    CROSSED: Crossing(
+        "resnet9-1m",
+        {},
+        (
+            {"width": 18, "depth1": 0},
+            {"learning_rate": 1.6},
+            {"momentum": 0.85},
+            {"weight_decay": 0.005},
+            {"bias_learning_rate": 16.0},
+            {"batch_size": 64},
+            {"gradient_centralisation": False},
+            {"ema": 0.995},
+            {"schedule": "cosine"},
+            {"warmup": 0.1},
+            {"start_resolution": 1.0},
+            {"label_smoothing": 0.0},
+            {"dropout": 0.1},
+            {"stochastic_depth": 0.1},
+            {"mixup": 0.2},
+            {"mix_probability": 0.15},
+            {"crop": 0.0625},
+            {"flip": "alternating"},
+            {"cutout": 0.25},
+            {"policy": "autoaugment-cifar10"},
+            {"norm_images": 1000},
+        ),
+    ),
+    CROSSED_AGAIN: Crossing(
+        "resnet9-1m",
+        {"momentum": 0.85, "flip": "alternating", "mix_probability": 0.15, "gradient_centralisation": False},
+        (
+            {"width": 14, "resolution": 1.0},
+            {"activation": "gelu"},
+            {"learning_rate": 0.65},
+            {"momentum": 0.8},
+            {"weight_decay": 0.0003},
+            {"bias_learning_rate": 1.0},
+            {"batch_size": 256},
+            {"ema": 0.99},
+            {"warmup": 0.1},
+            {"start_resolution": 0.6},
+            {"label_smoothing": 0.2},
+            {"cutmix": 0.0},
+            {"crop": 0.0625},
+            {"initialisation": "dirac"},
+            {"norm_images": 1000},
+        ),
+    ),
+}
+"""The factors of the first one bettered the recipe as mutations, or are their neighbours. The second one starts where the first one led, and
+goes on in its directions."""
 
 
 def extended(
@@ -112,13 +150,13 @@ def extended(
     return table.with_rows(rows)
 
 
-def with_recipes(table: Table, budget: float, bounds: Sequence[str]) -> Table:
-    """Return the table with a row for each built-in recipe under each bound that it does not have yet."""
+def with_recipes(table: Table, budget: float, bounds: Sequence[str], names: Sequence[str]) -> Table:
+    """Return the table with a row for each of these built-in recipes under each bound that it does not have yet."""
     card, space, rows = table.card, table.space_named("resnet9"), list(table.rows)
     with Meter(Slot("cpu", 1, 1), space.input_shape or (), space.classes or 0) as meter:
         for bound in bounds:
             exact = exact_bounds(space, bound)
-            for name in built_in_recipes():
+            for name in names:
                 file, drawn = find_candidate(name), f"{RECIPE} {name}"
                 member = Member(name, file.candidate, file.portfolio.get("steps", MINUTE_STEPS))
                 own = adapted(member, space, exact, BudgetSteps(meter, budget), card["seed"])
@@ -164,7 +202,7 @@ class Drawing:
     def candidates(self, name: str, budget: float, bound: str, n: int) -> Iterator[tuple[str, Candidate]]:
         """Yield n candidates of a space, each with the bound that it was drawn under."""
         space = self._space(name)
-        if self._drawn in (NEAR, CROSSED):
+        if self._drawn == NEAR or self._drawn in CROSSINGS:
             codes = self._near(name, budget, bound) if self._drawn == NEAR else self._crossed(name, bound, n)
             if not len(codes):
                 raise SystemExit(
@@ -223,22 +261,24 @@ class Drawing:
         return codes[feasible(space, exact, codes)]
 
     def _crossed(self, name: str, bound: str, n: int) -> Codes:
-        """Return `CROSSED_RECIPE` n times or more, made for the bound, with half of `FACTORS`, as rows of a Hadamard matrix say.
+        """Return the recipe of a crossing n times or more, made for the bound, with half of its factors, as rows of a Hadamard matrix say.
 
         Those that break the bound are left out. Without a row where the space cannot express the recipe.
         """
         space = self._space(name)
         exact = exact_bounds(space, bound)
-        (member,) = (member for member in portfolio() if member.name == CROSSED_RECIPE)
+        recipe, base, factors = CROSSINGS[self._drawn]
+        (member,) = (member for member in portfolio() if member.name == recipe)
         found = adapted(member, space, exact, float(member.steps), self._seed)
         if found is None:
             return space.to_codes([])
-        size = 1 << max(n - 1, len(FACTORS)).bit_length()
-        columns = hadamard(size)[:, 1 + self._rng.permutation(size - 1)[: len(FACTORS)]]
+        size = 1 << max(n - 1, len(factors)).bit_length()
+        columns = hadamard(size)[:, 1 + self._rng.permutation(size - 1)[: len(factors)]]
         crossed: list[Candidate] = []
         for signs in self._rng.permutation(columns):
-            held = [factor for factor, sign in zip(FACTORS, signs, strict=True) if sign > 0]
-            crossed.append(changed(found.candidate, {name: v for factor in held for name, v in factor.items()}))
+            held = [factor for factor, sign in zip(factors, signs, strict=True) if sign > 0]
+            given = {name: v for factor in (base, *held) for name, v in factor.items()}
+            crossed.append(changed(found.candidate, given))
         codes = space.to_codes([nearest_candidate(space, candidate)[0] for candidate in crossed])
         return codes[feasible(space, exact, codes)]
 

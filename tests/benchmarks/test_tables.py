@@ -6,7 +6,7 @@ from itertools import islice
 import numpy as np
 
 from benchmarks.search.pretrain import TABLES
-from benchmarks.tables.plan import CROSSED, FACTORS, Drawing
+from benchmarks.tables.plan import CROSSED, CROSSINGS, Drawing
 from benchmarks.tables.table import Table
 
 
@@ -14,7 +14,7 @@ def test_crossed_candidates_hold_half_of_the_factors_each_independent_of_the_oth
     table = replace(Table.read(TABLES / "tiny-scenes.csv"), rows=[])
     drawing = Drawing(table, np.random.default_rng(0), CROSSED, None)
     drawn = list(islice(drawing.candidates("resnet9", 60.0, "macs<20M", 32), 32))
-    factors = [list(factor.items())[-1] for factor in FACTORS]  # the width follows the bound
+    factors = [list(factor.items())[-1] for factor in CROSSINGS[CROSSED].factors]  # the width follows the bound
     held = np.array(
         [[{**c["architecture"], **c["recipe"]}[name] == value for name, value in factors] for _, c in drawn]
     )
