@@ -63,6 +63,8 @@ def main() -> None:
     if not rows:
         raise SystemExit("no table has crossed rows with an accuracy: make some with benchmarks.tables.make")
     tables, factors = [name for name, _ in rows], CROSSINGS[options.drawn].factors
+    if len(rows) <= len(factors) + len(set(tables)):
+        raise SystemExit(f"{len(factors)} effects need more trainings, got {len(rows)}: make more rows")
     held = np.array([[has(row.candidate, factor) for factor in factors] for _, row in rows])
     accuracy = np.array([row.accuracy for _, row in rows], dtype=np.float64)
     seconds = np.log([row.quiet_step_seconds or np.nan for _, row in rows])

@@ -33,6 +33,7 @@ from jointnas.execution.executor import Executor
 from jointnas.measurement.device_command import DeviceCommand
 from jointnas.measurement.meter import Meter
 from jointnas.plugins import load_function
+from jointnas.predictor.contract import Predictor
 from jointnas.predictor.prior import Prior
 from jointnas.predictor.task import Task, TrainingImages
 from jointnas.search.objective import Query, predicted_objective
@@ -225,14 +226,24 @@ def _built_in_recipes(
     seconds, recipes = clock.get("train_seconds"), {}
     timed = None if seconds is None else BudgetSteps(meter, seconds)
     budget = clock["train_steps"] if seconds is None else seconds
+    images = TrainingImages(len(data.train), mirror_symmetry(data))
+
+    def task() -> Task:
+        measured = None if timed is None else timed.measured
+        return replace(task_of(space, images, budget, prior, measured, spec.seed), val_images=len(data.val))
+
+    def expected(candidates: Sequence[Candidate]) -> Sequence[float]:
+        means: Sequence[float] = Predictor(space, prior=prior, task=task()).predict(candidates)[0].tolist()
+        return means
+
     if spec.portfolio_size:
         emit(Activity("timing the built-in recipes"))
         with meter:
-            allowed = partial(meets, meter, query.measured)
-            recipes = starting_candidates(space, query.exact, spec.portfolio_size, timed or budget, spec.seed, allowed)
-    measured = None if timed is None else timed.measured
-    images = TrainingImages(len(data.train), mirror_symmetry(data))
-    return recipes, replace(task_of(space, images, budget, prior, measured, spec.seed), val_images=len(data.val))
+            allowed, n = partial(meets, meter, query.measured), spec.portfolio_size
+            recipes = starting_candidates(
+                space, query.exact, n, timed or budget, spec.seed, allowed, expected if prior else None
+            )
+    return recipes, task()
 
 
 def _recipes_text(setup: Setup) -> str:

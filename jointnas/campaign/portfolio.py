@@ -33,9 +33,13 @@ SHORTFALL = 0.8  # share of a member's steps that is enough
 GROWTH = 4.0  # of the MACs at most, from the network that a recipe is known for
 MEASUREMENTS = 4  # of a member's networks at most
 NETWORKS = 256  # drawn where the space lacks a member's network
+AS_NEAR = 0.2  # difference of two distances that says nothing
 
 Steps = Callable[[Candidate], float]
 """How many training steps of a candidate the budget holds; NaN where that cannot be measured."""
+
+Expected = Callable[[Sequence[Candidate]], Sequence[float]]
+"""The accuracies that are expected of candidates, in any unit."""
 
 Allowed = Callable[[Candidate], bool]
 """Whether a candidate meets the bounds that are measured on the device."""
@@ -77,19 +81,31 @@ def portfolio() -> list[Member]:
 
 
 def starting_candidates(
-    space: Space, exact: Sequence[Constraint], n: int, steps: Steps | float, seed: int = 0, allowed: Allowed = anything
+    space: Space,
+    exact: Sequence[Constraint],
+    n: int,
+    steps: Steps | float,
+    seed: int = 0,
+    allowed: Allowed = anything,
+    expected: Expected | None = None,
 ) -> dict[str, Candidate]:
     """Return n members of the portfolio by name, as candidates of a bound space within the exact bounds, the nearest to their own first.
 
     steps: a number where the budget counts steps itself: then a network costs no more than the one that the recipe is known for. allowed:
-    whether a candidate meets the bounds that are not exact.
+    whether a candidate meets the bounds that are not exact. expected: orders members that are about as near, as one for photos and one
+    for letters are.
     Members that the space cannot express, or not within the bounds, are left out.
     """
-    found = {member.name: adapted(member, space, exact, steps, seed, allowed) for member in portfolio()}
-    members = sorted((own.distance, name, own.candidate) for name, own in found.items() if own is not None)
+    made = {member.name: adapted(member, space, exact, steps, seed, allowed) for member in portfolio()}
+    left = {name: own for name, own in made.items() if own is not None}
+    scores = expected([own.candidate for own in left.values()]) if expected and left else [0.0] * len(left)
+    score = dict(zip(left, scores, strict=True))
     chosen: dict[str, Candidate] = {}
-    for _, name, candidate in members:
-        if len(chosen) < n and candidate not in chosen.values():
+    while left and len(chosen) < n:
+        farthest = min(own.distance for own in left.values()) + AS_NEAR * (expected is not None)
+        name = max((name for name, own in left.items() if own.distance <= farthest), key=lambda name: score[name])
+        candidate = left.pop(name).candidate
+        if candidate not in chosen.values():
             chosen[name] = candidate
     return chosen
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -170,3 +171,19 @@ def test_measured_candidates_say_how_much_slower_this_machine_is_than_that_of_th
     codes, steps = task.timed
     np.testing.assert_allclose(60 / steps, 3 * law.step_shares(codes))
     assert isinstance(prior.step_seconds, Estimator)
+
+
+def test_of_recipes_about_as_near_the_one_that_is_expected_to_be_best_comes_first() -> None:
+    def mirrored(candidates: Sequence[Candidate]) -> list[float]:
+        return [float(candidate["recipe"]["flip"] is not False) for candidate in candidates]
+
+    def as_drawn(candidates: Sequence[Candidate]) -> list[float]:
+        return [-value for value in mirrored(candidates)]
+
+    steps = by_macs(12e9)
+    photos = starting_candidates(SPACE, [], 2, steps, expected=mirrored)
+    letters = starting_candidates(SPACE, [], 2, steps, expected=as_drawn)
+    assert [own["recipe"]["flip"] is not False for own in photos.values()] == [True, True]
+    assert next(iter(letters)) == "resnet9-1m-no-flip"
+    far = starting_candidates(SPACE, [], 9, steps, expected=lambda own: [float(i) for i in range(len(own))])
+    assert list(far)[-1] == "resnet9-10m"  # however good it is expected to be, this budget changes it most
