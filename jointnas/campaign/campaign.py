@@ -12,6 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from jointnas.campaign.best import WEIGHTS, keep_best
 from jointnas.campaign.direct import DirectSearch
 from jointnas.campaign.events import Activity, Callback, Notice, RunOpened, WinnersFound, broadcast
@@ -48,6 +51,8 @@ from jointnas.training.policy_text import KNOB, check_policy_knob
 from jointnas.training.recipe import Recipe, check_value
 from jointnas.training.trained_blueprint import trained_blueprint
 from jointnas.training.user_function import UserFunction, function_executor
+
+DRAWS = 256  # functions by which the built-in recipes are chosen
 
 
 @dataclass(frozen=True)
@@ -232,16 +237,16 @@ def _built_in_recipes(
         measured = None if timed is None else timed.measured
         return replace(task_of(space, images, budget, prior, measured, spec.seed), val_images=len(data.val))
 
-    def expected(candidates: Sequence[Candidate]) -> Sequence[float]:
-        means: Sequence[float] = Predictor(space, prior=prior, task=task()).predict(candidates)[0].tolist()
-        return means
+    def draws(candidates: Sequence[Candidate]) -> NDArray[np.float64]:
+        predictor = Predictor(space, spec.seed, prior=prior, task=task())
+        return predictor.sample_codes(space.to_codes(candidates), DRAWS, [spec.seed])
 
     if spec.portfolio_size:
         emit(Activity("timing the built-in recipes"))
         with meter:
             allowed, n = partial(meets, meter, query.measured), spec.portfolio_size
             recipes = starting_candidates(
-                space, query.exact, n, timed or budget, spec.seed, allowed, expected if prior else None
+                space, query.exact, n, timed or budget, spec.seed, allowed, draws if prior else None
             )
     return recipes, task()
 

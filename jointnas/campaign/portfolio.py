@@ -14,6 +14,7 @@ from math import isnan, log, nan
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jointnas.campaign.candidate_file import built_in_recipes, find_candidate
 from jointnas.errors import CandidateError
@@ -38,8 +39,8 @@ AS_NEAR = 0.2  # difference of two distances that says nothing
 Steps = Callable[[Candidate], float]
 """How many training steps of a candidate the budget holds; NaN where that cannot be measured."""
 
-Expected = Callable[[Sequence[Candidate]], Sequence[float]]
-"""The accuracies that are expected of candidates, in any unit."""
+Draws = Callable[[Sequence[Candidate]], NDArray[np.float64]]
+"""Returns (d, n) accuracies of n candidates, by functions drawn from what is expected of them."""
 
 Allowed = Callable[[Candidate], bool]
 """Whether a candidate meets the bounds that are measured on the device."""
@@ -87,24 +88,26 @@ def starting_candidates(
     steps: Steps | float,
     seed: int = 0,
     allowed: Allowed = anything,
-    expected: Expected | None = None,
+    draws: Draws | None = None,
 ) -> dict[str, Candidate]:
     """Return n members of the portfolio by name, as candidates of a bound space within the exact bounds, the nearest to their own first.
 
     steps: a number where the budget counts steps itself: then a network costs no more than the one that the recipe is known for. allowed:
-    whether a candidate meets the bounds that are not exact. expected: orders members that are about as near, as one for photos and one
-    for letters are.
+    whether a candidate meets the bounds that are not exact. draws: of members that are about as near, as one for photos and one for letters
+    are, the next is the one with which the best of those chosen is expected to be best.
     Members that the space cannot express, or not within the bounds, are left out.
     """
     made = {member.name: adapted(member, space, exact, steps, seed, allowed) for member in portfolio()}
     left = {name: own for name, own in made.items() if own is not None}
-    scores = expected([own.candidate for own in left.values()]) if expected and left else [0.0] * len(left)
-    score = dict(zip(left, scores, strict=True))
+    drawn = draws([own.candidate for own in left.values()]) if draws and left else np.zeros((1, len(left)))
+    accuracies = dict(zip(left, drawn.T, strict=True))
+    best = np.full(len(drawn), -np.inf)
     chosen: dict[str, Candidate] = {}
     while left and len(chosen) < n:
-        farthest = min(own.distance for own in left.values()) + AS_NEAR * (expected is not None)
-        name = max((name for name, own in left.items() if own.distance <= farthest), key=lambda name: score[name])
-        candidate = left.pop(name).candidate
+        farthest = min(own.distance for own in left.values()) + AS_NEAR * (draws is not None)
+        near = {name: accuracies[name] for name, own in left.items() if own.distance <= farthest}
+        name = max(near, key=lambda name: (np.maximum(best, near[name]).mean(), near[name].mean()))
+        candidate, best = left.pop(name).candidate, np.maximum(best, accuracies[name])
         if candidate not in chosen.values():
             chosen[name] = candidate
     return chosen

@@ -173,17 +173,19 @@ def test_measured_candidates_say_how_much_slower_this_machine_is_than_that_of_th
     assert isinstance(prior.step_seconds, Estimator)
 
 
-def test_of_recipes_about_as_near_the_one_that_is_expected_to_be_best_comes_first() -> None:
-    def mirrored(candidates: Sequence[Candidate]) -> list[float]:
-        return [float(candidate["recipe"]["flip"] is not False) for candidate in candidates]
+def test_of_recipes_about_as_near_those_come_first_of_which_the_best_is_expected_to_be_best() -> None:
+    by_letters = np.array([[True], [False]])  # two functions: one for letters, one for photos
 
-    def as_drawn(candidates: Sequence[Candidate]) -> list[float]:
-        return [-value for value in mirrored(candidates)]
+    def uncertain(candidates: Sequence[Candidate]) -> np.ndarray:
+        mirrored = np.array([candidate["recipe"]["flip"] is not False for candidate in candidates])
+        return np.where(mirrored == by_letters, 0.5, 0.8)
+
+    def photos(candidates: Sequence[Candidate]) -> np.ndarray:
+        return uncertain(candidates)[1:]
 
     steps = by_macs(12e9)
-    photos = starting_candidates(SPACE, [], 2, steps, expected=mirrored)
-    letters = starting_candidates(SPACE, [], 2, steps, expected=as_drawn)
-    assert [own["recipe"]["flip"] is not False for own in photos.values()] == [True, True]
-    assert next(iter(letters)) == "resnet9-1m-no-flip"
-    far = starting_candidates(SPACE, [], 9, steps, expected=lambda own: [float(i) for i in range(len(own))])
+    both, mirrored = (starting_candidates(SPACE, [], 2, steps, draws=draws) for draws in (uncertain, photos))
+    assert sorted(own["recipe"]["flip"] is not False for own in both.values()) == [False, True]
+    assert all(own["recipe"]["flip"] is not False for own in mirrored.values())
+    far = starting_candidates(SPACE, [], 9, steps, draws=lambda own: np.arange(float(len(own)))[None])
     assert list(far)[-1] == "resnet9-10m"  # however good it is expected to be, this budget changes it most
