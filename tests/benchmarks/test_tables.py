@@ -4,7 +4,10 @@ from dataclasses import replace
 from itertools import islice
 
 import numpy as np
+import pytest
+from scipy.linalg import hadamard
 
+from benchmarks.search.effects import effects
 from benchmarks.search.pretrain import TABLES
 from benchmarks.tables.plan import CROSSED, CROSSINGS, Drawing
 from benchmarks.tables.table import Table
@@ -21,3 +24,15 @@ def test_crossed_candidates_hold_half_of_the_factors_each_independent_of_the_oth
     assert (held.sum(axis=0) == 16).all()
     assert np.abs(np.corrcoef(held.T) - np.eye(len(factors))).max() < 1e-9
     assert {bound for bound, _ in drawn} == {"macs<20M"}
+
+
+def test_effects_of_crossed_factors_are_told_from_noise_and_from_what_differs_between_tables() -> None:
+    rng = np.random.default_rng(0)
+    held = np.tile(hadamard(32)[:, 1:9] > 0, (2, 1))
+    true = np.array([0.02, -0.02, 0.01, 0, 0, 0, 0, 0])
+    tables = ["easy"] * 32 + ["hard"] * 32
+    accuracy = held @ true + np.where(np.array(tables) == "easy", 0.9, 0.4) + rng.normal(0, 0.01, 64)
+    found, spread, deviation = effects(held, tables, accuracy)
+    assert deviation == pytest.approx(0.01, rel=0.3)
+    assert spread == pytest.approx(2 * deviation / 64**0.5)
+    assert np.abs((found - true) / spread).max() < 3
