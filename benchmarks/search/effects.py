@@ -2,9 +2,9 @@
 
     python -m benchmarks.search.effects --to benchmarks/results/effects.json
 
-Each of these trainings has about half of the factors, so all of them count for the effect of each: least squares, with one mean a data set,
-on the accuracy under the same seconds. Standard errors are of the residuals. The logarithm of the seconds of a step is fitted
-likewise: a factor that makes steps slower pays for it in the accuracy.
+Each of these trainings has about half of the factors, so every training says something about every factor. Least squares fits one effect for
+each factor and one mean for each data set to the accuracies, under equal seconds. Standard errors come from the residuals. A second fit, to the
+logarithm of the seconds of a step, says how much slower a factor makes the steps.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def has(candidate: Candidate, factor: Mapping[str, Any]) -> bool:
 def effects(held: NDArray[np.bool_], tables: Sequence[str], values: Array) -> tuple[Array, Array, float]:
     """Return the (k,) effects of (n, k) factors on (n,) values, their standard errors, and the deviation of the residuals.
 
-    tables: (n,) names; each has a mean of its own.
+    tables: the (n,) names of their tables. The fit has one mean for each table.
     """
     names = sorted(set(tables))
     x = np.concatenate([held - 0.5, [[float(own == name) for name in names] for own in tables]], axis=1)
@@ -59,7 +59,11 @@ def main() -> None:
     rows: list[tuple[str, Row]] = []
     for path in sorted(options.tables.glob("*.csv")):
         if options.only is None or path.stem in options.only:
-            rows += [(path.stem, row) for row in Table.read(path).rows if row.drawn == options.drawn and row.accuracy]
+            rows += [
+                (path.stem, row)
+                for row in Table.read(path).rows
+                if row.drawn == options.drawn and row.accuracy is not None
+            ]
     if not rows:
         raise SystemExit("no table has crossed rows with an accuracy: make some with benchmarks.tables.make")
     tables, factors = [name for name, _ in rows], CROSSINGS[options.drawn].factors

@@ -213,7 +213,7 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=6)
-    parser.add_argument("--members", type=int, default=4)
+    parser.add_argument("--members", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=["recipes", "search"], choices=["recipes", "search", "peers"])
     parser.add_argument("--peers", nargs="+", default=["optuna gp", "optuna tpe"], choices=ARMS)

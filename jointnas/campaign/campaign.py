@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ from jointnas.training.recipe import Recipe, check_value
 from jointnas.training.trained_blueprint import trained_blueprint
 from jointnas.training.user_function import UserFunction, function_executor
 
-DRAWS = 256  # functions by which the built-in recipes are chosen
+DRAWS = 256  # samples of the predicted accuracies of the built-in recipes
 
 
 @dataclass(frozen=True)
@@ -233,6 +233,7 @@ def _built_in_recipes(
     budget = clock["train_steps"] if seconds is None else seconds
     images = TrainingImages(len(data.train), mirror_symmetry(data))
 
+    @cache
     def task() -> Task:
         measured = None if timed is None else timed.measured
         return replace(task_of(space, images, budget, prior, measured, spec.seed), val_images=len(data.val))

@@ -34,13 +34,13 @@ SHORTFALL = 0.8  # share of a member's steps that is enough
 GROWTH = 4.0  # of the MACs at most, from the network that a recipe is known for
 MEASUREMENTS = 4  # of a member's networks at most
 NETWORKS = 256  # drawn where the space lacks a member's network
-AS_NEAR = 0.2  # difference of two distances that says nothing
+AS_NEAR = 0.2  # distances that differ by less count as equal where accuracies are predicted
 
 Steps = Callable[[Candidate], float]
 """How many training steps of a candidate the budget holds; NaN where that cannot be measured."""
 
 Draws = Callable[[Sequence[Candidate]], NDArray[np.float64]]
-"""Returns (d, n) accuracies of n candidates, by functions drawn from what is expected of them."""
+"""Returns (d, n): d samples of the predicted accuracies of n candidates."""
 
 Allowed = Callable[[Candidate], bool]
 """Whether a candidate meets the bounds that are measured on the device."""
@@ -93,18 +93,18 @@ def starting_candidates(
     """Return n members of the portfolio by name, as candidates of a bound space within the exact bounds, the nearest to their own first.
 
     steps: a number where the budget counts steps itself: then a network costs no more than the one that the recipe is known for. allowed:
-    whether a candidate meets the bounds that are not exact. draws: of members that are about as near, as one for photos and one for letters
-    are, the next is the one with which the best of those chosen is expected to be best.
+    whether a candidate meets the bounds that are not exact. draws: samples the predicted accuracies. Among members that are about
+    equally near, such as one for photos and one for letters, the next is then the one that raises the expected accuracy of the best most.
     Members that the space cannot express, or not within the bounds, are left out.
     """
     made = {member.name: adapted(member, space, exact, steps, seed, allowed) for member in portfolio()}
     left = {name: own for name, own in made.items() if own is not None}
     drawn = draws([own.candidate for own in left.values()]) if draws and left else np.zeros((1, len(left)))
     accuracies = dict(zip(left, drawn.T, strict=True))
-    best = np.full(len(drawn), -np.inf)
+    best, margin = np.full(len(drawn), -np.inf), AS_NEAR if draws else 0.0
     chosen: dict[str, Candidate] = {}
     while left and len(chosen) < n:
-        farthest = min(own.distance for own in left.values()) + AS_NEAR * (draws is not None)
+        farthest = min(own.distance for own in left.values()) + margin
         near = {name: accuracies[name] for name, own in left.items() if own.distance <= farthest}
         name = max(near, key=lambda name: (np.maximum(best, near[name]).mean(), near[name].mean()))
         candidate, best = left.pop(name).candidate, np.maximum(best, accuracies[name])

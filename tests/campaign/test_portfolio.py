@@ -173,7 +173,7 @@ def test_measured_candidates_say_how_much_slower_this_machine_is_than_that_of_th
     assert isinstance(prior.step_seconds, Estimator)
 
 
-def test_of_recipes_about_as_near_those_come_first_of_which_the_best_is_expected_to_be_best() -> None:
+def test_among_recipes_about_equally_near_the_set_with_the_highest_expected_best_is_chosen() -> None:
     by_letters = np.array([[True], [False]])  # two functions: one for letters, one for photos
 
     def uncertain(candidates: Sequence[Candidate]) -> np.ndarray:
