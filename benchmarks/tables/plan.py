@@ -62,7 +62,7 @@ NEAR_POOL, MUTATIONS = 1024, 4  # candidates near recipes, and how often each is
 
 
 class Crossing(NamedTuple):
-    """A recipe of the portfolio with some knobs changed (`base`), and factors to cross: other values of knobs, each of which may better it."""
+    """A recipe of the portfolio, the knobs that are changed in all its candidates (`base`), and other values to cross (`factors`)."""
 
     recipe: str
     base: Mapping[str, Any]
@@ -119,8 +119,8 @@ CROSSINGS = {
         ),
     ),
 }
-"""The factors of the first one bettered the recipe as mutations, or are their neighbours. The second one starts where the first one led, and
-goes on in its directions."""
+"""The factors of `crossed` are values that did well as mutations, and their neighbours. `crossed again` starts from the four best of them and
+goes further in the same directions."""
 
 
 def extended(
@@ -261,9 +261,9 @@ class Drawing:
         return codes[feasible(space, exact, codes)]
 
     def _crossed(self, name: str, bound: str, n: int) -> Codes:
-        """Return the recipe of a crossing n times or more, made for the bound, with half of its factors, as rows of a Hadamard matrix say.
+        """Return n candidates or more: the recipe of a crossing, made for the bound; each has the factors that a row of a Hadamard matrix says.
 
-        Those that break the bound are left out. Without a row where the space cannot express the recipe.
+        Candidates that break the bound are left out. There are none where the space cannot express the recipe.
         """
         space = self._space(name)
         exact = exact_bounds(space, bound)

@@ -178,7 +178,7 @@ def test_among_recipes_about_equally_near_the_set_with_the_highest_expected_best
 
     def uncertain(candidates: Sequence[Candidate]) -> np.ndarray:
         mirrored = np.array([candidate["recipe"]["flip"] is not False for candidate in candidates])
-        return np.where(mirrored == by_letters, 0.5, 0.8)
+        return np.where(mirrored == by_letters, 0.5, 0.8) - np.where(mirrored, 0.0, 0.05)
 
     def photos(candidates: Sequence[Candidate]) -> np.ndarray:
         return uncertain(candidates)[1:]
