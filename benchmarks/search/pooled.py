@@ -52,6 +52,7 @@ class Group:
 
     table: str
     fingerprint: str  # of the table's images
+    images: str  # the fingerprint of the same images at the size of another table, where there is one
     seconds: float
     classes: int
     parts: tuple[Part, ...]
@@ -139,7 +140,8 @@ def _group(table: Table, seconds: float, rows: Sequence[Row], centre: float, spr
     names = sorted({row.space for row in rows})
     parts = tuple(_part(table, seconds, name, [r for r in rows if r.space == name], lowest) for name in names)
     card = table.card
-    return Group(table.path.stem, card["fingerprint"], seconds, card["classes"], parts, centre, spread, noise)
+    images, classes = card.get("same_images", card["fingerprint"]), card["classes"]
+    return Group(table.path.stem, card["fingerprint"], images, seconds, classes, parts, centre, spread, noise)
 
 
 def _part(table: Table, seconds: float, name: str, rows: Sequence[Row], lowest: float) -> Part:

@@ -217,8 +217,8 @@ def groups_of(source: Source) -> list[Group]:
 
 
 def networks_without(source: Source, training: Training) -> dict[str, Pretrained]:
-    """Return, for the fingerprint of each data set's images, the network that is fitted to the groups of all other images."""
-    names = {group.fingerprint: group.table for group in groups_of(source)}
+    """Return, for each data set's images, the network that is fitted to the groups of all other images."""
+    names = {group.images: group.table for group in groups_of(source)}
     fit = partial(network_without, source, training)
     with ProcessPoolExecutor(available_cores(), get_context("spawn"), _one_thread) as processes:
         return dict(zip(names, processes.map(fit, names.values()), strict=True))
@@ -236,8 +236,8 @@ def network_without(source: Source, training: Training, name: str) -> Pretrained
     """
     groups = groups_of(source)
     others = without(groups, [name])
-    (images,) = {group.fingerprint for group in groups if group.table == name}
-    first = next(group.table for group in groups if group.fingerprint == images)
+    (images,) = {group.images for group in groups if group.table == name}
+    first = next(group.table for group in groups if group.images == images)
     folder = source.networks / first if source.networks else None
     if folder is not None and is_pretrained(folder):
         kept, card = Pretrained.load(folder), _card(others)
@@ -255,7 +255,7 @@ def left_out(source: Source, training: Training = Training()) -> tuple[Hyperpara
     """
     models, deviations, groups = [], [], groups_of(source)
     for images, other in networks_without(source, training).items():
-        own = [group for group in groups if group.fingerprint == images]
+        own = [group for group in groups if group.images == images]
         models += corrected(own, other)
         for group in own:
             part = commonest(group)
@@ -333,8 +333,8 @@ def without(groups: Sequence[Group], names: Sequence[str]) -> list[Group]:
         raise PredictorError(
             f"no table has the name {min(unknown)!r}: leave out one of {sorted({g.table for g in groups})}"
         )
-    images = {group.fingerprint for group in groups if group.table in names}
-    return [group for group in groups if group.fingerprint not in images]
+    images = {group.images for group in groups if group.table in names}
+    return [group for group in groups if group.images not in images]
 
 
 def main() -> None:

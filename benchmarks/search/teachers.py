@@ -73,10 +73,10 @@ def levelled(groups: Sequence[Group]) -> list[Group]:
     under a budget is about the mean of its targets less what a forest of the other images' rows predicts for them, nearer to 0 for few
     rows. It moves the centres.
     """
-    rows, names = pooled(groups), [(group.fingerprint, group.seconds) for group in groups]
+    rows, names = pooled(groups), [(group.images, group.fingerprint, group.seconds) for group in groups]
     units = sorted(set(names))
     unit_of = np.repeat([units.index(name) for name in names], [group.size for group in groups])
-    x, targets, images = rows.x, _targets(groups), np.array([images for images, _ in units])[unit_of]
+    x, targets, images = rows.x, _targets(groups), np.array([images for images, *_ in units])[unit_of]
     sizes, levels = np.bincount(unit_of), np.zeros(len(units))
     for number in range(LEVEL_PASSES):
         predicted = np.empty(len(x))

@@ -83,9 +83,7 @@ def left_out(source: Source, training: Training) -> Iterator[Left]:
     """Yield each group of each data set with what is fitted to the other data sets."""
     groups = groups_of(source)
     built_in = {table: Predictor.load(find_predictor(name)[0]) for table, name in CAMPAIGNS.items()}
-    by_images = {
-        images: [g for g in groups if g.fingerprint == images] for images in sorted({g.fingerprint for g in groups})
-    }
+    by_images = {images: [g for g in groups if g.images == images] for images in sorted({g.images for g in groups})}
     networks = networks_without(source, training)
     models = {images: corrected(own, networks[images]) for images, own in by_images.items()}
     for images, own in by_images.items():

@@ -80,6 +80,7 @@ def begun(options: argparse.Namespace, design: Mapping[str, Mapping[str, float]]
         "input_shape": list(data.input_shape),
         "classes": len(data.classes),
         "fingerprint": data.fingerprint,
+        **({"same_images": Table.read(options.same_images).card["fingerprint"]} if options.same_images else {}),
         "image_size": options.image_size,
         "train_images": options.train_images,
         "mirror_symmetry": round(mirror_symmetry(data), 3),
@@ -216,6 +217,9 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--image-size", type=int)
+    parser.add_argument(
+        "--same-images", type=Path, metavar="TABLE", help="of a new table: one of the same images at another size"
+    )
     parser.add_argument("--train-images", type=int, default=5000)
     parser.add_argument("--val-images", type=int, default=2000)
     parser.add_argument("--candidates", type=int, default=400, help="how many the table has at its end")

@@ -54,8 +54,8 @@ BUDGETS = {"8": 80.0, "30": 15.0, "120": 5.0}
 SPACES = {"resnet9": 16.0, "chain": 1.0, "resnet": 1.0, "fbnet": 1.0, "joint": 1.0}
 BOUNDS = ("macs<2M", "macs<5M", "macs<10M", "macs<20M", "macs<40M", UNBOUNDED)
 RANDOM, PREDICTED, NEAR, RECIPE = "random", "predicted", "near", "recipe"
-CROSSED, CROSSED_AGAIN = "crossed", "crossed again"
-MINUTE_STEPS = 600  # that a recipe needs whose file does not say it
+CROSSED, CROSSED_AGAIN, CROSSED_LARGE = "crossed", "crossed again", "crossed large"
+MINUTE = {"steps": 600, "image_size": 32}  # what a recipe is known for whose file does not say it
 POOL = 16_384  # candidates: the first of a Sobol sequence alone would tie many knobs to each other
 EVERY, REPEATS = 20, 3  # candidates, the first of which is trained so often
 NEAR_POOL, MUTATIONS = 1024, 4  # candidates near recipes, and how often each is mutated at most
@@ -118,9 +118,33 @@ CROSSINGS = {
             {"norm_images": 1000},
         ),
     ),
+    CROSSED_LARGE: Crossing(
+        "resnet9-1m-photos",
+        {},
+        (
+            {"resolution": 0.625, "width": 10},
+            {"resolution": 0.625, "width": 12, "depth1": 0},
+            {"resolution": 0.75, "width": 10, "depth1": 0},
+            {"learning_rate": 1.5},
+            {"weight_decay": 0.005},
+            {"batch_size": 64},
+            {"ema": 0.99},
+            {"schedule": "cosine"},
+            {"warmup": 0.1},
+            {"start_resolution": 1.0},
+            {"start_resolution": 0.6},
+            {"label_smoothing": 0.0},
+            {"dropout": 0.1},
+            {"mix_probability": 0.3},
+            {"crop": 0.0625},
+            {"cutout": 0.25},
+            {"policy": "trivialaugment"},
+            {"norm_images": 1000},
+        ),
+    ),
 }
 """The factors of `crossed` are values that did well as mutations, and their neighbours. `crossed again` starts from the four best of them and
-goes further in the same directions."""
+goes further in the same directions. `crossed large` is for images of 64 pixels. Of two factors with values of one knob the later one counts."""
 
 
 def extended(
@@ -158,7 +182,7 @@ def with_recipes(table: Table, budget: float, bounds: Sequence[str], names: Sequ
             exact = exact_bounds(space, bound)
             for name in names:
                 file, drawn = find_candidate(name), f"{RECIPE} {name}"
-                member = Member(name, file.candidate, file.portfolio.get("steps", MINUTE_STEPS))
+                member = Member(name, file.candidate, **{**MINUTE, **file.portfolio})
                 own = adapted(member, space, exact, BudgetSteps(meter, budget), card["seed"])
                 held = any((row.drawn, row.bound, row.budget_seconds) == (drawn, bound, budget) for row in rows)
                 if own is not None and not held:

@@ -35,7 +35,7 @@ class CandidateFile:
 
     training: `data` (a `DataSpec` in JSON) and its `fingerprint`, `input_shape` and `classes`, `clock`, `slot`, the `space` as TOML,
     and of an ensemble the number of its `members` and its kind, `ensemble`; empty in a hand-written file.
-    portfolio: of a recipe from which searches start, the `steps` that it takes with its network.
+    portfolio: of a recipe from which searches start, the `steps` that it takes with its network and the `image_size` of its images.
     """
 
     candidate: Candidate

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan, log, nan
-from typing import NamedTuple
+from math import isnan, log, nan, prod, sqrt
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from jointnas.campaign.candidate_file import built_in_recipes, find_candidate
 from jointnas.errors import CandidateError
 from jointnas.network.cost import blueprint_cost
 from jointnas.network.families import make_blueprint
+from jointnas.network.families.parts import resized
+from jointnas.network.operations.operation import Shape
 from jointnas.space.constraint import Constraint
 from jointnas.space.knob_space import Candidate
 from jointnas.space.knobs import Codes
@@ -29,7 +31,8 @@ from jointnas.space.transfer import nearest_candidate
 from jointnas.training.recipe import NO_QUANTISER
 
 WIDTH = "width"  # the knob that scales a network
-WIDTHS = 64  # values of a width that are tried at most
+RESOLUTION = "resolution"  # the knob that says what share of an image's side it sees
+VALUES = 64  # of a knob that are tried at most
 SHORTFALL = 0.8  # share of a member's steps that is enough
 GROWTH = 4.0  # of the MACs at most, from the network that a recipe is known for
 MEASUREMENTS = 4  # of a member's networks at most
@@ -48,17 +51,22 @@ Allowed = Callable[[Candidate], bool]
 
 @dataclass(frozen=True)
 class Member:
-    """A recipe of the portfolio with the network that it is known for. steps: that it takes there."""
+    """A recipe of the portfolio with the network that it is known for.
+
+    steps: that it takes there. image_size: side of the images that both are known for, in pixels.
+    """
 
     name: str
     candidate: Candidate
     steps: int
+    image_size: int
 
 
 class Adapted(NamedTuple):
-    """A member as a candidate of a space. distance: how far bounds and budget move it from what it is known for.
+    """A member as a candidate of a space. distance: how far images, bounds and budget move it from what it is known for.
 
-    That is the logarithm of the ratio of the steps, and that of the networks' MACs; a larger network counts half as much as a smaller one.
+    That is the sum of the absolute logarithms of three ratios: of the images' sides, of the steps, and of the networks' MACs, where a larger
+    network counts half as much as a smaller one.
     """
 
     candidate: Candidate
@@ -78,7 +86,7 @@ def constant(steps: float) -> Steps:
 def portfolio() -> list[Member]:
     """Return the members: the built-in recipes whose file has a table `portfolio`."""
     files = {name: find_candidate(name) for name in built_in_recipes()}
-    return [Member(name, f.candidate, int(f.portfolio["steps"])) for name, f in files.items() if f.portfolio]
+    return [Member(name, file.candidate, **file.portfolio) for name, file in files.items() if file.portfolio]
 
 
 def starting_candidates(
@@ -137,7 +145,9 @@ def adapted(
         return None
     (candidate,) = space.to_candidates(codes[[row]])
     smaller = log(own_macs / macs[row])
-    return Adapted(candidate, abs(log(reached / member.steps)) + max(smaller, -0.5 * smaller))
+    assert space.input_shape is not None
+    size = abs(log(_side(space.input_shape) / member.image_size))
+    return Adapted(candidate, size + abs(log(reached / member.steps)) + max(smaller, -0.5 * smaller))
 
 
 def _has_bits(member: Member, space: Space) -> bool:
@@ -177,14 +187,19 @@ def _networks(member: Member, space: Space, exact: Sequence[Constraint], seed: i
 
 def _own_widths(member: Member, space: Space) -> list[Mapping[str, object]]:
     """Return the member's network at every width of the space. Raises `CandidateError` where the space lacks the network."""
-    own, _ = nearest_candidate(space, member.candidate)
+    own, _ = nearest_candidate(space, {**member.candidate, "architecture": _own_network(member, space)})
     architecture = own["architecture"]
-    widths = [knob for knob in space.knobs[: space.n_architecture] if knob.name == WIDTH and WIDTH in architecture]
-    if not widths:
-        return [architecture]
-    knob, low, high = widths[0], *(widths[0].extremes[i] for i in (0, -1))
-    codes = np.unique([knob.nearest(value) for value in np.geomspace(float(low), float(high), WIDTHS)])
-    return [{**architecture, WIDTH: knob.value(code)} for code in codes.tolist()]
+    widths = _values(space, WIDTH) if WIDTH in architecture else []
+    return [{**architecture, WIDTH: width} for width in widths] or [architecture]
+
+
+def _values(space: Space, name: str) -> list[Any]:
+    """Return the values of an architecture knob whose values are positive numbers, evenly spaced where it has many; none without the knob."""
+    for knob in space.knobs[: space.n_architecture]:
+        if knob.name == name:
+            low, high = (float(str(knob.extremes[i])) for i in (0, -1))
+            return [knob.value(code) for code in np.unique([knob.nearest(v) for v in np.geomspace(low, high, VALUES)])]
+    return []
 
 
 def _network_macs(space: Space, codes: Codes) -> Codes:
@@ -229,5 +244,21 @@ def _own_macs(space: Space, member: Member) -> float:
     """Return the MACs of one view of the network that the member's recipe is known for, on the space's images."""
     assert space.input_shape is not None
     assert space.classes is not None
-    network = make_blueprint(member.candidate["architecture"], space.input_shape, space.classes)
+    network = make_blueprint(_own_network(member, space), space.input_shape, space.classes)
     return float(blueprint_cost(network)["macs"])
+
+
+def _own_network(member: Member, space: Space) -> Mapping[str, Any]:
+    """Return the member's architecture; it shrinks images larger than those that it is known for to about as many pixels."""
+    assert space.input_shape is not None
+    shape, own = space.input_shape, member.candidate["architecture"]
+    if RESOLUTION not in own or _side(shape) <= member.image_size:
+        return own
+    known = _side((shape[0], member.image_size, member.image_size), own[RESOLUTION])
+    values = _values(space, RESOLUTION)
+    return {**own, RESOLUTION: min(values, key=lambda v: abs(log(_side(shape, v) / known)), default=own[RESOLUTION])}
+
+
+def _side(shape: Shape, resolution: Any = 1.0) -> float:
+    """Return the side in pixels of a square with as many pixels as a network sees of images of this shape (C, H, W)."""
+    return sqrt(prod(resized(shape, float(resolution))[1:]))

@@ -43,7 +43,7 @@ from jointnas.training.recipe_columns import effective_rows, views
 
 CostFunction = Callable[[Candidate], Mapping[str, float]]
 
-LARGE_SIDE = 96  # pixels of images that are large: their networks may see a quarter of it
+LARGE_SIDE = 48  # pixels of images that are large: their networks may see a quarter of it
 
 
 @dataclass(frozen=True)

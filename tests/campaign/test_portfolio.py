@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,20 @@ def test_a_member_meets_the_bounds_and_no_wider_network_would(bound: str) -> Non
     wider = {**own.candidate, "architecture": {**own.candidate["architecture"]}}
     wider["architecture"]["width"] += 2
     assert SPACE.cost(wider)[constraint.metric] >= constraint.bound or own.candidate["recipe"]["test_flip"]
+
+
+def test_larger_images_are_shrunk_to_the_pixels_that_a_member_is_known_for() -> None:
+    large = Space.load("resnet9", (3, 64, 64), CLASSES)
+    own, at_home = (adapted(ONE_MINUTE, space, exact("macs<20M"), by_macs(1e15, space)) for space in (large, SPACE))
+    assert own is not None
+    assert at_home is not None
+    assert own.candidate["architecture"]["resolution"] == 0.5
+    assert own.distance > at_home.distance
+    for_large_images = adapted(replace(ONE_MINUTE, image_size=64), large, exact("macs<20M"), by_macs(1e15, large))
+    assert for_large_images is not None
+    assert (
+        for_large_images.candidate["architecture"]["resolution"] == ONE_MINUTE.candidate["architecture"]["resolution"]
+    )
 
 
 def test_a_slow_device_gets_a_narrower_network_that_still_gets_about_its_steps() -> None:
