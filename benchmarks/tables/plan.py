@@ -54,7 +54,8 @@ BUDGETS = {"8": 80.0, "30": 15.0, "120": 5.0}
 SPACES = {"resnet9": 16.0, "chain": 1.0, "resnet": 1.0, "fbnet": 1.0, "joint": 1.0}
 BOUNDS = ("macs<2M", "macs<5M", "macs<10M", "macs<20M", "macs<40M", UNBOUNDED)
 RANDOM, PREDICTED, NEAR, RECIPE = "random", "predicted", "near", "recipe"
-CROSSED, CROSSED_AGAIN, CROSSED_LARGE = "crossed", "crossed again", "crossed large"
+CROSSED, CROSSED_AGAIN = "crossed", "crossed again"
+CROSSED_LARGE, CROSSED_LARGE_AGAIN = "crossed large", "crossed large again"
 MINUTE = {"steps": 600, "image_size": 32}  # what a recipe is known for whose file does not say it
 POOL = 16_384  # candidates: the first of a Sobol sequence alone would tie many knobs to each other
 EVERY, REPEATS = 20, 3  # candidates, the first of which is trained so often
@@ -142,9 +143,34 @@ CROSSINGS = {
             {"norm_images": 1000},
         ),
     ),
+    CROSSED_LARGE_AGAIN: Crossing(
+        "resnet9-1m-photos",
+        {"resolution": 0.625, "width": 12, "depth1": 0, "crop": 0.0625},
+        (
+            {"width": 10, "depth3": 2},
+            {"resolution": 0.75, "width": 8, "depth3": 2},
+            {"activation": "gelu"},
+            {"whitening": False},
+            {"learning_rate": 0.65},
+            {"momentum": 0.9},
+            {"weight_decay": 0.0003},
+            {"bias_learning_rate": 16.0},
+            {"batch_size": 64},
+            {"gradient": "mltp"},
+            {"gradient_centralisation": True},
+            {"ema": 0.995},
+            {"start_resolution": 0.6},
+            {"label_smoothing": 0.2},
+            {"cutmix": 0.0},
+            {"crop": 0.0},
+            {"flip": True},
+            {"initialisation": "dirac"},
+        ),
+    ),
 }
 """The factors of `crossed` are values that did well as mutations, and their neighbours. `crossed again` starts from the four best of them and
-goes further in the same directions. `crossed large` is for images of 64 pixels. Of two factors with values of one knob the later one counts."""
+goes further in the same directions. `crossed large` and `crossed large again` are the same for
+photos of 64 pixels. Of two factors with values of one knob the later counts."""
 
 
 def extended(

@@ -45,7 +45,7 @@ class Row:
     space: str
     bound: str  # as `macs<20M`, or "none"
     budget_seconds: float
-    drawn: str  # "random", "near" a recipe, "crossed", "crossed again", "predicted", by a "search", or "recipe NAME"
+    drawn: str  # "random", "near" a recipe, "crossed …", "predicted", by a "search", or "recipe NAME"
     candidate: Candidate
     seed: int
     observation: Observation | None = None
