@@ -169,8 +169,8 @@ CROSSINGS = {
     ),
 }
 """The factors of `crossed` are values that did well as mutations, and their neighbours. `crossed again` starts from the four best of them and
-goes further in the same directions. `crossed large` and `crossed large again` are the same for
-photos of 64 pixels. Of two factors with values of one knob the later counts."""
+goes further in the same directions. `crossed large` and `crossed large again` do so for photos of 64 pixels. Of two factors that set one knob
+the later one counts."""
 
 
 def extended(

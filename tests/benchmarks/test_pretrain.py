@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.search.pooled import Group, read_groups
-from benchmarks.search.pretrain import SHIPPED, TABLES, near_good
+from benchmarks.search.pretrain import SHIPPED, TABLES, near_good, without
 from benchmarks.search.teachers import levelled
 from jointnas.predictor.pretrained import Pretrained
 
@@ -32,6 +32,14 @@ def test_a_group_whose_centre_is_guessed_wrong_is_levelled_by_the_others(groups:
         assert own.spread == group.spread
         moved = own.targets(own.parts[0]) - group.targets(group.parts[0])
         assert moved == pytest.approx((group.centre - own.centre) / group.spread)
+
+
+def test_a_table_that_is_left_out_takes_those_of_the_same_images_at_another_size_with_it(groups: list[Group]) -> None:
+    assert {"tiny-scenes", "tiny-scenes-64"} <= {group.table for group in groups}
+    for name in ("tiny-scenes", "tiny-scenes-64"):
+        left = {group.table for group in without(groups, [name])}
+        assert {"tiny-scenes", "tiny-scenes-64"}.isdisjoint(left)
+        assert "tiny-vehicles" in left
 
 
 def test_candidates_near_good_ones_are_valid_and_have_steps(groups: list[Group]) -> None:
