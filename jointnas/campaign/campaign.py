@@ -89,7 +89,8 @@ def run(
         store = stack.enter_context(open_run(out, spec, setup.context, resume, setup.search.space.name))
         emit(RunOpened(store.path, spec, setup.context, store.trials()))
         if setup.recipes:
-            emit(Notice(_recipes_text(setup)))
+            recipes = recipes_text(_recipe_macs(setup))
+            emit(Notice(f"starts from built-in recipes: {recipes} (turn off with --portfolio 0)"))
         if setup.search.predictor.prior is not None:
             emit(Notice(f"warm start: {setup.search.predictor.prior.describe()} (turn off with --prior none)"))
         if spec.kind == "autotrain" and store.queries():  # it ended before, and nothing about it may change
@@ -252,10 +253,14 @@ def _built_in_recipes(
     return recipes, task()
 
 
-def _recipes_text(setup: Setup) -> str:
-    space = setup.search.space
-    sizes = [f"{name} ({format_metric('macs', space.cost(c)['macs'])} MACs)" for name, c in setup.recipes.items()]
-    return f"starts from built-in recipes: {', '.join(sizes)} (turn off with --portfolio 0)"
+def _recipe_macs(setup: Setup) -> dict[str, float]:
+    """Return the MACs of each built-in recipe that the first batch holds."""
+    return {name: setup.search.space.cost(candidate)["macs"] for name, candidate in setup.recipes.items()}
+
+
+def recipes_text(macs: Mapping[str, float]) -> str:
+    """Return the names of recipes with their MACs."""
+    return ", ".join(f"{name} ({format_metric('macs', own)} MACs)" for name, own in macs.items())
 
 
 def make_executor(setup: Setup) -> Executor:
@@ -281,6 +286,7 @@ def plan(setup: Setup) -> dict[str, Any]:
         "train_images": len(data.train) if data else None,
         "val_images": len(data.val) if data else None,
         "test_images": data.test_images if data else None,
+        "recipes": _recipe_macs(setup),
         "pool": setup.search.pool_size,
         "members": spec.members,
         "constraints": [str(c) for c in parse_all(spec.constraints, [c.metric for c in setup.search.constraints])],

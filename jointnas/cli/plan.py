@@ -43,7 +43,7 @@ def format_budgets(budgets: float) -> str:
 
 def print_plan(spec: SearchSpec | NashSpec, as_json: bool) -> None:
     """Print what a search would train and how long it would take, and what it would start from."""
-    from jointnas.campaign.campaign import plan, prepare
+    from jointnas.campaign.campaign import plan, prepare, recipes_text
     from jointnas.campaign.nash import NashTask
     from jointnas.campaign.spec import NashSpec
 
@@ -54,7 +54,9 @@ def print_plan(spec: SearchSpec | NashSpec, as_json: bool) -> None:
     if as_json:
         print_json(planned)
         return
-    print_table("", ("what", "value"), [("trainings", plan_line(spec).removeprefix("plan: ")), *_rows(spec, planned)])
+    recipes = [("built-in recipes", recipes_text(planned["recipes"]))] if planned.get("recipes") else []
+    first = ("trainings", plan_line(spec).removeprefix("plan: "))
+    print_table("", ("what", "value"), [first, *recipes, *_rows(spec, planned)])
 
 
 def _rows(spec: SearchSpec | NashSpec, planned: dict[str, Any]) -> list[tuple[str, str]]:

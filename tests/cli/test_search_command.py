@@ -38,6 +38,8 @@ def test_a_dry_run_says_what_would_be_trained_and_makes_no_run(tmp_path, monkeyp
     args = ("search", "-c", "macs<1M", "--train-time", "30s", "--rounds", "2", "--batch", "4", "--dry-run")
     plan = answer(*args, "--out", "dry", *SMALL)
     assert (plan["trainings"], plan["train_seconds"], plan["workers"]) == (8, 240, 1)
+    assert plan["recipes"]
+    assert max(plan["recipes"].values()) < 1e6
     assert plan["train_images"] + plan["val_images"] + plan["test_images"] == 1797
     assert plan["constraints"] == ["macs<1M"]
     assert not list(tmp_path.iterdir())
