@@ -67,7 +67,7 @@ def test_a_quantised_network_is_retrained_from_a_search(tmp_path: Path) -> None:
     found = answer("search", "--space", "resnet9-quantised", "--max", "size=30KB", *budget, "--out", run)
     assert all(row["size"] <= 30_000 for row in found["winners"])
     assert jointnas("retrain", run, "--top", "1", "--seeds", "1").code == 0
-    assert jointnas("export", run, "--to", tmp_path / "export").code == 0
+    assert jointnas("export", run / "retrained" / "winner-1", "--to", tmp_path / "export").code == 0
 
 
 def is_on_levels(folder: Path, most: int) -> bool:
