@@ -52,7 +52,7 @@ class Group:
 
     table: str
     fingerprint: str  # of the table's images
-    images: str  # the fingerprint of the same images at the size of another table, where there is one
+    images: str  # identifies them at every size: tables of the same photos have the same
     seconds: float
     classes: int
     parts: tuple[Part, ...]

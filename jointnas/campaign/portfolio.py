@@ -249,7 +249,7 @@ def _own_macs(space: Space, member: Member) -> float:
 
 
 def _own_network(member: Member, space: Space) -> Mapping[str, Any]:
-    """Return the member's architecture; it shrinks images larger than those that it is known for to about as many pixels."""
+    """Return the member's architecture. It sees larger images than those that it is known for at about the same number of pixels."""
     assert space.input_shape is not None
     shape, own = space.input_shape, member.candidate["architecture"]
     if RESOLUTION not in own or _side(shape) <= member.image_size:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from jointnas.campaign.folders import BEST, WINNER_FILE
+from jointnas.campaign.folders import BEST, RETRAINED, WINNER, WINNER_FILE
 from jointnas.errors import ExportError
 from jointnas.network.layers import Resize
 from jointnas.training.deployable import Deployable
@@ -73,5 +73,6 @@ def trained_folder(source: Path) -> Path:
         if (folder / WINNER_FILE).is_file():
             return folder
     raise ExportError(
-        f"{str(source)!r} holds no trained network: train a winner with jointnas retrain, or export candidates with --format toml"
+        f"{str(source)!r} holds no trained network: train a winner with jointnas retrain and name {RETRAINED}/{WINNER}-1 in the run, "
+        "or export candidates with --format toml"
     )
