@@ -49,7 +49,7 @@ def main() -> None:
             setup = prepare(spec, lambda event: None)
             starts = setup.search.space.to_candidates(setup.search.pool.start)
             n = len(starts) + options.candidates
-            batch = setup.search.ask(n + n // (GUARD_EVERY - 1))  # the last ones fill the space
+            batch = setup.search.ask(n + n // (GUARD_EVERY - 1))  # the last ones are drawn
             chosen += [("recipe", own) for own in starts]
             chosen += [(arm, own) for own in batch[len(starts) : n]]
         jobs = [

@@ -25,7 +25,7 @@ from jointnas.training.observation import Observation, mean_observation
 class DirectSearch:
     """`spec.engine` over real trainings: `spec.rounds × spec.batch` candidates at most, about `spec.batch` at a time.
 
-    It starts from the search's own start, or from a batch that fills the space. A candidate that would be the best so far is trained
+    It starts from the search's own start, or from a batch that is drawn from the space. A candidate that would be the best so far is trained
     `spec.repeats` times, each with another seed, and its mean accuracy counts; so are the winners at the end. One lucky
     training then meets no bound on accuracy. Repeats do not count as candidates.
     """

@@ -16,7 +16,6 @@ from jointnas.space.space import Space
 
 GENERATIONS, PARENTS, CHILDREN, CROSSOVER = 4, 32, 512, 0.5  # of the evolution around the best
 BOLDNESS = 0.5  # of the deviation from the mean of a sampled function that a batch follows
-FILLING_POOL = 4096  # pool members from which a space-filling batch is chosen
 Array = NDArray[np.float64]
 Prediction = tuple[float, float]
 """Mean and standard deviation of a predicted accuracy."""
@@ -97,25 +96,3 @@ def _children(query: Query, parents: Codes, seen: set[str], rng: np.random.Gener
     new = [row for row, identity in zip(rows, identities, strict=True) if identity not in seen]
     seen.update(identities)
     return children[new]
-
-
-def fill(space: Space, codes: Codes, n: int, taken: Codes) -> Codes:
-    """Return n of the first `FILLING_POOL` codes or more, far from each other and from those that are taken."""
-    first = codes[: max(FILLING_POOL, n)]
-    features, others = (np.concatenate(space.encode_codes(c), axis=1) for c in (first, taken))
-    return codes[space_filling(features, n, others)]
-
-
-def space_filling(features: Array, n: int, taken: Array) -> NDArray[np.int64]:
-    """Return n rows of (m, d) features, each the one farthest from those chosen and from (k, d) taken ones; without any the most central."""
-    nearest, chosen = np.full(len(features), np.inf), list[int]()
-    for row in taken:
-        nearest = np.minimum(nearest, ((features - row) ** 2).sum(axis=1))
-    for _ in range(n):
-        if not chosen and not len(taken):
-            chosen.append(int(((features - features.mean(axis=0)) ** 2).sum(axis=1).argmin()))
-        else:
-            chosen.append(int(nearest.argmax()))
-        nearest = np.minimum(nearest, ((features - features[chosen[-1]]) ** 2).sum(axis=1))
-        nearest[chosen] = -1.0
-    return np.array(chosen)

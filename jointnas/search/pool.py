@@ -16,10 +16,11 @@ from jointnas.space.sampling import draw_members
 
 
 class Pool:
-    """Feasible candidates of a query, each identity once, those of `start` first.
+    """Feasible candidates of a query, each identity once: those of `start`, then draws.
 
-    given: (n, knobs) codes; then the pool is closed, only these may be asked or returned. Otherwise `size` candidates are drawn. The
-    forecast of measured metrics is calibrated when `codes` are first used. Raises `ConstraintError` when nothing meets the constraints.
+    given: (n, knobs) codes; then the pool is closed, only these may be asked or returned, and they are drawn in a random order. Otherwise
+    `size` candidates are drawn from the space. The forecast of measured metrics is calibrated when `codes` are first used. Raises
+    `ConstraintError` when nothing meets the constraints.
     """
 
     def __init__(
@@ -28,7 +29,7 @@ class Pool:
         self.query, self.closed = query, given is not None
         self.start = self._check_start(start)
         self.drawn, self._identities = (
-            draw_members(query.space, size, query.exact, seed) if given is None else self._check_given(given)
+            draw_members(query.space, size, query.exact, seed) if given is None else self._check_given(given, seed)
         )
 
     def _check_start(self, start: Sequence[Mapping[str, Any]]) -> Codes:
@@ -42,11 +43,12 @@ class Pool:
                 )
         return codes[space.distinct(codes)[0]]
 
-    def _check_given(self, given: Codes) -> tuple[Codes, list[str]]:
+    def _check_given(self, given: Codes, seed: int) -> tuple[Codes, list[str]]:
         codes: Codes = given[self.query.feasible(given)]
         if not len(codes):
             bounds = ", ".join(map(str, self.query.constraints)) or "no constraint"
             raise ConstraintError(f"none of the {len(given)} candidates in the pool meets {bounds}: widen the pool")
+        codes = codes[np.random.default_rng(seed).permutation(len(codes))]
         rows, identities = self.query.space.distinct(codes)
         return codes[rows], identities
 

@@ -18,7 +18,7 @@ from jointnas.errors import SearchError, SpaceError
 from jointnas.predictor.contract import DEFAULT_KIND, MIN_FIT_EXAMPLES, Predictor
 from jointnas.predictor.prior import Prior
 from jointnas.predictor.task import Task
-from jointnas.search.batch import Batch, Prediction, children_of_the_best, choose, fill
+from jointnas.search.batch import Batch, Prediction, children_of_the_best, choose
 from jointnas.search.engines import engine_names, find_engine
 from jointnas.search.objective import EFFICIENCY, Query
 from jointnas.search.pool import Pool
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 POOL_SIZE = 20_000
 CONSIDERED = 65_536  # members of a pool that one batch is chosen from
-GUARD_EVERY = 4  # candidates of a first batch that a prior chooses, one of which fills the space
+GUARD_EVERY = 4  # candidates of a first batch with a prior, one of which is drawn without it
 FEWEST_GREEDY = 4  # candidates of a batch whose first has the highest median: smaller ones would explore too little
 CAUTION = 0.5  # standard deviations
 ALL = "all"  # every engine, one after the other
@@ -126,8 +126,8 @@ class Search:
     def ask(self, n: int = 1) -> Batch:
         """Return n candidates to train next: fewer when the pool runs out, none twice.
 
-        Before two accuracies are observed, the batch fills the space; with a prior only the last quarter of the first one does, in case the
-        prior is wrong.
+        Before two accuracies are observed, the batch is drawn from the space: the next members of the pool. With a prior only the last
+        quarter of the first one is, in case the prior is wrong.
         Otherwise it comes from the pool and from children of the best. The first of four or more has the highest median accuracy, if no
         result is pending. Each other one is the best under its own function, sampled from the posterior (Thompson sampling). Report
         failures as None, or they stay pending.
@@ -245,12 +245,10 @@ class Search:
     def _choose(self, codes: Codes, n: int, batch: int) -> Codes:
         """Return n of the codes, or of the children of the best, to train next in a batch of this size."""
         predictor = self.predictor if self.trained < MIN_FIT_EXAMPLES else self.fitted()
-        taken = np.concatenate([self._observations.codes, self._observations.pending])
         if not predictor.is_fitted:
-            return fill(self.space, codes, n, taken)
-        n_filling = 0 if self.trained else min(n, batch // GUARD_EVERY)
-        filling = fill(self.space, codes, n_filling, taken) if n_filling else codes[:0]
-        return np.concatenate([self._predicted_best(predictor, codes, n - n_filling), filling])
+            return codes[:n]
+        n_drawn = 0 if self.trained else min(n, batch // GUARD_EVERY)
+        return np.concatenate([self._predicted_best(predictor, codes[n_drawn:], n - n_drawn), codes[:n_drawn]])
 
     def _predicted_best(self, predictor: Predictor, codes: Codes, n: int) -> Codes:
         """Return n of the codes, or of the children of the best, by Thompson sampling.

@@ -21,8 +21,7 @@ def test_a_batch_is_a_list_of_candidates_with_their_identities() -> None:
     assert batch.identities == [search.space.identity(c) for c in batch]
 
 
-def test_a_large_first_batch_holds_no_candidate_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jointnas.search.batch.FILLING_POOL", 8)
+def test_a_large_first_batch_holds_no_candidate_twice() -> None:
     batch = light(cube()).ask(20)
     assert len(batch) == len(set(batch.identities)) == 20
 
@@ -33,7 +32,7 @@ def test_before_the_first_training_a_prior_varies_what_the_search_starts_from() 
     prior = Predictor(space).fit(examples, [truth(c) for c in examples])
     start = point(*[0.5] * 30)
     search = Search(space, pool_size=500, prior=prior, start=[start])
-    batch = search.ask(8)  # the start, five by the prior, two that fill the space
+    batch = search.ask(8)  # the start, five by the prior, two that are drawn
     changed = (batch.codes != space.to_codes([start])).sum(axis=1).tolist()
     assert changed[0] == 0
     assert all(1 <= count < 30 for count in changed[1:6])

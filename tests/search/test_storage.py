@@ -73,13 +73,6 @@ def test_two_searches_on_one_file_ask_nothing_twice_and_learn_from_each_other(tm
     assert len(one.pending) == 1
 
 
-def test_candidates_that_wait_for_a_result_keep_others_away_from_them(tmp_path):
-    one, other = search(tmp_path / "a.sqlite"), search(tmp_path / "a.sqlite", seed=1)
-    points = [(c["recipe"]["x"], c["recipe"]["y"]) for s in (one, other) * 4 for c in s.ask(1)]
-    distances = [min(abs(a - x) + abs(b - y) for a, b in points[:i]) for i, (x, y) in enumerate(points) if i]
-    assert min(distances) > 0.2  # eight points that fill the square
-
-
 def test_what_a_process_left_that_has_ended_is_asked_first(tmp_path):
     script = f"""
 from tests.search.test_storage import search
