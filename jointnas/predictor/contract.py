@@ -41,9 +41,6 @@ TIMED_CODES, TIMED_STEPS = "timed_codes", "timed_steps"  # the tensors of a task
 MEMBERS = 10
 REFERENCE_SIZE = 4096
 MIN_FIT_EXAMPLES = 2
-LEAST_NOISE = 0.5
-"""Variance between two trainings of one candidate, as a share of the binomial variance of an accuracy on the validation images: those of
-accurate networks in the tables have 0.35 to 3 times the binomial variance."""
 Array = NDArray[np.float64]
 
 
@@ -230,15 +227,11 @@ class Predictor:
     def predict_codes(self, codes: Codes) -> tuple[Array, Array]:
         """Return the (n,) means and standard deviations of the accuracy of one training of each of (n, knobs) codes.
 
-        A deviation covers the uncertainty about the candidate and the noise between its trainings, which is no less than a share of the
-        validation images' sampling noise. Raises `PredictorError` before a fit.
+        A deviation covers the uncertainty about the candidate and the noise between its trainings, part of which is the sampling noise of the
+        validation images. Raises `PredictorError` before a fit.
         """
         mean, deviation = self.model.targets.expected(*self.model.predict_scores(codes))
-        if self.task.val_images is not None:
-            n = self.task.val_images
-            share = (mean * n + 1) / (n + 2)  # Laplace's rule: all of few images right is no certainty
-            deviation = np.maximum(deviation, np.sqrt(LEAST_NOISE * share * (1 - share) / n))
-        return mean, deviation
+        return mean, np.sqrt(deviation**2 + self.task.sampling_variances(mean))
 
     def bound_codes(self, codes: Codes, deviations: float) -> Array:
         """Return (n,) confidence bounds of (n, knobs) codes: `deviations` standard deviations above the median of the mean accuracy.

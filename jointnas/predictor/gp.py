@@ -46,7 +46,8 @@ class Examples:
     """Training data: (n, d) standardised features, (n, q) trends whose weights have variance 1, (n,) targets.
 
     trainings: how many trainings each target is the mean of. Rows with equal features are of one candidate. relevance: (d,) factors of
-    the variances of the features' linear functions, within their groups.
+    the variances of the features' linear functions, within their groups. sampling: (n,) variances of one training that are given, beside
+    the noise that is estimated.
     """
 
     x: Array
@@ -54,6 +55,7 @@ class Examples:
     y: Array
     trainings: Array | float = 1.0
     relevance: Array | float = 1.0
+    sampling: Array | float = 0.0
 
     @cached_property
     def same(self) -> NDArray[np.bool_]:
@@ -104,7 +106,7 @@ class GaussianProcess:
         self._examples = examples
         self._x, self._train_basis = examples.x * self._smooth, self._basis(examples.x, examples.trend)
         covariance = self._covariance(examples.x, examples.trend)
-        covariance[np.diag_indices(len(covariance))] += self.noise / examples.trainings
+        covariance[np.diag_indices(len(covariance))] += self._example_noise
         self._factor = np.linalg.cholesky(covariance)
         self._weights = cho_solve((self._factor, True), examples.y)
 
@@ -118,8 +120,13 @@ class GaussianProcess:
 
     @property
     def noise(self) -> float:
-        """The variance of one training about its candidate's mean."""
+        """The estimated variance of one training about its candidate's mean."""
         return float(np.exp(self.hyperparameters.noise)) + JITTER
+
+    @property
+    def _example_noise(self) -> Array | float:
+        """The (n,) variances of the targets about their candidates' means."""
+        return (self.noise + self._examples.sampling) / self._examples.trainings
 
     def _basis(self, x: Array, trend: Array) -> Array:
         """Return (m, d + q) features and trends whose weights have variance 1."""
@@ -199,7 +206,7 @@ class GaussianProcess:
         amplitudes = rng.standard_normal((FOURIER_FEATURES, count)) * np.sqrt(2 * self._amplitude / FOURIER_FEATURES)
         slopes = rng.standard_normal((self._train_basis.shape[1], count))
         train = self._examples
-        noise = rng.standard_normal((len(self._x), count)) * np.sqrt(self.noise / np.reshape(train.trainings, (-1, 1)))
+        noise = rng.standard_normal((len(self._x), count)) * np.sqrt(np.reshape(self._example_noise, (-1, 1)))
         effects = rng.standard_normal((len(self._x), count)) * np.sqrt(self._effect)
         effects = effects[[self._rows_by_features[features.tobytes()][0] for features in train.x]]
 
@@ -258,7 +265,7 @@ def negative_log_likelihood(
     amplitude, noise = np.exp(hyperparameters.amplitude), np.exp(hyperparameters.noise)
     smooth, effect = amplitude * _matern(squares), np.exp(hyperparameters.effect) * examples.same
     shared = smooth + effect + linear @ linear.T + trend @ trend.T
-    shared[np.diag_indices(n)] += (noise + JITTER) / trainings
+    shared[np.diag_indices(n)] += (noise + examples.sampling + JITTER) / trainings
     factor = cho_factor(shared, lower=True)
     weights = cho_solve(factor, y)
     value = 0.5 * float(y @ weights) + float(np.log(np.diag(factor[0])).sum())

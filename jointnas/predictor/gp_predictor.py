@@ -213,7 +213,11 @@ class GPModel(PredictorModel):
         """Return those of its examples that are in these rows, less what is expected of them from the prior."""
         prior_mean = self._example_prior[rows]
         y = self._y[rows] - self._weight * prior_mean
-        return Examples(self._x[rows], self._trend(prior_mean), y, self._trainings[rows], self._inputs.relevance)
+        accuracies = self._accuracies[rows]
+        sampling = self.task.sampling_variances(accuracies) * self.targets.mean.slopes(accuracies) ** 2
+        return Examples(
+            self._x[rows], self._trend(prior_mean), y, self._trainings[rows], self._inputs.relevance, sampling
+        )
 
     def _make_process(self, rows: Rows, hyperparameters: Hyperparameters) -> GaussianProcess:
         if len(rows) > MAX_CONDITIONED_EXAMPLES:

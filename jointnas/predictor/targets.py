@@ -78,6 +78,13 @@ class TargetTransform:
             square += weight / np.sqrt(np.pi) * at_node**2
         return mean, np.sqrt(np.maximum(square - mean**2, 0))
 
+    def slopes(self, accuracies: Array) -> Array:
+        """Return the (n,) derivatives of the scores by accuracies; near the attainable accuracy they are large."""
+        if self.attainable is None:
+            return np.full(len(accuracies), 1 / self.spread)
+        shares = self._shares(accuracies)
+        return np.asarray(1 / (self.spread * self.attainable * shares * (1 - shares)))
+
     def log_jacobian(self, accuracies: Array) -> float:
         """Return the logarithm of the Jacobian of scores by accuracies in [0, 1]."""
         shares = self._shares(accuracies)
