@@ -224,6 +224,20 @@ def networks_without(source: Source, training: Training) -> dict[str, Pretrained
         return dict(zip(names, processes.map(fit, names.values()), strict=True))
 
 
+def corrected_networks(source: Source, training: Training) -> dict[str, Pretrained]:
+    """Return `networks_without`, each with the residual and the relevance that follow from all other images: a predictor starts from it."""
+    networks, groups = networks_without(source, training), groups_of(source)
+    models = {
+        images: corrected([group for group in groups if group.images == images], fitted)
+        for images, fitted in networks.items()
+    }
+    for images, fitted in networks.items():
+        others = [model for other, own in models.items() if other != images for model in own]
+        fitted.residual, relevance = joint_residual(others)
+        fitted.card = replace(fitted.card, relevance=relevance)
+    return networks
+
+
 def _one_thread() -> None:
     torch.set_num_threads(1)
     threadpool_limits(1)

@@ -30,11 +30,9 @@ from benchmarks.search.pretrain import (
     Source,
     Training,
     commonest,
-    corrected,
+    corrected_networks,
     groups_of,
-    joint_residual,
     network_alone,
-    networks_without,
     without,
 )
 from benchmarks.search.teachers import Teacher, boosting, forest, levelled
@@ -84,17 +82,13 @@ def left_out(source: Source, training: Training) -> Iterator[Left]:
     groups = groups_of(source)
     built_in = {table: Predictor.load(find_predictor(name)[0]) for table, name in CAMPAIGNS.items()}
     by_images = {images: [g for g in groups if g.images == images] for images in sorted({g.images for g in groups})}
-    networks = networks_without(source, training)
-    models = {images: corrected(own, networks[images]) for images, own in by_images.items()}
+    networks = corrected_networks(source, training)
     for images, own in by_images.items():
         parts = [(group, commonest(group)) for group in own]
         asked = [(group, part) for group, part in parts if part.drawn_at_random.sum() >= KNOWN + FEWEST_ASKED]
         if not asked:
             continue
         levels, pretrained = levelled(without(groups, [own[0].table])), networks[images]
-        others_models = [model for other in models if other != images for model in models[other]]
-        pretrained.residual, relevance = joint_residual(others_models)
-        pretrained.card = replace(pretrained.card, relevance=relevance)
         pooled_models = {
             "pooled forest": before_training(forest(levels)),
             "pooled boosting": before_training(boosting(levels)),
