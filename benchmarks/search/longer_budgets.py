@@ -6,7 +6,8 @@
 No group of 30 s or more has enough random candidates to be measured in `transfer`. These rows are the region in which a search chooses.
 `tau` is that of the pretrained network among all rows of a group. Then a campaign trains `--known` of the rows that are at most `NEAR` below
 the best one: Kendall's τ among the others of them, `before` and `after`, and how much of the differences between its own trainings the
-predictor `kept`, a mean of `--splits`. Two trainings of one candidate differ too, so less than all of a difference is real.
+predictor `kept`, a mean of `--splits`. Two trainings of one candidate differ too, so less than all of a difference is real: `repeats` says by
+how much, as a share of the binomial variance on the validation images (`jointnas.predictor.task.SAMPLING_NOISE`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from scipy.stats import kendalltau
 from benchmarks.measure import machine, write
 from benchmarks.search.pooled import Part
 from benchmarks.search.pretrain import Source, Training, corrected_networks, groups_of
+from benchmarks.tables.table import Table
 from jointnas.predictor.contract import Predictor
 from jointnas.predictor.pretrained import Pretrained
 from jointnas.predictor.task import Task
@@ -53,6 +55,19 @@ def campaign(network: Pretrained, part: Part, known: int, split: int) -> dict[st
     return {"before": float(before), "after": float(after), "kept": float(kept)}
 
 
+def repeats(folder: Path, seconds: float) -> dict[str, float]:
+    """Return the variance between trainings of one candidate, as a share of the binomial variance: its mean and median over candidates."""
+    shares = []
+    for path in sorted(folder.glob("*.csv")):
+        table = Table.read(path)
+        for rows in table.by_candidate():
+            accuracies = np.array([row.accuracy for row in rows if row.accuracy is not None])
+            if len(accuracies) > 1 and rows[0].budget_seconds >= seconds:
+                mean = accuracies.mean()
+                shares.append(accuracies.var(ddof=1) / (mean * (1 - mean) / table.card["val_images"]))
+    return {"candidates": len(shares), "mean": float(np.mean(shares)), "median": float(np.median(shares))}
+
+
 def main() -> None:
     """Fit without each table, and rank its rows of longer budgets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -67,6 +82,7 @@ def main() -> None:
     source = Source(networks=options.networks)
     networks = corrected_networks(source, Training())
     answer: dict[str, Any] = {"machine": machine(), "known": options.known, "splits": options.splits, "groups": {}}
+    answer["repeats"] = repeats(source.tables, options.seconds)
     for group in groups_of(source):
         part = max(group.parts, key=lambda own: len(own.codes))
         if group.table not in options.tables or group.seconds < options.seconds or len(part.codes) < FEWEST:
