@@ -4,10 +4,10 @@
         --to benchmarks/results/longer_budgets.json
 
 No group of 30 s or more has enough random candidates to be measured in `transfer`. These rows are the region in which a search chooses.
-`tau` is that of the pretrained network among all rows of a group. Then a campaign trains `--known` of the rows that are at most `NEAR` below
-the best one: Kendall's τ among the others of them, `before` and `after`, and how much of the differences between its own trainings the
-predictor `kept`, a mean of `--splits`. Two trainings of one candidate differ too, so less than all of a difference is real: `repeats` says by
-how much, as a share of the binomial variance on the validation images (`jointnas.predictor.task.SAMPLING_NOISE`).
+`tau` is that of the pretrained network among all rows of the space that most rows of a group have. Then a campaign trains `--known` of the rows
+that are at most `NEAR` below the best one: Kendall's τ among the others of them, `before` and `after`, and how much of the differences between
+its own trainings the predictor `kept`, a mean of `--splits`. Two trainings of one candidate differ too, so less than all of a difference is
+real: `repeats` says by how much, as a share of the binomial variance on the validation images (`jointnas.predictor.task.SAMPLING_NOISE`).
 """
 
 from __future__ import annotations
@@ -32,17 +32,18 @@ from jointnas.training.observation import Observation
 FEWEST = 10  # candidates of a group, or that a campaign ranks
 NEAR = 0.08  # of accuracy
 TIMED = 24  # candidates whose steps are known before any training
-VAL_IMAGES = 1500  # of most tables
 
 
-def campaign(network: Pretrained, part: Part, known: int, split: int) -> dict[str, float] | None:
+def campaign(
+    network: Pretrained, part: Part, val_images: int | None, known: int, split: int
+) -> dict[str, float] | None:
     """Return what trainings of some of the best candidates change; None where too few others are left."""
     near = np.flatnonzero(part.accuracies >= part.accuracies.max() - NEAR)
     order = np.random.default_rng(split).permutation(near)
     trained, others = order[:known], order[known:]
     if len(others) < FEWEST:
         return None
-    task = Task(part.budget.images, part.codes[order[-TIMED:]], part.steps[order[-TIMED:]], VAL_IMAGES)
+    task = Task(part.budget.images, part.codes[order[-TIMED:]], part.steps[order[-TIMED:]], val_images)
     predictor = Predictor(part.space, split, kind="gp", prior=network, task=task)
     true = part.accuracies[others]
     before = kendalltau(predictor.scores(part.codes[others]), true).statistic
@@ -90,10 +91,10 @@ def main() -> None:
         network = networks[group.images]
         tau = kendalltau(network.scores(part.space, part.codes, part.budget), group.targets(part)).statistic
         found = {"candidates": len(part.codes), "tau": round(float(tau), 3)}
-        splits = [campaign(network, part, options.known, split) for split in range(options.splits)]
-        own = [split for split in splits if split is not None]
-        if own:
-            found |= {name: round(float(np.mean([split[name] for split in own])), 3) for name in own[0]}
+        splits = [campaign(network, part, group.val_images, options.known, split) for split in range(options.splits)]
+        done = [split for split in splits if split is not None]
+        if done:
+            found |= {name: round(float(np.mean([split[name] for split in done])), 3) for name in done[0]}
         answer["groups"][group.name] = found
         print(group.name, found, flush=True)
     write(answer, options.to)

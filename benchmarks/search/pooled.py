@@ -59,6 +59,7 @@ class Group:
     centre: float  # of the log odds of the candidates drawn at random
     spread: float
     noise: float  # deviation of the log odds between trainings of one candidate; NaN without repeats
+    val_images: int | None  # that accuracies are measured on
 
     @property
     def name(self) -> str:
@@ -141,7 +142,8 @@ def _group(table: Table, seconds: float, rows: Sequence[Row], centre: float, spr
     parts = tuple(_part(table, seconds, name, [r for r in rows if r.space == name], lowest) for name in names)
     card = table.card
     images, classes = card.get("same_images", card["fingerprint"]), card["classes"]
-    return Group(table.path.stem, card["fingerprint"], images, seconds, classes, parts, centre, spread, noise)
+    name, val_images = table.path.stem, card.get("val_images")
+    return Group(name, card["fingerprint"], images, seconds, classes, parts, centre, spread, noise, val_images)
 
 
 def _part(table: Table, seconds: float, name: str, rows: Sequence[Row], lowest: float) -> Part:

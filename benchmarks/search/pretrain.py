@@ -225,7 +225,10 @@ def networks_without(source: Source, training: Training) -> dict[str, Pretrained
 
 
 def corrected_networks(source: Source, training: Training) -> dict[str, Pretrained]:
-    """Return `networks_without`, each with the residual and the relevance that follow from all other images: a predictor starts from it."""
+    """Return `networks_without`, each with the residual and the relevance that follow from all other images.
+
+    A predictor that starts from one is that of a campaign on images which nothing was fitted to.
+    """
     networks, groups = networks_without(source, training), groups_of(source)
     models = {
         images: corrected([group for group in groups if group.images == images], fitted)
@@ -287,14 +290,16 @@ def commonest(group: Group) -> Part:
 def corrected(groups: Sequence[Group], prior: Pretrained) -> list[GPModel]:
     """Return a campaign's model for each group that is large enough: it starts from a prior and is fitted to random candidates."""
     models = []
-    for part in map(commonest, groups):
+    for group in groups:
+        part = commonest(group)
         chosen = np.random.default_rng(0).permutation(np.flatnonzero(part.drawn_at_random))[:CORRECTED]
         if len(chosen) < FEWEST_CORRECTED:
             continue
         observed = [
             Observation(part.accuracies[i], steps=int(part.steps[i]), trainings=int(part.trainings[i])) for i in chosen
         ]
-        predictor = Predictor(part.space, prior=prior, task=Task(part.budget.images), kind="gp")
+        task = Task(part.budget.images, val_images=group.val_images)
+        predictor = Predictor(part.space, prior=prior, task=task, kind="gp")
         model = predictor.fit_codes(part.codes[chosen], observed).model
         assert isinstance(model, GPModel)
         models.append(model)

@@ -106,7 +106,8 @@ def run(left: Left, split: int) -> dict[str, tuple[float, float]]:
     part = left.part
     random = np.random.default_rng([split, part.codes.shape[0]]).permutation(np.flatnonzero(part.drawn_at_random))
     known, asked = random[:KNOWN], random[KNOWN:]
-    task = Task(part.budget.images, part.codes[random[-TIMED:]], part.steps[random[-TIMED:]])
+    timed, val_images = random[-TIMED:], left.group.val_images
+    task = Task(part.budget.images, part.codes[timed], part.steps[timed], val_images)
     observed = [
         Observation(part.accuracies[i], trainings=int(part.trainings[i]), steps=int(part.steps[i])) for i in known
     ]

@@ -47,6 +47,7 @@ from jointnas.space.space import Space
 from jointnas.space.transfer import nearest_candidate
 from jointnas.training.job import trial_executor
 from jointnas.training.members import SNAPSHOTS, part_of
+from jointnas.training.observation import LOG_LOSS
 from jointnas.training.policy_text import KNOB, check_policy_knob
 from jointnas.training.recipe import Recipe, check_value
 from jointnas.training.trained_blueprint import trained_blueprint
@@ -174,7 +175,7 @@ def prepare(spec: SearchSpec, emit: Callback) -> Setup:
     recipes, task = (
         _built_in_recipes(spec, space, meter, prior, data, emit)
         if meter and data
-        else ({}, Task(val_images=len(data.val) if data else None))
+        else ({}, Task(val_images=_val_images(spec, data)))
     )
     search = Search(
         space,
@@ -219,6 +220,11 @@ def _check_trained(spec: PolicySpec, space: Space, data: Data | None) -> None:
         trained_blueprint(candidate, data.input_shape, len(data.classes))
 
 
+def _val_images(spec: SearchSpec, data: Data | None) -> int | None:
+    """Return of how many validation images a score is a share; None for the log-loss, which is no share, and where they are not known."""
+    return None if data is None or spec.score == LOG_LOSS else len(data.val)
+
+
 def _built_in_recipes(
     spec: SearchSpec, space: Space, meter: Meter, prior: Prior | None, data: Data, emit: Callback
 ) -> tuple[dict[str, Candidate], Task]:
@@ -237,7 +243,7 @@ def _built_in_recipes(
     @cache
     def task() -> Task:
         measured = None if timed is None else timed.measured
-        return replace(task_of(space, images, budget, prior, measured, spec.seed), val_images=len(data.val))
+        return replace(task_of(space, images, budget, prior, measured, spec.seed), val_images=_val_images(spec, data))
 
     def draws(candidates: Sequence[Candidate]) -> NDArray[np.float64]:
         predictor = Predictor(space, spec.seed, prior=prior, task=task())

@@ -212,10 +212,9 @@ def _costliest(
 ) -> tuple[int, float]:
     """Return the row of the costliest network that gets about the steps needed, and its steps; else of the last one measured.
 
-    codes, macs: in ascending order of the (n,) MACs. rows: the one that is measured first, and the last that may be chosen. Few networks are
-    measured: the seconds of a step are taken to grow with the MACs from the last one measured, and the next measurement corrects that. So
-    none is measured that is far too costly for the budget. A network without steps (NaN) is taken as too costly; the last measurement is
-    then of the cheapest.
+    codes, macs: in ascending order of the (n,) MACs. rows: the one that is measured first, and the last that may be chosen. To measure few
+    networks, the next one is chosen as if the seconds of a step were proportional to MACs, from the last one measured. A network without steps
+    (NaN) is taken as too costly; the last measurement is then of the cheapest.
     """
     row, last = rows
     enough: tuple[int, float] | None = None
@@ -230,7 +229,7 @@ def _costliest(
         following = min(last, _last_within(macs, macs[row] * share))
         if left == 0 or last < 0 or (enough is not None and following <= enough[0]):
             break
-        row = 0 if isnan(reached) and left == 1 else following
+        row = 0 if isnan(reached) and left == 1 and enough is None else following
     row, reached = enough or (row, reached)
     return row, reached if isnan(reached) else max(1.0, reached)
 

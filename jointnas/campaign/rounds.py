@@ -19,8 +19,8 @@ from jointnas.search.winners import Winner
 from jointnas.space.constraint import violations
 from jointnas.training.observation import ACCURACY, mean_observation
 
-CAUTION = 1.0  # standard deviations from the median to the lower bound that ranks winners
-HOPE = 1.0  # and to the upper bound that chooses what is trained again
+WINNERS_CAUTION = 1.0  # standard deviations from the median to the lower bound that ranks winners
+LEADERS_HOPE = 1.0  # and to the upper bound that chooses the leaders
 
 
 class Rounds:
@@ -52,7 +52,7 @@ class Rounds:
         After an early stop only trainings of the whole budget count, by what they reached.
         """
         spec, query = self._spec, self._search.query
-        leaders = self._search.best(spec.top + spec.confirmations, spec.engine, caution=CAUTION)
+        leaders = self._search.best(spec.top + spec.confirmations, spec.engine, caution=WINNERS_CAUTION)
         if self._fraction < 1:
             leaders = by_whole_trainings(self._search, leaders, list(self._runner.trials.values()))
         elif query.objectives == (ACCURACY,):
@@ -134,6 +134,11 @@ class Rounds:
                 self._check_trained([t for t in self._trials() if t.observation])
             for number in range(len(self._ended) + 1, int(np.searchsorted(last, done, side="right")) + 1):
                 self._end_round(number)
+        if count < last[-1]:  # the pool ran out
+            self._check_trained(self._trials())
+            number = len(self._ended) + 1
+            if any(trial.round == number for trial in self._trials()):
+                self._end_round(number)
 
     def _ask(self, number: int, n: int | None = None) -> list[Trial]:
         self._emit(Activity("choosing candidates"))
@@ -172,16 +177,17 @@ class Rounds:
             self._report(self._runner.train(added))
 
     def _uncertain_leaders(self, n: int) -> list[Winner]:
-        """Return n of the leading candidates to train: those that may still be the best, every other one of those that were trained before.
+        """Return n leading candidates to train: every other one was trained before.
 
-        That is the highest mean plus one deviation (an upper confidence bound); where a cost is the objective, the least trained. New
-        candidates are more uncertain, so by that bound alone leaders are seldom trained again, and the luckiest one wins.
+        The leaders are the candidates that may still be the best: they have the highest upper confidence bounds; where a cost is the objective,
+        the least trained. New candidates are more uncertain, so by that bound alone leaders are seldom trained again, and the luckiest one
+        wins.
         """
         search, spec = self._search, self._spec
         leaders = search.best(max(spec.top, spec.confirmations), spec.engine, caution=0.0)
         codes = search.space.to_codes([w.candidate for w in leaders])
         if search.query.objectives == (ACCURACY,):
-            hopeful = np.argsort(-search.fitted().bound_codes(codes, HOPE), kind="stable").tolist()
+            hopeful = np.argsort(-search.fitted().bound_codes(codes, LEADERS_HOPE), kind="stable").tolist()
             order = alternating(hopeful, [w.accuracy is not None for w in leaders], len(self._confirmed()))
         else:
             trained = [t.identity for t in self._runner.trials.values()]

@@ -87,8 +87,12 @@ class PredictorModel(ABC):
     def predict_scores(self, codes: Codes, *, noise: bool = True) -> tuple[Array, Array]:
         """Return the (n,) means and standard deviations of the score of one training of each of (n, knobs) codes.
 
-        noise: whether deviations cover the noise between trainings, or only the uncertainty about a candidate's mean.
+        noise: whether deviations cover the noise between trainings, without `known_noise`, or only the uncertainty about a candidate's mean.
         """
+
+    def known_noise(self, accuracies: Array) -> Array:
+        """Return the (n,) variances of single trainings with these accuracies that `predict_scores` leaves out: none by default."""
+        return np.zeros(len(accuracies))
 
     @abstractmethod
     def sample_scores(self, codes: Codes, count: int, seed: Sequence[int]) -> Array:
@@ -227,11 +231,13 @@ class Predictor:
     def predict_codes(self, codes: Codes) -> tuple[Array, Array]:
         """Return the (n,) means and standard deviations of the accuracy of one training of each of (n, knobs) codes.
 
-        A deviation covers the uncertainty about the candidate and the noise between its trainings, part of which is the sampling noise of the
-        validation images. Raises `PredictorError` before a fit.
+        A deviation covers the uncertainty about the candidate and the noise between its trainings, which is no less than the sampling noise of
+        the validation images. Raises `PredictorError` before a fit.
         """
         mean, deviation = self.model.targets.expected(*self.model.predict_scores(codes))
-        return mean, np.sqrt(deviation**2 + self.task.sampling_variances(mean))
+        variance = deviation**2 + self.model.known_noise(mean)
+        least = 0.0 if self.attainable is None else self.task.sampling_variances(mean)
+        return mean, np.sqrt(np.maximum(variance, least))
 
     def bound_codes(self, codes: Codes, deviations: float) -> Array:
         """Return (n,) confidence bounds of (n, knobs) codes: `deviations` standard deviations above the median of the mean accuracy.

@@ -28,10 +28,11 @@ SLOPE = (-2.0, 1.5)  # mean and deviation of the logarithmic variance of a group
 KNOB_SLOPE = -5.0  # that mean where each knob is a group: effects of a few ordered values are seldom straight
 AMPLITUDE = (-1.0, 1.5)  # of the Matérn function's
 EFFECT = (-1.5, 1.0)  # of a candidate's own effect
-NOISE = (-3.0, 1.0)  # of one training about its candidate
+NOISE = (-3.0, 1.0)  # of one training about its candidate's mean, beside the known noise
 TRANSFER_DEVIATION = 0.5  # of each hyperparameter about that of another process
 SEARCH_RADIUS = 5.0  # prior deviations about the prior mean, within which the mode is searched
 JITTER = 1e-8
+KEY_DECIMALS = 8  # of standardised features that are equal
 ITERATIONS = 100
 CHUNK_ROWS = 256  # rows whose distances are computed at once, so that they stay in the processor's cache
 FOURIER_FEATURES = 1024
@@ -46,8 +47,8 @@ class Examples:
     """Training data: (n, d) standardised features, (n, q) trends whose weights have variance 1, (n,) targets.
 
     trainings: how many trainings each target is the mean of. Rows with equal features are of one candidate. relevance: (d,) factors of
-    the variances of the features' linear functions, within their groups. sampling: (n,) variances of one training that are given, beside
-    the noise that is estimated.
+    the variances of the features' linear functions, within their groups. known_noise: (n,) variances of one training to which the noise
+    hyperparameter is added.
     """
 
     x: Array
@@ -55,12 +56,12 @@ class Examples:
     y: Array
     trainings: Array | float = 1.0
     relevance: Array | float = 1.0
-    sampling: Array | float = 0.0
+    known_noise: Array | float = 0.0
 
     @cached_property
     def same(self) -> NDArray[np.bool_]:
         """Which (n, n) pairs are of one candidate."""
-        candidate = np.unique(self.x, axis=0, return_inverse=True)[1].ravel()
+        candidate = np.unique(_keys(self.x), axis=0, return_inverse=True)[1].ravel()
         return np.asarray(candidate[:, None] == candidate)
 
 
@@ -120,13 +121,13 @@ class GaussianProcess:
 
     @property
     def noise(self) -> float:
-        """The estimated variance of one training about its candidate's mean."""
+        """The variance of one training about its candidate's mean, beside the known noise of the examples."""
         return float(np.exp(self.hyperparameters.noise)) + JITTER
 
     @property
     def _example_noise(self) -> Array | float:
         """The (n,) variances of the targets about their candidates' means."""
-        return (self.noise + self._examples.sampling) / self._examples.trainings
+        return (self.noise + self._examples.known_noise) / self._examples.trainings
 
     def _basis(self, x: Array, trend: Array) -> Array:
         """Return (m, d + q) features and trends whose weights have variance 1."""
@@ -143,22 +144,24 @@ class GaussianProcess:
     def _rows_by_features(self) -> dict[bytes, list[int]]:
         """The rows of the examples by their features."""
         rows: dict[bytes, list[int]] = {}
-        for i, features in enumerate(self._examples.x):
+        for i, features in enumerate(_keys(self._examples.x)):
             rows.setdefault(features.tobytes(), []).append(i)
         return rows
 
     @cached_property
     def _key_column(self) -> int:
         """The feature in which most examples differ."""
-        return int(np.argmax([len(np.unique(values)) for values in self._examples.x.T]))
+        return int(np.argmax([len(np.unique(values)) for values in _keys(self._examples.x).T]))
 
     def _repeated(self, x: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the pairs of equal features: rows of (m, d) features, and rows of the examples."""
-        own = self._examples.x
-        if not own.size:
+        if not self._examples.x.size:
             return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-        possible = np.flatnonzero(np.isin(x[:, self._key_column], own[:, self._key_column]))
-        pairs = [(i, j) for i in possible.tolist() for j in self._rows_by_features.get(x[i].tobytes(), ())]
+        column = self._key_column
+        possible = np.flatnonzero(np.isin(_keys(x[:, column]), _keys(self._examples.x[:, column])))
+        keys = _keys(x[possible])
+        found = [(i, self._rows_by_features.get(key.tobytes(), ())) for i, key in zip(possible, keys, strict=True)]
+        pairs = [(i, j) for i, examples in found for j in examples]
         rows, examples = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
         return rows, examples
 
@@ -208,7 +211,7 @@ class GaussianProcess:
         train = self._examples
         noise = rng.standard_normal((len(self._x), count)) * np.sqrt(np.reshape(self._example_noise, (-1, 1)))
         effects = rng.standard_normal((len(self._x), count)) * np.sqrt(self._effect)
-        effects = effects[[self._rows_by_features[features.tobytes()][0] for features in train.x]]
+        effects = effects[[self._rows_by_features[features.tobytes()][0] for features in _keys(train.x)]]
 
         def prior_functions(x: Array, trend: Array) -> Array:
             return np.asarray(
@@ -265,7 +268,7 @@ def negative_log_likelihood(
     amplitude, noise = np.exp(hyperparameters.amplitude), np.exp(hyperparameters.noise)
     smooth, effect = amplitude * _matern(squares), np.exp(hyperparameters.effect) * examples.same
     shared = smooth + effect + linear @ linear.T + trend @ trend.T
-    shared[np.diag_indices(n)] += (noise + examples.sampling + JITTER) / trainings
+    shared[np.diag_indices(n)] += (noise + examples.known_noise + JITTER) / trainings
     factor = cho_factor(shared, lower=True)
     weights = cho_solve(factor, y)
     value = 0.5 * float(y @ weights) + float(np.log(np.diag(factor[0])).sum())
@@ -276,6 +279,11 @@ def negative_log_likelihood(
     by_variances = (outer * smooth).sum(), (outer * effect).sum(), noise * (np.diag(outer) / trainings).sum()
     slopes = np.bincount(groups, by_relevance)
     return value, np.array([*slopes, *np.bincount(groups, lengths), *by_variances]), by_relevance
+
+
+def _keys(features: Array) -> Array:
+    """Return features by which equal candidates are found: sums of many features may differ in their last bits between two arrays."""
+    return np.asarray(features.round(KEY_DECIMALS) + 0.0)
 
 
 def _squared_distances(a: AnyArray, b: AnyArray) -> AnyArray:

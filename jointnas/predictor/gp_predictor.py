@@ -214,10 +214,13 @@ class GPModel(PredictorModel):
         prior_mean = self._example_prior[rows]
         y = self._y[rows] - self._weight * prior_mean
         accuracies = self._accuracies[rows]
-        sampling = self.task.sampling_variances(accuracies) * self.targets.mean.slopes(accuracies) ** 2
-        return Examples(
-            self._x[rows], self._trend(prior_mean), y, self._trainings[rows], self._inputs.relevance, sampling
-        )
+        noise = self.known_noise(accuracies) * self.targets.mean.slopes(accuracies) ** 2
+        return Examples(self._x[rows], self._trend(prior_mean), y, self._trainings[rows], self._inputs.relevance, noise)
+
+    def known_noise(self, accuracies: Array) -> Array:
+        """Return the sampling noise of the validation images, which the estimated noise does not cover."""
+        bounded = self.targets.mean.attainable is not None
+        return self.task.sampling_variances(accuracies) if bounded else np.zeros(len(accuracies))
 
     def _make_process(self, rows: Rows, hyperparameters: Hyperparameters) -> GaussianProcess:
         if len(rows) > MAX_CONDITIONED_EXAMPLES:

@@ -79,7 +79,7 @@ class TargetTransform:
         return mean, np.sqrt(np.maximum(square - mean**2, 0))
 
     def slopes(self, accuracies: Array) -> Array:
-        """Return the (n,) derivatives of the scores by accuracies; near the attainable accuracy they are large."""
+        """Return the (n,) derivatives of the scores with respect to the accuracies. Near the attainable accuracy they are large."""
         if self.attainable is None:
             return np.full(len(accuracies), 1 / self.spread)
         shares = self._shares(accuracies)
@@ -88,8 +88,8 @@ class TargetTransform:
     def log_jacobian(self, accuracies: Array) -> float:
         """Return the logarithm of the Jacobian of scores by accuracies in [0, 1]."""
         shares = self._shares(accuracies)
-        slopes = accuracies.size * np.log(self.spread) + np.log(accuracies.clip(SMALLEST_EDGE) * (1 - shares)).sum()
-        return -float(slopes)
+        inverse_slopes = np.log(self.spread * accuracies.clip(SMALLEST_EDGE) * (1 - shares))
+        return -float(inverse_slopes.sum())
 
     def _shares(self, accuracies: Array) -> Array:
         level = 1.0 if self.attainable is None else self.attainable

@@ -12,8 +12,9 @@ from jointnas.space.knobs import Codes
 
 Array = NDArray[np.float64]
 SAMPLING_NOISE = 0.5
-"""Variance between trainings of one candidate that is taken as given, as a share of the binomial variance of an accuracy on the validation
-images. Repeated trainings of 30 s and longer in the tables have 0.94 times that variance in the mean of 33 candidates, some much less."""
+"""Variance between trainings of one candidate that is taken as known, as a share of the binomial variance p (1 − p) / n of an accuracy on n
+validation images. Repeated trainings of 30 s and longer in the tables have 0.94 times that variance in the mean of 33 candidates, some much
+less."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,12 @@ class Task:
             raise PredictorError("a timed candidate has no positive number of steps: leave it out")
 
     def sampling_variances(self, accuracies: Array) -> Array:
-        """Return the (n,) variances between trainings of candidates with these accuracies that the number of validation images explains.
-
-        They are 0 where the number of validation images is not known, and for scores that are no shares of images.
-        """
+        """Return the (n,) variances of accuracies in [0, 1] that come from the number of validation images; 0 where it is not known."""
         n = self.val_images
         if n is None:
             return np.zeros(len(accuracies))
         share = (accuracies * n + 1) / (n + 2)  # Laplace's rule: all of few images right is no certainty
-        return np.where((accuracies >= 0) & (accuracies <= 1), SAMPLING_NOISE * share * (1 - share) / n, 0.0)
+        return np.asarray(SAMPLING_NOISE * share * (1 - share) / n)
 
     @property
     def timed(self) -> tuple[Codes, Array] | None:

@@ -76,6 +76,8 @@ class Database:
         """Return what a query finds. Raises `RunError` for a damaged or locked file."""
         try:
             return self._connection.execute(statement, values).fetchall()
+        except sqlite3.ProgrammingError:  # the fault of the caller, such as another thread
+            raise
         except (sqlite3.Error, UnicodeDecodeError) as error:
             remedy = _remedy(error) if "locked" in str(error) else "restore the file"
             raise RunError(f"the database of {self.name} cannot be read ({error}): {remedy}") from error

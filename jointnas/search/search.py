@@ -53,9 +53,9 @@ class Search:
 
     objective: "max accuracy", "min METRIC" with a constraint such as "accuracy>=0.8", which the prediction has to meet, or "max efficiency"
     relative to the models of `reference`.
-    storage: a SQLite file that keeps the search; any number of processes of one machine may share it, each asks with the others' candidates
-    in mind. A search of the same name is continued. Candidates left without a result by an ended process of this machine are asked again
-    first; otherwise none is asked twice, and none that was observed.
+    storage: a SQLite file that keeps the search; any number of processes of one machine may share it: none asks for a candidate that another
+    one has asked for, and each learns from all results. A search of the same name is continued. Candidates left without a result by an ended
+    process of this machine are asked again first; otherwise none is asked twice, and none that was observed.
     meter: measures metrics of candidates on the device (see `measurement.meter.Meter`), for constraints and objectives on
     `constraint.MEASURED`. A forecast guides the search; it is calibrated on the device when the pool is first used. Winners are measured
     and meet their bounds. reported: further metrics to measure on the winners.
@@ -87,6 +87,8 @@ class Search:
             raise SpaceError(f"the space {space.name!r} is not bound to its data: call Space.bind first")
         if seed < 0:
             raise SearchError(f"a seed is 0 or more, got {seed}: change it")
+        if pool_size < 1:
+            raise SearchError(f"a pool has at least 1 candidate, got pool_size={pool_size}: raise it")
         given = None if pool is None else space.to_codes(pool)
         self.seed, self.space = seed, _with_cost(space, cost, given)
         self.query = Query(self.space, constraints, objective, meter, reported, seed, reference)
@@ -126,8 +128,8 @@ class Search:
     def ask(self, n: int = 1) -> Batch:
         """Return n candidates to train next: fewer when the pool runs out, none twice.
 
-        Before two accuracies are observed, the batch is drawn from the space: the next members of the pool. With a prior only the last
-        quarter of the first one is, in case the prior is wrong.
+        Without a prior, the batch is the next members of the pool until two accuracies are observed. With a prior, only the last quarter of a
+        batch is, until the first accuracy is observed: the prior may be wrong.
         Otherwise it comes from the pool and from children of the best. The first of four or more has the highest median accuracy, if no
         result is pending. Each other one is the best under its own function, sampled from the posterior (Thompson sampling). Report
         failures as None, or they stay pending.
@@ -309,6 +311,9 @@ class Search:
         self.reports, self._answered = (), query
         failed, closed = self._observations.failed, self.pool.closed
         observed, pool = self.observed_codes, self.pool.codes
+        if not closed:
+            known = self._observations.identities
+            pool = pool[[i for i, identity in enumerate(self.pool.identities) if identity not in known]]
         predictor = self.fitted()
         return PredictorSearch(predictor, query, observed, pool, failed, self.seed, closed=closed, caution=caution)
 
@@ -316,7 +321,7 @@ class Search:
         self.reports = selection.reports
         winners = self.to_winners(selection)
         if (
-            EFFICIENCY in self.query.objectives
+            EFFICIENCY in self._answered.objectives
         ):  # the measured costs may change the order; without a measurement (NaN) last
             winners.sort(key=lambda winner: np.nan_to_num(-winner.costs[EFFICIENCY], nan=np.inf))
         return winners

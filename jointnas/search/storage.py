@@ -41,13 +41,16 @@ class Observations:
         self._pending.update(waiting)
 
     def add(self, codes: Codes, identities: Sequence[str], observations: Sequence[Observation]) -> bool:
-        """Add the observations of (n, knobs) codes; return whether an accuracy is new or changed."""
+        """Add the observations of (n, knobs) codes; return whether one is new or changed for a predictor."""
         changed = False
         for row, identity, observation in zip(codes, identities, observations, strict=True):
             before = self._by_identity.get(identity)
             if before is None:
                 self._codes.append(row)
-            changed |= before is None or before.accuracy != observation.accuracy
+            changed |= before is None or (before.accuracy, before.trainings) != (
+                observation.accuracy,
+                observation.trainings,
+            )
             self._by_identity[identity] = observation
             self._pending.pop(identity, None)
         self.asked.update(identities)
@@ -67,6 +70,11 @@ class Observations:
     def observations(self) -> list[Observation]:
         """The (n,) observations of `codes`."""
         return list(self._by_identity.values())
+
+    @property
+    def identities(self) -> Set[str]:
+        """The identities of `codes`."""
+        return self._by_identity.keys()
 
     @property
     def n_trained(self) -> int:

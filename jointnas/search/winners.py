@@ -25,8 +25,8 @@ from jointnas.training.observation import ACCURACY
 
 START_BEST, START_RANDOM = 60, 40  # p and q of algorithm 1
 STAGE_TWO_BUDGET = 20_000  # candidates that an engine may evaluate
-FINALISTS = 1024  # candidates at a time, in the order of an engine's medians, that are ranked by their bounds
-RESOLUTION = 0.3  # of scores: two candidates that differ by less in every member are duplicates
+FINALISTS = 1024  # candidates, those with the best medians first, that are ranked by their lower bounds at a time
+RESOLUTION = 0.3  # of scores: two candidates that differ by less under every sampled function are duplicates
 
 
 @dataclass(frozen=True)

@@ -79,10 +79,10 @@ class Observation:
 
 
 def mean_observation(observations: Sequence[Observation]) -> Observation:
-    """Return a candidate's first observation with the mean accuracy of all trainings that succeeded, and their number."""
+    """Return a candidate's first observation that has an accuracy, with the mean of all accuracies and their number; or the first one."""
     ended = [o for o in observations if o.accuracy is not None]
     if not ended:
         return observations[0]
     trainings = sum(o.trainings for o in ended)
     accuracy = sum(o.trainings * o.accuracy for o in ended if o.accuracy is not None) / trainings
-    return replace(observations[0], accuracy=accuracy, failure=None, trainings=trainings)
+    return replace(ended[0], accuracy=accuracy, trainings=trainings)

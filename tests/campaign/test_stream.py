@@ -74,7 +74,7 @@ class StubCluster(Executor):
         self.queue.clear()
 
 
-def conduct(folder, cluster, *, resume=False, crash_after=None):
+def conduct(folder, cluster, *, resume=False, crash_after=None, **changes):
     ended = []
 
     def watch(event):
@@ -83,7 +83,7 @@ def conduct(folder, cluster, *, resume=False, crash_after=None):
             if len(ended) == crash_after:
                 raise Crash
 
-    run(make_spec(SETTINGS), [watch], out=folder, resume=resume, executor=cluster)
+    run(make_spec({**SETTINGS, **changes}), [watch], out=folder, resume=resume, executor=cluster)
     return ended
 
 
@@ -130,3 +130,14 @@ def test_where_all_trainings_fail_the_search_ends_and_can_be_resumed(tmp_path):
     trials, _ = trials_of(tmp_path / "run")
     assert all(t.accuracy is not None for t in trials)
     assert len(trials) == ROUNDS * BATCH
+
+
+def test_a_pool_that_runs_out_ends_its_round(tmp_path):
+    space = tmp_path / "three.toml"
+    space.write_text('format = 1\n[architecture]\nnetwork = { value = "resnet9" }\nwidth = { values = [4, 6, 8] }\n')
+    with pytest.raises(SearchError, match="all 3 trainings of the first round failed"):
+        conduct(tmp_path / "failed", StubCluster(fails=lambda width: True), space=str(space))
+    conduct(tmp_path / "run", StubCluster(), space=str(space))
+    trials, rounds = trials_of(tmp_path / "run")
+    assert len([t for t in trials if t.kind == "trial"]) == 3
+    assert [r["number"] for r in rounds] == [1]

@@ -44,7 +44,8 @@ def constant(n: int) -> Array:
 def test_the_gradient_is_that_of_the_likelihood() -> None:
     plain, rng = examples(40, 5), np.random.default_rng(1)
     plain.x[30:] = plain.x[:10]  # candidates with two examples
-    train = Examples(plain.x, rng.standard_normal((40, 2)), plain.y, rng.integers(1, 4, 40).astype(np.float64))
+    trend, trainings = rng.standard_normal((40, 2)), rng.integers(1, 4, 40).astype(np.float64)
+    train = Examples(plain.x, trend, plain.y, trainings, known_noise=rng.uniform(0, 0.5, 40))
     groups = np.array([0, 0, 1, 2, 2])
     vector = np.array([0.1, -0.5, -1.0, 1.0, 0.4, -0.2, 0.3, -1.5, -1.0])
     gradient = negative_log_likelihood(train, groups, Hyperparameters.from_vector(vector))[1]
@@ -209,6 +210,26 @@ def test_a_candidate_stands_out_from_its_neighbours_by_as_much_as_its_trainings_
     mean, deviation = once.predict(train.x[:1], constant(1))
     assert samples.mean() == pytest.approx(mean[0], abs=0.03)
     assert samples.std() == pytest.approx(deviation[0], rel=0.1)
+
+
+def test_a_candidate_is_recognised_though_its_features_differ_in_the_last_bits() -> None:
+    train = replace(examples(), y=np.where(np.arange(60) == 7, 5.0, 0.0))
+    process = GaussianProcess(train, np.arange(12), replace(Hyperparameters.prior_mean(12), effect=0.0))
+    same = train.x[7:8] * (1 + 1e-15)
+    assert (same != train.x[7:8]).any()
+    np.testing.assert_allclose(process.mean(same, constant(1)), process.mean(train.x[7:8], constant(1)), rtol=1e-5)
+    np.testing.assert_allclose(
+        process.predict(same, constant(1)), process.predict(train.x[7:8], constant(1)), rtol=1e-5
+    )
+
+
+def test_known_noise_is_added_to_the_noise_of_each_example() -> None:
+    train, groups = examples(), np.arange(12)
+    hyperparameters = replace(Hyperparameters.prior_mean(12), noise=np.log(0.1))
+    quieter = GaussianProcess(replace(train, known_noise=np.full(60, 0.2)), groups, hyperparameters)
+    noisier = GaussianProcess(train, groups, replace(hyperparameters, noise=np.log(0.3)))
+    for one, other in zip(quieter.predict(train.x, constant(60)), noisier.predict(train.x, constant(60)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
 def test_two_examples_of_a_candidate_count_as_one_example_of_their_mean() -> None:

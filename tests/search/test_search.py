@@ -425,3 +425,19 @@ def test_a_batch_of_a_large_pool_is_chosen_from_other_members_each_time(monkeypa
     identities = {space.identity(c) for c in asked}
     assert len(identities) == 18
     assert identities <= {space.identity(c) for c in pool}
+
+
+def test_a_second_training_of_the_same_accuracy_makes_a_candidate_more_certain() -> None:
+    search = Search(cube(), pool_size=500)
+    batch = search.ask(8)
+    search.tell(batch, [truth(c) for c in batch])
+    codes = search.space.to_codes(batch[:1])
+    before = search.fitted().bound_codes(codes, 1) - search.fitted().bound_codes(codes, -1)
+    search.tell(batch[:1], [mean_observation([Observation(truth(batch[0]))] * 2)])
+    after = search.fitted().bound_codes(codes, 1) - search.fitted().bound_codes(codes, -1)
+    assert (after < before).all()
+
+
+def test_a_mean_of_trainings_has_what_is_known_of_those_that_succeeded() -> None:
+    mean = mean_observation([Observation.failed("killed"), Observation(0.5, steps=70), Observation(0.7, steps=80)])
+    assert (mean.accuracy, mean.trainings, mean.steps, mean.failure) == (0.6, 2, 70, None)
