@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jointnas.errors import ConstraintError, SearchError
+from jointnas.errors import ConstraintError
 from jointnas.search.objective import Query
 from jointnas.space.knobs import Codes
 from jointnas.space.sampling import draw_members
@@ -18,9 +18,9 @@ from jointnas.space.sampling import draw_members
 class Pool:
     """Feasible candidates of a query, each identity once: those of `start`, then draws.
 
-    given: (n, knobs) codes; then the pool is closed, only these may be asked or returned, and they are drawn in a random order. Otherwise
+    given: (n, knobs) codes; then the pool is closed, only these and the start may be asked or returned, in a random order. Otherwise
     `size` candidates are drawn from the space. The forecast of measured metrics is calibrated when `codes` are first used. Raises
-    `ConstraintError` when nothing meets the constraints, `SearchError` for a start outside a closed pool.
+    `ConstraintError` when nothing meets the constraints.
     """
 
     def __init__(
@@ -31,8 +31,6 @@ class Pool:
         self.drawn, self._identities = (
             draw_members(query.space, size, query.exact, seed) if given is None else self._check_given(given, seed)
         )
-        if self.closed and not set(query.space.identities(self.start)).issubset(self._identities):
-            raise SearchError("a candidate to start from is not in the pool: add it to the pool, or leave it out")
 
     def _check_start(self, start: Sequence[Mapping[str, Any]]) -> Codes:
         space = self.query.space

@@ -46,8 +46,8 @@ class Search:
     """Proposes candidates that meet the constraints, learns from their accuracies, and returns the best.
 
     space: one whose image shape and classes are set (`Space.bind`).
-    pool: only these candidates are ever asked or returned. cost: for an abstract space, a function from a candidate to its costs; with a
-    pool it is called for the pool and for observed candidates only. predictor: a fitted one, whose examples count as observed; or
+    pool: only these candidates and those of `start` are ever asked or returned. cost: for an abstract space, a function from a candidate to its
+    costs; with a pool it is called for the pool and for observed candidates only. predictor: a fitted one, whose examples count as observed; or
     predictor_kind: the kind of a new one, by name, and prior: a predictor of an earlier campaign from which the new one starts.
     start: candidates that are asked first. task: what a new predictor knows before the first training.
 

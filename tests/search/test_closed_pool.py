@@ -50,11 +50,6 @@ def test_a_pool_in_which_nothing_meets_the_constraints_is_refused() -> None:
         Search(cube(1), ["total<0.05"], cost=total, pool=[point(0.1), point(0.2), point(0.3)])
 
 
-def test_a_start_outside_the_pool_is_refused() -> None:
-    with pytest.raises(SearchError, match=r"a candidate to start from is not in the pool: add it to the pool"):
-        Search(cube(1), pool=[point(0.1), point(0.2)], start=[point(0.3)])
-
-
 def test_an_empty_pool_is_refused() -> None:
     with pytest.raises(SearchError, match=r"a pool has at least 1 candidate, got pool_size=0"):
         Search(cube(1), pool_size=0)
