@@ -33,7 +33,7 @@ from jointnas.training.recipe import NO_QUANTISER
 WIDTH = "width"  # the knob that scales a network
 RESOLUTION = "resolution"  # the knob that says what share of an image's side it sees
 VALUES = 64  # of a knob that are tried at most
-SHORTFALL = 0.8  # share of a member's steps that is enough
+ENOUGH = 0.8  # share of a member's steps that suffices
 GROWTH = 4.0  # of the MACs at most, from the network that a recipe is known for
 MEASUREMENTS = 4  # of a member's networks at most
 NETWORKS = 256  # drawn where the space lacks a member's network
@@ -220,7 +220,7 @@ def _costliest(
     enough: tuple[int, float] | None = None
     for left in reversed(range(MEASUREMENTS)):
         reached = steps(space.to_candidates(codes[[row]])[0])
-        if reached >= SHORTFALL * need:
+        if reached >= ENOUGH * need:
             enough = row, reached
             share = reached / need if need else 1.0
         else:

@@ -49,7 +49,7 @@ class Prior(ABC):
 
     digest: str | None  # of its files; None before they are written
     weight: tuple[float, float] = (0.7, 0.3)
-    """Mean and deviation of the regression weight of its scores for those of a campaign, both standardised."""
+    """Mean and standard deviation of the coefficient with which its standardised scores predict those of a campaign."""
 
     @abstractmethod
     def check(self, space: Space) -> None:

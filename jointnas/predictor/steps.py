@@ -91,7 +91,7 @@ class StepsModel:
         return np.maximum(self.estimator.predict(self.features(codes)), SMALLEST_SHARE)
 
     def speeds(self, codes: Codes, observations: Sequence[Observation]) -> Array:
-        """Return how many times the estimated steps the machine of each of (n,) trainings takes in the budget, in the median of its trainings.
+        """Return the speed of the machine of each of (n,) trainings: observed over estimated steps, the median of its trainings.
 
         1 for the most frequent kind of machine, and without an estimator.
         """

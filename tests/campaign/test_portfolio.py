@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jointnas.campaign.portfolio import SHORTFALL, Steps, adapted, portfolio, starting_candidates
+from jointnas.campaign.portfolio import ENOUGH, Steps, adapted, portfolio, starting_candidates
 from jointnas.campaign.registry import find_prior
 from jointnas.campaign.timing import meets, task_of
 from jointnas.measurement.estimate import Estimator
@@ -72,7 +72,7 @@ def test_a_slow_device_gets_a_narrower_network_that_still_gets_about_its_steps()
         steps = by_macs(speed)
         own = adapted(ONE_MINUTE, SPACE, [], steps)
         assert own is not None
-        assert steps(own.candidate) >= SHORTFALL * ONE_MINUTE.steps
+        assert steps(own.candidate) >= ENOUGH * ONE_MINUTE.steps
         widths.append(own.candidate["architecture"]["width"])
     assert widths == sorted(widths, reverse=True)
     assert widths[0] == 32  # twice its own width, so the largest that may be chosen: four times its MACs
