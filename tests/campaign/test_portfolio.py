@@ -97,6 +97,24 @@ def test_a_network_that_cannot_be_measured_gives_way_to_a_cheaper_one() -> None:
     assert own.candidate["architecture"]["width"] <= 20
 
 
+def test_a_network_that_cannot_be_measured_does_not_replace_one_that_gets_its_steps() -> None:
+    shares = [
+        4.0,
+        0.75,
+        math.nan,
+        4.0,
+    ]  # of the steps needed: enough, too costly, no measurement, what a fifth would get
+    measured: list[Candidate] = []
+
+    def steps(candidate: Candidate) -> float:
+        measured.append(candidate)
+        return shares[len(measured) - 1] * ONE_MINUTE.steps
+
+    own = adapted(ONE_MINUTE, SPACE, [], steps)
+    assert own is not None
+    assert own.candidate["architecture"]["width"] >= measured[0]["architecture"]["width"]
+
+
 def test_the_network_of_a_member_is_one_that_was_measured() -> None:
     measured: list[Candidate] = []
 

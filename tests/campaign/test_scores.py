@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from jointnas.api import run_search, train
+from jointnas.campaign.campaign import prepare
+from jointnas.campaign.options import make_spec
+from jointnas.campaign.spec import SearchSpec
 from jointnas.campaign.trial import Trial
 from jointnas.errors import SearchError
 from jointnas.search.objective import objective_of, score_of
@@ -89,3 +92,13 @@ def test_what_reads_accuracies_does_not_go_with_another_score() -> None:
         run_search("digits", objective="min log_loss", early_stop=0.9, train_steps=2)
     with pytest.raises(SearchError, match="is neither 'max accuracy'"):
         run_search("digits", objective="max log_loss", train_steps=2)
+
+
+@pytest.mark.parametrize(("objective", "val_images"), [("max macro_f1", 100), ("min log_loss", None)])
+def test_the_predictor_knows_the_sampling_noise_of_shares_of_images_alone(
+    objective: str, val_images: int | None
+) -> None:
+    given = {"data": "digits", "train_images": 300, "val_images": 100, "train_steps": 5, "objective": objective}
+    spec = make_spec({**given, "rounds": 1, "batch": 2, "portfolio": 0, "prior": "none"})
+    assert isinstance(spec, SearchSpec)
+    assert prepare(spec, lambda event: None).search.predictor.task.val_images == val_images

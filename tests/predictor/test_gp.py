@@ -230,6 +230,8 @@ def test_known_noise_is_added_to_the_noise_of_each_example() -> None:
     noisier = GaussianProcess(train, groups, replace(hyperparameters, noise=np.log(0.3)))
     for one, other in zip(quieter.predict(train.x, constant(60)), noisier.predict(train.x, constant(60)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
+    samples = [process.sample(train.x, constant(60), 3, [1]) for process in (quieter, noisier)]
+    np.testing.assert_allclose(*samples, atol=1e-6)
 
 
 def test_two_examples_of_a_candidate_count_as_one_example_of_their_mean() -> None:

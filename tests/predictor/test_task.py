@@ -96,3 +96,11 @@ def test_scores_that_are_no_shares_of_images_have_no_sampling_noise() -> None:
     candidates = SPACE.sample(12)
     known, unknown = (Predictor(SPACE, task=Task(val_images=n)).fit(candidates, losses) for n in (200, None))
     np.testing.assert_array_equal(known.predict(candidates), unknown.predict(candidates))
+
+
+def test_a_model_whose_noise_is_that_of_whole_trainings_has_no_noise_added() -> None:
+    candidates, accuracies = SPACE.sample(12), np.linspace(0.5, 0.7, 12)
+    known, unknown = (
+        Predictor(SPACE, kind="mlp", task=Task(val_images=n)).fit(candidates, accuracies) for n in (10_000, None)
+    )
+    np.testing.assert_array_equal(known.predict(candidates), unknown.predict(candidates))

@@ -12,9 +12,10 @@ from jointnas.campaign.direct import best_trained
 from jointnas.errors import CandidateError, ConstraintError, SearchError, SpaceError
 from jointnas.predictor.contract import Predictor
 from jointnas.search.batch import children_of_the_best
+from jointnas.search.engines import Problem
 from jointnas.search.objective import Query
 from jointnas.search.search import CAUTION, Search
-from jointnas.search.winners import RESOLUTION, Winner, distinct_columns, front, spread_out
+from jointnas.search.winners import RESOLUTION, START_BEST, Winner, distinct_columns, front, spread_out
 from jointnas.space.knob_space import Candidate
 from jointnas.space.knobs import Codes
 from jointnas.space.space import Space
@@ -441,3 +442,18 @@ def test_a_second_training_of_the_same_accuracy_makes_a_candidate_more_certain()
 def test_a_mean_of_trainings_has_what_is_known_of_those_that_succeeded() -> None:
     mean = mean_observation([Observation.failed("killed"), Observation(0.5, steps=70), Observation(0.7, steps=80)])
     assert (mean.accuracy, mean.trainings, mean.steps, mean.failure) == (0.6, 2, 70, None)
+
+
+def test_an_engine_starts_from_no_candidate_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[Codes] = []
+
+    def recording(problem: Problem) -> None:
+        starts.append(problem.start)
+        problem.evaluate(problem.start)
+
+    monkeypatch.setattr("jointnas.search.search.find_engine", lambda name: recording)
+    search = Search(cube(), pool_size=200)
+    batch = search.ask(40)
+    search.tell(batch, [truth(c) for c in batch])
+    search.best(1)
+    assert len(set(search.space.identities(starts[0][:START_BEST]))) == START_BEST

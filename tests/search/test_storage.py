@@ -8,6 +8,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
@@ -166,3 +167,10 @@ def test_a_storage_of_a_newer_format_is_refused(tmp_path):
         db.execute("PRAGMA user_version = 99")
     with pytest.raises(RunError, match="format 99"):
         search(tmp_path / "a.sqlite")
+
+
+def test_a_search_used_from_another_thread_says_so(tmp_path):
+    with ThreadPoolExecutor(1) as threads:
+        made = threads.submit(search, tmp_path / "a.sqlite").result()
+    with pytest.raises(sqlite3.ProgrammingError, match="thread"):
+        made.ask(1)
