@@ -62,6 +62,7 @@ def at_fraction(observation: Observation, fraction: float) -> Observation:
         accuracy=accuracy,
         balanced_accuracy=None,
         log_loss=read.log_loss if read else None,
+        smoothed_accuracy=None,
         fraction=fraction,
         seconds=read.seconds if read else None,
         steps=read.steps if read else None,

@@ -69,7 +69,16 @@ class Tracker(ABC):
             return {"trial/failed": 1.0} if observation and observation.failure else {}
         self._best = trial.accuracy if self._best is None else max(self._best, trial.accuracy)
         numbers = {"trial/score": trial.accuracy, "trial/best": self._best, "trial/predicted": trial.predicted}
-        for name in ("accuracy", "balanced_accuracy", "macro_f1", "log_loss", "steps", "seconds", "images_per_second"):
+        for name in (
+            "accuracy",
+            "balanced_accuracy",
+            "macro_f1",
+            "log_loss",
+            "smoothed_accuracy",
+            "steps",
+            "seconds",
+            "images_per_second",
+        ):
             numbers[f"trial/{name}"] = getattr(observation, name)
         if self._context and self._context.input_shape and "network" in trial.candidate["architecture"]:
             costs = candidate_costs(

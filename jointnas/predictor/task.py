@@ -16,6 +16,9 @@ SAMPLING_NOISE = 0.5
 validation images. Repeated trainings of 30 s and longer in the tables have 0.94 times that variance in the mean of 33 candidates, some much
 less."""
 
+SMOOTHED_SAMPLING_NOISE = 0.2
+"""The same of smoothed accuracies: 0.4 times as much, as `benchmarks.search.smoothed` measures it."""
+
 
 @dataclass(frozen=True)
 class TrainingImages:
@@ -53,13 +56,17 @@ class Task:
         if self.steps is not None and not (np.isfinite(self.steps) & (self.steps > 0)).all():
             raise PredictorError("a timed candidate has no positive number of steps: leave it out")
 
-    def sampling_variances(self, accuracies: Array) -> Array:
-        """Return the (n,) variances of accuracies in [0, 1] that come from the number of validation images; 0 where it is not known."""
+    def sampling_variances(self, accuracies: Array, *, smoothed: bool = False) -> Array:
+        """Return the (n,) variances of accuracies in [0, 1] that come from the number of validation images; 0 where it is not known.
+
+        smoothed: whether they are smoothed (`jointnas.training.scoring.smoothed_accuracy`).
+        """
         n = self.val_images
         if n is None:
             return np.zeros(len(accuracies))
         share = (accuracies * n + 1) / (n + 2)  # Laplace's rule: all of few images right is no certainty
-        return np.asarray(SAMPLING_NOISE * share * (1 - share) / n)
+        noise = SMOOTHED_SAMPLING_NOISE if smoothed else SAMPLING_NOISE
+        return np.asarray(noise * share * (1 - share) / n)
 
     @property
     def timed(self) -> tuple[Codes, Array] | None:

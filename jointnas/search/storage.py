@@ -47,10 +47,7 @@ class Observations:
             before = self._by_identity.get(identity)
             if before is None:
                 self._codes.append(row)
-            changed |= before is None or (before.accuracy, before.trainings) != (
-                observation.accuracy,
-                observation.trainings,
-            )
+            changed |= before is None or _learned(before) != _learned(observation)
             self._by_identity[identity] = observation
             self._pending.pop(identity, None)
         self.asked.update(identities)
@@ -90,6 +87,11 @@ class Observations:
         """Return the (n,) observed accuracies of identities; NaN for a failure and for what was not observed."""
         observed = [self._by_identity.get(identity) for identity in identities]
         return np.array([np.nan if o is None or o.accuracy is None else o.accuracy for o in observed], dtype=np.float64)
+
+
+def _learned(observation: Observation) -> tuple[float | None, float | None, int]:
+    """Return what a predictor learns of an observation."""
+    return observation.accuracy, observation.smoothed_accuracy, observation.trainings
 
 
 TRIALS: tuple[Migration, ...] = (

@@ -24,7 +24,7 @@ from jointnas.training.confusion import Confusion
 from jointnas.training.members import SEEDS, SNAPSHOTS, part_of
 from jointnas.training.observation import Observation
 from jointnas.training.recipe import Recipe
-from jointnas.training.scoring import accuracy, log_loss, vote
+from jointnas.training.scoring import accuracy, log_loss, smoothed_accuracy, vote
 from jointnas.training.trainer import CURVE_IMAGES, Progress, Trainer, seeded
 
 SEED_STRIDE = 10**10  # between the seeds of two members
@@ -82,6 +82,7 @@ def train_ensemble(
         balanced_accuracy=by_class.balanced_accuracy,
         macro_f1=by_class.macro_f1,
         log_loss=log_loss(voted, data.val.labels),
+        smoothed_accuracy=smoothed_accuracy(voted, data.val.labels),
         seconds=sum(o.seconds or 0.0 for o in observations),
         steps=round(fmean(o.steps or 0 for o in observations)),
         images_per_second=fmean(o.images_per_second or 0.0 for o in observations),

@@ -199,7 +199,9 @@ def run_job(job: TrainingJob, data: Data, device: str, progress: Progress | None
         )
         networks = [model]
     if job.with_val:
-        observation = replace(observation, accuracy=None, balanced_accuracy=None, macro_f1=None, log_loss=None)
+        observation = replace(
+            observation, accuracy=None, balanced_accuracy=None, macro_f1=None, log_loss=None, smoothed_accuracy=None
+        )
     tested = None
     if job.test:
         split = data.test()

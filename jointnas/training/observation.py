@@ -35,6 +35,7 @@ class Observation:
     balanced_accuracy: float | None = None
     macro_f1: float | None = None  # mean F1 of the classes
     log_loss: float | None = None  # mean cross-entropy in nats on the validation images, without label smoothing
+    smoothed_accuracy: float | None = None  # a less noisy reading of the same images, `scoring.smoothed_accuracy`
     fraction: float = 1.0  # of the budget that the training used
     seconds: float | None = None  # from the clock's start to the predictions
     steps: int | None = None
@@ -61,7 +62,8 @@ class Observation:
         if metric == ACCURACY or self.accuracy is None:
             return self
         value = getattr(self, metric)
-        return replace(self, accuracy=exp(-value) if metric == LOG_LOSS and value is not None else value)
+        score = exp(-value) if metric == LOG_LOSS and value is not None else value
+        return replace(self, accuracy=score, smoothed_accuracy=None)
 
     @classmethod
     def failed(cls, reason: str) -> Observation:
@@ -79,10 +81,12 @@ class Observation:
 
 
 def mean_observation(observations: Sequence[Observation]) -> Observation:
-    """Return a candidate's first observation that has an accuracy, with the mean of all accuracies and their number; or the first one."""
+    """Return a candidate's first observation that has an accuracy, with the means of all accuracies and their number; or the first one."""
     ended = [o for o in observations if o.accuracy is not None]
     if not ended:
         return observations[0]
     trainings = sum(o.trainings for o in ended)
     accuracy = sum(o.trainings * o.accuracy for o in ended if o.accuracy is not None) / trainings
-    return replace(ended[0], accuracy=accuracy, trainings=trainings)
+    smoothed = [o.trainings * o.smoothed_accuracy for o in ended if o.smoothed_accuracy is not None]
+    own = sum(smoothed) / trainings if len(smoothed) == len(ended) else None
+    return replace(ended[0], accuracy=accuracy, smoothed_accuracy=own, trainings=trainings)

@@ -31,7 +31,7 @@ from jointnas.training.precision import trains_in_bfloat16
 from jointnas.training.proxconnect import ProxConnect
 from jointnas.training.recipe import Recipe
 from jointnas.training.schedules import learning_rate_factor, training_side
-from jointnas.training.scoring import SCORING_BATCH, accuracy, log_loss, predict, synchronise, vote
+from jointnas.training.scoring import SCORING_BATCH, accuracy, log_loss, predict, smoothed_accuracy, synchronise, vote
 
 CURVE_IMAGES = SCORING_BATCH  # validation images that are scored for the learning curve
 TIMED_IMAGES = 128  # validation images that are scored before the first step, to know how long scoring takes; the fewest of a curve
@@ -233,6 +233,7 @@ class Trainer:
             balanced_accuracy=by_class.balanced_accuracy,
             macro_f1=by_class.macro_f1,
             log_loss=log_loss(logits, split.labels),
+            smoothed_accuracy=smoothed_accuracy(logits, split.labels),
             fraction=self.stop_at,
             seconds=seconds,
             steps=self.steps,

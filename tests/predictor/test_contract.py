@@ -19,6 +19,7 @@ from jointnas.predictor.contract import (
     PredictorModel,
     filled_accuracies,
     find_model,
+    learned_accuracies,
     predictor_names,
 )
 from jointnas.predictor.files import digest
@@ -190,6 +191,47 @@ def test_a_loaded_predictor_is_of_its_kind_and_predicts_the_same(kind: str, tmp_
     assert loaded.rank_correlation == predictor.rank_correlation
     np.testing.assert_allclose(loaded.predict(grid), predictor.predict(grid), rtol=1e-6)
     np.testing.assert_allclose(loaded.predict_members(grid), predictor.predict_members(grid), rtol=1e-6)
+
+
+def smoothed(kind: str, n: int = 32) -> Predictor:
+    """Return a predictor of accuracies that are all alike, but whose smoothed ones are the truth."""
+    candidates = abstract().sample(n)
+    return Predictor(abstract(), kind=kind).fit(
+        candidates, [Observation(0.5, smoothed_accuracy=truth(c)) for c in candidates]
+    )
+
+
+@pytest.mark.parametrize("kind", PREDICTORS)
+def test_smoothed_accuracies_are_learned_and_a_loaded_predictor_has_them(kind: str, tmp_path: Path) -> None:
+    predictor, others = smoothed(kind), abstract().sample(100, seed=3)
+    mean, std = predictor.predict(others)
+    assert kendalltau(mean, [truth(c) for c in others]).statistic > 0.6
+    predictor.save(tmp_path / "saved")
+    loaded = Predictor.load(tmp_path / "saved").predict(others)
+    np.testing.assert_allclose(np.stack(loaded), np.stack([mean, std]), atol=1e-6)
+
+
+def test_learned_accuracies_are_the_smoothed_ones_at_the_level_of_the_accuracies() -> None:
+    observations = [
+        Observation(0.70, smoothed_accuracy=0.50),
+        Observation.failed("diverged"),
+        Observation(0.80, smoothed_accuracy=0.66),
+        Observation(0.78, smoothed_accuracy=0.64),
+    ]
+    learned = learned_accuracies(observations)
+    assert learned[[0, 2, 3]].mean() == pytest.approx(0.76, abs=0.01)
+    assert learned[1] == learned[0] == learned.min()
+    assert learned[2] > learned[3]
+
+
+def test_accuracies_are_learned_as_they_are_where_a_training_has_no_smoothed_one() -> None:
+    mixed = [Observation(0.7, smoothed_accuracy=0.5), Observation(0.8)]
+    assert learned_accuracies(mixed).tolist() == [0.7, 0.8]
+
+
+def test_trainings_that_are_right_everywhere_are_learned() -> None:
+    learned = learned_accuracies([Observation(1.0, smoothed_accuracy=a) for a in (0.98, 0.99)])
+    assert 0 < learned[0] < learned[1] < 1
 
 
 @every_kind

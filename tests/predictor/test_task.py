@@ -9,7 +9,7 @@ import pytest
 from jointnas.errors import PredictorError
 from jointnas.predictor.contract import Predictor
 from jointnas.predictor.steps import StepsModel
-from jointnas.predictor.task import SAMPLING_NOISE, Task, TrainingImages
+from jointnas.predictor.task import SAMPLING_NOISE, SMOOTHED_SAMPLING_NOISE, Task, TrainingImages
 from jointnas.space.space import Space
 from jointnas.training.observation import Observation
 
@@ -89,6 +89,21 @@ def test_one_high_accuracy_is_trusted_less_with_few_validation_images() -> None:
     )
     best_of_few, best_of_many = (own.predict(candidates)[0][3] for own in (few, many))
     assert best_of_few < best_of_many - 0.01
+
+
+def test_one_high_smoothed_accuracy_is_trusted_more_than_one_high_accuracy() -> None:
+    assert SMOOTHED_SAMPLING_NOISE < SAMPLING_NOISE
+    candidates = SPACE.sample(12, seed=4)
+    accuracies = np.full(12, 0.7) + np.random.default_rng(0).normal(0, 0.01, 12)
+    accuracies[3] = 0.78
+    plain, smoothed = (
+        [Observation(a, smoothed_accuracy=a if given else None) for a in accuracies] for given in (False, True)
+    )
+    task = replace(timed(), val_images=300)
+    of_plain, of_smoothed = (
+        Predictor(SPACE, task=task).fit(candidates, own).predict(candidates)[0][3] for own in (plain, smoothed)
+    )
+    assert of_smoothed > of_plain + 0.005
 
 
 def test_scores_that_are_no_shares_of_images_have_no_sampling_noise() -> None:

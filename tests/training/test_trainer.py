@@ -21,7 +21,7 @@ from jointnas.training.observation import Observation
 from jointnas.training.recipe import EXPECTED_LEARNING_RATE, Recipe
 from jointnas.training.recipe_columns import effective
 from jointnas.training.schedules import learning_rate_factor, training_side
-from jointnas.training.scoring import SCORING_BATCH, accuracy, log_loss, logits_of, predict
+from jointnas.training.scoring import SCORING_BATCH, accuracy, log_loss, logits_of, predict, smoothed_accuracy
 from jointnas.training.trainer import Trainer, Training, train_network
 from tests.contention import busy_neighbour, counts_waiting
 
@@ -87,6 +87,7 @@ def test_the_log_loss_is_the_cross_entropy_of_the_model_without_label_smoothing(
     logits = predict(model, digits.val, Normalise(digits.mean, digits.std, CPU), CPU)
     chosen = logits.double().softmax(1)[torch.arange(len(digits.val)), digits.val.labels]
     assert observation.log_loss == pytest.approx(float(-chosen.log().mean()))
+    assert observation.smoothed_accuracy == pytest.approx(smoothed_accuracy(logits, digits.val.labels))
 
 
 def test_a_log_loss_that_is_not_finite_is_none() -> None:
