@@ -6,10 +6,10 @@
 Each search spends rounds × batch budgets, `--workers` at a time, under the bound; its network is the one that it leaves in its run. Each
 member of the portfolio, made for the bound as the search makes it, is trained alone in the same slots with the same seeds. All are scored
 on the test images once. The best recipe is the member with the highest mean accuracy on the validation images. `--all-images` also trains
-the recipes and each search's winner once more, on the training and validation images together, as `search --final train+val` does; a
-search that ends so is compared with the recipe on all images. The arm `peers` gives optimisers of others the same budgets, bound and recipes
-to start from; each learns after every training, and its last budget trains its best candidate on all images, as that of the search.
-`--hold-out` moves so many training images of each class into the test split first. The machine must be left alone meanwhile.
+the recipes and each search's winner twice more, side by side, on the training and validation images together, as `search --final train+val`
+does; a search that ends so is compared with the recipe on all images. The arm `peers` gives optimisers of others the same budgets, bound
+and recipes to start from; each learns after every training, and its last budget trains its best candidate on all images, as that of the
+search. `--hold-out` moves so many training images of each class into the test split first. The machine must be left alone meanwhile.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ from jointnas.space.space import Space
 from jointnas.training.job import TrainingJob, TrainingResult, trial_executor
 
 FIRST_SEED = 2_000_000_000  # of the recipes' trainings: of no search
+AGAIN, REPEAT_STRIDE = 2, 10_000  # trainings on all images of each recipe and each winner, and between their seeds
 
 
 def with_larger_test(source: Path, images: int, folder: Path) -> Path:
@@ -88,8 +89,8 @@ def searched(spec: DataSpec, options: argparse.Namespace, seed: int, out: Path) 
     own = DataSpec(spec.source, spec.train_images, spec.val_images, spec.image_size, seed)
     data, on_all_images = load_data(own), {}
     if options.all_images:
-        (again,) = trained(own, options, {"winner": winner.candidate}, seed, with_val=True).values()
-        on_all_images = {"test_accuracy_all_images": again.test_accuracy}
+        again = trained(own, options, {"winner": winner.candidate}, seed, AGAIN, with_val=True)["winner"]
+        on_all_images = {"test_accuracy_all_images": [result.test_accuracy for result in again]}
     return {
         "seed": seed,
         **on_all_images,
@@ -137,29 +138,36 @@ def recipes(spec: DataSpec, options: argparse.Namespace, members: Mapping[str, C
     }
     for seed in options.seeds:
         own = DataSpec(spec.source, spec.train_images, spec.val_images, spec.image_size, seed)
-        for name, result in trained(own, options, members, seed).items():
+        for name, (result,) in trained(own, options, members, seed).items():
             found[name]["val"].append(result.observation.accuracy)
             found[name]["test"].append(result.test_accuracy)
         if options.all_images:
-            for name, result in trained(own, options, members, seed, with_val=True).items():
-                found[name].setdefault("test_all_images", []).append(result.test_accuracy)
+            for name, results in trained(own, options, members, seed, AGAIN, with_val=True).items():
+                found[name].setdefault("test_all_images", []).append(fmean(result.test_accuracy for result in results))
     return found
 
 
 def trained(
-    spec: DataSpec, options: argparse.Namespace, members: Mapping[str, Candidate], seed: int, with_val: bool = False
-) -> dict[str, TrainingResult]:
-    """Train each member once in the search's slots, and score the test images. with_val: on the validation images too."""
-    clock, names, results = {"train_seconds": options.seconds}, list(members), {}
+    spec: DataSpec,
+    options: argparse.Namespace,
+    members: Mapping[str, Candidate],
+    seed: int,
+    times: int = 1,
+    with_val: bool = False,
+) -> dict[str, list[TrainingResult]]:
+    """Train each member so many times in the search's slots, and score the test images. with_val: on the validation images too."""
+    clock, results = {"train_seconds": options.seconds}, defaultdict(list)
+    seeds = [FIRST_SEED + seed + REPEAT_STRIDE * i for i in range(times)]
+    names = [name for name in members for _ in seeds]
     jobs = [
-        TrainingJob(members[name], clock, FIRST_SEED + seed, test=True, with_val=with_val).numbered(i)
-        for i, name in enumerate(names)
+        TrainingJob(members[name], clock, own_seed, test=True, with_val=with_val).numbered(number)
+        for number, (name, own_seed) in enumerate(zip(names, seeds * len(members), strict=True))
     ]
     slot = share_slots(options.workers, "cpu")
     with trial_executor(spec, slot, load_data(spec).fingerprint) as executor:
         for event in executor.results(jobs):
             if event.kind in ("done", "failed"):
-                results[names[event.number]] = TrainingResult.of(event)
+                results[names[event.number]].append(TrainingResult.of(event))
     return results
 
 

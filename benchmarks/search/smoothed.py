@@ -4,10 +4,9 @@
         --recipe resnet9-1m-photos-64 --to benchmarks/results/smoothed-vehicles.json
 
 Trains `--candidates` candidates that have some knobs of a random one and all others of a recipe. Then draws `--size` of the validation and
-test images together, `SPLITS` times, and reads each training on them. The truth is its accuracy on all the other images. For each reading:
-the correlation with the truth over the best candidates, `regret`, the accuracy that is lost where the highest reading chooses, and `noise`: its
-variance less what is explained by the truth and by the truth's own noise, as a share of the binomial variance. The images of a split are the
-same for all candidates, as in a search. The machine must be left alone meanwhile.
+test images together, `SPLITS` times, and reads each training on them. The truth is its accuracy on all the other images. For each reading of
+the best candidates: its correlation with the truth; its slope by the truth; and `regret`, the accuracy that is lost where the highest reading
+chooses. The images of a split are the same for all candidates, as in a search. The machine must be left alone meanwhile.
 """
 
 from __future__ import annotations
@@ -16,11 +15,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.measure import machine, write
@@ -41,7 +39,7 @@ from jointnas.training.recipe import Recipe
 from jointnas.training.scoring import accuracy, log_loss, predict, smoothed_accuracy
 from jointnas.training.trained_blueprint import trained_blueprint
 
-SPLITS = 200
+SPLITS = 100
 CHANGED = (2, 5)  # knobs of a candidate: from 2 to 4
 FIRST_SEED = 2_100_000_000
 READINGS = {
@@ -49,7 +47,6 @@ READINGS = {
     "log_loss": lambda logits, labels: -(log_loss(logits, labels) or 0.0),
     "smoothed_accuracy": smoothed_accuracy,
 }
-Array = NDArray[np.float64]
 
 
 class Trained(NamedTuple):
@@ -63,7 +60,7 @@ def candidates_near(space: Space, recipe: Candidate, bound: str, count: int, see
     """Return candidates within the bound that have some knobs of a random candidate and the others of the recipe."""
     rng, constraints = np.random.default_rng(seed), parse_all([bound], space.metrics)
     found: list[Candidate] = []
-    for other in space.to_candidates(space.sample(50 * count, seed=seed)):
+    for other in space.sample(50 * count, seed=seed):
         mixed = {part: dict(recipe[part]) for part in recipe}
         own = [(part, name) for part in other for name in other[part] if name != "network"]
         for i in rng.choice(len(own), rng.integers(*CHANGED), replace=False):
@@ -102,34 +99,25 @@ def train(spec: DataSpec, data: Data, candidates: Sequence[Candidate], seconds: 
     return Trained(torch.stack(logits), images.labels)
 
 
-def compared(trained: Trained, size: int, best: float) -> dict[str, Any]:
+def compared(trained: Trained, size: int, best: float) -> dict[str, dict[str, float]]:
     """Return for each reading of `size` images how it stands to the accuracy on the others, over this share of the candidates."""
     logits, labels = trained
     right = (logits.argmax(2) == labels).double().mean(dim=1).numpy()
     kept = np.argsort(-right, kind="stable")[: max(3, round(best * len(right)))]
     rng = np.random.default_rng(0)
     rows: dict[str, list[tuple[float, float, float]]] = {name: [] for name in READINGS}
-    level = float(right[kept].mean())
     for _ in range(SPLITS):
         order = torch.from_numpy(rng.permutation(len(labels)))
         own, rest = order[:size], order[size:]
         truth = np.array([accuracy(logits[i][rest], labels[rest]) for i in kept])
         for name, read in READINGS.items():
             values = np.array([read(logits[i][own], labels[own]) for i in kept])
-            regret = truth.max() - truth[values.argmax()]
-            difference = values - truth
-            rows[name].append((float(np.corrcoef(values, truth)[0, 1]), float(regret), float(difference.var(ddof=1))))
-    binomial = level * (1 - level) / size
-    own_noise = fmean(row[2] for row in rows["accuracy"]) / (
-        1 + size / (len(labels) - size)
-    )  # of an accuracy on `size` images
-    truths_noise = own_noise * size / (len(labels) - size)
+            slope = np.cov(values, truth)[0, 1] / truth.var(ddof=1)
+            rows[name].append(
+                (float(np.corrcoef(values, truth)[0, 1]), float(truth.max() - truth[values.argmax()]), float(slope))
+            )
     return {
-        name: {
-            "correlation": fmean(row[0] for row in of),
-            "regret": fmean(row[1] for row in of),
-            "noise": None if name == "log_loss" else (fmean(row[2] for row in of) - truths_noise) / binomial,
-        }
+        name: dict(zip(("correlation", "regret", "slope"), map(fmean, zip(*of, strict=True)), strict=True))
         for name, of in rows.items()
     }
 
@@ -142,7 +130,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, nargs="+", default=[300, 1000])
     parser.add_argument(
-        "--best", type=float, nargs="+", default=[1.0, 0.75], help="shares of the candidates to compare"
+        "--best", type=float, nargs="+", default=[1.0, 0.75, 0.5], help="shares of the candidates to compare"
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

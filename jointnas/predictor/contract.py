@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit
 
 from jointnas.errors import PredictorError
 from jointnas.plugins import load_plugin, plugin_names
+from jointnas.predictor.accuracies import filled_accuracies
 from jointnas.predictor.files import intact, read_description, read_files, write_files
 from jointnas.predictor.gp import Hyperparameters
 from jointnas.predictor.pretrained import Pretrained, is_pretrained
@@ -42,7 +42,6 @@ TIMED_CODES, TIMED_STEPS = "timed_codes", "timed_steps"  # the tensors of a task
 MEMBERS = 10
 REFERENCE_SIZE = 4096
 MIN_FIT_EXAMPLES = 2
-LARGEST_SHIFT = 2.0  # of smoothed accuracies, in log odds
 Array = NDArray[np.float64]
 
 
@@ -121,32 +120,6 @@ def find_model(kind: str) -> type[PredictorModel]:
     else:
         model = load_plugin(PREDICTOR_GROUP, kind, PREDICTORS, PredictorError)
     return model
-
-
-def filled_accuracies(observations: Sequence[Observation]) -> Array:
-    """Return the (n,) accuracies of observations; a failed training gets the lowest of the others."""
-    accuracies = np.array([np.nan if o.accuracy is None else o.accuracy for o in observations], dtype=np.float64)
-    return np.where(np.isnan(accuracies), np.nanmin(accuracies), accuracies) if len(accuracies) else accuracies
-
-
-def are_smoothed(observations: Sequence[Observation]) -> bool:
-    """Return whether each training that has an accuracy has a smoothed one too."""
-    return all(o.smoothed_accuracy is not None for o in observations if o.accuracy is not None)
-
-
-def learned_accuracies(observations: Sequence[Observation]) -> Array:
-    """Return the (n,) accuracies that a model is fitted to: the smoothed ones where all trainings have them, as they are less noisy.
-
-    Those are shifted together, in log odds, so that their mean is about that of the accuracies. A failed training gets the lowest.
-    """
-    accuracies = filled_accuracies(observations)
-    if not len(accuracies) or not are_smoothed(observations):
-        return accuracies
-    own = np.array([np.nan if o.accuracy is None else o.smoothed_accuracy for o in observations], dtype=np.float64)
-    ended = ~np.isnan(own)
-    shift = np.clip(logit(accuracies[ended].mean()) - logit(own[ended].mean()), -LARGEST_SHIFT, LARGEST_SHIFT)
-    shifted: Array = expit(logit(own) + shift)
-    return np.where(ended, shifted, np.nanmin(shifted))
 
 
 class Predictor:

@@ -13,10 +13,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from jointnas.cores import one_blas_thread
-from jointnas.predictor.contract import PredictorModel, are_smoothed, learned_accuracies
+from jointnas.predictor.accuracies import learned_accuracies
+from jointnas.predictor.contract import PredictorModel
 from jointnas.predictor.features import Featurizer
 from jointnas.predictor.gp import (
     KNOB_SLOPE,
@@ -106,7 +107,7 @@ class GPModel(PredictorModel):
         self.space, self.seed, self.prior, self.task = space, seed, prior, task
         self.targets = TransformPosterior((1.0,), TargetTransform(), (TargetTransform(),))
         self._reference, self._trainings, self._accuracies = reference, np.zeros(0), np.zeros(0)
-        self._smoothed = False  # whether its examples have smoothed accuracies
+        self._smoothed = np.zeros(0, dtype=bool)  # whether the accuracies of its examples are smoothed
         self._process: GaussianProcess | None = None  # fitted; one that starts from a prior is made when it is needed
         self._weight, self._weight_deviation = (0.0, 0.0) if prior is None else prior.weight
         self._prior_targets = None if prior is None else prior.targets(space)
@@ -164,9 +165,9 @@ class GPModel(PredictorModel):
     def fit(self, codes: Codes, observations: Sequence[Observation]) -> None:
         """Fit steps, hyperparameters and the attainable accuracy to the trainings of (n, knobs) codes."""
         self._use_steps(StepsModel.fit(self.space, codes, observations, self.seed, self.task))
-        accuracies = learned_accuracies(observations)
+        accuracies, self._smoothed = learned_accuracies(observations)
         self.targets = TransformPosterior.fit(accuracies, prior=self._prior_transform)
-        self._trainings, self._smoothed = _trainings(observations), are_smoothed(observations)
+        self._trainings = _trainings(observations)
         with one_blas_thread():
             self._condition(codes, accuracies, None, self._own_steps(codes, observations))
             if self.targets.mean.attainable is not None:
@@ -215,16 +216,16 @@ class GPModel(PredictorModel):
         prior_mean = self._example_prior[rows]
         y = self._y[rows] - self._weight * prior_mean
         accuracies = self._accuracies[rows]
-        noise = self._sampling_noise(accuracies, smoothed=self._smoothed) * self.targets.mean.slopes(accuracies) ** 2
+        noise = self._sampling_noise(accuracies, self._smoothed[rows]) * self.targets.mean.slopes(accuracies) ** 2
         return Examples(self._x[rows], self._trend(prior_mean), y, self._trainings[rows], self._inputs.relevance, noise)
 
     def known_noise(self, accuracies: Array) -> Array:
         """Return the sampling noise of the validation images, which the estimated noise does not cover."""
         return self._sampling_noise(accuracies)
 
-    def _sampling_noise(self, accuracies: Array, *, smoothed: bool = False) -> Array:
+    def _sampling_noise(self, accuracies: Array, smoothed: ArrayLike = False) -> Array:
         bounded = self.targets.mean.attainable is not None
-        return self.task.sampling_variances(accuracies, smoothed=smoothed) if bounded else np.zeros(len(accuracies))
+        return self.task.sampling_variances(accuracies, smoothed) if bounded else np.zeros(len(accuracies))
 
     def _make_process(self, rows: Rows, hyperparameters: Hyperparameters) -> GaussianProcess:
         if len(rows) > MAX_CONDITIONED_EXAMPLES:
@@ -298,9 +299,9 @@ class GPModel(PredictorModel):
 
     def restore(self, codes: Codes, observations: Sequence[Observation], state: Mapping[str, Array]) -> None:
         """Condition the process on the examples, with the hyperparameters of a state."""
-        accuracies = learned_accuracies(observations)
+        accuracies, self._smoothed = learned_accuracies(observations)
         self.targets = TransformPosterior.fit(accuracies, state["levels"].tolist(), self._prior_transform)
-        self._trainings, self._smoothed = _trainings(observations), are_smoothed(observations)
+        self._trainings = _trainings(observations)
         if "pace" in state:
             self._use_steps(StepsModel.from_tensor(self.space, state["pace"]))
         hyperparameters = Hyperparameters.from_vector(state["hyperparameters"])

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from jointnas.predictor import network
-from jointnas.predictor.contract import PredictorModel, learned_accuracies
+from jointnas.predictor.accuracies import learned_accuracies
+from jointnas.predictor.contract import PredictorModel
 from jointnas.predictor.gp import NOISE
 from jointnas.predictor.inputs import NetworkInputs
 from jointnas.predictor.network import ENCODER, HEAD, Parameters, Plan
@@ -121,7 +122,7 @@ class MLPModel(PredictorModel):
     def fit(self, codes: Codes, observations: Sequence[Observation]) -> None:
         """Fit steps and the ensemble to the trainings of (n, knobs) codes."""
         self._use_steps(StepsModel.fit(self.space, codes, observations, self.seed, self.task))
-        self._accuracies = learned_accuracies(observations)
+        self._accuracies, _ = learned_accuracies(observations)
         self.targets = TransformPosterior.fit(
             self._accuracies, prior=None if self._prior_targets is None else self._prior_targets.mean
         )
@@ -199,7 +200,7 @@ class MLPModel(PredictorModel):
 
     def restore(self, codes: Codes, observations: Sequence[Observation], state: Mapping[str, Any]) -> None:
         """Restore the ensemble from its state."""
-        self._accuracies = learned_accuracies(observations)
+        self._accuracies, _ = learned_accuracies(observations)
         self.targets = TransformPosterior.fit(
             self._accuracies,
             state["levels"].tolist(),

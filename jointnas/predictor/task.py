@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from jointnas.errors import PredictorError
 from jointnas.space.knobs import Codes
@@ -56,16 +56,16 @@ class Task:
         if self.steps is not None and not (np.isfinite(self.steps) & (self.steps > 0)).all():
             raise PredictorError("a timed candidate has no positive number of steps: leave it out")
 
-    def sampling_variances(self, accuracies: Array, *, smoothed: bool = False) -> Array:
+    def sampling_variances(self, accuracies: Array, smoothed: ArrayLike = False) -> Array:
         """Return the (n,) variances of accuracies in [0, 1] that come from the number of validation images; 0 where it is not known.
 
-        smoothed: whether they are smoothed (`jointnas.training.scoring.smoothed_accuracy`).
+        smoothed: which of them are smoothed (`jointnas.training.scoring.smoothed_accuracy`).
         """
         n = self.val_images
         if n is None:
             return np.zeros(len(accuracies))
         share = (accuracies * n + 1) / (n + 2)  # Laplace's rule: all of few images right is no certainty
-        noise = SMOOTHED_SAMPLING_NOISE if smoothed else SAMPLING_NOISE
+        noise = np.where(smoothed, SMOOTHED_SAMPLING_NOISE, SAMPLING_NOISE)
         return np.asarray(noise * share * (1 - share) / n)
 
     @property

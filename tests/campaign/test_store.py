@@ -42,6 +42,7 @@ SEEN = Observation(
     accuracy=0.5,
     balanced_accuracy=0.4375,
     log_loss=1.5,
+    smoothed_accuracy=0.46875,
     fraction=0.875,
     seconds=1.25,
     steps=20,

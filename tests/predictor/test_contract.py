@@ -12,14 +12,13 @@ from scipy.stats import kendalltau
 
 import jointnas
 from jointnas.errors import PredictorError
+from jointnas.predictor.accuracies import filled_accuracies
 from jointnas.predictor.contract import (
     PREDICTORS,
     Array,
     Predictor,
     PredictorModel,
-    filled_accuracies,
     find_model,
-    learned_accuracies,
     predictor_names,
 )
 from jointnas.predictor.files import digest
@@ -209,29 +208,6 @@ def test_smoothed_accuracies_are_learned_and_a_loaded_predictor_has_them(kind: s
     predictor.save(tmp_path / "saved")
     loaded = Predictor.load(tmp_path / "saved").predict(others)
     np.testing.assert_allclose(np.stack(loaded), np.stack([mean, std]), atol=1e-6)
-
-
-def test_learned_accuracies_are_the_smoothed_ones_at_the_level_of_the_accuracies() -> None:
-    observations = [
-        Observation(0.70, smoothed_accuracy=0.50),
-        Observation.failed("diverged"),
-        Observation(0.80, smoothed_accuracy=0.66),
-        Observation(0.78, smoothed_accuracy=0.64),
-    ]
-    learned = learned_accuracies(observations)
-    assert learned[[0, 2, 3]].mean() == pytest.approx(0.76, abs=0.01)
-    assert learned[1] == learned[0] == learned.min()
-    assert learned[2] > learned[3]
-
-
-def test_accuracies_are_learned_as_they_are_where_a_training_has_no_smoothed_one() -> None:
-    mixed = [Observation(0.7, smoothed_accuracy=0.5), Observation(0.8)]
-    assert learned_accuracies(mixed).tolist() == [0.7, 0.8]
-
-
-def test_trainings_that_are_right_everywhere_are_learned() -> None:
-    learned = learned_accuracies([Observation(1.0, smoothed_accuracy=a) for a in (0.98, 0.99)])
-    assert 0 < learned[0] < learned[1] < 1
 
 
 @every_kind

@@ -439,6 +439,16 @@ def test_a_second_training_of_the_same_accuracy_makes_a_candidate_more_certain()
     assert (after < before).all()
 
 
+def test_a_second_observation_of_the_same_accuracy_with_another_smoothed_one_is_learned() -> None:
+    search = Search(cube(), pool_size=500)
+    batch = search.ask(8)
+    search.tell(batch, [Observation(truth(c), smoothed_accuracy=truth(c)) for c in batch])
+    ((before, _),) = search.predict(batch[:1]) or []
+    search.tell(batch[:1], [Observation(truth(batch[0]), smoothed_accuracy=0.5 * truth(batch[0]))])
+    ((after, _),) = search.predict(batch[:1]) or []
+    assert after < before
+
+
 def test_a_mean_of_trainings_has_what_is_known_of_those_that_succeeded() -> None:
     mean = mean_observation([Observation.failed("killed"), Observation(0.5, steps=70), Observation(0.7, steps=80)])
     assert (mean.accuracy, mean.trainings, mean.steps, mean.failure) == (0.6, 2, 70, None)

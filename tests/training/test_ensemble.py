@@ -20,7 +20,7 @@ from jointnas.training.ensemble import SEED_STRIDE, paying, train_ensemble
 from jointnas.training.job import TrainingJob, member_files, run_job
 from jointnas.training.members import SNAPSHOTS, part_of
 from jointnas.training.recipe import Recipe
-from jointnas.training.scoring import vote
+from jointnas.training.scoring import smoothed_accuracy, vote
 from jointnas.training.trainer import train_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -103,17 +103,20 @@ def test_a_job_scores_and_keeps_the_members_together(digits: Data, tmp_path: Pat
     files = member_files(first, result.members)
     assert sorted(tmp_path.iterdir()) == sorted(files)
     networks = [load_weights(Network(PLAN), file).eval() for file in files]
-    for split, accuracy in ((digits.val, result.observation.accuracy), (digits.test(), result.test_accuracy)):
+    seen, voted = result.observation, []
+    for split, accuracy in ((digits.val, seen.accuracy), (digits.test(), result.test_accuracy)):
         images = (split.images.float() / 255 - digits.mean[0]) / digits.std[0]
         votes = vote([network(images.permute(0, 3, 1, 2)) for network in networks])
         assert (votes.argmax(1) == split.labels).double().mean().item() == pytest.approx(accuracy)
+        voted.append(smoothed_accuracy(votes, split.labels))
+    assert seen.smoothed_accuracy == pytest.approx(voted[0])
 
 
 def test_the_last_training_on_all_images_keeps_all_members(digits: Data, tmp_path: Path) -> None:
     candidate = {"architecture": {"network": "resnet9", "width": 4}, "recipe": {"batch_size": 32}}
     job = TrainingJob(candidate, {"train_steps": 6}, 0, with_val=True, members=3)
     result = run_job(job, digits, "cpu")
-    assert (result.members, result.observation.accuracy) == (3, None)
+    assert (result.members, result.observation.accuracy, result.observation.smoothed_accuracy) == (3, None, None)
 
 
 def test_members_of_an_interrupted_training_are_not_taken_for_new_ones(digits: Data, tmp_path: Path) -> None:
