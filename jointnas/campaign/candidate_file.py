@@ -27,6 +27,7 @@ from jointnas.training.trained_blueprint import trained_blueprint
 
 FORMAT = 1
 FORMATS = ("toml", "json")
+PORTFOLIO = ("steps", "image_size")
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ class CandidateFile:
         for key in (*GROUPS, "results", "costs", "training", "portfolio"):
             if not isinstance(data.setdefault(key, {}), dict):
                 raise ExportError(f"{key} must be a table, got {data[key]!r} in {path.name}: write [{key}]")
+        for key, value in data["portfolio"].items():
+            if key not in PORTFOLIO or type(value) is not int or value < 1:
+                raise ExportError(
+                    f"[portfolio] has {' and '.join(PORTFOLIO)}, got {key} = {value!r} in {path.name}: correct it"
+                )
         recipe = with_policy_text(data["recipe"], path.parent)
         candidate: Candidate = {"architecture": data["architecture"], "recipe": recipe}
         Recipe.from_knobs(candidate["recipe"])
@@ -96,6 +102,13 @@ class CandidateFile:
     def members(self) -> int:
         """How many networks are trained together."""
         return int(self.training.get("members", 1))
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """The shape (C, H, W) of the images that it was trained on, or for which a recipe is known; else 3×32×32."""
+        side = self.portfolio.get("image_size", 32)
+        channels, height, width = self.training.get("input_shape", (3, side, side))
+        return channels, height, width
 
     @property
     def ensemble(self) -> str:

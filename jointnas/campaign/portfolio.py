@@ -3,7 +3,7 @@
 A search of few trainings that starts from what was best on other data ends ahead of one that does not (Feurer et al., JMLR 2022, on
 Auto-sklearn 2.0). A recipe does not move to other bounds and machines with its network: a member of the portfolio is a rule, the recipe
 and the steps that it needs. Its network is the costliest within the bounds that gets about as many steps in the budget, by its speed
-measured on the run's device.
+measured on the run's device. Where its own network gets fewer, a smaller one saves a part of the steps only: see `SHRINKAGE`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ WIDTH = "width"  # the knob that scales a network
 RESOLUTION = "resolution"  # the knob that says what share of an image's side it sees
 VALUES = 64  # of a knob that are tried at most
 ENOUGH = 0.8  # share of a member's steps that suffices
+SHRINKAGE = 0.25
+"""A device that allows a share of a recipe's steps gets a network with that power of the share of the MACs: half of them for a sixteenth of the
+steps. It then takes fewer steps than the recipe needs, but a network that is small enough for all of them is much worse
+(docs/results.md, "Recipes on slower machines")."""
 GROWTH = 4.0  # of the MACs at most, from the network that a recipe is known for
 MEASUREMENTS = 4  # of a member's networks at most
 NETWORKS = 256  # drawn where the space lacks a member's network
@@ -139,7 +143,7 @@ def adapted(
     steps_of = steps if callable(steps) else constant(steps)
     need = float(member.steps) if callable(steps) else 0.0
     row, reached = _costliest(
-        space, codes, macs, (first, last), need, lambda own: steps_of(own) if allowed(own) else nan
+        space, codes, macs, own_macs, (first, last), need, lambda own: steps_of(own) if allowed(own) else nan
     )
     if isnan(reached):
         return None
@@ -208,30 +212,35 @@ def _network_macs(space: Space, codes: Codes) -> Codes:
 
 
 def _costliest(
-    space: Space, codes: Codes, macs: Codes, rows: tuple[int, int], need: float, steps: Steps
+    space: Space, codes: Codes, macs: Codes, own_macs: float, rows: tuple[int, int], need: float, steps: Steps
 ) -> tuple[int, float]:
     """Return the row of the costliest network that gets about the steps needed, and its steps; else of the last one measured.
 
-    codes, macs: in ascending order of the (n,) MACs. rows: the one that is measured first, and the last that may be chosen. To measure few
-    networks, the next one is chosen as if the seconds of a step were proportional to MACs, from the last one measured. A network without steps
-    (NaN) is taken as too costly; the last measurement is then of the cheapest.
+    codes, macs: in ascending order of the (n,) MACs. own_macs: those of the network that needs the steps; a smaller one needs fewer, by
+    `SHRINKAGE`. rows: the one that is measured first, and the last that may be chosen. To measure few networks, the next one is chosen as if
+    the seconds of a step were proportional to MACs, from the last one measured. A network without steps (NaN) is taken as too costly; the
+    last measurement is then of the cheapest.
     """
     row, last = rows
     enough: tuple[int, float] | None = None
     for left in reversed(range(MEASUREMENTS)):
         reached = steps(space.to_candidates(codes[[row]])[0])
-        if reached >= ENOUGH * need:
+        affordable = macs[row] * (0.5 if isnan(reached) else reached / need if need else 1.0)
+        if not isnan(reached) and macs[row] <= _best_macs(affordable / ENOUGH, own_macs):
             enough = row, reached
-            share = reached / need if need else 1.0
         else:
             last = row - 1
-            share = 0.5 if isnan(reached) else reached / need
-        following = min(last, _last_within(macs, macs[row] * share))
+        following = min(last, _last_within(macs, _best_macs(affordable, own_macs)))
         if left == 0 or last < 0 or (enough is not None and following <= enough[0]):
             break
         row = 0 if isnan(reached) and left == 1 and enough is None else following
     row, reached = enough or (row, reached)
     return row, reached if isnan(reached) else max(1.0, reached)
+
+
+def _best_macs(affordable: float, own_macs: float) -> float:
+    """Return the MACs of the network to train where one of `affordable` MACs would get just the steps that a recipe needs; see `SHRINKAGE`."""
+    return affordable if affordable >= own_macs else own_macs * (affordable / own_macs) ** SHRINKAGE
 
 
 def _last_within(macs: Codes, bound: float) -> int:

@@ -71,7 +71,7 @@ def show_command(
     else:
         file = winner_file(name) if "#" in name and not path.exists() else find_candidate(path)
         candidate = file.candidate
-        shape = parse_shape(input_shape) if input_shape else tuple(file.training.get("input_shape", (3, 32, 32)))
+        shape = parse_shape(input_shape) if input_shape else file.input_shape
         outputs = file.training.get("classes", 10) if classes is None else classes
         views = Recipe.from_knobs(file.candidate["recipe"]).views
         members = [(trained_blueprint(file.candidate, shape, outputs), views)] * file.members

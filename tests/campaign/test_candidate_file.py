@@ -87,6 +87,16 @@ def test_a_file_written_by_hand_needs_no_more_than_the_candidate(tmp_path):
         ('[architecture]\nnetwork = "resnet9"\nwidht = 4\n', BlueprintError, "did you mean 'width'"),
         ('[architecture]\nnetwork = "resnet9"\nwidth = 0\n', BlueprintError, "width"),
         (HAND_WRITTEN + "learning_rat = 1.0\n", RecipeError, "did you mean 'learning_rate'"),
+        (
+            HAND_WRITTEN + "[portfolio]\nimage_size = 0\n",
+            ExportError,
+            r"\[portfolio\] has steps and image_size, got image_size = 0",
+        ),
+        (
+            HAND_WRITTEN + "[portfolio]\nsize = 64\n",
+            ExportError,
+            r"\[portfolio\] has steps and image_size, got size = 64",
+        ),
     ],
 )
 def test_a_candidate_file_that_is_wrong_is_refused_with_the_remedy(text, error, message, tmp_path):
@@ -170,6 +180,12 @@ def test_a_built_in_recipe_has_the_published_size(name):
         assert found["params"] == 6_570_880
     else:  # a trained 3×3 convolution in the place of the whitening and its 1×1 one
         assert found["params"] == 6_570_880 - 27 * 64 + 9 * 3 * 64
+
+
+def test_a_recipe_is_for_images_of_the_size_that_it_is_known_for_unless_it_says_otherwise():
+    sizes = {name: find_candidate(name).input_shape for name in ("resnet9-1m-photos-64", "resnet9-1m", "nomad-senet")}
+    assert sizes == {"resnet9-1m-photos-64": (3, 64, 64), "resnet9-1m": (3, 32, 32), "nomad-senet": (3, 32, 32)}
+    assert FILE.input_shape == tuple(FILE.training["input_shape"])
 
 
 def test_the_resnet9_recipes_are_their_baseline_and_what_their_names_say():

@@ -19,12 +19,14 @@ from jointnas.predictor.task import TrainingImages
 from jointnas.space.constraint import MEASURED, parse_all
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
+from jointnas.space.transfer import nearest_candidate
 from tests.search.test_measured import CountingMeter
 
 SHAPE, CLASSES = (3, 32, 32), 10
 SPACE = Space.load("resnet9", SHAPE, CLASSES)
 MEMBERS = {member.name: member for member in portfolio()}
 ONE_MINUTE = MEMBERS["resnet9-1m"]
+OWN_MACS = SPACE.cost(nearest_candidate(SPACE, ONE_MINUTE.candidate)[0])["macs"] / 2  # of one view
 
 
 def by_macs(macs_of_one_step: float, space: Space = SPACE):
@@ -66,17 +68,28 @@ def test_larger_images_are_shrunk_to_the_pixels_that_a_member_is_known_for() -> 
     )
 
 
-def test_a_slow_device_gets_a_narrower_network_that_still_gets_about_its_steps() -> None:
+def test_a_fast_device_gets_a_wider_network_that_still_gets_about_its_steps() -> None:
     widths = []
-    for speed in (1e12, 6e9, 2e9):
-        steps = by_macs(speed)
+    for share in (1e3, 2.5, 1.0):
+        steps = by_macs(share * ONE_MINUTE.steps * OWN_MACS)
         own = adapted(ONE_MINUTE, SPACE, [], steps)
         assert own is not None
         assert steps(own.candidate) >= ENOUGH * ONE_MINUTE.steps
         widths.append(own.candidate["architecture"]["width"])
-    assert widths == sorted(widths, reverse=True)
     assert widths[0] == 32  # twice its own width, so the largest that may be chosen: four times its MACs
-    assert widths[-1] < 16
+    assert 16 < widths[1] < 32
+    assert 16 <= widths[2] <= 18
+
+
+@pytest.mark.parametrize(("share", "smaller"), [(1 / 4, 0.71), (1 / 16, 0.5), (1 / 64, 0.35)])
+def test_a_slow_device_gets_a_network_smaller_by_the_fourth_root_of_the_share_of_its_steps(
+    share: float, smaller: float
+) -> None:
+    steps = by_macs(share * ONE_MINUTE.steps * OWN_MACS)
+    own = adapted(ONE_MINUTE, SPACE, [], steps)
+    assert own is not None
+    macs = SPACE.cost(own.candidate)["macs"] / (2 if own.candidate["recipe"]["test_flip"] else 1)
+    assert macs / OWN_MACS == pytest.approx(smaller, rel=0.2)  # widths are even
 
 
 def test_where_the_time_limits_a_network_it_scores_two_views_and_where_a_bound_does_it_may_score_one() -> None:

@@ -106,7 +106,7 @@ def test_a_job_scores_and_keeps_the_members_together(digits: Data, tmp_path: Pat
     seen, voted = result.observation, []
     for split, accuracy in ((digits.val, seen.accuracy), (digits.test(), result.test_accuracy)):
         images = (split.images.float() / 255 - digits.mean[0]) / digits.std[0]
-        votes = vote([network(images.permute(0, 3, 1, 2)) for network in networks])
+        votes = vote([network(images.permute(0, 3, 1, 2)).detach() for network in networks])
         assert (votes.argmax(1) == split.labels).double().mean().item() == pytest.approx(accuracy)
         voted.append(smoothed_accuracy(votes, split.labels))
     assert seen.smoothed_accuracy == pytest.approx(voted[0])
