@@ -4,9 +4,11 @@
         --recipe resnet9-1m-photos-64 --to benchmarks/results/smoothed-vehicles.json
 
 Trains `--candidates` candidates that have some knobs of a random one and all others of a recipe. Then draws `--size` of the validation and
-test images together, `SPLITS` times, and reads each training on them. The truth is its accuracy on all the other images. For each reading of
-the best candidates: its correlation with the truth; its slope by the truth; and `regret`, the accuracy that is lost where the highest reading
-chooses. The images of a split are the same for all candidates, as in a search. The machine must be left alone meanwhile.
+test images together, `SPLITS` times, and reads each training on them. The truth is its accuracy on all the other images. For each reading
+of the best candidates: its correlation with the truth; its slope by the truth; `regret`, the accuracy that is lost where the highest
+reading chooses; and `noise`, the variance about the line by the truth, in units of the truth, as a share of the binomial variance. That
+holds the noise of the truth too. The images of a split are the same for all candidates, as in a search. The machine must be left alone
+meanwhile.
 """
 
 from __future__ import annotations
@@ -105,7 +107,8 @@ def compared(trained: Trained, size: int, best: float) -> dict[str, dict[str, fl
     right = (logits.argmax(2) == labels).double().mean(dim=1).numpy()
     kept = np.argsort(-right, kind="stable")[: max(3, round(best * len(right)))]
     rng = np.random.default_rng(0)
-    rows: dict[str, list[tuple[float, float, float]]] = {name: [] for name in READINGS}
+    rows: dict[str, list[tuple[float, float, float, float]]] = {name: [] for name in READINGS}
+    level = float(right[kept].mean())
     for _ in range(SPLITS):
         order = torch.from_numpy(rng.permutation(len(labels)))
         own, rest = order[:size], order[size:]
@@ -113,13 +116,11 @@ def compared(trained: Trained, size: int, best: float) -> dict[str, dict[str, fl
         for name, read in READINGS.items():
             values = np.array([read(logits[i][own], labels[own]) for i in kept])
             slope = np.cov(values, truth)[0, 1] / truth.var(ddof=1)
-            rows[name].append(
-                (float(np.corrcoef(values, truth)[0, 1]), float(truth.max() - truth[values.argmax()]), float(slope))
-            )
-    return {
-        name: dict(zip(("correlation", "regret", "slope"), map(fmean, zip(*of, strict=True)), strict=True))
-        for name, of in rows.items()
-    }
+            noise = (values / slope - truth).var(ddof=1) / (level * (1 - level) / size)
+            correlation, regret = np.corrcoef(values, truth)[0, 1], truth.max() - truth[values.argmax()]
+            rows[name].append((float(correlation), float(regret), float(slope), float(noise)))
+    names = ("correlation", "regret", "slope", "noise")
+    return {name: dict(zip(names, map(fmean, zip(*of, strict=True)), strict=True)) for name, of in rows.items()}
 
 
 def main() -> None:
