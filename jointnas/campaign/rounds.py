@@ -15,7 +15,7 @@ from jointnas.campaign.store import Run
 from jointnas.campaign.trial import CONFIRMATION, FINAL, Trial
 from jointnas.errors import SearchError
 from jointnas.search.search import Search
-from jointnas.search.winners import Winner
+from jointnas.search.winners import Selection, Winner
 from jointnas.space.constraint import violations
 from jointnas.training.observation import ACCURACY, mean_observation
 
@@ -187,12 +187,24 @@ class Rounds:
         leaders = search.best(max(spec.top, spec.confirmations), spec.engine, caution=0.0)
         codes = search.space.to_codes([w.candidate for w in leaders])
         if search.query.objectives == (ACCURACY,):
+            if all(w.accuracy is None for w in leaders):
+                leaders += self._best_trained()
+                codes = search.space.to_codes([w.candidate for w in leaders])
             hopeful = np.argsort(-search.fitted().bound_codes(codes, LEADERS_HOPE), kind="stable").tolist()
             order = alternating(hopeful, [w.accuracy is not None for w in leaders], len(self._confirmed()))
         else:
             trained = [t.identity for t in self._runner.trials.values()]
             order = np.argsort([trained.count(i) for i in search.space.identities(codes)], kind="stable").tolist()
         return [leaders[i] for i in order[:n]]
+
+    def _best_trained(self) -> list[Winner]:
+        """Return the trained candidate with the highest upper confidence bound, if there is one within the bounds."""
+        search, observed = self._search, self._search.observed_codes
+        trained = observed[~np.isnan(search.observed_accuracies(observed))]
+        if not len(trained):
+            return []
+        best = int(search.fitted().bound_codes(trained, LEADERS_HOPE).argmax())
+        return search.to_winners(Selection.of_rows(trained, [best], {}))
 
     def _report(self, confirmed: Sequence[Trial]) -> None:
         """Report candidates that were trained again to the search, each with the mean of all its trainings."""
