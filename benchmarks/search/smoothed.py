@@ -13,6 +13,7 @@ meanwhile.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ CHANGED = (2, 5)  # knobs of a candidate: from 2 to 4
 FIRST_SEED = 2_100_000_000
 READINGS = {
     "accuracy": accuracy,
-    "log_loss": lambda logits, labels: -(log_loss(logits, labels) or 0.0),
+    "log_loss": lambda logits, labels: -(log_loss(logits, labels) or math.inf),
     "smoothed_accuracy": smoothed_accuracy,
 }
 

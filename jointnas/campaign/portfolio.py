@@ -3,7 +3,7 @@
 A search of few trainings that starts from what was best on other data ends ahead of one that does not (Feurer et al., JMLR 2022, on
 Auto-sklearn 2.0). A recipe does not move to other bounds and machines with its network: a member of the portfolio is a rule, the recipe
 and the steps that it needs. Its network is the costliest within the bounds that gets about as many steps in the budget, by its speed
-measured on the run's device. Where its own network gets fewer, a smaller one saves a part of the steps only: see `SHRINKAGE`.
+measured on the run's device. A device that is too slow for the recipe's own network keeps most of it: see `SHRINKAGE`.
 """
 
 from __future__ import annotations
@@ -225,12 +225,13 @@ def _costliest(
     enough: tuple[int, float] | None = None
     for left in reversed(range(MEASUREMENTS)):
         reached = steps(space.to_candidates(codes[[row]])[0])
-        affordable = macs[row] * (0.5 if isnan(reached) else reached / need if need else 1.0)
+        affordable = macs[row] * (reached / need if need else 1.0)
         if not isnan(reached) and macs[row] <= _best_macs(affordable / ENOUGH, own_macs):
             enough = row, reached
         else:
             last = row - 1
-        following = min(last, _last_within(macs, _best_macs(affordable, own_macs)))
+        target = macs[row] / 2 if isnan(reached) else _best_macs(affordable, own_macs)
+        following = min(last, _last_within(macs, target))
         if left == 0 or last < 0 or (enough is not None and following <= enough[0]):
             break
         row = 0 if isnan(reached) and left == 1 and enough is None else following
@@ -240,7 +241,7 @@ def _costliest(
 
 def _best_macs(affordable: float, own_macs: float) -> float:
     """Return the MACs of the network to train where one of `affordable` MACs would get just the steps that a recipe needs; see `SHRINKAGE`."""
-    return affordable if affordable >= own_macs else own_macs * (affordable / own_macs) ** SHRINKAGE
+    return affordable if affordable >= own_macs else own_macs * float(affordable / own_macs) ** SHRINKAGE
 
 
 def _last_within(macs: Codes, bound: float) -> int:

@@ -185,11 +185,11 @@ class Rounds:
         """
         search, spec = self._search, self._spec
         leaders = search.best(max(spec.top, spec.confirmations), spec.engine, caution=0.0)
+        by_accuracy = search.query.objectives == (ACCURACY,)
+        if by_accuracy and all(w.accuracy is None for w in leaders):
+            leaders += self._best_trained()
         codes = search.space.to_codes([w.candidate for w in leaders])
-        if search.query.objectives == (ACCURACY,):
-            if all(w.accuracy is None for w in leaders):
-                leaders += self._best_trained()
-                codes = search.space.to_codes([w.candidate for w in leaders])
+        if by_accuracy:
             hopeful = np.argsort(-search.fitted().bound_codes(codes, LEADERS_HOPE), kind="stable").tolist()
             order = alternating(hopeful, [w.accuracy is not None for w in leaders], len(self._confirmed()))
         else:
