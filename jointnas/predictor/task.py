@@ -17,7 +17,7 @@ validation images. Repeated trainings of 30 s and longer in the tables have 0.94
 less."""
 
 SMOOTHED_SAMPLING_NOISE = 0.2
-"""The same of smoothed accuracies: 0.4 times as much, a little more than `noise` of `benchmarks.search.smoothed` says."""
+"""The same of smoothed accuracies: a rough figure, 0.4 times as much. `benchmarks.search.smoothed` measures the noise of both."""
 
 
 @dataclass(frozen=True)
