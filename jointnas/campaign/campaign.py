@@ -31,12 +31,12 @@ from jointnas.campaign.store import Context, Run
 from jointnas.campaign.timing import BudgetSteps, meets, task_of
 from jointnas.data.dataset import Data, load_data
 from jointnas.data.symmetry import mirror_symmetry
-from jointnas.errors import SpaceError
+from jointnas.errors import SearchError, SpaceError
 from jointnas.execution.executor import Executor
 from jointnas.measurement.device_command import DeviceCommand
 from jointnas.measurement.meter import Meter
 from jointnas.plugins import load_function
-from jointnas.predictor.contract import Predictor
+from jointnas.predictor.contract import MIN_FIT_EXAMPLES, Predictor
 from jointnas.predictor.prior import Prior
 from jointnas.predictor.task import Task, TrainingImages
 from jointnas.search.objective import Query, predicted_objective
@@ -122,6 +122,8 @@ def _conduct(setup: Setup, store: Run, executor: Executor, emit: Callback) -> Ca
         else Rounds(search, runner, store, spec, emit)
     )
     conductor.train()
+    if search.trained < MIN_FIT_EXAMPLES:
+        raise SearchError(_too_few(runner))
     predictor = search.fitted()
     predictor.context = context_of(spec, setup.context)
     predictor.save(
@@ -141,6 +143,17 @@ def _conduct(setup: Setup, store: Run, executor: Executor, emit: Callback) -> Ca
     if keeps_networks:
         keep_best(store.path, setup.data, winners, list(runner.trials.values()))
     return Campaign(store.path, reports=search.reports)
+
+
+def _too_few(runner: Runner) -> str:
+    """Return why nothing can be ranked: too few trainings succeeded."""
+    trials = list(runner.trials.values())
+    failures = [str(trial.observation.failure) for trial in trials if trial.observation and trial.observation.failure]
+    reason = f" ({failures[0]})" if failures else ""
+    return (
+        f"a ranking needs {MIN_FIT_EXAMPLES} trained candidates, got {len(trials) - len(failures)} of {len(trials)}{reason}: "
+        "raise --batch or --rounds and go on with --resume"
+    )
 
 
 def prepare(spec: SearchSpec, emit: Callback) -> Setup:

@@ -1,8 +1,12 @@
 """What the last quarter of a search trains."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from jointnas.campaign.rounds import alternating
+from jointnas.campaign.rounds import Rounds, alternating
+from jointnas.search.search import Search
+from tests.search.cube import cube, truth
 
 
 @pytest.mark.parametrize(
@@ -19,3 +23,18 @@ def test_every_other_leader_was_trained_before_as_long_as_there_are_any(
     trained: list[bool], done: int, expected: list[int]
 ) -> None:
     assert alternating(range(len(trained)), trained, done) == expected
+
+
+def test_a_trained_candidate_is_among_the_leaders_also_where_the_search_finds_only_new_ones(monkeypatch) -> None:
+    search = Search(cube(), seed=1)
+    trained = search.ask(12)
+    search.tell(trained, [truth(candidate) for candidate in trained])
+    new = [winner for winner in search.best(20) if winner.accuracy is None]
+    monkeypatch.setattr(search, "best", lambda *_, **__: list(new))
+    spec = SimpleNamespace(top=5, confirmations=4, engine="evolution")
+    rounds = Rounds(search, SimpleNamespace(trials={}), SimpleNamespace(rounds=list), spec, print)  # type: ignore[arg-type]
+
+    first, second = rounds._uncertain_leaders(2)
+
+    assert first.candidate == max(trained, key=truth)
+    assert second.accuracy is None

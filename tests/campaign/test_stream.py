@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import deque
 
@@ -141,3 +142,13 @@ def test_a_pool_that_runs_out_ends_its_round(tmp_path):
     trials, rounds = trials_of(tmp_path / "run")
     assert len([t for t in trials if t.kind == "trial"]) == 3
     assert [r["number"] for r in rounds] == [1]
+
+
+def test_one_trained_candidate_cannot_be_ranked_until_there_are_more(tmp_path):
+    number = itertools.count()
+    cluster = StubCluster(fails=lambda width: next(number) > 0)
+    with pytest.raises(SearchError, match=r"needs 2 trained candidates, got 1 of \d+ \(it fails\): raise --batch"):
+        conduct(tmp_path / "run", cluster)
+    conduct(tmp_path / "run", StubCluster(), rounds=ROUNDS + 1, resume=True)
+    trials, _ = trials_of(tmp_path / "run")
+    assert sum(t.accuracy is not None for t in trials) > 1
