@@ -36,8 +36,12 @@ class Rule(NamedTuple):
 RULES = {
     "blood-cells": Rule("dhruvp/wbc-classification", "0b22eb2084b1004d464fb5ab87adc85ab94b2079",
         r"images/(?P<split>TRAIN|TEST)/(?P<label>[A-Z]+)/[^/]+\.jpeg", cap=1500),
+    "flowers": Rule("martinwestin/flower_classification", "c169e7e4038bc0e0e2fe80090b6dc8919539816f",
+        r"flowers/(?P<label>[a-z]+)/[^/]+\.jpg"),
     "font-letters": Rule("dnth/car_plate_localization", "f70c0c29d3e194fa49b66c96f33a963c4e42efd5",
         r"English/Fnt/Sample(?P<label>01[1-9]|0[23]\d)/img\d+-(?P<source>\d+)\.png", cap=300, test_share=0.3),
+    "landscapes": Rule("afroozsheikh/Intel-Image-Classifier", "268f8fc38fb3f7307c1861d619ee99ff4158a3f5",
+        r"(?P<split>train|test)/(?P<label>[a-z]+)/[^/]+\.jpg"),
     "omniglot-alphabets": Rule("brendenlake/omniglot", "057f034baf2ecb8530bc5710e5a23584d2a519cc",
         r"images_background_small\d/(?P<label>[^/]+)/character\d+/\d+_(?P<source>\d+)\.png",
         archives=("python/images_background_small1.zip", "python/images_background_small2.zip")),
@@ -80,7 +84,7 @@ def choose(files: dict[str, bytes], rule: Rule) -> dict[str, str]:
         classes[match["label"]][Path(match.string).stem] = match
     chosen: dict[str, str] = {}
     for label, images in ((label, images) for label, images in classes.items() if len(images) >= rule.least):
-        test = {stem for stem, match in images.items() if match.groupdict().get("split") == "TEST"}
+        test = {stem for stem, match in images.items() if match.groupdict().get("split", "").lower() == "test"}
         rest = sorted(images.keys() - test)
         kept = rest if len(rest) <= rule.cap else [rest[i * len(rest) // rule.cap] for i in range(rule.cap)]
         if not test:

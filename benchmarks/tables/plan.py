@@ -55,7 +55,7 @@ SPACES = {"resnet9": 16.0, "chain": 1.0, "resnet": 1.0, "fbnet": 1.0, "joint": 1
 BOUNDS = ("macs<2M", "macs<5M", "macs<10M", "macs<20M", "macs<40M", UNBOUNDED)
 RANDOM, PREDICTED, NEAR, RECIPE = "random", "predicted", "near", "recipe"
 CROSSED, CROSSED_AGAIN = "crossed", "crossed again"
-CROSSED_LARGE, CROSSED_LARGE_AGAIN = "crossed large", "crossed large again"
+CROSSED_LARGE, CROSSED_LARGE_AGAIN, CROSSED_PHOTOS_64 = "crossed large", "crossed large again", "crossed photos-64"
 MINUTE = {"steps": 600, "image_size": 32}  # what a recipe is known for whose file does not say it
 POOL = 16_384  # candidates: the first of a Sobol sequence alone would tie many knobs to each other
 EVERY, REPEATS = 20, 3  # candidates, the first of which is trained so often
@@ -167,9 +167,36 @@ CROSSINGS = {
             {"initialisation": "dirac"},
         ),
     ),
+    CROSSED_PHOTOS_64: Crossing(
+        "resnet9-1m-photos-64",
+        {},
+        (
+            {"resolution": 0.75, "width": 8, "depth3": 2},
+            {"resolution": 0.5, "width": 14},
+            {"whitening": False},
+            {"learning_rate": 1.4},
+            {"momentum": 0.9},
+            {"weight_decay": 0.004},
+            {"bias_learning_rate": 16.0},
+            {"batch_size": 32},
+            {"gradient": "mltp"},
+            {"gradient_centralisation": True},
+            {"ema": 0.0},
+            {"warmup": 0.1},
+            {"start_resolution": 0.6},
+            {"label_smoothing": 0.2},
+            {"dropout": 0.1},
+            {"mix_probability": 0.3},
+            {"crop": 0.125},
+            {"flip": True},
+            {"policy": "randaugment", "policy_operations": 1, "policy_magnitude": 6},
+            {"initialisation": "dirac"},
+        ),
+    ),
 }
 """The factors of `crossed` are values that did well as mutations, and their neighbours. `crossed again` starts from the four best of them and
-goes further in the same directions. `crossed large` and `crossed large again` do so for photos of 64 pixels. Of two factors that set one knob
+goes further in the same directions. `crossed large` and `crossed large again` do so for photos of 64 pixels, and
+`crossed photos-64` starts from the recipe that came of these. Of two factors that set one knob
 the later one counts."""
 
 
