@@ -10,6 +10,7 @@ without each of them; `--networks FOLDER` keeps these, and `transfer` and `longe
 from __future__ import annotations
 
 import argparse
+import hashlib
 import shlex
 import time
 from collections.abc import Iterator, Sequence
@@ -249,21 +250,33 @@ def _one_thread() -> None:
 def network_without(source: Source, training: Training, name: str) -> Pretrained:
     """Return the network that is fitted to the groups of all other images than those of a table.
 
-    One that the source's folder keeps is read if it was fitted to as many trainings of the same tables; a new one is kept there.
+    One that the source's folder keeps is read if it was fitted to the same tables by the same code; a new one is kept there.
     """
     groups = groups_of(source)
     others = without(groups, [name])
     (images,) = {group.images for group in groups if group.table == name}
     first = next(group.table for group in groups if group.images == images)
     folder = source.networks / first if source.networks else None
+    made_by = _digest(source, training)
     if folder is not None and is_pretrained(folder):
-        kept, card = Pretrained.load(folder), _card(others)
-        if (kept.card.tables, kept.card.rows) == (card.tables, card.rows):
+        kept = Pretrained.load(folder)
+        if kept.card.command == made_by:
             return kept
-    fitted = pretrain(others, training)
+    fitted = pretrain(others, training, made_by)
     if folder is not None:
         fitted.save(folder)
     return fitted
+
+
+@cache
+def _digest(source: Source, training: Training) -> str:
+    """Return a digest of the tables and of the code that networks are fitted by."""
+    found = hashlib.sha256(f"{training} {source.left_out}".encode())
+    own = [Path(__file__).with_name(name) for name in ("pretrain.py", "teachers.py", "pooled.py")]
+    code = [*own, *Path(network.__file__).parent.glob("*.py")]
+    for path in sorted([*code, *source.tables.glob("*.csv"), *source.tables.glob("*.json")]):
+        found.update(path.read_bytes())
+    return found.hexdigest()
 
 
 def left_out(source: Source, training: Training = Training()) -> tuple[Hyperparameters, dict[str, float], float]:

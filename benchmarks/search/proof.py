@@ -3,13 +3,13 @@
     python -m benchmarks.search.proof --data tiny-food.zip --image-size 32 --hold-out 150 --train-images 2500 --val-images 1000 \\
         --rounds 3 --batch 6 --seeds 0 1 2 --to benchmarks/results/proof-food.json
 
-Each search spends rounds × batch budgets, `--workers` at a time, under the bound; its network is the one that it leaves in its run. Each
-member of the portfolio, made for the bound as the search makes it, is trained alone in the same slots with the same seeds. All are scored
-on the test images once. The best recipe is the member with the highest mean accuracy on the validation images. `--all-images` also trains
-the recipes and each search's winner twice more, side by side, on the training and validation images together, as `search --final train+val`
-does; a search that ends so is compared with the recipe on all images. The arm `peers` gives optimisers of others the same budgets, bound
-and recipes to start from; each learns after every training, and its last budget trains its best candidate on all images, as that of the
-search. `--hold-out` moves so many training images of each class into the test split first. The machine must be left alone meanwhile.
+Each search spends rounds × batch budgets, `--workers` at a time, under the bound; its network is the one that it leaves in its run. Each member
+of the portfolio, made for the bound as the search makes it, is trained alone in the same slots with the same seeds. All are scored on the test
+images once. The best recipe is the member with the highest mean accuracy on the validation images. Where the search's last training is on the
+training and validation images together, the recipes and each search's winner are trained so twice more, side by side, and the search is
+compared with the recipe on all images; `--all-images` does that in any case. The arm `peers` gives optimisers of others the same budgets, bound
+and recipes to start from; each learns after every training, and its last budget trains its best candidate on all images, as that of the search.
+`--hold-out` moves so many training images of each class into the test split first. The machine must be left alone meanwhile.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from benchmarks.search.real_trainings import RealTrainings, Train, delivered, se
 from jointnas.api import run_search
 from jointnas.campaign.portfolio import starting_candidates
 from jointnas.campaign.retrain import spread
-from jointnas.campaign.spec import ALL_IMAGES, BEST_NETWORK, FEWEST_FOR_ALL_IMAGES
+from jointnas.campaign.spec import ALL_IMAGES, BEST_NETWORK, SearchSpec
 from jointnas.campaign.timing import BudgetSteps
 from jointnas.campaign.winner_file import load
 from jointnas.data.dataset import Data, load_data
@@ -81,6 +81,7 @@ def searched(spec: DataSpec, options: argparse.Namespace, seed: int, out: Path) 
         batch=options.batch,
         workers=options.workers,
         seed=seed,
+        device="cpu",
         final=options.final,
         out=str(out),
     )
@@ -143,7 +144,8 @@ def recipes(spec: DataSpec, options: argparse.Namespace, members: Mapping[str, C
             found[name]["test"].append(result.test_accuracy)
         if options.all_images:
             for name, results in trained(own, options, members, seed, AGAIN, with_val=True).items():
-                found[name].setdefault("test_all_images", []).append(fmean(result.test_accuracy for result in results))
+                reached = [result.test_accuracy for result in results if result.test_accuracy is not None]
+                found[name].setdefault("test_all_images", []).append(fmean(reached) if reached else None)
     return found
 
 
@@ -173,8 +175,7 @@ def trained(
 
 def ends_on_all_images(options: argparse.Namespace) -> bool:
     """Whether the last budget of a search trains its winner on all images."""
-    enough = options.rounds * options.batch >= FEWEST_FOR_ALL_IMAGES
-    return options.final == ALL_IMAGES or (options.final is None and enough)
+    return bool(SearchSpec.last_trainings(options.rounds, options.batch, None, options.final, None)[1])
 
 
 def peers(spec: DataSpec, options: argparse.Namespace, starts: Sequence[Candidate]) -> dict[str, list[dict[str, Any]]]:
@@ -229,6 +230,7 @@ def main() -> None:
     parser.add_argument("--all-images", action="store_true")
     parser.add_argument("--runs", type=Path, help="where to keep the searches' runs")
     options = parser.parse_args()
+    options.all_images |= {"recipes", "search"} <= set(options.arms) and ends_on_all_images(options)
     with tempfile.TemporaryDirectory() as folder:
         source = with_larger_test(options.data, options.hold_out, Path(folder)) if options.hold_out else options.data
         spec = DataSpec(str(source), options.train_images, options.val_images, options.image_size, 0)
@@ -244,7 +246,7 @@ def main() -> None:
         members = portfolio(spec, options) if {"recipes", "peers"} & set(options.arms) else {}
         if "recipes" in options.arms:
             answer["recipes"] = found = recipes(spec, options, members)
-            best = max(found, key=lambda name: fmean(found[name]["val"]))
+            best = max(found, key=lambda name: fmean(accuracy or 0.0 for accuracy in found[name]["val"]))
             answer["best_recipe"] = {"name": best, "test_accuracy": spread(found[best]["test"])}
             if options.all_images:
                 answer["best_recipe"]["test_accuracy_all_images"] = spread(found[best]["test_all_images"])
@@ -252,9 +254,11 @@ def main() -> None:
             write(answer, options.to)
         if "search" in options.arms:
             runs = options.runs or Path(folder) / "runs"
-            answer["searches"] = [searched(spec, options, seed, runs / f"seed-{seed}") for seed in options.seeds]
+            answer["searches"] = []
+            for seed in options.seeds:
+                answer["searches"].append(searched(spec, options, seed, runs / f"seed-{seed}"))
+                write(answer, options.to)
             answer["search"] = spread([one["test_accuracy"] for one in answer["searches"]])
-            write(answer, options.to)
         if "peers" in options.arms:
             answer["peers"] = peers(spec, options, list(members.values()))
             answer["peer"] = {n: spread([one["test_accuracy"] for one in own]) for n, own in answer["peers"].items()}

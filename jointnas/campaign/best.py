@@ -38,12 +38,12 @@ def keep_best(run: Path, data: Data | None, winners: Sequence[Winner], trials: S
     final = [t for w, t in kept if w is winners[0] and t.kind == FINAL]
     if data is not None and kept and (final or not _is_kept(run, winners[0])):
         winner = kept[0][0]
-        own = [t for w, t in kept if w is winner and t.accuracy is not None]
-        chosen = final[0] if final else max(own, key=lambda t: t.accuracy or 0.0)
+        chosen = final[0] if final else max((t for w, t in kept if w is winner), key=lambda t: t.accuracy or 0.0)
+        whole = [t.observation for t in trials if t.candidate == winner.candidate and t.observation]
         results = {
             "predicted_accuracy": winner.mean,
             "std": winner.std,
-            "val_accuracies": [t.observation.accuracy for t in own if t.observation],
+            "val_accuracies": [o.accuracy for o in whole if o.accuracy is not None and o.fraction == 1],
             "trained_on": ALL_IMAGES if final else TRAINING_IMAGES,
         }
         keep_network(run, data, chosen, results)

@@ -24,7 +24,7 @@ from jointnas.campaign.portfolio import starting_candidates
 from jointnas.campaign.registry import PREDICTOR, context_of, find_prior
 from jointnas.campaign.result import Campaign
 from jointnas.campaign.rounds import Rounds
-from jointnas.campaign.runner import Runner
+from jointnas.campaign.runner import KEPT, Runner
 from jointnas.campaign.shares import as_ensembles, bounds_of_member
 from jointnas.campaign.spec import DirectSpec, NashSpec, PolicySpec, SearchSpec
 from jointnas.campaign.store import Context, Run
@@ -43,17 +43,19 @@ from jointnas.search.objective import Query, predicted_objective
 from jointnas.search.search import Search
 from jointnas.space.constraint import format_metric, parse_all
 from jointnas.space.knob_space import Candidate
+from jointnas.space.sampling import draw_pool
 from jointnas.space.space import Space
 from jointnas.space.transfer import nearest_candidate
 from jointnas.training.job import trial_executor
 from jointnas.training.members import SNAPSHOTS, part_of
-from jointnas.training.observation import LOG_LOSS
+from jointnas.training.observation import ACCURACY, LOG_LOSS
 from jointnas.training.policy_text import KNOB, check_policy_knob
 from jointnas.training.recipe import Recipe, check_value
 from jointnas.training.trained_blueprint import trained_blueprint
 from jointnas.training.user_function import UserFunction, function_executor
 
 DRAWS = 256  # samples of the predicted accuracies of the built-in recipes
+TIMED = 3  # random candidates that are timed where no built-in recipe was
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ def _conduct(setup: Setup, store: Run, executor: Executor, emit: Callback) -> Ca
         spec.seed,
         emit,
         weights=weights,
+        kept=KEPT if search.query.objectives == (ACCURACY,) else None,  # else less accurate candidates may win
         members=spec.members,
         ensemble=spec.ensemble,
         trained_as=spec.trained_as,
@@ -121,6 +124,8 @@ def _conduct(setup: Setup, store: Run, executor: Executor, emit: Callback) -> Ca
         if isinstance(spec, DirectSpec | PolicySpec) and spec.is_direct
         else Rounds(search, runner, store, spec, emit)
     )
+    if isinstance(conductor, Rounds) and runner.trials:
+        search.mark_asked(list(setup.recipes.values()))  # timed anew, a recipe may have got another network
     conductor.train()
     if search.trained < MIN_FIT_EXAMPLES:
         raise SearchError(_too_few(runner))
@@ -269,6 +274,11 @@ def _built_in_recipes(
             recipes = starting_candidates(
                 space, query.exact, n, timed or budget, spec.seed, allowed, draws if prior else None
             )
+    if timed and not timed.measured and prior and not spec.is_remote:
+        emit(Activity("timing a few candidates"))
+        with meter:
+            for candidate in space.to_candidates(draw_pool(space, TIMED, query.exact, spec.seed)[:TIMED]):
+                timed(candidate)
     return recipes, task()
 
 

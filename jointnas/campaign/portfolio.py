@@ -1,4 +1,4 @@
-"""The portfolio: built-in recipes from which a search starts, each on the widest network that the bounds and the budget allow.
+"""The portfolio: built-in recipes from which a search starts, each with a network that suits the bounds and the budget.
 
 A search of few trainings that starts from what was best on other data ends ahead of one that does not (Feurer et al., JMLR 2022, on
 Auto-sklearn 2.0). A recipe does not move to other bounds and machines with its network: a member of the portfolio is a rule, the recipe

@@ -1,4 +1,4 @@
-"""Algorithm 1 over real trainings: batches that refit the predictor, then the leaders again with other seeds."""
+"""Algorithm 1 over real trainings: batches that refit the predictor, then trainings of the leaders."""
 
 from __future__ import annotations
 
@@ -143,6 +143,7 @@ class Rounds:
 
     def _ask(self, number: int, n: int | None = None) -> list[Trial]:
         self._emit(Activity("choosing candidates"))
+        self._report([t for t in self._confirmed() if t.observation])  # of the run that a resumed search goes on with
         batch = self._search.ask(self._spec.batch_of(number) if n is None else n)
         return self._runner.add(number, batch, batch.identities, batch.predictions)
 
@@ -211,9 +212,10 @@ class Rounds:
 
     def _report(self, confirmed: Sequence[Trial]) -> None:
         """Report candidates that were trained again to the search, each with the mean of all its trainings."""
+        fraction = min(self._fraction, self._runner.stop_at)
         for identity in dict.fromkeys(t.identity for t in confirmed):
             trials = [t for t in self._runner.trials.values() if t.identity == identity and t.observation]
-            observations = [at_fraction(t.outcome, self._fraction) for t in trials if t.outcome]
+            observations = [at_fraction(t.outcome, fraction) for t in trials if t.outcome]
             self._search.tell([trials[0].candidate], [mean_observation(observations)])
 
 

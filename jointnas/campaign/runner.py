@@ -26,9 +26,9 @@ Prediction = tuple[float, float] | None
 class Runner:
     """The trials of one run: those that the store holds, and those that are added and trained.
 
-    weights: the folder that keeps the weights of the `KEPT` most accurate trainings, None for none. members, ensemble: see
-    `TrainingJob`. trained_as: returns what is trained for a candidate of the space. mixes_machines: whether trainings under one clock may
-    have machines of several kinds.
+    weights: the folder that keeps the weights of the `kept` most accurate trainings, or of all where that is None; None keeps none. members,
+    ensemble: see `TrainingJob`. trained_as: returns what is trained for a candidate of the space. mixes_machines: whether trainings under one
+    clock may have machines of several kinds.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class Runner:
         emit: Callback,
         *,
         weights: Path | None = None,
+        kept: int | None = KEPT,
         members: int = 1,
         ensemble: str = SEEDS,
         trained_as: Callable[[Candidate], Candidate] = lambda candidate: candidate,
@@ -49,7 +50,7 @@ class Runner:
         self._weights, self._members, self._ensemble, self._trained_as = weights, members, ensemble, trained_as
         self.trials: dict[int, Trial] = {trial.number: trial for trial in run.trials()}
         self.stop_at = 1.0  # fraction of the budget that trainings run
-        self._mixes_machines, self._metric = mixes_machines, run.score
+        self._mixes_machines, self._metric, self._kept = mixes_machines, run.score, kept
         self._dropped: set[int] = set()  # trials whose weights were deleted
         if weights is not None:
             weights.mkdir(parents=True, exist_ok=True)  # by this machine: a node that does not see it keeps no weights
@@ -156,7 +157,7 @@ class Runner:
     def worth_keeping(self) -> set[int]:
         """Return the numbers of the trials whose weights are kept: the most accurate ones."""
         ended = [t for t in self.trials.values() if t.accuracy is not None]
-        return {t.number for t in sorted(ended, key=lambda t: -(t.accuracy or 0.0))[:KEPT]}
+        return {t.number for t in sorted(ended, key=lambda t: -(t.accuracy or 0.0))[: self._kept]}
 
     def retry(self, trials: Sequence[Trial]) -> list[Trial]:
         """Return trials as if they had not been trained yet."""
@@ -175,6 +176,8 @@ class Runner:
         else:
             result = TrainingResult.of(event)
             observation = replace(result.observation, test_accuracy=result.test_accuracy, attempts=event.attempts)
+            if observation.failure and trial.disturbed:
+                observation = trial.disturbed  # a busy machine may make the repeat fail too
             self._run.end_trial(event.number, observation)
             self.trials[event.number] = replace(trial, observation=observation)
             self._emit(TrialEnded(self.trials[event.number]))

@@ -16,7 +16,7 @@ from jointnas.space.constraint import Constraint, violations
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
 
-ESTIMATED = 24  # candidates whose steps are estimated
+ESTIMATED = 32  # candidates whose steps are estimated
 
 
 class BudgetSteps:
@@ -54,16 +54,17 @@ def task_of(
     """Return a campaign's task: its training images, and the steps that its budget holds for some candidates of the bound space.
 
     budget: seconds, or steps where `measured` is None. measured: candidates with the steps that the budget holds for them. A pretrained
-    prior brings the law of a step's seconds on its own machine; the candidates measured here say how much faster this one is.
+    prior brings the law of a step's seconds on its own machine; the candidates measured here say how much faster this one is. Without any,
+    the task holds no steps.
     """
     codes = next(space.stream(seed, chunk=ESTIMATED))
     if measured is None:
         return Task(images, codes, np.full(len(codes), budget))
     own = space.to_codes([candidate for candidate, _ in measured])
     steps = np.array([steps for _, steps in measured], dtype=np.float64)
-    if not isinstance(prior, Pretrained):
+    if not isinstance(prior, Pretrained) or not measured:
         return Task(images, own, steps)
     law = StepsModel(space, prior.step_seconds)
-    slower = float(np.median(budget / steps / law.step_shares(own))) if len(steps) else 1.0
+    slower = float(np.median(budget / steps / law.step_shares(own)))
     estimated = budget / (slower * law.step_shares(codes))
     return Task(images, np.concatenate([own, codes]), np.concatenate([steps, estimated]))

@@ -161,15 +161,15 @@ def search_command(
         int | None,
         option(
             BUDGET,
-            help="How many of the --rounds times --batch trainings train the leaders again at the end, with other seeds "
-            "(default: a quarter).",
+            help="How many of the --rounds times --batch trainings go to the leaders at the end: trained candidates with another seed, "
+            "and new ones that may be better (default: a quarter).",
         ),
     ] = None,
     portfolio: Annotated[
         int | None,
         option(
             HOW,
-            help="Built-in recipes in the first batch, on the widest networks that the bounds and the budget allow (default: half "
+            help="Built-in recipes in the first batch, each with a network that suits the bounds and the budget (default: half "
             "of the batch).",
         ),
     ] = None,

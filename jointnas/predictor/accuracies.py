@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
 from scipy.special import expit, logit
 
 from jointnas.training.observation import Observation
@@ -13,6 +14,7 @@ from jointnas.training.observation import Observation
 CERTAIN = 1e-4  # shares nearer to 0 and to 1 have the log odds of this one
 SLOPE_WEIGHT, TYPICAL_SPREAD, SLOPES = 8, 0.2, (0.5, 2.0)
 """Of accuracies by smoothed ones, in log odds: the trainings, of this deviation, that a slope of 1 counts for, and its limits."""
+HIGHEST_LEVEL = 50.0  # in log odds: beyond all differences of shares that are cut off at `CERTAIN`
 Array = NDArray[np.float64]
 
 
@@ -24,8 +26,9 @@ def filled_accuracies(observations: Sequence[Observation]) -> Array:
 def learned_accuracies(observations: Sequence[Observation]) -> tuple[Array, NDArray[np.bool_]]:
     """Return the (n,) accuracies that a model is fitted to, and (n,) booleans: which of them are smoothed, and so less noisy.
 
-    Where a training has a smoothed accuracy, that is the accuracy expected of it: by a line in log odds, through the means of all trainings
-    that have both. Its slope is shrunk towards 1, which counts as `SLOPE_WEIGHT` trainings. A failed training gets the lowest accuracy.
+    Where a training has a smoothed accuracy, that is the accuracy expected of it: by a line in log odds, whose level keeps the mean accuracy
+    of all trainings that have both. Its slope is shrunk towards 1, which counts as `SLOPE_WEIGHT` trainings. A failed training gets the lowest
+    accuracy.
     """
     accuracies, read = _numbers(o.accuracy for o in observations), _numbers(o.smoothed_accuracy for o in observations)
     smoothed = _is_share(accuracies) & _is_share(read)
@@ -34,7 +37,8 @@ def learned_accuracies(observations: Sequence[Observation]) -> tuple[Array, NDAr
         prior = SLOPE_WEIGHT * TYPICAL_SPREAD**2
         slope = ((x - x.mean()) @ (y - y.mean()) + prior) / (len(x) * x.var() + prior)
         scaled = np.clip(slope, *SLOPES) * x
-        level = _log_odds(accuracies[smoothed].mean()) - _log_odds(expit(scaled).mean())
+        mean = np.clip(accuracies[smoothed].mean(), CERTAIN, 1 - CERTAIN)
+        level = brentq(lambda level: expit(scaled + level).mean() - mean, -HIGHEST_LEVEL, HIGHEST_LEVEL)
         accuracies[smoothed] = expit(scaled + level)
     return _filled(accuracies), smoothed
 

@@ -175,8 +175,8 @@ class GPModel(PredictorModel):
 
     def _own_steps(self, codes: Codes, observations: Sequence[Observation]) -> Array | None:
         """Return the (n,) logarithms of the steps of the examples' own machines, as `scores` takes them; None where one kind trained all."""
-        speeds = self._inputs.steps.speeds(codes, observations)
-        return None if (speeds == 1).all() else self._inputs.featurizer.log_steps(codes) + np.log(speeds)
+        own = self._inputs.steps.own_log_steps(codes, observations)
+        return None if own is None else own - self._inputs.featurizer.mean_log_steps
 
     def _condition(
         self,

@@ -128,17 +128,19 @@ class MLPModel(PredictorModel):
         )
         trainings = np.array([o.trainings for o in observations], dtype=np.float64)
         y = self.targets.mean.scores(self._accuracies)
-        offsets = self._offsets(codes)
-        architecture, rest = self._encoded(codes)
+        own = self._steps_model.own_log_steps(codes, observations)
+        log_steps = None if own is None else own - self._mean_log_steps
+        offsets = self._offsets(codes, log_steps)
+        architecture, rest = self._encoded(codes, log_steps)
         folds = candidate_folds(np.concatenate([architecture, rest], axis=1), self.seed)
         weights = _member_weights(folds, trainings)
         parameters = self._trained((architecture, rest, (y - offsets).astype(np.float32)), weights)
         self._held_out = None
         if folds is not None:
             predicted = network.predict(parameters, architecture, rest)[MEMBERS:]
-            own = predicted.reshape(-1, HELD_OUT_MEMBERS, len(y))[folds, :, np.arange(len(y))]  # (n, members)
-            self._held_out = offsets + own.mean(axis=1)
-            self._factor, self._misfit = _calibrated(y - self._held_out, own.var(axis=1, ddof=1), trainings)
+            unseen = predicted.reshape(-1, HELD_OUT_MEMBERS, len(y))[folds, :, np.arange(len(y))]  # (n, members)
+            self._held_out = offsets + unseen.mean(axis=1)
+            self._factor, self._misfit = _calibrated(y - self._held_out, unseen.var(axis=1, ddof=1), trainings)
         self._parameters = {name: values[:MEMBERS] for name, values in parameters.items()}
 
     def _trained(self, examples: tuple[Float32, Float32, Float32], weights: Float32) -> Parameters:

@@ -105,6 +105,11 @@ class StepsModel:
             speeds[rows] = np.median(ratios)
         return speeds
 
+    def own_log_steps(self, codes: Codes, observations: Sequence[Observation]) -> Array | None:
+        """Return the (n,) logarithms of the steps of trainings on their own machines; None where one kind of machine trained all."""
+        speeds = self.speeds(codes, observations)
+        return None if (speeds == 1).all() else np.log(self.steps(codes) * speeds)
+
     def features(self, codes: Codes) -> Array:
         """Return the (n, f) features in which the seconds of a step are linear."""
         networks = self.space.architectures.sums(codes[:, : self.space.n_architecture], blueprint_features)

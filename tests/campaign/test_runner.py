@@ -75,6 +75,23 @@ def test_a_training_that_waits_for_its_second_run_has_it_when_the_run_is_resumed
     assert (trial.accuracy, trial.disturbed.accuracy) == (0.6, 0.3)
 
 
+def test_where_the_second_training_fails_the_first_counts(tmp_path):
+    trainings = Trainings(w4=[(0.5, 0.99)], w8=[(0.3, 0.5)])  # a third one has no outcome: an IndexError
+    with make_run(tmp_path / "run", train_time="1s") as run:
+        trials = trainings.train(trainings.runner(run), (4, 8))
+        assert run.trials() == trials
+    assert [t.accuracy for t in trials] == [0.5, 0.3]
+
+
+def test_weights_of_all_trainings_are_kept_where_accuracy_alone_does_not_rank(tmp_path):
+    trainings = Trainings(w4=[(0.5, 1.0)], w8=[(0.3, 1.0)], w12=[(0.4, 1.0)])
+    with make_run(tmp_path / "run", train_time="1s") as run:
+        runner = Runner(run, InProcessExecutor(trainings), SECONDS, 0, print, kept=2)
+        trainings.train(runner, (4, 8, 12))
+        assert runner.worth_keeping() == {1, 3}
+        assert Runner(run, InProcessExecutor(trainings), SECONDS, 0, print, kept=None).worth_keeping() == {1, 2, 3}
+
+
 @pytest.mark.parametrize("clock", [{"train_steps": 5}, SECONDS])
 def test_steps_are_the_same_on_a_busy_machine_so_nothing_is_repeated(clock, tmp_path):
     trainings = Trainings(w4=[(0.3, 0.5), (0.6, 0.99)])

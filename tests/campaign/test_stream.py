@@ -14,6 +14,7 @@ from jointnas.campaign.options import make_spec
 from jointnas.campaign.store import Run
 from jointnas.errors import SearchError
 from jointnas.execution import Event, Executor
+from jointnas.search.search import Search
 from jointnas.training.job import TrainingResult
 from jointnas.training.observation import Observation
 
@@ -152,3 +153,18 @@ def test_one_trained_candidate_cannot_be_ranked_until_there_are_more(tmp_path):
     conduct(tmp_path / "run", StubCluster(), rounds=ROUNDS + 1, resume=True)
     trials, _ = trials_of(tmp_path / "run")
     assert sum(t.accuracy is not None for t in trials) > 1
+
+
+@pytest.mark.parametrize("workers", [1, WORKERS])
+def test_a_search_that_goes_on_knows_the_trainings_of_its_leaders_before_it_asks(workers, tmp_path, monkeypatch):
+    conduct(tmp_path / "run", StubCluster(), workers=workers)
+    before, known = len(trials_of(tmp_path / "run")[0]), []
+    ask = Search.ask
+
+    def spy(search, n):
+        known.append(sum(o.trainings for o in search._observations.observations))
+        return ask(search, n)
+
+    monkeypatch.setattr(Search, "ask", spy)
+    conduct(tmp_path / "run", StubCluster(), rounds=ROUNDS + 1, workers=workers, resume=True)
+    assert known[0] == before == ROUNDS * BATCH

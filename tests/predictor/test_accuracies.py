@@ -61,3 +61,15 @@ def test_numbers_that_are_no_shares_are_learned_as_they_are(odd: Observation) ->
     learned, smoothed = learned_accuracies([Observation(0.6, smoothed_accuracy=0.6), odd])
     assert smoothed.tolist() == [True, False]
     assert learned.tolist() == pytest.approx([0.6, odd.accuracy])
+
+
+def test_learned_accuracies_have_the_mean_of_the_accuracies_however_far_apart_they_are():
+    accuracies = np.linspace(0.12, 0.73, 11)
+    read = expit(np.log(accuracies / (1 - accuracies)) - 0.3)
+
+    learned, _ = learned_accuracies(
+        [Observation(a, smoothed_accuracy=s) for a, s in zip(accuracies, read, strict=True)]
+    )
+
+    assert learned.mean() == pytest.approx(accuracies.mean())
+    np.testing.assert_allclose(learned, accuracies, atol=0.01)

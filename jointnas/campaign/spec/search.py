@@ -29,7 +29,7 @@ class SearchSpec(Spec):
     """A search: rounds of real trainings, then stage two on the predictor.
 
     space: TOML text, unbound. rounds, batch: their product is how many whole budgets the search spends, confirmations included.
-    confirm: how many of these train the leaders again at the end, None for a quarter. portfolio: how many built-in recipes are in the
+    confirm: how many of these train the leaders at the end, None for a quarter. portfolio: how many built-in recipes are in the
     first batch, None for half of it. final: "best" to keep the best network of the search, "train+val" to spend the last budget on
     training the winner again on the training and validation images together, None for that in a search of
     `FEWEST_FOR_ALL_IMAGES` budgets or more. members, ensemble: networks that are trained together within a budget, whose probabilities are
@@ -194,7 +194,7 @@ class SearchSpec(Spec):
     def last_trainings(
         cls, rounds: int, batch: int, confirm: int | None, final: str | None, train_fn: str | None
     ) -> tuple[int, int]:
-        """Return how many of a search's budgets train the leaders again, and how many the winner on all images.
+        """Return how many of a search's budgets train the leaders, and how many the winner on all images.
 
         By default a round keeps one training at least.
         """
