@@ -9,6 +9,8 @@ from multiprocessing import forkserver
 import pytest
 import torch
 
+from jointnas.search.search import POOL_SIZE, Search
+from jointnas.search.winners import STAGE_TWO_BUDGET
 from jointnas.training.job import WORKER_MODULES
 
 
@@ -34,6 +36,22 @@ def _fast_workers():
     if "forkserver" in multiprocessing.get_all_start_methods():
         multiprocessing.set_forkserver_preload(list(WORKER_MODULES))
         forkserver.ensure_running()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _small_searches():
+    """Draw small pools and let engines score few candidates, as most tests do not depend on how good the winners are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(Search.__init__.__kwdefaults__, "pool_size", 2_000)
+        patch.setattr("jointnas.search.winners.STAGE_TWO_BUDGET", 600)
+        yield
+
+
+@pytest.fixture
+def full_search(monkeypatch):
+    """Searches as users have them, for a test that depends on it."""
+    monkeypatch.setitem(Search.__init__.__kwdefaults__, "pool_size", POOL_SIZE)
+    monkeypatch.setattr("jointnas.search.winners.STAGE_TWO_BUDGET", STAGE_TWO_BUDGET)
 
 
 @pytest.fixture

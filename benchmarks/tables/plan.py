@@ -189,7 +189,7 @@ CROSSINGS = {
             {"mix_probability": 0.3},
             {"crop": 0.125},
             {"flip": True},
-            {"policy": "randaugment", "policy_operations": 1, "policy_magnitude": 6},
+            {"policy": "randaugment"},
             {"initialisation": "dirac"},
         ),
     ),

@@ -18,11 +18,6 @@ from jointnas.search.objective import objective_of, score_of
 from jointnas.training.observation import Observation
 
 
-@pytest.fixture(autouse=True)
-def few_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jointnas.search.winners.STAGE_TWO_BUDGET", 600)
-
-
 @pytest.fixture
 def unequal(tmp_path: Path) -> Path:
     """Images of two classes, nine times as many of the first, that are hard to tell apart."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 RUN = "runs/digits-resnet9-1"
-SMALL = ("--fix", "width=4", "--fix", "batch_size=32", "--fix", "ema=0.0")
+FIXED = ("width=4", "batch_size=32", "ema=0.0", "gradient=plain", "policy=none")
+SMALL = tuple(part for knob in FIXED for part in ("--fix", knob))
 SEARCH = (
     "search",
     "-c",

@@ -43,9 +43,3 @@ def in_copy(cycle, tmp_path, monkeypatch):
     shutil.copytree(cycle.folder, tmp_path / "copy")
     monkeypatch.chdir(tmp_path / "copy")
     return cycle
-
-
-@pytest.fixture
-def few_candidates(monkeypatch):
-    """Let engines score few candidates of a predictor, where a test does not depend on how good the winners are."""
-    monkeypatch.setattr("jointnas.search.winners.STAGE_TWO_BUDGET", 600)

@@ -13,7 +13,7 @@ import jointnas as library
 from jointnas.campaign.winner_file import WinnerFile, load
 from jointnas.data.dataset import load_data
 from jointnas.data.spec import DataSpec
-from tests.cli.commands import RUN, SEARCH
+from tests.cli.commands import RUN, SMALL
 from tests.helpers import answer, jointnas, mistake
 
 WINNER = f"{RUN}/retrained/winner-1"
@@ -23,9 +23,11 @@ WINNER = f"{RUN}/retrained/winner-1"
 def others(tmp_path_factory):
     """Runs of another seed: with other images, with the same ones, and with the same ones and a last training on all of them."""
     folder = tmp_path_factory.mktemp("others")
-    answer(*SEARCH, "--seed", "1", "--out", folder / "images")
-    answer(*SEARCH, "--seed", "1", "--data-seed", "0", "--out", folder / "seed")
-    answer(*SEARCH, "--seed", "2", "--data-seed", "0", "--final", "train+val", "--out", folder / "all")
+    budget = ("--train-steps", "5", "--rounds", "1", "--batch", "3", "--confirm", "0", "--portfolio", "0")
+    short = ("search", "-c", "macs<1M", *budget, *SMALL)
+    answer(*short, "--seed", "1", "--out", folder / "images")
+    answer(*short, "--seed", "1", "--data-seed", "0", "--out", folder / "seed")
+    answer(*short, "--seed", "2", "--data-seed", "0", "--final", "train+val", "--out", folder / "all")
     return folder
 
 

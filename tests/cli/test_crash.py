@@ -14,6 +14,7 @@ from pathlib import Path
 from jointnas.campaign.store import Run
 from jointnas.errors import JointNASError
 from tests.cli.commands import SEARCH_KEYS, SMALL, WINNER_KEYS
+from tests.helpers import answer
 
 
 def ended_trials(folder):
@@ -63,16 +64,14 @@ def stopped(tmp_path, number, ended, *arguments):
     return command, first.wait(60), said.read_text()
 
 
-def test_a_search_that_was_killed_goes_on_where_it_stood(tmp_path):
-    budget = ("--train-steps", "50", "--rounds", "2", "--batch", "3", "--confirm", "0")
+def test_a_search_that_was_killed_goes_on_where_it_stood(tmp_path, full_search):
+    budget = ("--train-steps", "20", "--rounds", "2", "--batch", "3", "--confirm", "0")
     command, code, _ = stopped(tmp_path, signal.SIGKILL, 4, "--constraint", "macs<1M", *budget)
     assert code == -signal.SIGKILL
     out = tmp_path / "run"
     before = ended_trials(out)
     assert len(before) >= 4
-    second = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=240)
-    assert second.returncode == 0, second.stderr
-    found = json.loads(second.stdout)
+    found = answer(*command[1:], "--resume")
     assert set(found) == SEARCH_KEYS
     assert (found["trials"], found["failed"]) == (6, 0)
     assert all(set(winner) >= WINNER_KEYS for winner in found["winners"])
@@ -82,7 +81,7 @@ def test_a_search_that_was_killed_goes_on_where_it_stood(tmp_path):
     assert len({json.dumps(t.candidate, sort_keys=True) for t in after}) == 6
 
 
-def test_ctrl_c_in_an_engine_over_real_trainings_leaves_a_run_that_resumes(tmp_path):
+def test_ctrl_c_in_an_engine_over_real_trainings_leaves_a_run_that_resumes(tmp_path, full_search):
     budget = ("--train-steps", "20", "--rounds", "3", "--batch", "2", "--constraint", "macs<1M")
     command, code, said = stopped(tmp_path, signal.SIGINT, 3, "--real", "--engine", "mads", *budget)
     assert code == 130
@@ -90,8 +89,6 @@ def test_ctrl_c_in_an_engine_over_real_trainings_leaves_a_run_that_resumes(tmp_p
     assert "Traceback" not in said
     before = ended_trials(tmp_path / "run")
     assert len(before) >= 3
-    second = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=240)
-    assert second.returncode == 0, second.stderr
-    assert json.loads(second.stdout)["trials"] == 6
+    assert answer(*command[1:], "--resume")["trials"] == 6
     after = {t.number: t for t in ended_trials(tmp_path / "run")}
     assert [after[t.number] for t in before] == before

@@ -116,7 +116,7 @@ def test_a_run_says_how_far_its_predictions_were_from_what_its_trainings_gave(in
     }
 
 
-def test_a_winner_retrained_under_another_budget_says_nothing_of_its_prediction(in_copy, few_candidates):
+def test_a_winner_retrained_under_another_budget_says_nothing_of_its_prediction(in_copy):
     before = in_copy.runs_show
     answer("search", "--from", RUN, "-c", "macs<1M", "--top", "1")
     first = Path(RUN, "retrained", "winner-1", "winner.json").read_bytes()

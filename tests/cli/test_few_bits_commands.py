@@ -32,7 +32,7 @@ def test_a_trained_network_gets_few_bits_and_predicts_from_its_packed_file(
 ) -> None:
     plain, few = files
     floats, small = tmp_path / "floats", tmp_path / "small"
-    before = answer("train", plain, "--train-steps", "250", "--to", floats)["accuracy"]
+    before = answer("train", plain, "--train-steps", "160", "--to", floats)["accuracy"]
     after = answer("train", few, "--train-steps", "20", "--weights", floats, "--to", small)["accuracy"]
     scratch = answer("train", few, "--train-steps", "20", "--to", tmp_path / "scratch")["accuracy"]
     assert before > 0.5
@@ -85,9 +85,10 @@ def test_networks_that_grow_keep_their_few_bits(files: tuple[Path, Path], tmp_pa
     assert is_on_levels(tmp_path / "run" / "best", 4)
 
 
-def test_few_bits_go_with_an_early_stop_and_8_bit_files(tmp_path: Path) -> None:
+def test_few_bits_go_with_an_early_stop_and_8_bit_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jointnas.campaign.rounds.stop_fraction", lambda *_: 0.5)
     run = tmp_path / "run"
-    budget = ("--train-steps", "10", "--rounds", "2", "--batch", "13", "--confirm", "1", "--final", "best")
+    budget = ("--train-steps", "10", "--rounds", "2", "--batch", "3", "--confirm", "1", "--final", "best")
     knobs = ("quantiser=proxconnect", "weight_bits=1", "width=4", "batch_size=32", "gradient=plain", "policy=none")
     fixed = [part for knob in knobs for part in ("--fix", knob)]
     stop = ("--early-stop", "0.01", "--portfolio", "0")

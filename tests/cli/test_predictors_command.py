@@ -14,8 +14,6 @@ from jointnas.predictor.files import FORMAT
 from tests.cli.commands import RUN, SMALL
 from tests.helpers import answer, jointnas, make_run, mistake
 
-pytestmark = pytest.mark.usefixtures("few_candidates")
-
 
 def test_a_predictor_is_fitted_to_runs_shown_checked_and_asked(in_cycle, tmp_path):
     week = tmp_path / "week"

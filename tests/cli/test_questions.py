@@ -19,8 +19,6 @@ from jointnas.search.search import CAUTION
 from tests.cli.commands import RUN, SEARCH_KEYS
 from tests.helpers import answer, jointnas, mistake
 
-pytestmark = pytest.mark.usefixtures("few_candidates")
-
 
 @pytest.fixture(scope="module")
 def copy(cycle, tmp_path_factory):

@@ -45,7 +45,7 @@ def test_a_dry_run_says_what_would_be_trained_and_makes_no_run(tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
-def test_a_quarter_of_the_budgets_trains_the_leaders_again_and_the_best_network_classifies(tmp_path, few_candidates):
+def test_a_quarter_of_the_budgets_trains_the_leaders_again_and_the_best_network_classifies(tmp_path):
     ended = answer(
         "search", "--train-steps", "2", "--rounds", "1", "--batch", "4", "--top", "2", *SMALL, "--out", tmp_path / "run"
     )
@@ -64,7 +64,7 @@ def test_a_quarter_of_the_budgets_trains_the_leaders_again_and_the_best_network_
     assert again.seed not in [t.seed for t in trials if t is not again]
 
 
-def test_the_last_network_may_be_trained_on_all_images(tmp_path, few_candidates):
+def test_the_last_network_may_be_trained_on_all_images(tmp_path):
     options = ("--train-steps", "2", "--rounds", "1", "--batch", "4", "--top", "1", "--final", "train+val")
     ended = answer("search", *options, *SMALL, "--out", tmp_path / "run")
     assert (ended["trials"], ended["confirmations"], ended["budgets_used"]) == (2, 1, 4)
@@ -115,7 +115,7 @@ def test_a_real_search_returns_what_it_trained_and_goes_on_without_training_agai
     assert answer("search", *engine, *least, "--out", "real", "--top", "2", "--resume") == first
 
 
-def test_a_held_network_leaves_recipes_to_be_searched(in_copy, few_candidates):
+def test_a_held_network_leaves_recipes_to_be_searched(in_copy):
     held = ("--architecture", f"{RUN}/export/winner-1.toml", "--space", "autotrain", "--out", "held")
     winners = answer("search", *held, "--train-steps", "4", "--rounds", "1", "--batch", "2", "--top", "2")["winners"]
     assert [winner["architecture"] for winner in winners] == [in_copy.search["winners"][0]["architecture"]] * 2

@@ -24,7 +24,7 @@ SHORTER = (
     (r"--rounds \d+ --batch \d+", "--rounds 1 --batch 2"),
     (r"--seeds 3", "--seeds 1"),
     (r"--workers 2", "--workers 1"),
-    (r"--image-size 64", "--image-size 24"),
+    (r"--image-size 64", "--image-size 16"),
 )
 """What makes a command of a tutorial short enough for a test."""
 
@@ -55,9 +55,8 @@ def shortened(line: str) -> str:
 def test_a_tutorial_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("jointnas.search.winners.STAGE_TWO_BUDGET", 600)
-    monkeypatch.setattr("jointnas.measurement.forecast.CALIBRATION", 6)
-    monkeypatch.setattr("jointnas.measurement.forecast.BLOCKS", 4)
+    monkeypatch.setattr("jointnas.measurement.forecast.CALIBRATION", 4)
+    monkeypatch.setattr("jointnas.measurement.forecast.BLOCKS", 2)
     photos(tmp_path / "photos")
     photos(tmp_path / "later-photos")
     (tmp_path / "mytask.py").write_text(FUNCTION)

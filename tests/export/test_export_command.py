@@ -15,7 +15,6 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("jointnas.search.winners.STAGE_TWO_BUDGET", 600)
         given = (
             "--space",
             request.param,

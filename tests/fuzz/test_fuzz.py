@@ -12,7 +12,7 @@ if sys.platform == "linux":
     from tests.fuzz.runs import Watch, run
     from tests.fuzz.targets import make_seeds, targets
 
-INPUTS = 5  # for each part of a target's share
+INPUTS = 3  # for each part of a target's share
 
 
 @pytest.fixture(scope="module")

@@ -14,20 +14,16 @@ from jointnas.campaign.events import Event
 def events(tmp_path_factory: pytest.TempPathFactory) -> list[Event]:
     """The events of a search of four trainings."""
     found: list[Event] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jointnas.search.winners.STAGE_TWO_BUDGET", 600)
-        settings = {
-            "train_steps": 20,
-            "rounds": 2,
-            "batch": 2,
-            "confirm": 0,
-            "portfolio": 1,
-            "top": 2,
-            "fix": {"batch_size": 32},
-        }
-        run_search(
-            "digits", ["macs<1M"], out=tmp_path_factory.mktemp("run") / "run", callbacks=[found.append], **settings
-        )
+    settings = {
+        "train_steps": 20,
+        "rounds": 2,
+        "batch": 2,
+        "confirm": 0,
+        "portfolio": 1,
+        "top": 2,
+        "fix": {"batch_size": 32},
+    }
+    run_search("digits", ["macs<1M"], out=tmp_path_factory.mktemp("run") / "run", callbacks=[found.append], **settings)
     return found
 
 

@@ -39,10 +39,8 @@ def fitted() -> tuple[JointNASClassifier, np.ndarray, np.ndarray]:
         images, names, test_size=300, random_state=0, stratify=names
     )
     options = {"train_steps": 60, "confirm": 0, "portfolio": 1, "fix": {"batch_size": 64, "width": 8}}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jointnas.search.winners.STAGE_TWO_BUDGET", 600)
-        model = JointNASClassifier(["macs<1M"], rounds=1, batch=2, options=options)
-        return model.fit(train, train_names), test, test_names
+    model = JointNASClassifier(["macs<1M"], rounds=1, batch=2, options=options)
+    return model.fit(train, train_names), test, test_names
 
 
 def test_it_predicts_the_labels_it_was_given(fitted: tuple[JointNASClassifier, np.ndarray, np.ndarray]) -> None:

@@ -97,7 +97,6 @@ def test_a_meter_measures_each_network_once(device: str, tmp_path: Path) -> None
 
 
 def test_a_search_meets_a_bound_on_the_device(device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jointnas.search.winners.STAGE_TWO_BUDGET", 600)
     monkeypatch.setattr("jointnas.measurement.forecast.CALIBRATION", 6)
     monkeypatch.setattr("jointnas.measurement.forecast.BLOCKS", 2)
     settings = {"train_steps": 4, "rounds": 1, "batch": 2, "confirm": 0, "portfolio": 0, "top": 2}

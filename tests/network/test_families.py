@@ -25,7 +25,7 @@ from tests.spaces import SPACES_OF_NETWORKS
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CIFAR, IMAGENET = (3, 32, 32), (3, 224, 224)
-SAMPLES, TRACED = 200, 8
+SAMPLES, TRACED = 64, 4
 AFFORDABLE = 300e6  # MACs of a network that is worth building in a test
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 

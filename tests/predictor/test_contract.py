@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,7 @@ def truth(candidate: Candidate) -> float:
     return 0.3 + 0.4 * x[0] - 0.1 * x[1]
 
 
+@cache
 def fitted(kind: str, n: int = 32) -> Predictor:
     candidates = abstract().sample(n)
     return Predictor(abstract(), kind=kind).fit(candidates, [truth(c) for c in candidates])

@@ -30,8 +30,7 @@ LINES = "\n".join(f"x{i} = {{ low = 0.0, high = 1.0 }}" for i in range(3))
 def draw(space: Space, n: int, seed: int) -> list[Candidate]:
     """Return n candidates of a long Sobol sequence, whose first points alone would tie knobs to each other."""
     rows = np.random.default_rng(seed).permutation(4096)[:n]
-    long = space.sample(4096, seed)
-    return [long[i] for i in rows]
+    return space.to_candidates(next(space.stream(seed, chunk=4096))[rows])
 
 
 def abstract() -> Space:

@@ -33,7 +33,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("jointnas.search.winners.STAGE_TWO_BUDGET", 600)
         given = (
             "-c",
             "macs<1M",

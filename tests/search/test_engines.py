@@ -29,6 +29,12 @@ VALUES = NDArray[np.float64]
 every_engine = pytest.mark.parametrize("engine", sorted(ENGINES))
 
 
+@pytest.fixture(autouse=True)
+def _restarts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MADS starts one process a mesh: three that find nothing better are enough here."""
+    monkeypatch.setattr("jointnas.search.engines.mads.PATIENCE", 3)
+
+
 def grid(knobs: int = 6, high: int = 9) -> Space:
     """Return an abstract space of whole numbers whose cost `total` is their sum."""
     lines = "\n".join(f"x{i} = {{ low = 0, high = {high} }}" for i in range(knobs))
@@ -282,7 +288,7 @@ def test_an_engine_never_leaves_the_pool_it_is_given(engine: str) -> None:
     pool_identities = set(space.identities(members))
     evaluated = space.identities(recorder.codes)
     assert pool_identities.issuperset(evaluated)
-    assert len(evaluated) == len(set(evaluated)) > 32
+    assert len(evaluated) == len(set(evaluated)) > len(task.start)
     best = distance(values(space, members)).min()
     assert task.results()[1].min() <= np.partition(distance(values(space, members)), 4)[4]
     assert best <= task.results()[1].min()

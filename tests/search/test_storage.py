@@ -111,7 +111,10 @@ def take_turns(path, seed, barrier, results):
     results.put((os.getpid(), told, own.trained))
 
 
-def test_sixteen_processes_at_once_lose_and_double_nothing(tmp_path):
+def test_sixteen_processes_at_once_lose_and_double_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "jointnas.search.search.MIN_FIT_EXAMPLES", 10**6
+    )  # without a predictor all want the same candidates
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     barrier, results = context.Barrier(16), context.Queue()
     processes = [

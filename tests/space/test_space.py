@@ -43,7 +43,7 @@ BUILT_IN = [
     "senet",
 ]
 POLICY_SPACES = ["augmentation-policy", "randaugment"]  # they have no networks
-SETTINGS = settings(max_examples=60, deadline=None)
+SETTINGS = settings(max_examples=25, deadline=None)
 SEEDS = st.integers(min_value=0, max_value=2**32 - 1)
 
 
