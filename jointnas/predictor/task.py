@@ -13,7 +13,7 @@ from jointnas.space.knobs import Codes
 Array = NDArray[np.float64]
 SAMPLING_NOISE = 0.5
 """Variance between trainings of one candidate that is taken as known, as a share of the binomial variance p (1 − p) / n of an accuracy on n
-validation images. Repeated trainings of 30 s and longer in the tables have 0.94 times that variance in the mean of 33 candidates, some much
+validation images. Repeated trainings of 30 s and longer in the tables have 0.92 times that variance in the mean of 36 candidates, some much
 less."""
 
 SMOOTHED_SAMPLING_NOISE = 0.2
