@@ -87,7 +87,7 @@ def test_every_training_is_the_given_candidate_with_a_policy_of_five_pairs(engin
     assert not (campaign.path / "best").exists()
 
 
-def test_the_predictor_finds_better_policies_than_the_first_batch_has(tmp_path: Path) -> None:
+def test_the_predictor_finds_better_policies_than_the_first_batch_has(tmp_path: Path, full_search) -> None:
     campaign, _ = search(tmp_path / "run", rounds=5, batch=10)
     first = [row["observation"]["accuracy"] for row in campaign.trials if row["round"] == 1]
     assert campaign.best.accuracy is not None

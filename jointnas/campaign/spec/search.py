@@ -178,7 +178,7 @@ class SearchSpec(Spec):
 
     @property
     def confirmations(self) -> int:
-        """How many of the budgets train the leaders again."""
+        """How many of the budgets train the leaders at the end."""
         return self._last_trainings[0]
 
     @property
