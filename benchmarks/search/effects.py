@@ -7,7 +7,7 @@ each factor and one mean for each data set to the accuracies, under equal second
 logarithm of the seconds of a step, says how much slower a factor makes the steps.
 
 What the best combination of the factors would gain: ridge regression shrinks the effects in each data set as if they were drawn with the
-deviation `--prior-deviation`, and the positive ones are added up. That is too much, as the luckiest are added, and knows no interactions.
+deviation `--prior-deviation`, and the positive ones are added up. The sum is too high, as the luckiest count most, and it ignores interactions.
 """
 
 from __future__ import annotations

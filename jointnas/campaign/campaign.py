@@ -29,6 +29,7 @@ from jointnas.campaign.shares import as_ensembles, bounds_of_member
 from jointnas.campaign.spec import DirectSpec, NashSpec, PolicySpec, SearchSpec
 from jointnas.campaign.store import Context, Run
 from jointnas.campaign.timing import BudgetSteps, meets, task_of
+from jointnas.campaign.trial import Trial
 from jointnas.data.dataset import Data, load_data
 from jointnas.data.symmetry import mirror_symmetry
 from jointnas.errors import SearchError, SpaceError
@@ -128,7 +129,7 @@ def _conduct(setup: Setup, store: Run, executor: Executor, emit: Callback) -> Ca
         search.mark_asked(list(setup.recipes.values()))  # timed anew, a recipe may have got another network
     conductor.train()
     if search.trained < MIN_FIT_EXAMPLES:
-        raise SearchError(_too_few(runner))
+        raise SearchError(_too_few(search.trained, list(runner.trials.values())))
     predictor = search.fitted()
     predictor.context = context_of(spec, setup.context)
     predictor.save(
@@ -150,13 +151,12 @@ def _conduct(setup: Setup, store: Run, executor: Executor, emit: Callback) -> Ca
     return Campaign(store.path, reports=search.reports)
 
 
-def _too_few(runner: Runner) -> str:
-    """Return why nothing can be ranked: too few trainings succeeded."""
-    trials = list(runner.trials.values())
+def _too_few(trained: int, trials: Sequence[Trial]) -> str:
+    """Return why nothing can be ranked: too few candidates were trained."""
     failures = [str(trial.observation.failure) for trial in trials if trial.observation and trial.observation.failure]
     reason = f" ({failures[0]})" if failures else ""
     return (
-        f"a ranking needs {MIN_FIT_EXAMPLES} trained candidates, got {len(trials) - len(failures)} of {len(trials)}{reason}: "
+        f"a ranking needs {MIN_FIT_EXAMPLES} trained candidates, got {trained} after {len(trials)} trainings{reason}: "
         "raise --batch or --rounds and go on with --resume"
     )
 

@@ -163,9 +163,8 @@ class Rounds:
         """Spend what is left of the budgets on the leaders, as many at a time as there are workers."""
         self._fraction, self._runner.stop_at = self._runner.stop_at, 1.0
         self._report(self._runner.train(self._confirmed()))
-        while (
-            left := self._spec.confirmations - len(self._confirmed())
-        ) > 0 and self._search.trained >= MIN_FIT_EXAMPLES:
+        enough = self._search.trained >= MIN_FIT_EXAMPLES
+        while enough and (left := self._spec.confirmations - len(self._confirmed())) > 0:
             self._emit(Activity("choosing what to train again"))
             leaders = self._uncertain_leaders(min(left, self._spec.at_a_time))
             identities = self._search.space.identities(self._search.space.to_codes([w.candidate for w in leaders]))

@@ -224,6 +224,9 @@ def test_measured_candidates_say_how_much_slower_this_machine_is_than_that_of_th
     codes, steps = task.timed
     np.testing.assert_allclose(60 / steps, 3 * law.step_shares(codes))
     assert isinstance(prior.step_seconds, Estimator)
+    assert (
+        task_of(SPACE, TrainingImages(500), 60.0, prior, [], 0).timed is None
+    )  # the speed of this machine is not known
 
 
 def test_among_recipes_about_equally_near_the_set_with_the_highest_expected_best_is_chosen() -> None:

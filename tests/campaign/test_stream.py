@@ -148,7 +148,9 @@ def test_a_pool_that_runs_out_ends_its_round(tmp_path):
 def test_one_trained_candidate_cannot_be_ranked_until_there_are_more(tmp_path):
     number = itertools.count()
     cluster = StubCluster(fails=lambda width: next(number) > 0)
-    with pytest.raises(SearchError, match=r"needs 2 trained candidates, got 1 of \d+ \(it fails\): raise --batch"):
+    with pytest.raises(
+        SearchError, match=r"needs 2 trained candidates, got 1 after \d+ trainings \(it fails\): raise --batch"
+    ):
         conduct(tmp_path / "run", cluster)
     conduct(tmp_path / "run", StubCluster(), rounds=ROUNDS + 1, resume=True)
     trials, _ = trials_of(tmp_path / "run")

@@ -112,9 +112,8 @@ def take_turns(path, seed, barrier, results):
 
 
 def test_sixteen_processes_at_once_lose_and_double_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "jointnas.search.search.MIN_FIT_EXAMPLES", 10**6
-    )  # without a predictor all want the same candidates
+    # Without a predictor all of them want the same candidates.
+    monkeypatch.setattr("jointnas.search.search.MIN_FIT_EXAMPLES", 10**6)
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     barrier, results = context.Barrier(16), context.Queue()
     processes = [
