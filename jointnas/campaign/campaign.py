@@ -157,7 +157,7 @@ def _too_few(trained: int, trials: Sequence[Trial]) -> str:
     reason = f" ({failures[0]})" if failures else ""
     return (
         f"a ranking needs {MIN_FIT_EXAMPLES} trained candidates, got {trained} after {len(trials)} trainings{reason}: "
-        "raise --batch or --rounds and go on with --resume"
+        "raise --rounds and go on with --resume"
     )
 
 

@@ -149,7 +149,7 @@ def test_one_trained_candidate_cannot_be_ranked_until_there_are_more(tmp_path):
     number = itertools.count()
     cluster = StubCluster(fails=lambda width: next(number) > 0)
     with pytest.raises(
-        SearchError, match=r"needs 2 trained candidates, got 1 after \d+ trainings \(it fails\): raise --batch"
+        SearchError, match=r"needs 2 trained candidates, got 1 after \d+ trainings \(it fails\): raise --rounds"
     ):
         conduct(tmp_path / "run", cluster)
     conduct(tmp_path / "run", StubCluster(), rounds=ROUNDS + 1, resume=True)
