@@ -36,7 +36,7 @@ def run_search(
     *,
     rounds: int | None = None,
     batch: int | None = None,
-    workers: int = 1,
+    workers: int | None = None,
     space: str | Path | Space | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -46,8 +46,8 @@ def run_search(
     """Run a whole campaign, as `jointnas search` does, and return its result, a view of the run's folder.
 
     data: a name, a path, or a `DataSpec`, whose seed sets the split (default: digits). train_time: the budget of each training,
-    as "60s" or in seconds (default: 10m). space: a built-in name, a TOML file, or a `Space` (default: resnet9). out: the run's folder; by
-    default a new one in runs/.
+    as "60s" or in seconds (default: 10m). workers: trainings side by side (default: 1, or one for each GPU). space: a built-in name, a TOML
+    file, or a `Space` (default: resnet9). out: the run's folder; by default a new one in runs/.
     callbacks: called with every event (`jointnas.campaign.events`). options: the other settings of `jointnas search`, such as
     train_steps, train_images, seed, objective, relative_to (a run or a table), engine, prior, start, early_stop, confirm, fix,
     kind ("direct", which is `--real`, "nash", "policy"), train_fn.

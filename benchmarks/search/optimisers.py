@@ -90,9 +90,9 @@ def varied(task: Task, seed: int, **parts: Any) -> None:
         ours(task, seed, prior=None)
 
 
-def bold(task: Task, seed: int, boldness: float) -> None:
+def bold(task: Task, seed: int, scale: float) -> None:
     """Ours with the pretrained prior, whose batches follow another share of a sampled function's deviation from the mean."""
-    with patch("jointnas.search.batch.BOLDNESS", boldness):
+    with patch("jointnas.search.batch.SAMPLE_SCALE", scale):
         ours(task, seed, prior="tables")
 
 
@@ -156,8 +156,8 @@ ARMS: dict[str, Callable[[Task, int], None]] = {
     "botorch": botorch_search,
     "neps priorband": neps_search,
     "random forest": forest,
-    "pretrained, whole functions": partial(bold, boldness=1.0),
-    "pretrained, quarter functions": partial(bold, boldness=0.25),
+    "pretrained, whole functions": partial(bold, scale=1.0),
+    "pretrained, quarter functions": partial(bold, scale=0.25),
     "pool, medians": partial(varied, children_of_the_best=no_children, choose=most_promising),
     "pool, draws": partial(varied, children_of_the_best=no_children),
     "children, medians": partial(varied, choose=most_promising),

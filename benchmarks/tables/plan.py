@@ -41,7 +41,7 @@ from jointnas.execution import Slot
 from jointnas.measurement.meter import Meter
 from jointnas.predictor.contract import MIN_FIT_EXAMPLES, Predictor
 from jointnas.predictor.task import Task
-from jointnas.search.batch import BOLDNESS
+from jointnas.search.batch import SAMPLE_SCALE
 from jointnas.space.constraint import Constraint, parse_all
 from jointnas.space.knob_space import Candidate
 from jointnas.space.knobs import Codes
@@ -306,7 +306,7 @@ class Drawing:
             yield from [self._rng.permutation(len(codes))] * n
         else:
             seed = int(self._rng.integers(2**31))
-            for accuracies in self._predictor(name, budget).sample_codes(codes, n, [seed], BOLDNESS):
+            for accuracies in self._predictor(name, budget).sample_codes(codes, n, [seed], SAMPLE_SCALE):
                 yield np.argsort(-accuracies, kind="stable")
 
     def _make_pool(self, name: str, bound: str) -> tuple[str, Codes]:

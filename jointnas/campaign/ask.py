@@ -13,9 +13,8 @@ from jointnas.campaign.registry import adopt, find_predictor, load_predictor_of
 from jointnas.campaign.shares import as_ensembles, bounds_of_member
 from jointnas.campaign.spec import check_exact
 from jointnas.campaign.store import Run
-from jointnas.cores import available_cores
 from jointnas.errors import RunError, SearchError
-from jointnas.execution.slots import share_slots
+from jointnas.execution.slots import Slot, nearest_slot, share_slots
 from jointnas.network.cost import METRICS
 from jointnas.search.engines import CONTROLLER
 from jointnas.search.objective import EFFICIENCY, SCORE_NAMES, parse_objective, predicted_objective, score_of
@@ -59,6 +58,7 @@ class FittedCampaign:
         self.predictor, self.run, self._name, self._out = load_predictor_of(name), path, name, out
         self._stack, self._command = ExitStack(), latency_command
         self._meter: Meter | None = None
+        self._notes: tuple[str, ...] = ()  # on its slot
 
     def __enter__(self) -> FittedCampaign:
         return self
@@ -125,7 +125,11 @@ class FittedCampaign:
         )
         winners = as_ensembles(search.best(top, engine) if frontier is None else search.front(frontier, top), members)
         texts = tuple(self.check(constraints))
-        notes = [*search.warnings, *(f"a metric could not be measured: {f}" for f in (meter.failures if meter else ()))]
+        notes = [
+            *self._notes,
+            *search.warnings,
+            *(f"a metric could not be measured: {f}" for f in (meter.failures if meter else ())),
+        ]
         number = self._record(texts, engine if frontier is None else "nsga2", seed, winners)
         return Answer(texts, winners, search.reports, number, notes)
 
@@ -159,16 +163,17 @@ class FittedCampaign:
 
     def _make_meter(self) -> Meter:
         """Return the meter of the slot that the campaign had, or of the nearest that this machine has."""
-        import torch  # here: questions on exact costs do without it
-
         from jointnas.measurement.device_command import DeviceCommand
         from jointnas.measurement.meter import Meter
 
         if self._meter is None:
-            space, slot = self.predictor.space, self.predictor.context.get("slot", {})
-            device = slot.get("device", "auto") if torch.cuda.is_available() else "cpu"
-            shared = share_slots(min(slot.get("workers", 1), available_cores()), device)
+            space, recorded = self.predictor.space, self.predictor.context.get("slot")
+            slot = nearest_slot(Slot.from_json(recorded)) if recorded else share_slots(1)
+            if recorded and slot.to_json() != recorded:
+                self._notes = (
+                    f"measured in a slot that differs from the run's: {slot.to_json()} instead of {recorded}",
+                )
             command = None if self._command is None else DeviceCommand(self._command)
-            meter = Meter(shared, space.input_shape or (), space.classes or 0, command=command)
+            meter = Meter(slot, space.input_shape or (), space.classes or 0, command=command)
             self._meter = self._stack.enter_context(meter)
         return self._meter

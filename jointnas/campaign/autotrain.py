@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jointnas.campaign.candidate_file import CandidateFile
+from jointnas.campaign.folders import RETRAINED
 from jointnas.campaign.result import Campaign
 from jointnas.campaign.retrain import Retrained, Watch, retrain_candidates
 from jointnas.campaign.spec import AutotrainSpec
@@ -19,6 +20,8 @@ from jointnas.execution.executor import Executor
 from jointnas.training.recipe import Recipe, knob_fields
 
 SIDE = ("recipe", "predicted_accuracy", "test_accuracy", "val_accuracy", "failures", "folder")  # of a retrained winner
+
+RECIPE = "recipe"  # what the folders are called, before 1 for the default recipe and 2 for the searched one
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ def compare_recipes(campaign: Campaign, seeds: int, data: Data, executor: Execut
         CandidateFile(spec.default),
         CandidateFile(winner.candidate, {"predicted_accuracy": winner.mean, "std": winner.std}),
     ]
-    folder = campaign.path / "retrained"
-    default, searched = retrain_candidates(files, seeds, data, spec.clock, executor, context.slot, folder, watch)
+    folder = campaign.path / RETRAINED
+    default, searched = retrain_candidates(
+        files, seeds, data, spec.clock, executor, context.slot, folder, watch, RECIPE
+    )
     return AutoTrained(campaign.path.name, default, searched)

@@ -23,22 +23,21 @@ TRAINING_IMAGES = "train"  # as opposed to `ALL_IMAGES`
 WEIGHTS = "weights"  # the folder of a run's weights while it searches
 
 
-def keep_best(run: Path, data: Data | None, winners: Sequence[Winner], trials: Sequence[Trial]) -> None:
-    """Write the first winner that was trained into `RUN/best`, with the weights of one of its trainings; drop all others.
+def keep_best(run: Path, data: Data | None, winners: Sequence[Winner], trials: Sequence[Trial]) -> int | None:
+    """Write the first winner that has weights into `RUN/best`, with those of one of its trainings; drop all others.
 
     That is the training on all images where there is one, else the most accurate on the validation images, on which the search chose it.
-    Nothing is kept where no winner has weights. Raises `RunError` when the folder cannot be written; the weights then stay.
+    What a search that was continued had kept before stays if it ranks higher. Return the rank of the winner that `RUN/best` holds, None for
+    another network or none. Raises `RunError` when the folder cannot be written; the weights then stay.
     """
-    kept = [
-        (w, t)
-        for w in winners
-        for t in trials
-        if t.candidate == w.candidate and trained_members(run / WEIGHTS, t.number)
-    ]
-    final = [t for w, t in kept if w is winners[0] and t.kind == FINAL]
-    if data is not None and kept and (final or not _is_kept(run, winners[0])):
-        winner = kept[0][0]
-        chosen = final[0] if final else max((t for w, t in kept if w is winner), key=lambda t: t.accuracy or 0.0)
+    weighted = [t for t in trials if trained_members(run / WEIGHTS, t.number)]
+    kept = [(rank, t) for rank, w in enumerate(winners, 1) for t in weighted if t.candidate == w.candidate]
+    final = [t for rank, t in kept if rank == 1 and t.kind == FINAL]
+    held = _kept_rank(run, winners)
+    if data is not None and kept and (final or held is None or kept[0][0] < held):
+        held = kept[0][0]
+        winner = winners[held - 1]
+        chosen = final[0] if final else max((t for rank, t in kept if rank == held), key=lambda t: t.accuracy or 0.0)
         whole = [t.observation for t in trials if t.candidate == winner.candidate and t.observation]
         results = {
             "predicted_accuracy": winner.mean,
@@ -48,6 +47,7 @@ def keep_best(run: Path, data: Data | None, winners: Sequence[Winner], trials: S
         }
         keep_network(run, data, chosen, results)
     shutil.rmtree(run / WEIGHTS, ignore_errors=True)
+    return held
 
 
 def keep_network(run: Path, data: Data, trial: Trial, results: dict[str, Any]) -> None:
@@ -68,6 +68,9 @@ def keep_network(run: Path, data: Data, trial: Trial, results: dict[str, Any]) -
     WinnerFile(members, data.classes, trial.candidate, results, data.fit).write(folder)
 
 
-def _is_kept(run: Path, winner: Winner) -> bool:
-    """Whether a search that was continued has kept this winner before."""
-    return (run / BEST / WINNER_FILE).is_file() and WinnerFile.read(run / BEST).candidate == winner.candidate
+def _kept_rank(run: Path, winners: Sequence[Winner]) -> int | None:
+    """Return the rank of the winner that `RUN/best` holds from before the search was continued."""
+    if not (run / BEST / WINNER_FILE).is_file():
+        return None
+    candidate = WinnerFile.read(run / BEST).candidate
+    return next((rank for rank, winner in enumerate(winners, 1) if winner.candidate == candidate), None)

@@ -52,20 +52,18 @@ def predictions_of(
 ) -> dict[str, list[Prediction]]:
     """Return a run's predictions of "trials", of "leaders" and of "retrained_winners" before their training; keys without any are absent.
 
-    Of winners the mean validation accuracy over seeds counts, trained in the run's own slot for its own budget, where no early stop
-    made the predictor one of less. Leaders were chosen for their predictions, so these are the most likely to be too high.
+    Of winners the mean validation accuracy over seeds counts, trained in the run's own slot for its own budget. After an early stop, which
+    makes the predictor one of less than that budget, only trials are compared. Leaders were chosen for their predictions, so these are the
+    most likely to be too high.
     """
     groups: dict[str, list[Prediction]] = {"trials": [], "leaders": [], "retrained_winners": []}
     observed = [t for t in trials if t.observation is not None and t.accuracy is not None]
+    whole = all(t.observation and t.observation.fraction == 1 for t in observed)
     for trial in observed:
-        if trial.predicted is not None and trial.std is not None:
+        if trial.predicted is not None and trial.std is not None and (whole or trial.kind != CONFIRMATION):
             who = "leaders" if trial.kind == CONFIRMATION else "trials"
             groups[who].append(Prediction(trial.predicted, trial.std, trial.accuracy or 0.0))
-    if (
-        isinstance(spec, SearchSpec)
-        and spec.score == ACCURACY
-        and all(t.observation and t.observation.fraction == 1 for t in observed)
-    ):
+    if whole and isinstance(spec, SearchSpec) and spec.score == ACCURACY:
         budget = budget_json(spec.clock, spec.members, spec.ensemble)
         settings = {"clock": budget, "slot": context.slot.to_json()}
         groups["retrained_winners"] = [

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from jointnas.campaign.best import WEIGHTS, keep_best
 from jointnas.campaign.direct import DirectSearch
 from jointnas.campaign.events import Activity, Callback, Notice, RunOpened, WinnersFound, broadcast
-from jointnas.campaign.folders import open_run
+from jointnas.campaign.folders import BEST, open_run
 from jointnas.campaign.nash import run_nash
 from jointnas.campaign.portfolio import starting_candidates
 from jointnas.campaign.registry import PREDICTOR, context_of, find_prior
@@ -147,7 +147,10 @@ def _conduct(setup: Setup, store: Run, executor: Executor, emit: Callback) -> Ca
     if isinstance(conductor, Rounds) and spec.final_trainings:
         conductor.train_final(winners[0])
     if keeps_networks:
-        keep_best(store.path, setup.data, winners, list(runner.trials.values()))
+        rank = keep_best(store.path, setup.data, winners, list(runner.trials.values()))
+        if setup.data is not None and rank != 1:
+            held = f"the network of winner {rank}" if rank else "no network of these winners"
+            emit(Notice(f"{store.path / BEST} holds {held}: jointnas retrain {store.path} --top 1 trains the first"))
     return Campaign(store.path, reports=search.reports)
 
 

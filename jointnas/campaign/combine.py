@@ -26,8 +26,8 @@ from jointnas.network.weights_file import load_weights
 from jointnas.space.constraint import MEASURED, Constraint, format_metric, parse_all
 from jointnas.space.knob_space import Candidate
 from jointnas.training.batches import Normalise
-from jointnas.training.ensemble import paying
-from jointnas.training.scoring import accuracy, predict, vote
+from jointnas.training.ensemble import helpful_members
+from jointnas.training.scoring import accuracy, ensemble_logits, predict
 
 CPU = torch.device("cpu")
 
@@ -88,15 +88,15 @@ def combine(names: Sequence[str], to: Path, constraints: Sequence[str] = ()) -> 
     val_accuracy, given = None, len(parts)
     if note is None:
         logits = [part.logits(data[0].val) for part in parts]
-        kept = paying(logits, data[0].val.labels)
-        val_accuracy = accuracy(vote([logits[i] for i in kept]), data[0].val.labels)
+        kept = helpful_members(logits, data[0].val.labels)
+        val_accuracy = accuracy(ensemble_logits([logits[i] for i in kept]), data[0].val.labels)
         parts = [parts[i] for i in kept]
     _check_bounds(parts, bounds)
     make_writable(to)
     logits = [part.logits(test) for part in parts]
     results = {
         "val_accuracy": val_accuracy,
-        "test_accuracy": accuracy(vote(logits), test.labels),
+        "test_accuracy": accuracy(ensemble_logits(logits), test.labels),
         "members": [
             {
                 "network": str(part.weights),

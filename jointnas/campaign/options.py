@@ -31,6 +31,7 @@ from jointnas.data.spec import DataSpec
 from jointnas.errors import BudgetError, RunError, SearchError, suggest
 from jointnas.execution import RAY
 from jointnas.execution.slots import find_device
+from jointnas.search.engines import CONTROLLER
 from jointnas.space.knob_space import check_candidate
 from jointnas.space.space import Space
 from jointnas.units import format_duration, is_finite, parse_duration
@@ -88,7 +89,7 @@ TYPES: tuple[tuple[tuple[type, ...], str, tuple[str, ...]], ...] = (
 def read_config(path: Path) -> dict[str, Any]:
     """Return the settings in a TOML file, as `jointnas runs show RUN --config` prints them. Raises `RunError`.
 
-    Where the data's split has the seed of the search, it follows another seed that replaces this one.
+    Where the data's split has the seed of the search, it follows another seed that replaces this one. A file of a stranger runs no command.
     """
     try:
         config = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -98,6 +99,10 @@ def read_config(path: Path) -> dict[str, Any]:
         raise RunError(
             f"--config needs valid TOML, got an error in {str(path)!r}: {error}; correct the file"
         ) from error
+    if "latency_command" in config:
+        raise RunError(
+            f"a configuration file runs no command, got latency_command in {str(path)!r}: remove it, and give --latency-command"
+        )
     data = config.get("data")
     if isinstance(data, dict) and data.get("seed") == config.get("seed", 0):
         data.pop("seed", None)
@@ -110,7 +115,7 @@ def over_config(base: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[st
     What can be written in two ways, as a budget, is replaced whichever way it is written. In a cluster the number of workers and that of
     those that share a GPU are two settings.
     """
-    left, pairs = dict(base), [("train_time", "train_steps"), ("executor", "ray")]
+    left, pairs = dict(base), [("train_time", "train_steps"), ("executor", "ray"), ("batch", "total_time")]
     if "ray" not in settings and not str({**base, **settings}.get("executor")).startswith(RAY):
         pairs.append(("workers", "workers_per_device"))
     for one, other in pairs:
@@ -163,7 +168,8 @@ def make_spec(options: Mapping[str, Any], kind: str = "search") -> Spec:
         searches = KINDS.get(kind, SearchSpec)
         searches = searches if issubclass(searches, SearchSpec) else SearchSpec
         given |= _within(short["total_time"], given, "train_time" in short, searches)
-    values = json.loads(json.dumps({**given, "kind": kind, "data": given["data"] and asdict(given["data"])}))
+    values = {**given, "kind": kind, "data": given["data"] and asdict(given["data"])}
+    values = json.loads(json.dumps(values, default=str))
     spec = spec_from_json(values)
     spec.check_plugins()
     return spec
@@ -303,9 +309,10 @@ def _within(
         shared = total * workers / PLANNED_TRAININGS
         clock["train_seconds"] = float(min(LONGEST_PLANNED_SECONDS, max(1, math.floor(shared))))
     waves = int(total / clock["train_seconds"])
+    confirm = 0 if given.get("engine") == CONTROLLER else given.get("confirm")
 
     def waves_of(batch: int) -> int:
-        last = searches.last_trainings(rounds, batch, *(given.get(name) for name in ("confirm", "final", "train_fn")))
+        last = searches.last_trainings(rounds, batch, confirm, given.get("final"), given.get("train_fn"))
         each, rest = divmod(rounds * batch - sum(last), rounds)
         trained_together = [each + 1] * rest + [each] * (rounds - rest) + list(last)
         return sum(math.ceil(n / workers) for n in trained_together)

@@ -13,6 +13,7 @@ from typing import Any
 from jointnas import __version__
 from jointnas.campaign.candidate_file import CandidateFile, make_writable
 from jointnas.campaign.folders import WINNER, WINNER_FILE
+from jointnas.campaign.store import locked
 from jointnas.campaign.winner_file import Member, WinnerFile
 from jointnas.data.dataset import Data
 from jointnas.errors import ExportError
@@ -96,13 +97,27 @@ def retrain_candidates(
 
     Each training is recorded as it ends: the same call (candidate, images, clock, slot, version) trains only what has no record.
     A winner's folder holds `winner.json` and the weights of every seed; the network it names is the first seed's, not the best
-    one's. Raises `ExportError` when the folder cannot be written, `RunError` when the disk is full.
+    one's. Raises `ExportError` when the folder cannot be written, `RunError` when the disk is full or another process writes there.
     """
     make_writable(to)
+    with locked(to, "the folder of trained networks", "--to"):
+        return _retrain(files, seeds, data, clock, executor, slot, to, watch, name)
+
+
+def _retrain(
+    files: Sequence[CandidateFile],
+    seeds: int,
+    data: Data,
+    clock: Mapping[str, float],
+    executor: Executor,
+    slot: Slot,
+    to: Path,
+    watch: Watch,
+    name: str,
+) -> list[Retrained]:
     folders = {rank: to / f"{name}-{rank}" for rank in range(1, len(files) + 1)}
     for folder in folders.values():
         make_writable(folder)  # by this machine: a node that does not see them keeps no weights
-        (folder / WINNER_FILE).unlink(missing_ok=True)  # until the weights that it names are there
     places = [(rank, seed) for rank in range(1, len(files) + 1) for seed in range(seeds)]
     jobs = [
         TrainingJob(
@@ -120,8 +135,10 @@ def retrain_candidates(
     context = {"fingerprint": data.fingerprint, "slot": slot.to_json(), "version": __version__}
     results: dict[tuple[int, int], TrainingResult] = {}
     for event in RecordedExecutor(executor, context).results(jobs):
+        place = places[event.number]
+        if event.kind == "started":
+            (folders[place[0]] / WINNER_FILE).unlink(missing_ok=True)  # until the weights that it names are there
         if event.kind in ("done", "failed"):
-            place = places[event.number]
             results[place] = TrainingResult.of(event)
             if results[place].unsaved:
                 raise ExportError(

@@ -13,12 +13,11 @@ from jointnas.campaign.options import clock_json
 from jointnas.campaign.retrain import Retrained, Watch, retrain_candidates
 from jointnas.campaign.run_files import winner_files
 from jointnas.campaign.store import Run
-from jointnas.cores import available_cores
 from jointnas.data.dataset import Data, load_data
 from jointnas.data.spec import DataSpec
 from jointnas.errors import ExportError
 from jointnas.execution import RAY
-from jointnas.execution.slots import Slot, find_device, remote_slots, share_slots
+from jointnas.execution.slots import Slot, is_here, remote_slots, share_slots
 from jointnas.training.clock import clock_from_json
 from jointnas.training.job import trial_executor
 from jointnas.training.members import budget_json, part_of
@@ -87,7 +86,7 @@ class Retraining:
         if ray is not None:
             own_threads = recorded.threads if threads is None else threads
             slot = remote_slots(count, device or recorded.device, own_threads, recorded.per_gpu)
-        elif workers is None and device is None and _is_here(recorded):
+        elif workers is None and device is None and is_here(recorded):
             slot = recorded
         else:
             slot = share_slots(count, device or recorded.name)
@@ -127,9 +126,3 @@ def _is_slot(value: Mapping[str, Any]) -> bool:
     return all(
         isinstance(value.get(name), kind) for name, kind in (("workers", int), ("threads", int), ("device", str))
     )
-
-
-def _is_here(slot: Slot) -> bool:
-    """Whether this machine has such slots."""
-    kind, gpus = find_device(slot.name)
-    return kind == slot.device and gpus == slot.gpus and slot.threads * slot.workers <= available_cores()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -13,15 +15,15 @@ from jointnas.campaign.runner import Runner
 from jointnas.campaign.spec import SearchSpec
 from jointnas.campaign.store import Run
 from jointnas.campaign.trial import CONFIRMATION, FINAL, Trial
-from jointnas.errors import SearchError
+from jointnas.errors import ConstraintError, SearchError
 from jointnas.predictor.contract import MIN_FIT_EXAMPLES
 from jointnas.search.search import Search
 from jointnas.search.winners import Selection, Winner
 from jointnas.space.constraint import violations
 from jointnas.training.observation import ACCURACY, mean_observation
 
-WINNERS_CAUTION = 1.0  # standard deviations from the median to the lower bound that ranks winners
-LEADERS_HOPE = 1.0  # and to the upper bound that chooses the leaders
+WINNER_DEVIATIONS = 1.0  # standard deviations from the median to the lower bound that ranks winners
+LEADER_DEVIATIONS = 1.0  # and to the upper bound that chooses the leaders
 
 
 class Rounds:
@@ -40,12 +42,21 @@ class Rounds:
         if self._spec.streams:
             self._stream()
         else:
-            held = {trial.round for trial in self._trials()}
-            for number in range(1, max([self._spec.rounds, *held]) + 1):
-                if number not in held and self._search.exhausted:
-                    break
-                self._round(number)
+            for number, size in self._sizes().items():
+                self._round(number, size)
         self._confirm()
+
+    def _sizes(self) -> dict[int, int]:
+        """Return how many candidates each round trains: what the run holds already, and what is left of the budgets for later rounds.
+
+        A resumed run may have other budgets than the rounds that it holds.
+        """
+        spec, held = self._spec, Counter(trial.round for trial in self._trials())
+        left = sum(spec.batch_of(number) for number in range(1, spec.rounds + 1)) - held.total()
+        new = [number for number in range(1, spec.rounds + 1) if number not in held] or [max(held) + 1]
+        each, rest = divmod(max(0, left), len(new))
+        sizes = {**held, **{number: each + (i < rest) for i, number in enumerate(new)}}
+        return {number: sizes[number] for number in sorted(sizes) if sizes[number]}
 
     def winners(self) -> list[Winner]:
         """Return the search's winners, those that were trained first where accuracy is the objective.
@@ -53,15 +64,17 @@ class Rounds:
         After an early stop only trainings of the whole budget count, by what they reached.
         """
         spec, query = self._spec, self._search.query
-        leaders = self._search.best(spec.top + spec.confirmations, spec.engine, caution=WINNERS_CAUTION)
+        leaders = self._search.best(spec.top + spec.confirmations, spec.engine, deviations=WINNER_DEVIATIONS)
         if self._fraction < 1:
             leaders = by_whole_trainings(self._search, leaders, list(self._runner.trials.values()))
         elif query.objectives == (ACCURACY,):
+            if all(w.accuracy is None for w in leaders) and not query.measured:
+                leaders += self._best_trained(-WINNER_DEVIATIONS)
             leaders = sorted(leaders, key=lambda w: w.accuracy is None)
         return leaders[: spec.top]
 
     def train_final(self, winner: Winner) -> None:
-        """Train the first winner on the training and validation images together; a run does that once."""
+        """Train the first winner on the training and validation images together; a run does that once for each first winner."""
         trials = [t for t in self._runner.trials.values() if t.kind == FINAL and t.candidate == winner.candidate]
         if not trials:
             identities = self._search.space.identities(self._search.space.to_codes([winner.candidate]))
@@ -76,12 +89,14 @@ class Rounds:
     def _confirmed(self) -> list[Trial]:
         return [t for t in self._runner.trials.values() if t.kind == CONFIRMATION]
 
-    def _round(self, number: int) -> None:
-        self._emit(RoundStarted(number, self._runner.stop_at))
+    def _round(self, number: int, size: int) -> None:
         trials = [t for t in self._trials() if t.round == number]
+        if not trials and self._search.exhausted:
+            return
+        self._emit(RoundStarted(number, self._runner.stop_at))
         if number == 1 and trials and all(t.observation and t.accuracy is None for t in trials):
             trials = self._runner.retry(trials)
-        trials = self._runner.train(trials or self._ask(number), repeat_disturbed=number not in self._ended)
+        trials = self._runner.train(trials or self._ask(number, size), repeat_disturbed=number not in self._ended)
         self._tell(number, trials)
         self._check_trained(trials)
         self._end_round(number)
@@ -141,10 +156,10 @@ class Rounds:
             if any(trial.round == number for trial in self._trials()):
                 self._end_round(number)
 
-    def _ask(self, number: int, n: int | None = None) -> list[Trial]:
+    def _ask(self, number: int, n: int) -> list[Trial]:
         self._emit(Activity("choosing candidates"))
         self._report([t for t in self._confirmed() if t.observation])  # of the run that a resumed search goes on with
-        batch = self._search.ask(self._spec.batch_of(number) if n is None else n)
+        batch = self._search.ask(n)
         return self._runner.add(number, batch, batch.identities, batch.predictions)
 
     def _tell(self, number: int, trials: Sequence[Trial]) -> None:
@@ -160,13 +175,17 @@ class Rounds:
     # ------------------------------------------------------------------------------------------------ confirmation
 
     def _confirm(self) -> None:
-        """Spend what is left of the budgets on the leaders, as many at a time as there are workers."""
+        """Spend what is left of the budgets on the leaders, as many at a time as there are workers; nothing where none meets the bounds."""
         self._fraction, self._runner.stop_at = self._runner.stop_at, 1.0
         self._report(self._runner.train(self._confirmed()))
         enough = self._search.trained >= MIN_FIT_EXAMPLES
         while enough and (left := self._spec.confirmations - len(self._confirmed())) > 0:
             self._emit(Activity("choosing what to train again"))
-            leaders = self._uncertain_leaders(min(left, self._spec.at_a_time))
+            try:
+                with self._search.query.meter or nullcontext():  # its worker ends before the trainings begin
+                    leaders = self._uncertain_leaders(min(left, self._spec.at_a_time))
+            except ConstraintError:  # which `winners` raises too, once the predictor is saved
+                break
             identities = self._search.space.identities(self._search.space.to_codes([w.candidate for w in leaders]))
             done = [t.identity for t in self._confirmed()]
             added = self._runner.add(
@@ -187,26 +206,26 @@ class Rounds:
         wins.
         """
         search, spec = self._search, self._spec
-        leaders = search.best(max(spec.top, spec.confirmations), spec.engine, caution=0.0)
+        leaders = search.best(max(spec.top, spec.confirmations), spec.engine, deviations=0.0)
         by_accuracy = search.query.objectives == (ACCURACY,)
         if by_accuracy and all(w.accuracy is None for w in leaders):
-            leaders += self._best_trained()
+            leaders += self._best_trained(LEADER_DEVIATIONS)
         codes = search.space.to_codes([w.candidate for w in leaders])
         if by_accuracy:
-            hopeful = np.argsort(-search.fitted().bound_codes(codes, LEADERS_HOPE), kind="stable").tolist()
-            order = alternating(hopeful, [w.accuracy is not None for w in leaders], len(self._confirmed()))
+            by_upper_bound = np.argsort(-search.fitted().bound_codes(codes, LEADER_DEVIATIONS), kind="stable").tolist()
+            order = alternating(by_upper_bound, [w.accuracy is not None for w in leaders], len(self._confirmed()))
         else:
             trained = [t.identity for t in self._runner.trials.values()]
             order = np.argsort([trained.count(i) for i in search.space.identities(codes)], kind="stable").tolist()
         return [leaders[i] for i in order[:n]]
 
-    def _best_trained(self) -> list[Winner]:
-        """Return the trained candidate with the highest upper confidence bound, if there is one within the bounds."""
+    def _best_trained(self, deviations: float) -> list[Winner]:
+        """Return the trained candidate with the highest bound, so many deviations above its median, if one meets the exact bounds."""
         search, observed = self._search, self._search.observed_codes
         trained = observed[~np.isnan(search.observed_accuracies(observed))]
         if not len(trained):
             return []
-        best = int(search.fitted().bound_codes(trained, LEADERS_HOPE).argmax())
+        best = int(search.fitted().bound_codes(trained, deviations).argmax())
         return search.to_winners(Selection.of_rows(trained, [best], {}))
 
     def _report(self, confirmed: Sequence[Trial]) -> None:

@@ -129,7 +129,7 @@ class Runner:
             )
             return []
         self._emit(Notice(f"trained again, as other programs used their cores: {_numbers(again)}"))
-        self._run.set_aside([t.number for t in again])
+        self._run.reopen([t.number for t in again], disturbed=True)
         self.trials.update({t.number: replace(t, observation=None, disturbed=t.observation) for t in again})
         return self._now(again)
 
@@ -161,6 +161,7 @@ class Runner:
 
     def retry(self, trials: Sequence[Trial]) -> list[Trial]:
         """Return trials as if they had not been trained yet."""
+        self._run.reopen([trial.number for trial in trials], disturbed=False)
         waiting = [replace(trial, observation=None) for trial in trials]
         self.trials.update({trial.number: trial for trial in waiting})
         return waiting

@@ -87,7 +87,7 @@ class Run:
             raise RunError(
                 f"the run folder {str(path)!r} cannot be made ({error.strerror}): choose another with --out"
             ) from error
-        lock = _locked(path) if is_free else None
+        lock = locked(path) if is_free else None
         if lock is None or (path / DATABASE).exists():  # which another process may just have made
             if lock:
                 lock.release()
@@ -105,7 +105,7 @@ class Run:
         """Return the run in a folder; with `write` it is locked. Raises `RunError` when it is missing, in use or newer."""
         if not (path / DATABASE).is_file():
             raise RunError(f"a run is a folder with {DATABASE}, got {str(path)!r}: check the path")
-        run = cls._open(path, _locked(path) if write else None)
+        run = cls._open(path, locked(path) if write else None)
         with run._closed_on_error():
             if not run._settings():
                 raise RunError(f"the run {str(path)!r} was interrupted while it was made and holds nothing: delete it")
@@ -213,11 +213,12 @@ class Run:
         with self._db.transaction() as db:
             db.execute("UPDATE trials SET ended_at = ?, observation = ? WHERE number = ?", values)
 
-    def set_aside(self, numbers: Sequence[int]) -> None:
-        """Keep the observations of trials as those of disturbed trainings; the trials wait for another one."""
+    def reopen(self, numbers: Sequence[int], *, disturbed: bool) -> None:
+        """Let trials wait for another training. disturbed: keep their observations as those of disturbed trainings; else they are dropped."""
+        kept = "observation" if disturbed else "disturbed"
         with self._db.transaction() as db:
             db.executemany(
-                "UPDATE trials SET disturbed = observation, observation = NULL, ended_at = NULL WHERE number = ?",
+                f"UPDATE trials SET disturbed = {kept}, observation = NULL, ended_at = NULL WHERE number = ?",
                 [(number,) for number in numbers],
             )
 
@@ -355,18 +356,19 @@ def _observation(text: str | None) -> Observation | None:
     return Observation.from_json(json.loads(text)) if text else None
 
 
-def _locked(path: Path) -> FileLock:
+def locked(path: Path, what: str = "the run", option: str = "--out") -> FileLock:
+    """Return the lock of a folder that one process writes at a time, acquired. Raises `RunError` that names what it is."""
     if not os.access(path, os.W_OK):
-        raise RunError(f"the run folder {str(path)!r} is not writable: change its permissions or choose another")
+        raise RunError(f"{what} folder {str(path)!r} is not writable: change its permissions or choose another")
     lock = FileLock(path / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise RunError(
-            f"the run {str(path)!r} is in use by another process: wait for it or choose another --out"
+            f"{what} {str(path)!r} is in use by another process: wait for it or choose another {option}"
         ) from error
     except OSError as error:
         raise RunError(
-            f"the run folder {str(path)!r} cannot be locked ({error.strerror}): change its permissions or choose another"
+            f"{what} folder {str(path)!r} cannot be locked ({error.strerror}): change its permissions or choose another"
         ) from error
     return lock

@@ -48,7 +48,7 @@ class Display:
         self.planned = spec.budgets
         self.rank_correlation: float | None = None
         self.incumbent = ""
-        self.resumed_by = "--resume"  # options that continue the run
+        self.remedy = "nothing was trained yet: repeat the command"  # after an interruption
         self._live = Live(console=messages, refresh_per_second=2, transient=True) if messages.is_terminal else None
         self._drawn = 0.0
 
@@ -81,7 +81,7 @@ class Display:
     def _take(self, event: Event) -> None:
         match event:
             case RunOpened():
-                self.resumed_by = f"--resume and --out {shlex.quote(str(event.path))}"
+                self.remedy = f"continue with the same command, --resume and --out {shlex.quote(str(event.path))}"
                 self.trials = {trial.number: trial for trial in event.trials}
             case TrialStarted(trial):
                 self.activity = ""
@@ -159,7 +159,7 @@ class Display:
 
     def _round_parts(self) -> list[str]:
         """Return the round, the number of trials, how well the predictor ranks, and the share of the budget that trainings run."""
-        parts = [f"round {self.round} of {self.spec.rounds}"]
+        parts = [f"round {self.round} of {max(self.round, self.spec.rounds)}"]
         if isinstance(self.spec, SearchSpec) and self.spec.is_direct:
             parts = [f"batch {self.round}"]
         elif isinstance(self.spec, NashSpec):

@@ -22,12 +22,12 @@ def plan_line(spec: SearchSpec | NashSpec) -> str:
 
 def trainings_text(spec: SearchSpec | NashSpec) -> str:
     """Return how many trainings a search does, and which."""
-    from jointnas.campaign.spec import DirectSpec, NashSpec
+    from jointnas.campaign.spec import DirectSpec, NashSpec, PolicySpec
 
     if isinstance(spec, NashSpec):
         first, last = (format_budgets(own) for own in (spec.pretraining, spec.final_training))
         return f"the first network ({first}), {spec.rounds} steps of {spec.batch}, the best on all images ({last})"
-    if isinstance(spec, DirectSpec):
+    if isinstance(spec, DirectSpec | PolicySpec) and spec.is_direct:
         repeated = f", the best {spec.repeats} times" if spec.repeats > 1 else ""
         return f"{spec.budgets} candidates at most, proposed by {spec.engine}{repeated}"
     batches = sorted({spec.batch_of(number) for number in range(1, spec.rounds + 1)})

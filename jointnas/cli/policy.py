@@ -137,7 +137,7 @@ def policy_search(
     if to is not None:
         check_writable(to, spec)
     display = Display(spec)
-    with interruptible(lambda: f"continue with the same command, {display.resumed_by}"), display:
+    with interruptible(lambda: display.remedy), display:
         campaign = run(spec, [display], out=out, resume=resume)
     text, path = joined_policy(campaign, to)
     rows = [

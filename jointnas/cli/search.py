@@ -98,7 +98,7 @@ def search_command(
             WHAT,
             "--constraint",
             "-c",
-            help="A bound such as 'macs<40M', on macs, params, activations, size or memory, or, measured on this device, "
+            help="A bound such as 'macs<40M', on macs, params, activations, size, memory or bitops, or, measured on this device, "
             "on latency, batch_latency (or the 95th percentile of either, as in latency_p95), images_per_second, train_memory or energy, or on "
             "accuracy; repeatable.",
         ),
@@ -143,7 +143,9 @@ def search_command(
     data_seed: DataSeed = None,
     train_time: TrainTime = None,
     train_steps: TrainSteps = None,
-    rounds: Annotated[int, option(BUDGET, help="Batches to train; the predictor is refitted after each.")] = 4,
+    rounds: Annotated[
+        int, option(BUDGET, help="Batches to train (nash: 5); the predictor is refitted after each.")
+    ] = 4,
     batch: Annotated[int, option(BUDGET, help="Candidates in a batch.")] = 8,
     total_time: Annotated[
         str | None,
@@ -281,7 +283,7 @@ def search_command(
         option(
             OUTPUT,
             metavar="tensorboard|mlflow|wandb",
-            help="Log the trials to a tracker of experiments too; repeatable.",
+            help="Log the trials to an experiment tracker too; repeatable.",
         ),
     ] = None,
     resume: Annotated[
@@ -289,11 +291,14 @@ def search_command(
         option(
             OUTPUT,
             "--resume",
-            help="Continue a run; --rounds, --batch, --top, --engine, --repeats and --confirm may change, but not with nash.",
+            help="Continue a run; --rounds, --batch, --top, --engine, --repeats, --confirm and --relative-to may change, but not with nash.",
         ),
     ] = False,
     from_: Annotated[
-        str | None, option(ASK, "--from", help="Ask an ended run or a saved predictor instead of training: seconds.")
+        str | None,
+        option(
+            ASK, "--from", help="Query an ended run or a saved predictor. Nothing is trained, and it takes seconds."
+        ),
     ] = None,
     frontier: Annotated[
         str | None,
@@ -438,7 +443,7 @@ def _run(spec: SearchSpec | NashSpec, out: Path | None, resume: bool, as_json: b
 
     trackers, display = [find_tracker(name) for name in log], Display(spec)
     try:
-        with interruptible(lambda: f"continue with the same command, {display.resumed_by}"), display:
+        with interruptible(lambda: display.remedy), display:
             campaign = run(spec, [display, *trackers], out=out, resume=resume)
     finally:
         for tracker in trackers:

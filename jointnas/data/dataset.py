@@ -119,6 +119,12 @@ def load_data(
         wanted = spec.val_images or min(LARGEST_VALIDATION, _share(len(rest), VALIDATION_SHARE, len(pack.classes)))
         val, rest = _draw(pack, rest, wanted, rng, "validation")
     train, _ = _draw(pack, rest, spec.train_images or max(1, len(rest)), rng, "training")
+    missing = sorted(set(range(len(pack.classes))) - set(pack.labels[train].tolist()))
+    if missing:
+        names = ", ".join(pack.classes[c] for c in missing)
+        notes.append(
+            f"no network can learn classes without training images, here {names}: add images, or remove these classes"
+        )
     notes += [*_copies(pack, "validation", val, train), *_copies(pack, "test", test, np.concatenate([train, val]))]
     split = _take(pack, train)
     mean, std = channel_statistics(split.images)

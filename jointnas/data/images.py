@@ -31,7 +31,7 @@ BROKEN = (
     Image.DecompressionBombError,
 )  # what PIL, zipfile and NumPy raise for files that are damaged, encrypted or compressed by an unsupported method
 GREY_MODES = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16B", "F"))
-MAXIMUM_WHITE = {"I": 65535, "I;16": 65535, "I;16B": 65535}
+LEVELS = frozenset(("I", "I;16", "I;16B", "F"))  # modes of more than 8 bits
 
 LARGEST_IMAGE = 100_000_000  # pixels; decoded they take 300 MB
 LARGEST_FILE = 512 * 1024**2  # bytes of an image file, as unpacked from a zip
@@ -85,15 +85,19 @@ def decode(name: str, read: Reader, channels: int, size: tuple[int, int], fit: s
 
     fit: what becomes of another shape: `crop` cuts the longer side, `pad` adds black, `stretch` distorts. Raises `DataError`.
     """
+    if channels not in (1, 3):
+        raise DataError(
+            f"an image file has 1 or 3 channels, but {channels} are needed for {name!r}: give such images as arrays"
+        )
 
     def pixels(image: Image.Image) -> Images:
         if _orientation(image) != UPRIGHT:
             image = ImageOps.exif_transpose(image)
         if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-        white = MAXIMUM_WHITE.get(image.mode)
-        if white is not None:
-            levels = np.asarray(image, dtype=np.float64) * (255 / white)
+        if image.mode in LEVELS:
+            levels = np.asarray(image, dtype=np.float64)
+            levels = levels * (255 / _white(image.mode, float(levels.max())))
             image = Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
         image = image.convert("L" if channels == 1 else "RGB")
         if image.size != size:
@@ -101,6 +105,13 @@ def decode(name: str, read: Reader, channels: int, size: tuple[int, int], fit: s
         return np.asarray(image, dtype=np.uint8).reshape(size[1], size[0], channels)
 
     return _with_image(name, read, pixels)
+
+
+def _white(mode: str, highest: float) -> int:
+    """Return the level of white of an image of more than 8 bits, whose file does not name it."""
+    if mode == "F":
+        return 1 if highest <= 1 else 255
+    return 255 if mode == "I" and highest <= 255 else 65535
 
 
 def _orientation(image: Image.Image) -> int:

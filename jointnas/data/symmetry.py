@@ -29,13 +29,17 @@ def mirror_symmetry(data: Data) -> float:
     model = RidgeClassifier(PENALTY, class_weight="balanced")
     model.fit(_pixels(data.train.images[:FITTED]), data.train.labels[:FITTED].numpy())
     images, labels = data.val.images[:SCORED], data.val.labels[:SCORED].numpy()
+    if len(np.unique(labels)) < 2:  # there is no accuracy above chance
+        return 1.0
     answers = [model.predict(_pixels(own)) for own in (images, images.flip(2))]
     upright, mirrored = (balanced_accuracy_score(labels, own, adjusted=True) for own in answers)
     lost = (answers[0] == labels).astype(np.float64) - (answers[1] == labels)
     chance = 1 / len(data.classes)
     error = float(lost.std()) / np.sqrt(len(labels)) / (1 - chance)
     loss = upright - mirrored - ERRORS * error
-    return 1.0 if loss <= 0 else float(max(0.0, 1 - loss / upright))
+    if upright <= 0 or loss <= 0:
+        return 1.0
+    return float(max(0.0, 1 - loss / upright))
 
 
 def _pixels(images: Tensor) -> NDArray[np.float32]:

@@ -116,6 +116,20 @@ def share_slots(workers: int, device: str = "auto", *, alone: bool = False) -> S
     return Slot(kind, cores // workers, 1 if alone else workers, gpus, ceil(workers / len(gpus)) if gpus else 1)
 
 
+def is_here(slot: Slot) -> bool:
+    """Whether this machine has such slots."""
+    kind, gpus = find_device(slot.name)
+    return kind == slot.device and gpus == slot.gpus and slot.threads * slot.workers <= available_cores()
+
+
+def nearest_slot(slot: Slot) -> Slot:
+    """Return a slot of another machine, or the nearest that this one has: on its processor where it lacks the device."""
+    try:
+        return slot if is_here(slot) else share_slots(min(slot.workers, available_cores()), slot.name)
+    except SearchError:
+        return share_slots(min(slot.workers, available_cores()), "cpu")
+
+
 def remote_slots(workers: int, device: str = "auto", threads: int = 1, per_gpu: int = 1) -> Slot:
     """Return the slot of each of `workers` on the machines of a cluster, which need not be like this one.
 

@@ -39,7 +39,7 @@ class JointNASClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         train_time: str | float = "60s",
         rounds: int = 3,
         batch: int = 6,
-        workers: int = 1,
+        workers: int | None = None,
         seed: int = 0,
         options: dict[str, Any] | None = None,
     ) -> None:

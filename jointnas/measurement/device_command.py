@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -21,7 +22,6 @@ from jointnas.units import parse_duration
 
 PLACE = "{onnx}"
 PATIENCE_SECONDS = 600.0
-LONGEST_NAME = 1000  # of a file that a command names
 
 
 class DeviceCommand:
@@ -49,8 +49,8 @@ class DeviceCommand:
     def identity(self) -> str:
         """What its measurements depend on: its text, and the program and files before the network's, as they are now."""
         end = next(i for i, word in enumerate(self._words) if PLACE in word)
-        found = (shutil.which(word) or word for word in self._words[:end] if len(word) < LONGEST_NAME)
-        files = [(str(Path(name).resolve()), Path(name).stat()) for name in found if Path(name).is_file()]
+        found = [shutil.which(word) or word for word in self._words[:end] if "\0" not in word]
+        files = [(str(Path(name).resolve()), Path(name).stat()) for name in found if os.path.isfile(name)]
         return json.dumps([self.text, *([name, stat.st_size, stat.st_mtime_ns] for name, stat in files)])
 
     def latency(self, network: Blueprint, recipe: Recipe) -> float:

@@ -246,14 +246,14 @@ class Predictor:
         """Return the (n,) median accuracies of (n, knobs) codes, faster than `predict_codes`. Raises as it does."""
         return self.model.targets.mean.accuracies(self.model.scores(codes))
 
-    def sample_codes(self, codes: Codes, count: int, seed: Sequence[int], boldness: float = 1.0) -> Array:
+    def sample_codes(self, codes: Codes, count: int, seed: Sequence[int], scale: float = 1.0) -> Array:
         """Return (count, n) accuracies of (n, knobs) codes under functions sampled from the posterior, equal for equal seeds.
 
-        boldness: how much of each function's difference from the posterior mean is kept.
+        scale: how much of each function's difference from the posterior mean is kept.
         """
         scores = self.model.sample_scores(codes, count, seed)
-        if boldness != 1:
-            scores = boldness * scores + (1 - boldness) * self.model.scores(codes)
+        if scale != 1:
+            scores = scale * scores + (1 - scale) * self.model.scores(codes)
         return self.model.targets.sampled(scores)
 
     def sample_scores(self, codes: Codes, count: int, seed: Sequence[int]) -> Array:

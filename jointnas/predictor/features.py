@@ -85,7 +85,7 @@ class Featurizer:
 
     def _raw_groups(self, codes: Codes, log_steps: Array) -> Iterator[Array]:
         costs = self.space.costs(codes)
-        log_costs = self._log_costs(costs, len(codes))
+        log_costs = log_costs_of(self.space, costs, len(codes))
         if self.space.is_abstract:
             parts = [part for part in (*self.space.knob_features(codes), log_costs) if part.shape[1]]
             yield from parts or [np.zeros((len(codes), 1))]
@@ -97,12 +97,14 @@ class Featurizer:
         numbers = quantities(recipes, log_steps, costs["params"])
         yield from recipe_effects(recipes, numbers, self._quantity_scale(numbers))
 
-    def _log_costs(self, costs: Mapping[str, NDArray[Any]], n: int) -> Array:
-        columns = [np.sign(costs[name]) * np.log1p(np.abs(costs[name])) for name in self.space.predictor_metrics]
-        log_costs: Array = np.stack(columns, axis=1) if columns else np.zeros((n, 0))
-        if not np.isfinite(log_costs).all():
-            raise PredictorError("the cost function returned a number that is not finite: return finite costs")
-        return log_costs
+
+def log_costs_of(space: Space, costs: Mapping[str, NDArray[Any]], n: int) -> Array:
+    """Return the (n, metrics) logarithms of the (n,) costs that predictors read. Raises `PredictorError` for one that is not finite."""
+    columns = [np.sign(costs[name]) * np.log1p(np.abs(costs[name])) for name in space.predictor_metrics]
+    log_costs: Array = np.stack(columns, axis=1) if columns else np.zeros((n, 0))
+    if not np.isfinite(log_costs).all():
+        raise PredictorError("the cost function returned a number that is not finite: return finite costs")
+    return log_costs
 
 
 def quantities(recipes: Columns, log_steps: Array, params: NDArray[Any]) -> Array:

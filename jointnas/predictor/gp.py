@@ -30,6 +30,7 @@ AMPLITUDE = (-1.0, 1.5)  # of the Matérn function's
 EFFECT = (-1.5, 1.0)  # of a candidate's own effect
 NOISE = (-3.0, 1.0)  # of one training about its candidate's mean, beside the known noise
 TRANSFER_DEVIATION = 0.5  # of each hyperparameter about that of another process
+TRANSFER_SCALE = 1.0  # the deviation of a common logarithmic factor of all its variances but the noise
 SEARCH_RADIUS = 5.0  # prior deviations about the prior mean, within which the mode is searched
 JITTER = 1e-8
 KEY_DECIMALS = 8  # of standardised features that are equal
@@ -238,20 +239,25 @@ def fit_hyperparameters(
 ) -> Hyperparameters:
     """Return the mode of the hyperparameters' posterior.
 
-    prior_mean: by default `Hyperparameters.prior_mean` with this slope; those of another process narrow the prior to `TRANSFER_DEVIATION`.
+    prior_mean: by default `Hyperparameters.prior_mean` with this slope; those of another process narrow the prior to `TRANSFER_DEVIATION`,
+    and to `TRANSFER_SCALE` for a common factor: a few trainings tell how large all effects are, but not each.
     """
     g = int(groups.max()) + 1
     means = (prior_mean or Hyperparameters.prior_mean(g, slope)).to_vector()
-    deviations = np.array([*np.full(g, SLOPE[1]), *np.full(g, LENGTH_DEVIATION), AMPLITUDE[1], EFFECT[1], NOISE[1]])
+    own = np.array([*np.full(g, SLOPE[1]), *np.full(g, LENGTH_DEVIATION), AMPLITUDE[1], EFFECT[1], NOISE[1]])
+    common = np.zeros_like(own)
     if prior_mean:
-        deviations = np.minimum(deviations, TRANSFER_DEVIATION)
+        own = np.minimum(own, TRANSFER_DEVIATION)
+        common = TRANSFER_SCALE * Hyperparameters(np.ones(g), np.zeros(g), 1.0, 1.0, 0.0).to_vector()
+    precision = np.linalg.inv(np.diag(own**2) + np.outer(common, common))
 
     def loss(vector: Array) -> tuple[float, Array]:
         value, gradient, _ = negative_log_likelihood(examples, groups, Hyperparameters.from_vector(vector))
-        z = (vector - means) / deviations
-        return value + 0.5 * float(z @ z), gradient + z / deviations
+        pull = precision @ (vector - means)
+        return value + 0.5 * float(pull @ (vector - means)), gradient + pull
 
-    bounds = [(m - SEARCH_RADIUS * s, m + SEARCH_RADIUS * s) for m, s in zip(means, deviations, strict=True)]
+    radii = SEARCH_RADIUS * np.hypot(own, common)
+    bounds = list(zip(means - radii, means + radii, strict=True))
     optimum = minimize(loss, means, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": ITERATIONS})
     return Hyperparameters.from_vector(optimum.x)
 

@@ -217,7 +217,17 @@ class GPModel(PredictorModel):
         y = self._y[rows] - self._weight * prior_mean
         accuracies = self._accuracies[rows]
         noise = self._sampling_noise(accuracies, self._smoothed[rows]) * self.targets.mean.slopes(accuracies) ** 2
+        if self.prior is not None:
+            noise = noise + self._poor_noise()[rows]
         return Examples(self._x[rows], self._trend(prior_mean), y, self._trainings[rows], self._inputs.relevance, noise)
+
+    def _poor_noise(self) -> Array:
+        """Return more noise variance for examples below the median: how poor a poor candidate is says little about good ones.
+
+        The deviation is the square of the distance in scores, so it is small near the median.
+        """
+        middle = np.median(self._y) if len(self._y) else 0.0
+        return np.asarray(np.maximum(0, middle - self._y) ** 4)
 
     def known_noise(self, accuracies: Array) -> Array:
         """Return the sampling noise of the validation images, which the estimated noise does not cover."""

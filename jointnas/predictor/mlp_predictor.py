@@ -17,6 +17,7 @@ from scipy.optimize import minimize
 from jointnas.predictor import network
 from jointnas.predictor.accuracies import learned_accuracies
 from jointnas.predictor.contract import PredictorModel
+from jointnas.predictor.features import log_costs_of
 from jointnas.predictor.gp import NOISE
 from jointnas.predictor.inputs import NetworkInputs
 from jointnas.predictor.network import ENCODER, HEAD, Parameters, Plan
@@ -89,9 +90,7 @@ class MLPModel(PredictorModel):
         """Return the (n, a) inputs of architectures and the (n, r) others, of which the costs are first."""
         if self.space.is_abstract:
             architecture, recipe = self.space.encode_codes(codes)
-            costs = self.space.costs(codes)
-            columns = [np.sign(costs[m]) * np.log1p(np.abs(costs[m])) for m in self.space.predictor_metrics]
-            rest = np.concatenate([np.reshape(columns, (len(columns), len(codes))).T, recipe], axis=1)
+            rest = np.concatenate([log_costs_of(self.space, self.space.costs(codes), len(codes)), recipe], axis=1)
             return architecture.astype(np.float32), rest.astype(np.float32)
         budget = self._budget(codes, log_steps)
         if self._pretrained is not None:

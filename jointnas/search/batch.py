@@ -15,7 +15,7 @@ from jointnas.space.knobs import Codes
 from jointnas.space.space import Space
 
 GENERATIONS, PARENTS, CHILDREN, CROSSOVER = 4, 32, 512, 0.5  # of the evolution around the best
-BOLDNESS = 0.5  # share of a sampled function's difference from the posterior mean that a batch follows
+SAMPLE_SCALE = 0.5  # share of a sampled function's difference from the posterior mean that a batch follows
 Array = NDArray[np.float64]
 Prediction = tuple[float, float]
 """Mean and standard deviation of a predicted accuracy."""
@@ -56,11 +56,11 @@ def choose(
     medians: (m,) median accuracies of the codes, by which a greedy batch chooses its first one. While other candidates are in training, a
     batch is not greedy: each process would choose a neighbour of the same candidate (Kandasamy et al., AISTATS 2018). Nor is a small one: a
     search that asks for one candidate at a time would never leave the first good ones. Each function is moved towards the mean by `1 -
-    BOLDNESS`: a few dozen trainings do not pay for exploring all that is uncertain in forty knobs.
+    SAMPLE_SCALE`: a few dozen trainings do not pay for exploring all that is uncertain in forty knobs.
     """
     chosen: list[int] = []
     first = [medians] if greedy else []
-    for accuracies in (*first, *predictor.sample_codes(codes, n - len(first), seed, BOLDNESS)):
+    for accuracies in (*first, *predictor.sample_codes(codes, n - len(first), seed, SAMPLE_SCALE)):
         order = np.argsort(-query.utility(codes, accuracies), kind="stable")
         chosen.append(next(int(j) for j in order if j not in chosen))
     return codes[chosen]

@@ -71,7 +71,7 @@ class Query:
             raise ConstraintError(
                 f"the objective {objective!r} needs a bound on accuracy: add for example accuracy>=0.8"
             )
-        self._meter, self._reported, self._seed = meter, tuple(reported), seed
+        self.meter, self._reported, self._seed = meter, tuple(reported), seed
         self.forecast = self._make_forecast()
 
     def _make_forecast(self) -> Forecast | None:
@@ -82,18 +82,18 @@ class Query:
         metrics = list(dict.fromkeys(metrics))
         if not (metrics or self._reported):
             return None
-        if self._meter is None:
+        if self.meter is None:
             raise ConstraintError(
                 f"{[*metrics, *self._reported][0]} is measured on a device, but the search has no meter: pass meter=Meter(…)"
             )
-        return Forecast(self.space, self._meter, metrics, self._reported, self._seed)
+        return Forecast(self.space, self.meter, metrics, self._reported, self._seed)
 
     def as_front(self, metric: str, codes: Codes) -> Query:
         """Return this query with two objectives, accuracy and a cost; a measured cost is calibrated on (n, knobs) codes.
 
         Raises `SearchError` for a metric that is not a cost, `ConstraintError` for one that cannot be measured here.
         """
-        measured = MEASURED if self._meter is not None else ()
+        measured = MEASURED if self.meter is not None else ()
         costs = [m for m in (*self.space.metrics, *measured) if m not in LARGER_IS_BETTER]
         if metric not in costs:
             raise SearchError(f"a front needs accuracy and a cost, got {metric!r}: choose from {', '.join(costs)}")

@@ -38,7 +38,7 @@ POOL_SIZE = 20_000
 CONSIDERED = 65_536  # members of a pool that one batch is chosen from
 GUARD_EVERY = 4  # candidates of a first batch with a prior, one of which is drawn without it
 FEWEST_GREEDY = 4  # candidates of a batch whose first has the highest median: smaller ones would explore too little
-CAUTION = 0.5  # standard deviations
+LOWER_BOUND_DEVIATIONS = 0.5  # standard deviations
 ALL = "all"  # every engine, one after the other
 
 
@@ -128,9 +128,9 @@ class Search:
     def ask(self, n: int = 1) -> Batch:
         """Return n candidates to train next: fewer when the pool runs out, none twice.
 
-        Without a prior, the batch is the next members of the pool until two accuracies are observed. With a prior, only the last quarter of a
-        batch is, until the first accuracy is observed: the prior may be wrong.
-        Otherwise it comes from the pool and from children of the best. The first of four or more has the highest median accuracy, if no
+        Without a prior, batches are the next members of the pool until two accuracies are observed. With a prior, until the first accuracy is
+        observed, the last quarter of a batch comes from the pool, in case the prior is wrong.
+        Otherwise a batch comes from the pool and from children of the best. The first of four or more has the highest median accuracy, if no
         result is pending. Each other one is the best under its own function, sampled from the posterior (Thompson sampling). Report
         failures as None, or they stay pending.
         Raises `SearchError` when the pool is exhausted.
@@ -286,17 +286,19 @@ class Search:
 
     # -------------------------------------------------------------------------------------------------- stage two
 
-    def best(self, k: int = 5, engine: str = "evolution", *, caution: float = CAUTION) -> list[Winner]:
+    def best(
+        self, k: int = 5, engine: str = "evolution", *, deviations: float = LOWER_BOUND_DEVIATIONS
+    ) -> list[Winner]:
         """Return the k best candidates, trained ones and others, none twice, all within the constraints.
 
         The engine starts from the best of the pool and of the observed candidates, and from random ones; "all" runs every engine and
-        returns the best of all. The order is that of a lower confidence bound, `caution` standard deviations below the accuracy (see
+        returns the best of all. The order is that of a lower confidence bound, `deviations` standard deviations below the accuracy (see
         `winners`). A closed pool is ranked whole. Of candidates that are predicted alike in every sampled function one is returned, unless
         too few others exist. `reports` has what each engine did. Raises `SearchError` before two accuracies are observed.
         """
         engines = {name: find_engine(name) for name in (engine_names() if engine == ALL else [engine])}
         self.check_answerable(k)
-        return self._report(self._stage_two(self.query, caution).best(engines, k))
+        return self._report(self._stage_two(self.query, deviations).best(engines, k))
 
     def front(self, metric: str = "macs", k: int = 20) -> list[Winner]:
         """Return at most k candidates of the front of predicted accuracy and a cost, the cheapest first.
@@ -307,7 +309,7 @@ class Search:
         self.check_answerable(k)
         return self._report(self._stage_two(self.query.as_front(metric, self.pool.codes)).front(metric, k))
 
-    def _stage_two(self, query: Query, caution: float = CAUTION) -> PredictorSearch:
+    def _stage_two(self, query: Query, deviations: float = LOWER_BOUND_DEVIATIONS) -> PredictorSearch:
         self.reports, self._answered = (), query
         failed, closed = self._observations.failed, self.pool.closed
         observed, pool = self.observed_codes, self.pool.codes
@@ -315,7 +317,9 @@ class Search:
             known = self._observations.identities
             pool = pool[[i for i, identity in enumerate(self.pool.identities) if identity not in known]]
         predictor = self.fitted()
-        return PredictorSearch(predictor, query, observed, pool, failed, self.seed, closed=closed, caution=caution)
+        return PredictorSearch(
+            predictor, query, observed, pool, failed, self.seed, closed=closed, deviations=deviations
+        )
 
     def _report(self, selection: Selection) -> list[Winner]:
         self.reports = selection.reports

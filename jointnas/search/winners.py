@@ -1,7 +1,7 @@
 """Stage two of algorithm 1: engines search the fitted predictor; their best candidates and the best trained ones are ranked together.
 
 Of thousands of predictions the highest are too high. So candidates are ranked by a lower confidence bound of their mean accuracy, a number
-of standard deviations (`caution`) below its median: one that was trained is known better than one that was not, and stands above it unless
+of standard deviations (`deviations`) below its median: one that was trained is known better than one that was not, and stands above it unless
 the prediction is clearly higher.
 """
 
@@ -36,7 +36,7 @@ class Winner:
     candidate: Candidate
     mean: float  # predicted accuracy
     std: float  # of the prediction
-    accuracy: float | None  # of this search's own training, if there was one
+    accuracy: float | None  # the mean of its own trainings, if there were any
     costs: dict[str, float]  # exact ones, and those measured on the device
     found_by: tuple[str, ...] = ()  # the engines that evaluated it, where several were used
 
@@ -92,9 +92,9 @@ class PredictorSearch:
         seed: int,
         *,
         closed: bool,
-        caution: float,
+        deviations: float,
     ) -> None:
-        self.predictor, self.query, self.seed, self.caution = predictor, query, seed, caution
+        self.predictor, self.query, self.seed, self.deviations = predictor, query, seed, deviations
         self._space, self._failed, self._closed = query.space, failed, closed
         self._observed = observed[:0] if closed else observed
         self._candidates = np.concatenate([self._observed, pool])
@@ -115,7 +115,7 @@ class PredictorSearch:
             )
         chosen, measured = self.query.measure(codes, ranked, k)
         if not self.query.measures_objective:
-            chosen = [chosen[i] for i in self._evaluate(codes[chosen], self._cautious).ranked()]
+            chosen = [chosen[i] for i in self._evaluate(codes[chosen], self._lower_bounds).ranked()]
         names = [
             tuple(n for n, p in problems.items() if not p.is_fresh(codes[i : i + 1])[0]) if len(problems) > 1 else ()
             for i in chosen
@@ -169,17 +169,17 @@ class PredictorSearch:
     def _mean(self, codes: Codes) -> NDArray[np.float64]:
         return self.predictor.predict_codes(codes)[0]
 
-    def _cautious(self, codes: Codes) -> NDArray[np.float64]:
+    def _lower_bounds(self, codes: Codes) -> NDArray[np.float64]:
         """Return the accuracies that rank (n, knobs) codes: their lower bounds, or their means where a cost is the objective."""
         if self.query.objectives != (ACCURACY,):
             return self._mean(codes)
-        return self.predictor.bound_codes(codes, -self.caution)
+        return self.predictor.bound_codes(codes, -self.deviations)
 
     def _leading_observed(self) -> Codes:
         """Return the best of the observed candidates, at most `START_BEST`."""
         if not len(self._observed):
             return self._observed
-        ranked: Codes = self._observed[self._evaluate(self._observed, self._cautious).ranked()[:START_BEST]]
+        ranked: Codes = self._observed[self._evaluate(self._observed, self._lower_bounds).ranked()[:START_BEST]]
         return ranked
 
     def _finalists(self, codes: Codes, k: int) -> tuple[Codes, list[int]]:
@@ -189,7 +189,7 @@ class PredictorSearch:
         """
         finalists, members, distinct = codes[:0], np.zeros((self.predictor.members, 0)), list[int]()
         for start in range(0, len(codes), FINALISTS):
-            part = self._ranked(codes[start : start + FINALISTS], self._cautious)
+            part = self._ranked(codes[start : start + FINALISTS], self._lower_bounds)
             finalists = np.concatenate([finalists, part])
             if self._closed:
                 distinct = list(range(len(finalists)))

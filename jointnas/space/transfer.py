@@ -53,11 +53,11 @@ def translate(codes: Codes, source: Space, target: Space) -> Codes:
     networks = () if target.is_abstract else _network_knob(target).extremes
     out = _default_codes(target, networks[0] if len(networks) == 1 else None)[None, :].repeat(len(codes), axis=0)
     same_network = np.ones(len(codes), dtype=bool)
+    if not target.is_abstract and "network" in columns:
+        same_network = ~np.isnan(_translate_column(_network_knob(target), *columns["network"]))
     for i, knob in enumerate(target.knobs):
         if knob.name in columns:
             translated = _translate_column(knob, *columns[knob.name])
-            if knob.name == "network":
-                same_network = ~np.isnan(translated)
             kept = ~np.isnan(translated) & (same_network | (i >= target.n_architecture))
             out[kept, i] = translated[kept]
     return target.settled(out)

@@ -24,7 +24,7 @@ from jointnas.training.confusion import Confusion
 from jointnas.training.members import SEEDS, SNAPSHOTS, part_of
 from jointnas.training.observation import Observation
 from jointnas.training.recipe import Recipe
-from jointnas.training.scoring import accuracy, log_loss, smoothed_accuracy, vote
+from jointnas.training.scoring import accuracy, ensemble_logits, log_loss, smoothed_accuracy
 from jointnas.training.trainer import CURVE_IMAGES, Progress, Trainer, seeded
 
 SEED_STRIDE = 10**10  # between the seeds of two members
@@ -73,8 +73,8 @@ def train_ensemble(
             observations.append(own[0])
             networks += own[1]
             logits += own[2]
-    kept = list(range(len(networks))) if keep_all else paying(logits, data.val.labels)
-    voted = vote([logits[i] for i in kept])
+    kept = list(range(len(networks))) if keep_all else helpful_members(logits, data.val.labels)
+    voted = ensemble_logits([logits[i] for i in kept])
     by_class = Confusion.of(voted, data.val.labels, data.classes)
     together = replace(
         observations[0],
@@ -91,7 +91,7 @@ def train_ensemble(
     return Ensemble(together, [networks[i] for i in kept])
 
 
-def paying(logits: Sequence[Tensor], labels: Tensor) -> list[int]:
+def helpful_members(logits: Sequence[Tensor], labels: Tensor) -> list[int]:
     """Return the indices of the members that pay, by their (n, classes) logits: while leaving one out loses no accuracy, it is left out.
 
     The one whose absence gives the most accuracy goes first, by equal accuracy the one whose absence gives the least log-loss.
@@ -99,7 +99,7 @@ def paying(logits: Sequence[Tensor], labels: Tensor) -> list[int]:
     kept = list(range(len(logits)))
 
     def merit(members: Sequence[int]) -> tuple[float, float]:
-        voted = vote([logits[i] for i in members])
+        voted = ensemble_logits([logits[i] for i in members])
         loss = log_loss(voted, labels)
         return accuracy(voted, labels), -(float("inf") if loss is None else loss)
 

@@ -33,7 +33,7 @@ from jointnas.training.ensemble import train_ensemble
 from jointnas.training.members import LARGEST_ENSEMBLE, SEEDS
 from jointnas.training.observation import Observation
 from jointnas.training.recipe import Recipe
-from jointnas.training.scoring import predict, vote
+from jointnas.training.scoring import ensemble_logits, predict
 from jointnas.training.trained_blueprint import trained_blueprint
 from jointnas.training.trainer import CURVE_IMAGES, TIMED_IMAGES, train_network
 
@@ -208,7 +208,7 @@ def run_job(job: TrainingJob, data: Data, device: str, progress: Progress | None
         normalise = Normalise(data.mean, data.std, torch.device(device))
         report = (lambda: progress(1.0, observation.seconds or 0.0)) if progress else (lambda: None)
         logits = [predict(n, split, normalise, torch.device(device), recipe.test_flip, report) for n in networks]
-        tested = Confusion.of(vote(logits), split.labels, data.classes)
+        tested = Confusion.of(ensemble_logits(logits), split.labels, data.classes)
     unsaved = _save(networks, Path(job.weights)) if job.weights else ""
     if tested is None:
         return TrainingResult(observation, None, len(networks), unsaved)

@@ -47,7 +47,7 @@ def predict(
     return torch.cat(parts).cpu()
 
 
-def vote(logits: Sequence[Tensor]) -> Tensor:
+def ensemble_logits(logits: Sequence[Tensor]) -> Tensor:
     """Return the (n, classes) logarithms of the mean of several networks' probabilities; the logits themselves of a single network."""
     if len(logits) == 1:
         return logits[0]

@@ -31,7 +31,15 @@ from jointnas.training.precision import trains_in_bfloat16
 from jointnas.training.proxconnect import ProxConnect
 from jointnas.training.recipe import Recipe
 from jointnas.training.schedules import learning_rate_factor, training_side
-from jointnas.training.scoring import SCORING_BATCH, accuracy, log_loss, predict, smoothed_accuracy, synchronise, vote
+from jointnas.training.scoring import (
+    SCORING_BATCH,
+    accuracy,
+    ensemble_logits,
+    log_loss,
+    predict,
+    smoothed_accuracy,
+    synchronise,
+)
 
 CURVE_IMAGES = SCORING_BATCH  # validation images that are scored for the learning curve
 TIMED_IMAGES = 128  # validation images that are scored before the first step, to know how long scoring takes; the fewest of a curve
@@ -223,7 +231,7 @@ class Trainer:
             predict(network, split, self.normalise, self.device, recipe.test_flip, self._report_progress)
             for network in self.networks
         ]
-        logits = vote(self.val_logits)
+        logits = ensemble_logits(self.val_logits)
         seconds = self.clock.seconds()
         if not bool(torch.isfinite(logits).all()):
             raise self._diverged(f"the network's outputs are not finite after step {self.steps}")
@@ -330,7 +338,7 @@ class Trainer:
         self.scored.load_state_dict(current)
 
     def _take_snapshot(self) -> None:
-        """Copy the network if a snapshot is due, as it would be scored now."""
+        """Copy the network if a snapshot is due, as a point of the curve would score it: norms are re-estimated on the curve's images."""
         if self.due_snapshots and self.clock.fraction() >= self.due_snapshots[0]:
             del self.due_snapshots[0]
             with self._final_weights():

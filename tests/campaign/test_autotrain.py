@@ -159,7 +159,7 @@ def test_what_had_ended_before_an_interruption_is_not_trained_again(in_session):
 
 
 def test_only_trainings_that_are_missing_are_made_up_for(in_copy):
-    Path("out/narrow/retrained/winner-2/seed-1.safetensors").unlink()
+    Path("out/narrow/retrained/recipe-2/seed-1.safetensors").unlink()
     before, ran = weights(), trials()
     rows = answer(*COMMAND, "--resume", "--seeds", "3")["networks"]
     assert weights().items() > before.items()

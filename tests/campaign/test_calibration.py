@@ -68,4 +68,5 @@ def test_a_winner_trained_under_other_conditions_says_nothing(other):
 
 
 def test_where_trainings_were_stopped_early_winners_were_predicted_for_less_than_they_got():
-    assert list(predictions_of(SPEC, CONTEXT, [trial(0.5, fraction=0.25)], [RETRAINED])) == ["trials"]
+    trials = [trial(0.5, fraction=0.25), trial(0.5, kind="confirmation")]
+    assert list(predictions_of(SPEC, CONTEXT, trials, [RETRAINED])) == ["trials"]

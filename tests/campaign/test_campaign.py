@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
 
+from jointnas.campaign.ask import FittedCampaign
+from jointnas.campaign.best import keep_best
 from jointnas.campaign.campaign import run
 from jointnas.campaign.events import RoundEnded, TrialEnded, TrialStarted, WinnersFound
 from jointnas.campaign.options import make_spec
 from jointnas.campaign.store import Run
-from jointnas.errors import SearchError
+from jointnas.campaign.winner_file import WinnerFile
+from jointnas.data.dataset import load_data
+from jointnas.data.spec import DataSpec
+from jointnas.errors import ConstraintError, SearchError
+from jointnas.search.winners import Winner
 from jointnas.space.space import Space
 
 BATCH = 3
@@ -138,9 +145,48 @@ def test_a_first_round_in_which_every_training_fails_ends_the_campaign_and_can_b
             conduct(folder, **settings)
         assert all(t.observation.accuracy is None for t in trials_of(folder))
         (tmp_path / "mended").touch()
+        with pytest.raises(CrashError):
+            conduct(folder, resume=True, crash_after=1, **settings)
+        assert [t.observation is None for t in trials_of(folder)] == [False, True, True]
         conduct(folder, resume=True, **settings)
     assert [t.number for t in trials_of(folder)] == [1, 2, 3, 4, 5, 6]
     assert all(t.accuracy == t.candidate["recipe"]["rate"] for t in trials_of(folder))
+
+
+@pytest.mark.parametrize(("batch", "more"), [(5, 4), (2, 0)])
+def test_a_resumed_search_spends_what_is_left_of_its_new_budgets(batch, more, tmp_path):
+    conduct(tmp_path / "run", train_steps=1)
+    conduct(tmp_path / "run", train_steps=1, resume=True, batch=batch)
+    assert [t.round for t in trials_of(tmp_path / "run")] == [1] * 3 + [2] * 3 + [3] * more
+
+
+def test_where_no_candidate_meets_a_bound_the_predictor_answers_for_others(tmp_path):
+    folder, bounds = tmp_path / "run", ["macs<1M", "accuracy>=0.999"]
+    with pytest.raises(ConstraintError, match="accuracy"):
+        conduct(folder, train_steps=2, objective="min macs", constraints=bounds, confirm=1)
+    assert [t.kind for t in trials_of(folder)] == ["trial"] * 5
+    with FittedCampaign(str(folder)) as fitted:
+        assert fitted.ask(["macs<1M"], top=1).winners
+
+
+def test_what_a_search_kept_is_replaced_by_a_better_winner_alone(tmp_path):
+    """A search that goes on has no weights of its earlier trainings: RUN/best keeps the network that ranks highest among those it had."""
+    conduct(tmp_path / "run", train_steps=2)
+    data, best = load_data(DataSpec("digits", 300, 100)), WinnerFile.read(tmp_path / "run" / "best").candidate
+    trials = trials_of(tmp_path / "run")
+    others = [t for t in trials if t.candidate != best][:2]
+    first, last = (Winner(t.candidate, 0.5, 0.1, t.accuracy, {}) for t in others)
+    kept = Winner(best, 0.5, 0.1, 0.5, {})
+    source = tmp_path / "run" / "best" / "network.safetensors"
+
+    def keep(winners, number):
+        (tmp_path / "run" / "weights").mkdir(exist_ok=True)
+        shutil.copy(source, tmp_path / "run" / "weights" / f"trial-{number}.safetensors")
+        rank = keep_best(tmp_path / "run", data, winners, trials)
+        return rank, WinnerFile.read(tmp_path / "run" / "best").candidate
+
+    assert keep([first, kept, last], others[1].number) == (2, best)
+    assert keep([kept, first], others[0].number) == (1, best)
 
 
 def test_a_batch_larger_than_the_training_set_is_never_drawn(tmp_path):

@@ -14,10 +14,11 @@ from jointnas.campaign.folders import WINNER_FILE
 from jointnas.campaign.retrain import FIRST_SEED, retrain_candidates, spread
 from jointnas.campaign.runner import SEED_STRIDE
 from jointnas.campaign.spec import LARGEST_SEED
+from jointnas.campaign.store import locked
 from jointnas.data.dataset import Data, load_data
 from jointnas.data.spec import DataSpec
-from jointnas.errors import DataError, SearchError
-from jointnas.execution.executor import Job
+from jointnas.errors import DataError, RunError, SearchError
+from jointnas.execution.executor import Executor, Job
 from jointnas.execution.slots import Slot
 from jointnas.network.cost import blueprint_cost
 from jointnas.network.families import make_blueprint
@@ -106,6 +107,33 @@ def test_trainings_that_ended_are_not_trained_again_but_in_another_slot(data, tm
     assert len(submitted) == 1 + 1 + 2
     assert found[1][:1] == found[0]
     assert found[1] == found[2]
+
+
+class Unstarted(Executor):
+    """Workers that cannot start."""
+
+    def submit(self, jobs):
+        raise SearchError("no worker starts")
+
+    def poll(self, timeout):
+        return []
+
+    def cancel(self, number):
+        pass
+
+    def close(self):
+        pass
+
+
+def test_a_network_stays_until_another_training_of_it_starts_and_one_process_writes_at_a_time(data, tmp_path):
+    files, seeds, clock = [CandidateFile(CANDIDATE)], 1, {"train_steps": 2}
+    with trial_executor(SPEC, SLOT, data.fingerprint) as executor:
+        retrain_candidates(files, seeds, data, clock, executor, SLOT, tmp_path)
+        with locked(tmp_path), pytest.raises(RunError, match=r"in use by another process.*--to"):
+            retrain_candidates(files, seeds, data, clock, executor, SLOT, tmp_path)
+    with pytest.raises(SearchError, match="no worker starts"):
+        retrain_candidates(files, seeds, data, {"train_steps": 3}, Unstarted(), SLOT, tmp_path)
+    assert load(tmp_path / "winner-1").classes == data.classes
 
 
 def test_a_spread_is_the_mean_and_the_sample_deviation():

@@ -25,7 +25,9 @@ def test_every_other_leader_was_trained_before_as_long_as_there_are_any(
     assert alternating(range(len(trained)), trained, done) == expected
 
 
-def test_a_trained_candidate_is_among_the_leaders_also_where_the_search_finds_only_new_ones(monkeypatch) -> None:
+def test_a_trained_candidate_is_among_leaders_and_winners_also_where_the_search_finds_only_new_ones(
+    monkeypatch,
+) -> None:
     search = Search(cube(), seed=1)
     trained = search.ask(12)
     search.tell(trained, [truth(candidate) for candidate in trained])
@@ -38,3 +40,6 @@ def test_a_trained_candidate_is_among_the_leaders_also_where_the_search_finds_on
 
     assert first.candidate == max(trained, key=truth)
     assert second.accuracy is None
+    winners = rounds.winners()
+    assert winners[0].candidate == max(trained, key=truth)  # so that there is a network to keep
+    assert [w.accuracy is None for w in winners] == [False] + [True] * 4

@@ -66,7 +66,7 @@ def test_a_training_that_waits_for_its_second_run_has_it_when_the_run_is_resumed
         runner = trainings.runner(run)
         trial = runner.add(1, [candidate(4)], ["4"])[0]
         run.end_trial(trial.number, Observation(0.3, cpu_share=0.5))
-        run.set_aside([trial.number])
+        run.reopen([trial.number], disturbed=True)
     with Run.open(tmp_path / "run", write=True) as run:
         runner = trainings.runner(run)
         assert [t.observation for t in runner.trials.values()] == [None]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jointnas.campaign.options import make_spec, read_config
+from jointnas.campaign.options import make_spec, over_config, read_config
 from jointnas.campaign.spec import DirectSpec, SearchSpec, Spec, spec_from_json
+from jointnas.cli.plan import trainings_text
 from jointnas.data.spec import DataSpec
 from jointnas.errors import JointNASError, RunError
 from jointnas.space.space import Space
@@ -181,6 +184,30 @@ def test_a_configuration_file_that_cannot_be_read_is_named(tmp_path: Any) -> Non
         read_config(tmp_path / "bad.toml")
     with pytest.raises(RunError, match=r"readable TOML file.*none"):
         read_config(tmp_path / "none.toml")
+
+
+def test_a_configuration_file_runs_no_command(tmp_path: Any) -> None:
+    (tmp_path / "theirs.toml").write_text('latency_command = "sh theirs.sh {onnx}"')
+    with pytest.raises(RunError, match=r"runs no command.*theirs"):
+        read_config(tmp_path / "theirs.toml")
+
+
+def test_a_total_time_replaces_the_batch_of_a_configuration_file() -> None:
+    settings = over_config({"rounds": 3, "batch": 8, "train_time": "10s"}, {"total_time": "5m"})
+    assert settings == {"rounds": 3, "train_time": "10s", "total_time": "5m"}
+
+
+def test_a_setting_of_a_type_that_json_lacks_is_named_or_read_as_text() -> None:
+    with pytest.raises(RunError, match="created"):
+        make_spec({"created": datetime.date(2026, 12, 1)})
+    assert make_spec({"prior": Path("runs/a")}).prior == str(Path("runs/a"))  # type: ignore[attr-defined]
+
+
+def test_a_controller_over_real_trainings_trains_no_leaders() -> None:
+    settings = {"engine": "ppo", "rounds": 4, "batch": 8, "trained": "resnet9-10s"}
+    spec = make_spec({**settings, "space": "augmentation-policy"}, "policy")
+    assert (spec.confirmations, spec.budgets) == (0, 32)  # type: ignore[attr-defined]
+    assert "32 candidates at most" in trainings_text(spec)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 from jointnas.campaign.ask import FittedCampaign
 from jointnas.campaign.store import Run
 from jointnas.predictor.contract import Predictor
-from jointnas.search.search import CAUTION
+from jointnas.search.search import LOWER_BOUND_DEVIATIONS
 from tests.cli.commands import RUN, SEARCH_KEYS
 from tests.helpers import answer, jointnas, mistake
 
@@ -121,7 +121,7 @@ def test_engines_are_set_side_by_side_on_one_predictor(in_copy):
     predictor = Predictor.load(Path(RUN) / "predictor")
     winners = [{group: winner[group] for group in ("architecture", "recipe")} for winner in several["winners"]]
     codes = predictor.space.to_codes(winners)
-    bounds = predictor.bound_codes(codes, -CAUTION)  # which rank winners, while engines search medians
+    bounds = predictor.bound_codes(codes, -LOWER_BOUND_DEVIATIONS)  # which rank winners, while engines search medians
     assert bounds[0] >= bounds[1]
     assert predictor.median_codes(codes).max() <= max(r["best"] for r in several["engines"]) + 0.01
 

@@ -21,6 +21,7 @@ from PIL import Image
 
 from jointnas.data.contract import Contents, Source, array_contents
 from jointnas.data.dataset import Data, Split, channel_statistics, load_data
+from jointnas.data.images import decode_file
 from jointnas.data.spec import DataSpec
 from jointnas.errors import DataError
 from tests.plugins import install_package
@@ -214,6 +215,14 @@ def test_a_rare_class_keeps_an_image_in_every_split(tmp_path: Path, cache: Path)
         assert set(split.labels.tolist()) == {0, 1, 2}
 
 
+def test_a_class_without_training_images_is_named(tmp_path: Path, cache: Path) -> None:
+    images, labels = np.zeros((42, 2, 3), dtype=np.uint8), np.repeat([0, 1, 2], [20, 20, 2])
+    np.savez(tmp_path / "a.npz", train_images=images, train_labels=labels)
+    data = load_data(DataSpec(str(tmp_path / "a.npz")), cache)
+    assert 2 not in data.train.labels.tolist()
+    assert any("without training images, here 2" in note for note in data.notes)
+
+
 def test_statistics_of_many_images_are_counted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jointnas.data.dataset.COUNTED_IMAGES", 7)
     images = torch.randint(256, (20, 5, 4, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -329,6 +338,23 @@ def test_hidden_files_and_other_files_are_ignored(tmp_path: Path, cache: Path) -
     data = load(root, cache)
     assert data.classes == ("cat", "dog")
     assert len(data.train) + len(data.val) + data.test_images == 20
+
+
+@pytest.mark.parametrize(
+    ("mode", "value"), [("F", 0.5), ("F", 127.5), ("I", 128), ("I", 128 * 257), ("I;16", 128 * 257)]
+)
+def test_images_of_more_than_8_bits_keep_their_grey(mode: str, value: float, tmp_path: Path) -> None:
+    pixels = np.full((4, 4), value, {"F": np.float32, "I": np.int32, "I;16": np.uint16}[mode])
+    image = Image.fromarray(pixels)
+    assert image.mode == mode
+    image.save(tmp_path / "grey.tif")
+    assert abs(int(decode_file(tmp_path / "grey.tif", (1, 4, 4)).mean()) - 128) <= 1
+
+
+def test_an_image_file_has_one_or_three_channels(tmp_path: Path) -> None:
+    write_image(tmp_path / "grey.png")
+    with pytest.raises(DataError, match="1 or 3 channels, but 4"):
+        decode_file(tmp_path / "grey.png", (4, 4, 4))
 
 
 def test_images_of_mixed_modes_become_rgb(tmp_path: Path, cache: Path) -> None:

@@ -1,11 +1,12 @@
 """Mirror symmetry: whether mirrored images still look like their classes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from jointnas.data.dataset import load_data
+from jointnas.data.dataset import Split, load_data
 from jointnas.data.spec import DataSpec
 from jointnas.data.symmetry import mirror_symmetry
 
@@ -31,6 +32,13 @@ def test_of_noise_nothing_is_claimed(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (200, 8, 8, 3), dtype=np.uint8)
     assert symmetry_of(tmp_path, images, rng.integers(0, 4, 200)) > 0.5
+
+
+def test_of_validation_images_of_one_class_nothing_is_claimed() -> None:
+    data = load_data(DataSpec("digits"))
+    own = data.val.labels == 0
+    data = replace(data, val=Split(data.val.images[own], data.val.labels[own]))
+    assert mirror_symmetry(data) == 1.0
 
 
 def test_images_of_one_colour_have_a_symmetry(tmp_path: Path) -> None:

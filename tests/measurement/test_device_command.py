@@ -82,6 +82,13 @@ def test_mistakes(text: str, words: str) -> None:
         DeviceCommand(text).latency(NETWORK, Recipe())
 
 
+def test_a_command_may_have_a_long_script_in_it() -> None:
+    assert (
+        DeviceCommand(f"python -c '{'pass;' * 100}' {{onnx}}").identity
+        == DeviceCommand(f"python -c '{'pass;' * 100}' {{onnx}}").identity
+    )
+
+
 def test_a_meter_measures_each_network_once(device: str, tmp_path: Path) -> None:
     candidates = [
         {"architecture": {"network": "resnet9", "width": width}, "recipe": {"learning_rate": rate}}

@@ -160,6 +160,14 @@ def test_a_failure_counts_as_the_lowest_accuracy(kind: str) -> None:
     assert np.isfinite(predictor.predict(candidates)).all()
 
 
+@pytest.mark.parametrize("kind", PREDICTORS)
+def test_a_cost_that_is_not_finite_is_refused(kind: str) -> None:
+    space = Space.from_toml("format = 1\n[architecture]\nx = { low = 0.0, high = 1.0 }\n")
+    predictor = Predictor(space.with_cost(lambda c: {"price": float("nan")}), kind=kind)
+    with pytest.raises(PredictorError, match="not finite"):
+        predictor.fit(space.sample(4), [0.1, 0.2, 0.3, 0.4])
+
+
 @every_kind
 def test_nothing_is_predicted_or_saved_before_a_fit(kind: str, tmp_path: Path) -> None:
     predictor = Predictor(abstract(), kind=kind)

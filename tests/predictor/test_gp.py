@@ -138,6 +138,16 @@ def test_hyperparameters_stay_near_a_given_prior_mean_where_examples_are_few() -
     assert fit_hyperparameters(train, np.arange(12)).lengths != pytest.approx(expected.lengths, abs=1.5)
 
 
+@pytest.mark.parametrize(("factor", "sign"), [(4.0, 1), (0.25, -1)])
+def test_a_few_examples_tell_how_large_all_effects_of_another_process_are_here(factor: float, sign: int) -> None:
+    train, groups = examples(16), np.arange(12)
+    expected = Hyperparameters.prior_mean(12)
+    fit = fit_hyperparameters(replace(train, y=factor * train.y), groups, expected)
+    shifts = [*(fit.slopes - expected.slopes), fit.amplitude - expected.amplitude, fit.effect - expected.effect]
+    assert min(sign * np.array(shifts)) > 0.5
+    assert fit.lengths == pytest.approx(expected.lengths, abs=0.5)
+
+
 def test_it_predicts_new_points_and_is_less_certain_far_away() -> None:
     process = fitted(examples())
     fresh = np.random.default_rng(1).standard_normal((500, 12))

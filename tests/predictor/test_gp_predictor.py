@@ -19,6 +19,7 @@ from scipy.stats import kendalltau
 from jointnas.errors import PredictorError
 from jointnas.predictor.contract import Predictor
 from jointnas.predictor.files import digest
+from jointnas.predictor.gp_predictor import GPModel
 from jointnas.space.knob_space import Candidate
 from jointnas.space.space import Space
 from jointnas.training.observation import Observation
@@ -130,6 +131,26 @@ def test_a_wrong_prior_is_overruled() -> None:
     examples, unseen = space.sample(64, seed=4), space.sample(100, seed=9)
     predictor = Predictor(space, prior=wrong).fit(examples, [x0(c) for c in examples])
     assert kendalltau(predictor.predict(unseen)[0], [x0(c) for c in unseen]).statistic > 0.8
+
+
+def test_how_poor_a_poor_candidate_is_changes_little_of_what_a_prior_expects(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = abstract()
+    prior = Predictor(space).fit(space.sample(64), [0.3 + 0.5 * x0(c) for c in space.sample(64)])
+    trained, unseen = space.sample(12, seed=4), space.sample(100, seed=9)
+    accuracies = [0.3 + 0.5 * x0(c) for c in trained]
+    worst = int(np.argmin(accuracies))
+
+    def change() -> float:
+        means = []
+        for accuracy in (accuracies[worst], 0.05):
+            accuracies[worst] = accuracy
+            means.append(Predictor(space, prior=prior).fit(trained, accuracies).predict(unseen)[0])
+        accuracies[worst] = 0.3 + 0.5 * x0(trained[worst])
+        return float(np.abs(means[1] - means[0]).mean())
+
+    with_noise = change()
+    monkeypatch.setattr(GPModel, "_poor_noise", lambda self: np.zeros(len(trained)))
+    assert with_noise < change() / 2
 
 
 def test_the_speed_of_candidates_is_learned_from_recorded_steps() -> None:

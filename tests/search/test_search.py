@@ -14,7 +14,7 @@ from jointnas.predictor.contract import Predictor
 from jointnas.search.batch import children_of_the_best
 from jointnas.search.engines import Problem
 from jointnas.search.objective import Query
-from jointnas.search.search import CAUTION, Search
+from jointnas.search.search import LOWER_BOUND_DEVIATIONS, Search
 from jointnas.search.winners import RESOLUTION, START_BEST, Winner, distinct_columns, front, spread_out
 from jointnas.space.knob_space import Candidate
 from jointnas.space.knobs import Codes
@@ -200,7 +200,7 @@ def test_a_start_that_breaks_a_bound_is_refused() -> None:
 def test_winners_are_different_within_the_constraints_and_best_first(campaign: Search, winners: list[Winner]) -> None:
     assert len({campaign.space.identity(w.candidate) for w in winners}) == 10
     codes = campaign.space.to_codes([w.candidate for w in winners])
-    bounds = campaign.fitted().bound_codes(codes, -CAUTION).tolist()
+    bounds = campaign.fitted().bound_codes(codes, -LOWER_BOUND_DEVIATIONS).tolist()
     assert bounds == sorted(bounds, reverse=True)
     predicted = campaign.predict([w.candidate for w in winners])
     assert predicted is not None
@@ -407,8 +407,8 @@ def test_a_candidate_that_trained_well_twice_stands_above_all_that_are_only_pred
     search.tell(candidates, [0.5 + 0.01 * truth(c) for c in candidates])
     outlier = candidates[5]  # nothing in its knobs says so
     search.tell([outlier], [mean_observation([Observation(0.62), Observation(0.63)])])
-    for caution in (0.0, 0.5, 1.0):
-        first = search.best(1, caution=caution)[0]
+    for deviations in (0.0, 0.5, 1.0):
+        first = search.best(1, deviations=deviations)[0]
         assert first.candidate == outlier
         assert first.accuracy == pytest.approx(0.625)
 

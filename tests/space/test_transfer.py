@@ -87,6 +87,18 @@ def test_another_network_leaves_the_recipe() -> None:
     )
 
 
+def test_where_the_knob_of_the_network_stands_does_not_matter() -> None:
+    knobs = ["width = { low = 4, high = 16 }", 'network = { choices = ["resnet9", "chain"] }']
+    target = Space.from_toml(
+        'format = 1\n[architecture]\nnetwork = "resnet9"\nwidth = { low = 4, high = 16 }\n', SHAPE, 10
+    )
+    for order in (knobs, knobs[::-1]):
+        source = Space.from_toml("\n".join(["format = 1", "[architecture]", *order]), SHAPE, 10)
+        candidates = [{"architecture": {"network": name, "width": 15}, "recipe": {}} for name in ("resnet9", "chain")]
+        moved = target.to_candidates(translate(source.to_codes(candidates), source, target))
+        assert [c["architecture"]["width"] == 15 for c in moved] == [True, False]
+
+
 # --------------------------------------------------------------------------------------------------- single candidates
 
 

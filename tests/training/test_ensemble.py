@@ -16,11 +16,11 @@ from jointnas.network.families import make_blueprint
 from jointnas.network.module import Network
 from jointnas.network.weights_file import load_weights
 from jointnas.training.clock import StepClock
-from jointnas.training.ensemble import SEED_STRIDE, paying, train_ensemble
+from jointnas.training.ensemble import SEED_STRIDE, helpful_members, train_ensemble
 from jointnas.training.job import TrainingJob, member_files, run_job
 from jointnas.training.members import SNAPSHOTS, part_of
 from jointnas.training.recipe import Recipe
-from jointnas.training.scoring import smoothed_accuracy, vote
+from jointnas.training.scoring import ensemble_logits, smoothed_accuracy
 from jointnas.training.trainer import train_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -46,8 +46,8 @@ def certain(classes: list[int], n: int = 3, by: float = 5.0) -> Tensor:
 def test_the_vote_is_the_mean_of_the_probabilities() -> None:
     logits = [torch.randn(6, 4), torch.randn(6, 4), torch.randn(6, 4)]
     mean = torch.stack([own.softmax(1) for own in logits]).mean(0)
-    torch.testing.assert_close(vote(logits).exp(), mean)
-    assert vote(logits[:1]) is logits[0]
+    torch.testing.assert_close(ensemble_logits(logits).exp(), mean)
+    assert ensemble_logits(logits[:1]) is logits[0]
 
 
 def test_members_share_a_budget_equally() -> None:
@@ -60,11 +60,11 @@ def test_members_share_a_budget_equally() -> None:
 def test_members_that_do_not_pay_are_left_out() -> None:
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     right, wrong = certain([0, 1, 2, 0, 1, 2]), certain([1, 2, 0, 1, 2, 0])
-    assert paying([wrong, right, wrong], labels) == [1]
+    assert helpful_members([wrong, right, wrong], labels) == [1]
     first, second = right.clone(), right.clone()
     first[3:], second[:3] = certain([1, 2, 0], by=1.0), certain([1, 2, 0], by=1.0)  # wrong, but less sure
-    assert paying([first, second], labels) == [0, 1]
-    assert paying([first, second, right], labels) == [2]
+    assert helpful_members([first, second], labels) == [0, 1]
+    assert helpful_members([first, second, right], labels) == [2]
 
 
 def test_a_member_is_the_network_that_is_trained_alone_on_its_part(digits: Data) -> None:
@@ -106,7 +106,7 @@ def test_a_job_scores_and_keeps_the_members_together(digits: Data, tmp_path: Pat
     seen, voted = result.observation, []
     for split, accuracy in ((digits.val, seen.accuracy), (digits.test(), result.test_accuracy)):
         images = (split.images.float() / 255 - digits.mean[0]) / digits.std[0]
-        votes = vote([network(images.permute(0, 3, 1, 2)).detach() for network in networks])
+        votes = ensemble_logits([network(images.permute(0, 3, 1, 2)).detach() for network in networks])
         assert (votes.argmax(1) == split.labels).double().mean().item() == pytest.approx(accuracy)
         voted.append(smoothed_accuracy(votes, split.labels))
     assert seen.smoothed_accuracy == pytest.approx(voted[0])

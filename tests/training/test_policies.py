@@ -264,15 +264,16 @@ def test_a_text_applies_its_operations() -> None:
     assert torch.equal(policy(images, seeded()), expected)
 
 
-def test_cutout_erases_a_square_of_its_side_around_a_random_pixel() -> None:
-    images = torch.full((400, 20, 30, 3), 200, dtype=torch.uint8)
-    places = torch.rand(400, 2, generator=seeded())
-    erased = (PLACED["cutout"](images, torch.full((400,), 6.2), places, images) == GREY).all(3)
+@pytest.mark.parametrize(("side", "corner"), [(3, 2), (5, 3), (6, 3)])
+def test_cutout_erases_a_square_of_its_side_around_a_random_pixel(side: int, corner: int) -> None:
+    images = torch.full((2000, 20, 30, 3), 200, dtype=torch.uint8)
+    places = torch.rand(2000, 2, generator=seeded())
+    erased = (PLACED["cutout"](images, torch.full((2000,), side + 0.2), places, images) == GREY).all(3)
     sizes = erased.flatten(1).sum(1)
-    assert int(sizes.max()) == 36
-    assert int(sizes.min()) == 9  # a quarter, at a corner
+    assert int(sizes.max()) == side**2
+    assert int(sizes.min()) == corner**2
     assert erased.float().mean(0).gt(0).all()
-    assert not (PLACED["cutout"](images, torch.zeros(400), places, images) == GREY).any()
+    assert not (PLACED["cutout"](images, torch.zeros(2000), places, images) == GREY).any()
 
 
 def test_sample_pairing_mixes_in_another_image_of_the_batch() -> None:

@@ -188,6 +188,8 @@ class SearchSpec(Spec):
 
     @property
     def _last_trainings(self) -> tuple[int, int]:
+        if self.is_direct:
+            return 0, 0
         return self.last_trainings(self.rounds, self.batch, self.confirm, self.final, self.train_fn)
 
     @classmethod
@@ -242,7 +244,7 @@ class DirectSpec(SearchSpec):
             raise SearchError(f"--real trains the whole budget, got --early-stop {self.early_stop:g}: drop one of them")
         if self.confirm:
             raise SearchError(f"--real confirms winners with --repeats, got --confirm {self.confirm}: drop it")
-        if self.final_trainings:
+        if self.final == ALL_IMAGES:
             raise SearchError(f"--real keeps its best network, got --final {self.final}: drop it")
         if self.portfolio:
             raise SearchError(f"--real starts where --start says, got --portfolio {self.portfolio}: drop it")

@@ -193,12 +193,12 @@ def sharpness(images: Tensor, magnitudes: Tensor) -> Tensor:
 def cutout(images: Tensor, magnitudes: Tensor, places: Tensor, batch: Tensor) -> Tensor:
     """Set a square of `magnitude` pixels, rounded, to grey; its centre is a random pixel, so part of it may lie outside."""
     height, width = images.shape[1:3]
-    half = magnitudes.round() / 2
+    size = magnitudes.round()
     inside = []
     for side, place in ((height, places[:, 0]), (width, places[:, 1])):
-        centre = (place * side).floor()
+        centre = (place * side).floor() + size % 2 / 2  # of an odd square in a pixel, of an even one between two
         distance = torch.arange(side, device=images.device) + 0.5 - centre[:, None]
-        inside.append(distance.abs() < half[:, None])  # (m, side)
+        inside.append(distance.abs() < size[:, None] / 2)  # (m, side)
     erased = inside[0][:, :, None] & inside[1][:, None, :]
     return images.masked_fill(erased[..., None], GREY)
 
