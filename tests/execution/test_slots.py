@@ -6,10 +6,12 @@ import os
 import sys
 
 import pytest
+import torch
 
 from jointnas.cores import available_cores
 from jointnas.errors import SearchError
 from jointnas.execution import Job, LocalExecutor, Slot, share_slots, slots
+from jointnas.execution.slots import nearest_slot
 from tests.execution.test_executor import outcomes, prepare
 
 CORES = available_cores()
@@ -121,3 +123,11 @@ def test_cores_are_given_out_in_order(monkeypatch):
     monkeypatch.setattr(slots.os, "sched_getaffinity", lambda pid: {2, 3, 5, 7, 8}, raising=False)
     monkeypatch.setattr(slots, "available_cores", lambda: 5)
     assert [share_slots(2, "cpu").place(i).cores for i in (0, 1)] == [(2, 3), (5, 7)]
+
+
+def test_the_nearest_slot_is_the_same_one_where_this_machine_has_it() -> None:
+    half = Slot("cpu", max(1, available_cores() // 2), 1)  # as of a run with --alone
+    assert nearest_slot(half) == half
+    assert nearest_slot(Slot("cpu", 10_000, 10_000)) == share_slots(available_cores(), "cpu")
+    if not torch.backends.mps.is_available():
+        assert nearest_slot(Slot("mps", 1, 1)) == share_slots(1, "cpu")
