@@ -30,8 +30,8 @@ def keep_best(run: Path, data: Data | None, winners: Sequence[Winner], trials: S
     What a search that was continued had kept before stays if it ranks higher. Return the rank of the winner that `RUN/best` holds, None for
     another network or none. Raises `RunError` when the folder cannot be written; the weights then stay.
     """
-    weighted = [t for t in trials if trained_members(run / WEIGHTS, t.number)]
-    kept = [(rank, t) for rank, w in enumerate(winners, 1) for t in weighted if t.candidate == w.candidate]
+    with_weights = [t for t in trials if trained_members(run / WEIGHTS, t.number)]
+    kept = [(rank, t) for rank, w in enumerate(winners, 1) for t in with_weights if t.candidate == w.candidate]
     final = [t for rank, t in kept if rank == 1 and t.kind == FINAL]
     held = _kept_rank(run, winners)
     if data is not None and kept and (final or held is None or kept[0][0] < held):

@@ -101,55 +101,41 @@ def retrain_candidates(
     """
     make_writable(to)
     with locked(to, "the folder of trained networks", "--to"):
-        return _retrain(files, seeds, data, clock, executor, slot, to, watch, name)
-
-
-def _retrain(
-    files: Sequence[CandidateFile],
-    seeds: int,
-    data: Data,
-    clock: Mapping[str, float],
-    executor: Executor,
-    slot: Slot,
-    to: Path,
-    watch: Watch,
-    name: str,
-) -> list[Retrained]:
-    folders = {rank: to / f"{name}-{rank}" for rank in range(1, len(files) + 1)}
-    for folder in folders.values():
-        make_writable(folder)  # by this machine: a node that does not see them keeps no weights
-    places = [(rank, seed) for rank in range(1, len(files) + 1) for seed in range(seeds)]
-    jobs = [
-        TrainingJob(
-            files[rank - 1].candidate,
-            clock,
-            FIRST_SEED + seed,
-            curve_images=0,
-            test=True,
-            weights=str((folders[rank] / f"seed-{seed}.safetensors").resolve()),
-            members=files[rank - 1].members,
-            ensemble=files[rank - 1].ensemble,
-        ).numbered(number)
-        for number, (rank, seed) in enumerate(places)
-    ]
-    context = {"fingerprint": data.fingerprint, "slot": slot.to_json(), "version": __version__}
-    results: dict[tuple[int, int], TrainingResult] = {}
-    for event in RecordedExecutor(executor, context).results(jobs):
-        place = places[event.number]
-        if event.kind == "started":
-            (folders[place[0]] / WINNER_FILE).unlink(missing_ok=True)  # until the weights that it names are there
-        if event.kind in ("done", "failed"):
-            results[place] = TrainingResult.of(event)
-            if results[place].unsaved:
-                raise ExportError(
-                    f"the network of winner {place[0]} cannot be written to {str(to)!r} ({results[place].unsaved}): make room, or choose a "
-                    "folder with --to that all machines share; then repeat the command"
-                )
-            watch(RetrainingEnded(*place, results[place], len(results), len(jobs)))
-    return [
-        _collect(rank, file, [results[rank, seed] for seed in range(seeds)], data, folders[rank])
-        for rank, file in enumerate(files, 1)
-    ]
+        folders = {rank: to / f"{name}-{rank}" for rank in range(1, len(files) + 1)}
+        for folder in folders.values():
+            make_writable(folder)  # by this machine: a node that does not see them keeps no weights
+        places = [(rank, seed) for rank in range(1, len(files) + 1) for seed in range(seeds)]
+        jobs = [
+            TrainingJob(
+                files[rank - 1].candidate,
+                clock,
+                FIRST_SEED + seed,
+                curve_images=0,
+                test=True,
+                weights=str((folders[rank] / f"seed-{seed}.safetensors").resolve()),
+                members=files[rank - 1].members,
+                ensemble=files[rank - 1].ensemble,
+            ).numbered(number)
+            for number, (rank, seed) in enumerate(places)
+        ]
+        context = {"fingerprint": data.fingerprint, "slot": slot.to_json(), "version": __version__}
+        results: dict[tuple[int, int], TrainingResult] = {}
+        for event in RecordedExecutor(executor, context).results(jobs):
+            place = places[event.number]
+            if event.kind == "started":
+                (folders[place[0]] / WINNER_FILE).unlink(missing_ok=True)  # until the weights that it names are there
+            if event.kind in ("done", "failed"):
+                results[place] = TrainingResult.of(event)
+                if results[place].unsaved:
+                    raise ExportError(
+                        f"the network of winner {place[0]} cannot be written to {str(to)!r} ({results[place].unsaved}): make room, or choose a "
+                        "folder with --to that all machines share; then repeat the command"
+                    )
+                watch(RetrainingEnded(*place, results[place], len(results), len(jobs)))
+        return [
+            _collect(rank, file, [results[rank, seed] for seed in range(seeds)], data, folders[rank])
+            for rank, file in enumerate(files, 1)
+        ]
 
 
 def _collect(rank: int, file: CandidateFile, results: Sequence[TrainingResult], data: Data, folder: Path) -> Retrained:

@@ -36,7 +36,7 @@ class Winner:
     candidate: Candidate
     mean: float  # predicted accuracy
     std: float  # of the prediction
-    accuracy: float | None  # the mean of its own trainings, if there were any
+    accuracy: float | None  # mean of its trainings; None for a candidate that was not trained
     costs: dict[str, float]  # exact ones, and those measured on the device
     found_by: tuple[str, ...] = ()  # the engines that evaluated it, where several were used
 

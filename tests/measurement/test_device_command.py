@@ -83,10 +83,8 @@ def test_mistakes(text: str, words: str) -> None:
 
 
 def test_a_command_may_have_a_long_script_in_it() -> None:
-    assert (
-        DeviceCommand(f"python -c '{'pass;' * 100}' {{onnx}}").identity
-        == DeviceCommand(f"python -c '{'pass;' * 100}' {{onnx}}").identity
-    )
+    command = f"python -c '{'pass;' * 100}' {{onnx}}"
+    assert command in DeviceCommand(command).identity
 
 
 def test_a_meter_measures_each_network_once(device: str, tmp_path: Path) -> None:
