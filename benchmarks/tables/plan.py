@@ -56,6 +56,7 @@ BOUNDS = ("macs<2M", "macs<5M", "macs<10M", "macs<20M", "macs<40M", UNBOUNDED)
 RANDOM, PREDICTED, NEAR, RECIPE = "random", "predicted", "near", "recipe"
 CROSSED, CROSSED_AGAIN = "crossed", "crossed again"
 CROSSED_LARGE, CROSSED_LARGE_AGAIN, CROSSED_PHOTOS_64 = "crossed large", "crossed large again", "crossed photos-64"
+CROSSED_PHOTOS_64_AGAIN = "crossed photos-64 again"
 MINUTE = {"steps": 600, "image_size": 32}  # what a recipe is known for whose file does not say it
 POOL = 16_384  # candidates: the first of a Sobol sequence alone would tie many knobs to each other
 EVERY, REPEATS = 20, 3  # candidates, the first of which is trained so often
@@ -193,10 +194,30 @@ CROSSINGS = {
             {"initialisation": "dirac"},
         ),
     ),
+    CROSSED_PHOTOS_64_AGAIN: Crossing(
+        "resnet9-1m-photos-64",
+        {"label_smoothing": 0.2, "crop": 0.125},
+        (
+            {"width": 10, "resolution": 0.75},
+            {"activation": "gelu"},
+            {"learning_rate": 1.4},
+            {"momentum": 0.8},
+            {"weight_decay": 0.007},
+            {"bias_learning_rate": 1.0},
+            {"batch_size": 128},
+            {"gradient": "mltp", "mltp_rate": 0.5},
+            {"gradient": "sam", "sam_rho": 0.02, "sam_every": 4},
+            {"ema": 0.0},
+            {"schedule": "cosine"},
+            {"start_resolution": 0.9, "resize_until": 0.9},
+            {"mix_probability": 0.1},
+            {"policy": "randaugment", "policy_operations": 1, "policy_magnitude": 1},
+        ),
+    ),
 }
 """The factors of `crossed` are values that did well as mutations, and their neighbours. `crossed again` starts from the four best of them and
 goes further in the same directions. `crossed large` and `crossed large again` do so for photos of 64 pixels, and
-`crossed photos-64` starts from the recipe that came of these. Of two factors that set one knob
+`crossed photos-64` and `crossed photos-64 again` for the recipe that came of these. Of two factors that set one knob
 the later one counts."""
 
 

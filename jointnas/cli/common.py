@@ -221,16 +221,10 @@ def _without_defaults(knobs: dict[str, Any], defaults: Mapping[str, Any]) -> str
 
 
 def difference_text(candidate: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """Return in one line the knobs in which a candidate differs from another, with its own values."""
-    own, theirs = ({**default_knobs(c), **c.get("architecture", {}), **c.get("recipe", {})} for c in (candidate, other))
-    given = {name for c in (candidate, other) for group in c.values() for name in group}
-    return knob_text(
-        {
-            name: own.get(name, "off")
-            for name in {**theirs, **own}
-            if name in given and own.get(name) != theirs.get(name)
-        }
-    )
+    """Return in one line the knobs in which a candidate differs from another, with its own values; knobs that it does not have are left out."""
+    own, theirs = ({**c.get("architecture", {}), **c.get("recipe", {})} for c in (candidate, other))
+    theirs = {**default_knobs(other), **theirs}
+    return knob_text({name: value for name, value in own.items() if name not in theirs or value != theirs[name]})
 
 
 def figures_of(

@@ -14,6 +14,7 @@ import pytest
 
 from jointnas.campaign.ask import FittedCampaign
 from jointnas.campaign.store import Run
+from jointnas.cli.common import difference_text
 from jointnas.predictor.contract import Predictor
 from jointnas.search.search import LOWER_BOUND_DEVIATIONS
 from tests.cli.commands import RUN, SEARCH_KEYS
@@ -154,3 +155,10 @@ def test_a_question_that_nothing_meets_is_refused_with_the_smallest_value_there_
 
 def test_a_query_that_was_never_asked_is_refused(in_copy):
     assert "no query 77" in mistake(jointnas("export", RUN, "--query", "77"))
+
+
+def test_a_winner_differs_from_another_in_knobs_that_it_has():
+    plain = {"architecture": {"network": "resnet9", "width": 8}, "recipe": {"policy": "none", "lookahead": 0}}
+    other = {"architecture": plain["architecture"], "recipe": {"policy": "randaugment", "policy_magnitude": 3}}
+    assert difference_text(plain, other) == "policy none"
+    assert difference_text(other, plain) == "policy randaugment, policy_magnitude 3"
