@@ -16,6 +16,7 @@ from jointnas.space.constraint import format_metric
 
 QUANTILES = (0.05, 0.5, 0.95)
 SHOWN_SLACK = 0.01  # of the model's own metric
+SHOWN_WEIGHT = 0.005  # of a peer
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,13 @@ class Ranking:
     def peers_text(self, row: int) -> str:
         """Return what a model is compared with: `0.60 A + 0.40 B at 71% of the cost, 2M less macs`, or at so many times the gain.
 
-        Slacks of a hundredth of the model's own metric or more are named.
+        Slacks of a hundredth of the model's own metric or more are named, and peers with a weight that does not round to 0.00.
         """
         own, model = self.efficiencies[row], self.models[row]
         if not own.peers or set(own.peers) == {row}:
             return ""
-        mixture = " + ".join(f"{weight:.2f} {self.models[j].name}" for j, weight in own.peers.items())
+        shown = {j: weight for j, weight in own.peers.items() if weight >= SHOWN_WEIGHT}
+        mixture = " + ".join(f"{weight:.2f} {self.models[j].name}" for j, weight in shown.items())
         share = f"{own.theta:.0%} of the cost" if self.orientation == INPUT else f"{1 / own.theta:.2f} times the gain"
         slacks = [
             f"{format_metric(name, float(f'{slack:.2g}'))} {'less' if name in self.costs else 'more'} {name}"

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+LONGEST_NUMBER = 32  # characters, as of 0.9634 ± 0.0070 (12 seeds)
+
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1b; --paper: #ffffff; --line: #d5d5d5; --link: #005b96; --soft: #f3f5f7 }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e6e6; --paper: #14171a; --line: #3a4046; --link: #7cc4ff; --soft: #1d2227 } }
@@ -17,7 +19,8 @@ nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1rem; list-style: none; pad
 .lead { font-size: 1.25rem } .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); gap: .5rem }
 .scroll { overflow-x: auto } table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
-td.number { text-align: right; white-space: nowrap } tr.best { background: var(--soft); font-weight: 600 }
+td:first-child { white-space: nowrap } td.number { text-align: right; white-space: nowrap }
+tr.best { background: var(--soft); font-weight: 600 }
 figure { margin: 1rem 0 } figcaption { font-size: .9rem } svg, img { max-width: 100%; height: auto }
 svg text { font-family: system-ui, sans-serif !important } img { image-rendering: pixelated }
 pre { overflow-x: auto; background: var(--soft); padding: .75rem } summary { cursor: pointer; padding: .25rem 0 }
@@ -54,18 +57,21 @@ def html_tabs(group: str, parts: Sequence[tuple[str, str]]) -> str:
 
 
 def html_table(columns: Sequence[str], rows: Iterable[Sequence[str]], best: int | None = None) -> str:
-    """Return a table that scrolls sideways where it is too wide. best: the row to stress."""
+    """Return a table that scrolls sideways where it is too wide; a column of numbers stands on the right. best: the row to stress."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
-    lines = []
+    lines, rows = [], [list(row) for row in rows]
+    classes = [
+        ' class="number"' if all(_is_number(cell) for cell in own if cell) else "" for own in zip(*rows, strict=True)
+    ]
     for i, row in enumerate(rows):
-        cells = "".join(f"<td{_number_class(cell)}>{escape(cell)}</td>" for cell in row)
+        cells = "".join(f"<td{own}>{escape(cell)}</td>" for cell, own in zip(row, classes, strict=True))
         lines.append(f"<tr{' class=best' if i == best else ''}>{cells}</tr>")
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     return f'<div class="scroll" tabindex="0" role="region" aria-label="Table">{table}</div>'
 
 
-def _number_class(cell: str) -> str:
-    return ' class="number"' if cell[:1].isdigit() or cell[:1] in "+-" else ""
+def _is_number(cell: str) -> bool:
+    return (cell[:1].isdigit() or cell[:1] in "+-") and len(cell) <= LONGEST_NUMBER
 
 
 def html_knobs(candidate: Any) -> str:
