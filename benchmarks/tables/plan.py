@@ -55,8 +55,8 @@ SPACES = {"resnet9": 16.0, "chain": 1.0, "resnet": 1.0, "fbnet": 1.0, "joint": 1
 BOUNDS = ("macs<2M", "macs<5M", "macs<10M", "macs<20M", "macs<40M", UNBOUNDED)
 RANDOM, PREDICTED, NEAR, RECIPE = "random", "predicted", "near", "recipe"
 CROSSED, CROSSED_AGAIN = "crossed", "crossed again"
-CROSSED_LARGE, CROSSED_LARGE_AGAIN, CROSSED_PHOTOS_64 = "crossed large", "crossed large again", "crossed photos-64"
-CROSSED_PHOTOS_64_AGAIN = "crossed photos-64 again"
+CROSSED_LARGE, CROSSED_LARGE_AGAIN = "crossed large", "crossed large again"
+CROSSED_PHOTOS_64, CROSSED_PHOTOS_64_AGAIN = "crossed photos-64", "crossed photos-64 again"
 MINUTE = {"steps": 600, "image_size": 32}  # what a recipe is known for whose file does not say it
 POOL = 16_384  # candidates: the first of a Sobol sequence alone would tie many knobs to each other
 EVERY, REPEATS = 20, 3  # candidates, the first of which is trained so often
@@ -205,13 +205,13 @@ CROSSINGS = {
             {"weight_decay": 0.007},
             {"bias_learning_rate": 1.0},
             {"batch_size": 128},
-            {"gradient": "mltp", "mltp_rate": 0.5},
-            {"gradient": "sam", "sam_rho": 0.02, "sam_every": 4},
+            {"gradient": "mltp"},
+            {"gradient": "sam"},
             {"ema": 0.0},
             {"schedule": "cosine"},
             {"start_resolution": 0.9, "resize_until": 0.9},
             {"mix_probability": 0.1},
-            {"policy": "randaugment", "policy_operations": 1, "policy_magnitude": 1},
+            {"policy": "randaugment"},
         ),
     ),
 }

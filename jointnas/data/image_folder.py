@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 import zipfile
 from abc import abstractmethod
@@ -176,7 +177,25 @@ class ImageFolder(ImageTree):
         return f"{self.path.resolve()}|{self.image_size}|{self.fit}|{digest.hexdigest()}"
 
     def _names(self) -> list[str]:
-        return [p.relative_to(self.path).as_posix() for p in self.path.rglob("*") if p.is_file()]
+        """Return the paths of all files, also behind links to folders. Raises `DataError` for a name that is not UTF-8."""
+        names: list[str] = []
+        seen: set[tuple[int, int]] = set()  # folders, so that a link to one above it ends
+        for place, folders, files in os.walk(self.path, followlinks=True):
+            about = os.stat(place)
+            if (about.st_dev, about.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((about.st_dev, about.st_ino))
+            inside = Path(place).relative_to(self.path)
+            names += [(inside / name).as_posix() for name in files if (Path(place) / name).is_file()]
+        for name in names:
+            try:
+                name.encode()
+            except UnicodeEncodeError as error:
+                raise DataError(
+                    f"names of images and classes are UTF-8, got {os.fsencode(name)!r}: rename it"
+                ) from error
+        return names
 
     @contextmanager
     def _reader(self) -> Iterator[Reader]:

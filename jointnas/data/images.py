@@ -93,7 +93,9 @@ def decode(name: str, read: Reader, channels: int, size: tuple[int, int], fit: s
     def pixels(image: Image.Image) -> Images:
         if _orientation(image) != UPRIGHT:
             image = ImageOps.exif_transpose(image)
-        if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or (
+            "transparency" in image.info and image.mode not in LEVELS
+        ):
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         if image.mode in LEVELS:
             levels = np.asarray(image, dtype=np.float64)

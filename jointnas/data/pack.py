@@ -92,6 +92,7 @@ def _write(folder: Path, contents: Contents) -> None:
         labels = np.concatenate([contents.labels[s] for s in present])
         shape = (len(labels), *contents.shape)
         images = np.lib.format.open_memmap(partial / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+        reserve(partial / "images.npy")
         contents.write(images)
         images.flush()
         np.save(partial / "labels.npy", labels)
@@ -110,6 +111,13 @@ def _write(folder: Path, contents: Contents) -> None:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def reserve(path: Path) -> None:
+    """Reserve the disk space of a file that is written through memory, where a full disk would end the process. Raises `OSError`."""
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
 
 
 def content_fingerprint(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:

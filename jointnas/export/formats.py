@@ -118,14 +118,14 @@ def _onnx(source: Source, to: Path) -> tuple[list[Path], dict[str, str]]:
 
 
 def _int8(source: Source, to: Path) -> tuple[list[Path], dict[str, str]]:
-    if source.data is None:
-        raise ExportError(
-            "8 bits need training images to set their ranges on, but those of the run cannot be read: restore them, or use --format onnx"
-        )
     path = to / f"{NAME}-int8.onnx"
     if has_steps(source.model):  # trained for 8 bits: their ranges are known
         difference = write_checked(source.model, source.images(), path, source.about)
         return [path], {"difference from PyTorch": f"{difference:.1e}", **_onnx_accuracy(source, path)}
+    if source.data is None:
+        raise ExportError(
+            "8 bits need training images to set their ranges on, but those of the run cannot be read: restore them, or use --format onnx"
+        )
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / f"{NAME}.onnx"
         write_checked(source.model, source.images(), whole, source.about, packed=False)

@@ -84,13 +84,13 @@ def _definition(distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]
     knobs: dict[str, Any] = {}
     for i, (name, own) in enumerate(distributions.items()):
         match own:
-            case FloatDistribution():
-                knob: dict[str, Any] = {"low": float(own.low), "high": float(own.high)}
-            case IntDistribution() if (own.high - own.low) // own.step < MOST_VALUES:
-                knob = {"low": own.low, "high": own.high}
-            case IntDistribution():  # as a real number, which is rounded
+            case FloatDistribution() | IntDistribution() if _is_fine(own):  # as a real number, which is rounded
                 knobs[f"p{i}"] = {"low": float(own.low), "high": float(own.high), "log": own.log}
                 continue
+            case FloatDistribution():
+                knob: dict[str, Any] = {"low": float(own.low), "high": float(own.high)}
+            case IntDistribution() if not _is_fine(own):
+                knob = {"low": own.low, "high": own.high}
             case CategoricalDistribution():
                 knobs[f"p{i}"] = {"choices": [str(place) for place in range(len(own.choices))]}
                 continue
@@ -104,6 +104,11 @@ def _definition(distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]
             knob["step"] = own.step
         knobs[f"p{i}"] = knob
     return {"format": 1, "recipe": knobs}
+
+
+def _is_fine(own: FloatDistribution | IntDistribution) -> bool:
+    """Return whether a parameter has more steps than a knob may have values."""
+    return own.step is not None and (own.high - own.low) // own.step >= MOST_VALUES
 
 
 def _candidate(params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]:
@@ -120,10 +125,10 @@ def _candidate(params: Mapping[str, Any], distributions: Mapping[str, BaseDistri
 
 def _on_grid(value: float, own: FloatDistribution | IntDistribution) -> float | int:
     """Return a number inside its bounds as the space holds it: a step's multiple without rounding errors."""
-    if isinstance(own, IntDistribution):
-        return value if (own.high - own.low) // own.step >= MOST_VALUES else round(value)
-    if own.step is None:
+    if own.step is None or _is_fine(own):
         return value
+    if isinstance(own, IntDistribution):
+        return round(value)
     steps = round((value - own.low) / own.step)
     number = own.low + steps * own.step
     return 0.0 if abs(number) < 1e-9 * own.step else float(f"{number:.12g}")
@@ -138,6 +143,8 @@ def _params(candidate: Mapping[str, Any], distributions: Mapping[str, BaseDistri
             params[name] = own.choices[int(value)]
         elif isinstance(own, IntDistribution):
             params[name] = own.low + round((value - own.low) / own.step) * own.step
+        elif _is_fine(own):
+            params[name] = min(own.high, float(f"{own.low + round((value - own.low) / own.step) * own.step:.12g}"))
         else:
             params[name] = value
     return params

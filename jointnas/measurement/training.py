@@ -27,6 +27,7 @@ from jointnas.training.recipe import NEVER, SWITCH, Recipe, knobs_by_speed
 from jointnas.training.scoring import synchronise
 from jointnas.training.trainer import Trainer
 
+MOST_BATCHES = 8  # of a pass that is timed: of tiny images the trainer reads a hundred at once
 STILL = 1e-5  # learning rate: weights that hardly move never diverge
 SWITCHED_ON = 0.5  # in the range of every switch
 
@@ -76,10 +77,10 @@ def measure_training(blueprint: Blueprint, recipe: Recipe, classes: int, device:
 
 
 def make_trainer(blueprint: Blueprint, recipe: Recipe, classes: int, clock: StepClock, device: torch.device) -> Trainer:
-    """Return a trainer on random images: two batches, or as many as the trainer reads at once if that is more."""
+    """Return a trainer on random images: as many batches as the trainer reads at once, but two at least and `MOST_BATCHES` at most."""
     recipe = as_measured(recipe)
     _, height, width = blueprint.input_shape
-    batches = max(2, CHUNK_PIXELS // (height * width * recipe.batch_size))
+    batches = min(MOST_BATCHES, max(2, CHUNK_PIXELS // (height * width * recipe.batch_size)))
     data = random_data(blueprint.input_shape, classes, batches * recipe.batch_size)
     return Trainer(blueprint, recipe, data, clock, 0, device)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -72,6 +72,15 @@ class Blueprint:
             blocks.extend(part.blocks)
             wiring.extend(tuple(first + i for i in inputs) for inputs in part.wiring)
         return cls(parts[0].input_shape, tuple(blocks), tuple(wiring))
+
+    def reading(self, height: int, width: int) -> Blueprint:
+        """Return the network for images of this size: its first resize makes them so, or its input is so where it has none."""
+        first = self.blocks[0].nodes[0] if self.blocks else None
+        if first is None or first.operation != "resize":
+            return replace(self, input_shape=(self.input_shape[0], height, width))
+        resized = make_node("resize", first.inputs, {**dict(first.attributes), "height": height, "width": width})
+        block = replace(self.blocks[0], nodes=(resized, *self.blocks[0].nodes[1:]))
+        return replace(self, blocks=(block, *self.blocks[1:]))
 
     @property
     def output_shape(self) -> Shape:

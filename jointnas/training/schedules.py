@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from itertools import accumulate
 
 import numpy as np
 
+from jointnas.errors import BlueprintError
+from jointnas.network.blueprint import Blueprint
+from jointnas.network.cost import blueprint_cost
 from jointnas.training.recipe import Recipe
 
 ONE_CYCLE_START = 1 / 25  # of the peak; torch's OneCycleLR has the same defaults
 ONE_CYCLE_END = ONE_CYCLE_START / 10_000
 PIECEWISE_END = 0.1
 RESIZE_GRID = 4  # pixels: sides that two poolings halve exactly, and few distinct sizes
-SMALLEST_SIDE = 16  # pixels: large enough for a network's poolings
+SMALLEST_SIDE = 16  # pixels: large enough for the poolings of most networks
 
 
 def learning_rate_factor(recipe: Recipe, fraction: float) -> float:
@@ -54,12 +58,25 @@ def _cycle_fraction(cycles: int, growth: float, share: float) -> float:
     return (share - start) / (float(ends[i]) - start)
 
 
-def training_side(recipe: Recipe, fraction: float, side: int) -> int:
+def smallest_side(network: Blueprint, size: tuple[int, int]) -> int:
+    """Return the least side of training images that a network can read with the same weights: 16 pixels, or more where it needs them.
+
+    size: (height, width) that it reads at the end.
+    """
+    weights = blueprint_cost(network)["params"]
+    for side in range(SMALLEST_SIDE, max(size), RESIZE_GRID):
+        with suppress(BlueprintError):
+            if blueprint_cost(network.reading(*(min(full, side) for full in size)))["params"] == weights:
+                return side
+    return max(size)
+
+
+def training_side(recipe: Recipe, fraction: float, side: int, smallest: int = SMALLEST_SIDE) -> int:
     """Return the side of the training images at a fraction of the budget.
 
-    It grows linearly in steps of 4 pixels and is at least 16; smaller images keep their size.
+    It grows linearly in steps of 4 pixels and is no less than `smallest`; smaller images keep their size.
     """
     if recipe.start_resolution >= 1 or fraction >= recipe.resize_until:
         return side
     share = recipe.start_resolution + (1 - recipe.start_resolution) * fraction / recipe.resize_until
-    return min(side, max(SMALLEST_SIDE, RESIZE_GRID * round(share * side / RESIZE_GRID)))
+    return min(side, max(smallest, RESIZE_GRID * round(share * side / RESIZE_GRID)))

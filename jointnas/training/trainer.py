@@ -30,7 +30,7 @@ from jointnas.training.optimizers import make_optimizer, set_learning_rate
 from jointnas.training.precision import trains_in_bfloat16
 from jointnas.training.proxconnect import ProxConnect
 from jointnas.training.recipe import Recipe
-from jointnas.training.schedules import learning_rate_factor, training_side
+from jointnas.training.schedules import learning_rate_factor, smallest_side, training_side
 from jointnas.training.scoring import (
     SCORING_BATCH,
     accuracy,
@@ -142,6 +142,7 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(seed)
         self.normalise = Normalise(data.mean, data.std, device)
         self.network = self._initial_network(network)
+        self.smallest_side = smallest_side(self.network.blueprint, self.network.resize.size)
         self.batches = Batches(data.train, len(data.classes), recipe, self.normalise, self.generator, device)
         self.optimizer = make_optimizer(self.network, recipe)
         self.gradient = make_gradient_rule(self.network, recipe)
@@ -259,8 +260,8 @@ class Trainer:
         set_learning_rate(self.optimizer, self.recipe.optimizer_learning_rate * factor)
         height, width = self.network.resize.size
         self.network.resize.training_size = (
-            training_side(self.recipe, fraction, height),
-            training_side(self.recipe, fraction, width),
+            training_side(self.recipe, fraction, height, self.smallest_side),
+            training_side(self.recipe, fraction, width, self.smallest_side),
         )
         images, targets = next(batches)
 

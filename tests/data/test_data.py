@@ -1,5 +1,6 @@
 """Data: the contents of each source, its splits, errors, and the cache of decoded packs."""
 
+import errno
 import io
 import json
 import multiprocessing
@@ -340,6 +341,32 @@ def test_hidden_files_and_other_files_are_ignored(tmp_path: Path, cache: Path) -
     assert len(data.train) + len(data.val) + data.test_images == 20
 
 
+def test_linked_folders_count_and_a_link_to_a_folder_above_ends(tmp_path: Path, cache: Path) -> None:
+    root, elsewhere = write_tree(tmp_path / "pets"), write_tree(tmp_path / "elsewhere", classes=("fox",))
+    (root / "fox").symlink_to(elsewhere / "fox")
+    (root / "cat" / "all").symlink_to(root)
+    data = load(root, cache)
+    assert data.classes == ("cat", "dog", "fox")
+    assert len(data.train) + len(data.val) + data.test_images == 30
+
+
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path, cache: Path) -> None:
+    root = write_tree(tmp_path / "pets")
+    try:
+        os.rename(os.fsencode(root / "cat"), os.fsencode(root) + b"/caf\xe9")
+    except OSError:
+        pytest.skip("this file system holds UTF-8 names alone")
+    with pytest.raises(DataError, match=r"UTF-8, got b'caf\\xe9/0"):
+        load(root, cache)
+
+
+def test_16_bit_images_with_a_transparent_level_keep_their_grey(tmp_path: Path) -> None:
+    image = Image.fromarray(np.full((4, 4), 40_000, np.uint16))
+    image.save(tmp_path / "grey.png", transparency=0)
+    assert "transparency" in Image.open(tmp_path / "grey.png").info
+    assert abs(int(decode_file(tmp_path / "grey.png", (1, 4, 4)).mean()) - 156) <= 1
+
+
 @pytest.mark.parametrize(
     ("mode", "value"), [("F", 0.5), ("F", 127.5), ("I", 128), ("I", 128 * 257), ("I;16", 128 * 257)]
 )
@@ -622,6 +649,17 @@ def test_a_cache_that_cannot_be_written_is_a_data_error(
     monkeypatch.setenv("JOINTNAS_CACHE", str(tmp_path / below))
     with pytest.raises(DataError, match=r"cannot write.*JOINTNAS_CACHE"):
         load_data(DataSpec("digits"))
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system cannot reserve disk space")
+def test_a_full_disk_is_a_data_error(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DataError, match=r"No space left.*JOINTNAS_CACHE"):
+        load(write_npz(tmp_path / "a.npz"), cache)
+    assert not packs(cache)
 
 
 @pytest.mark.skipif(

@@ -71,6 +71,8 @@ def test_what_optuna_allows_does_not_end_a_study() -> None:
         trial.suggest_int("large", 1, 10**6)
         trial.suggest_int("even", 2, 10, step=2)
         trial.suggest_float("whole", 0.0, 9.0, step=1.0)
+        fine = trial.suggest_float("fine", 0.0, 1.0, step=1e-6)
+        assert abs(fine * 1e6 - round(fine * 1e6)) < 1e-6
         return float("inf") if trial.number == 2 else float(trial.number)
 
     study = optuna.create_study(sampler=JointNASSampler(0))

@@ -90,6 +90,13 @@ class Work:
         return self.time
 
 
+@pytest.mark.parametrize(("side", "batch", "batches"), [(8, 128, 8), (32, 128, 4), (32, 16, 8), (64, 256, 2)])
+def test_few_batches_are_timed_at_once_also_of_tiny_images(side: int, batch: int, batches: int) -> None:
+    network = make_blueprint({"network": "resnet9", "width": 4}, (1, side, side), 10)
+    trainer = make_trainer(network, Recipe(batch_size=batch), 10, StepClock(2), torch.device("cpu"))
+    assert trainer.batches.n == batches * batch
+
+
 def test_a_warm_up_goes_on_while_calls_become_faster_and_a_tenth_of_a_second_longer() -> None:
     work = Work(0.03125, 0.03, 0.025, 0.0125)
     warm_up(work, work.now)

@@ -2,14 +2,17 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from torch.optim import SGD
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, LRScheduler, OneCycleLR
 
+from jointnas.network.families import make_blueprint
+from jointnas.network.module import build
 from jointnas.training.recipe import SCHEDULES, Recipe
-from jointnas.training.schedules import learning_rate_factor, training_side
+from jointnas.training.schedules import learning_rate_factor, smallest_side, training_side
 
 GRID = [i / 1000 for i in range(1001)]
 
@@ -135,6 +138,25 @@ def test_training_images_grow_on_a_grid_of_4_pixels_from_16_on_to_their_full_sid
 def test_images_of_16_pixels_or_fewer_keep_their_size(side: int) -> None:
     recipe = Recipe(start_resolution=0.25, resize_until=1.0)
     assert {training_side(recipe, fraction, side) for fraction in GRID} == {side}
+
+
+@pytest.mark.parametrize(
+    ("knobs", "side", "smallest"),
+    [
+        ({"network": "classic", "name": "vgg16"}, 32, 32),  # five poolings
+        ({"network": "classic", "name": "lenet"}, 32, 32),  # a linear layer reads all pixels
+        ({"network": "classic", "name": "mobilenet_v1"}, 32, 16),
+        ({"network": "resnet9", "width": 4, "resolution": 0.5}, 64, 16),
+    ],
+)
+def test_images_are_never_smaller_than_a_network_can_read(knobs: dict[str, Any], side: int, smallest: int) -> None:
+    network = make_blueprint(knobs, (3, side, side), 10)
+    own = build(network, torch.Generator().manual_seed(0)).eval()
+    size = own.resize.size
+    assert smallest_side(network, size) == smallest
+    recipe = Recipe(start_resolution=0.25, resize_until=1.0)
+    own.resize.size = (training_side(recipe, 0.0, size[0], smallest),) * 2
+    assert own(torch.zeros(1, 3, side, side)).shape == (1, 10)
 
 
 def test_without_progressive_resizing_images_are_full_sized_from_the_start() -> None:
