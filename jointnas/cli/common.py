@@ -53,7 +53,7 @@ TrainTime = Annotated[str | None, option(BUDGET, help="Budget of each training: 
 TrainSteps = Annotated[
     int | None, option(BUDGET, help="Budget in steps instead of time: reproducible to the bit on a CPU.")
 ]
-Workers = Annotated[int, option(MACHINE, help="Trainings side by side; the cores are shared out between them.")]
+Workers = Annotated[int, option(MACHINE, help="Trainings side by side, which share the cores; with GPUs one for each.")]
 WorkersPerDevice = Annotated[
     int | None,
     option(

@@ -291,7 +291,8 @@ def search_command(
         option(
             OUTPUT,
             "--resume",
-            help="Continue a run; --rounds, --batch, --top, --engine, --repeats, --confirm and --relative-to may change, but not with nash.",
+            help="Continue a run; --rounds, --batch, --top, --engine, --repeats, --confirm, --relative-to, --executor, --ray and --mix-machines may "
+            "change; with nash only the last three.",
         ),
     ] = False,
     from_: Annotated[
@@ -311,7 +312,7 @@ def search_command(
         ),
     ] = None,
     dry_run: Annotated[
-        bool, option(OUTPUT, "--dry-run", help="Print what would be trained and how long it would take.")
+        bool, option(OUTPUT, "--dry-run", help="Print what would be trained and how long it would take. This times built-in recipes.")
     ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
