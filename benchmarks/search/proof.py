@@ -83,6 +83,7 @@ def searched(spec: DataSpec, options: argparse.Namespace, seed: int, out: Path) 
         seed=seed,
         device="cpu",
         final=options.final,
+        prior=options.prior,
         out=str(out),
     )
     seconds = time.monotonic() - began
@@ -226,6 +227,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=["recipes", "search"], choices=["recipes", "search", "peers"])
     parser.add_argument("--peers", nargs="+", default=["optuna gp", "optuna tpe"], choices=ARMS)
+    parser.add_argument(
+        "--prior", help="what searches start from (default: the shipped network), such as one of `pretrain --leave-out`"
+    )
     parser.add_argument("--final", choices=(BEST_NETWORK, ALL_IMAGES), help="see `jointnas search --final`")
     parser.add_argument("--all-images", action="store_true")
     parser.add_argument("--runs", type=Path, help="where to keep the searches' runs")
@@ -242,7 +246,10 @@ def main() -> None:
         answer |= {
             name: getattr(options, name) for name in ("hold_out", "image_size", "train_images", "val_images", "bound")
         }
-        answer |= {name: getattr(options, name) for name in ("seconds", "rounds", "batch", "workers", "seeds", "final")}
+        answer |= {
+            name: getattr(options, name)
+            for name in ("seconds", "rounds", "batch", "workers", "seeds", "final", "prior")
+        }
         members = portfolio(spec, options) if {"recipes", "peers"} & set(options.arms) else {}
         if "recipes" in options.arms:
             answer["recipes"] = found = recipes(spec, options, members)
