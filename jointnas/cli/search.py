@@ -312,7 +312,12 @@ def search_command(
         ),
     ] = None,
     dry_run: Annotated[
-        bool, option(OUTPUT, "--dry-run", help="Print what would be trained and how long it would take. This times built-in recipes.")
+        bool,
+        option(
+            OUTPUT,
+            "--dry-run",
+            help="Print what would be trained and how long it would take. This times built-in recipes.",
+        ),
     ] = False,
     quiet: Quiet = False,
     as_json: Json = False,

@@ -5,6 +5,7 @@ A pack is a folder that is written beside and renamed, so it is complete or abse
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -114,10 +115,17 @@ def _write(folder: Path, contents: Contents) -> None:
 
 
 def reserve(path: Path) -> None:
-    """Reserve the disk space of a file that is written through memory, where a full disk would end the process. Raises `OSError`."""
+    """Reserve the disk space of a file that is written through memory, where a full disk would end the process.
+
+    Raises `OSError` where there is not enough; file systems that cannot reserve space are left as they are.
+    """
     if hasattr(os, "posix_fallocate"):
         with open(path, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+            try:
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                    raise
 
 
 def content_fingerprint(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> str:
