@@ -291,8 +291,8 @@ def search_command(
         option(
             OUTPUT,
             "--resume",
-            help="Continue a run; --rounds, --batch, --top, --engine, --repeats, --confirm, --relative-to, --executor, --ray and --mix-machines may "
-            "change; with nash only the last three.",
+            help="Continue a run; --rounds, --batch, --top, --engine, --repeats, --confirm, --relative-to, --executor, --ray and "
+            "--mix-machines may change; with nash only the last three.",
         ),
     ] = False,
     from_: Annotated[
