@@ -59,7 +59,7 @@ class Rounds:
         return {number: sizes[number] for number in sorted(sizes) if sizes[number]}
 
     def winners(self) -> list[Winner]:
-        """Return the search's winners, those that were trained first where accuracy is the objective.
+        """Return the search's winners, where accuracy is the objective in the order of `trained_first`.
 
         After an early stop only trainings of the whole budget count, by what they reached.
         """
@@ -70,7 +70,7 @@ class Rounds:
         elif query.objectives == (ACCURACY,):
             if all(w.accuracy is None for w in leaders) and not query.measured:
                 leaders += self._best_trained(-WINNER_DEVIATIONS)
-            leaders = sorted(leaders, key=lambda w: w.accuracy is None)
+            leaders = trained_first(leaders)
         return leaders[: spec.top]
 
     def train_final(self, winner: Winner) -> None:
@@ -235,6 +235,19 @@ class Rounds:
             trials = [t for t in self._runner.trials.values() if t.identity == identity and t.observation]
             observations = [at_fraction(t.outcome, fraction) for t in trials if t.outcome]
             self._search.tell([trials[0].candidate], [mean_observation(observations)])
+
+
+def trained_first(winners: Sequence[Winner]) -> list[Winner]:
+    """Return winners with the trained ones first. Of these, all but the first come last where they are clearly worse than a predicted one.
+
+    Clearly worse: its accuracy plus one standard deviation is below that of a predicted candidate minus one.
+    """
+    trained = [winner for winner in winners if winner.accuracy is not None]
+    predicted = [winner for winner in winners if winner.accuracy is None]
+    bound = max((winner.mean - winner.std for winner in predicted), default=-np.inf)
+    is_worse = [i > 0 and winner.mean + winner.std < bound for i, winner in enumerate(trained)]
+    kept = [winner for winner, worse in zip(trained, is_worse, strict=True) if not worse]
+    return [*kept, *predicted, *(winner for winner, worse in zip(trained, is_worse, strict=True) if worse)]
 
 
 def alternating(order: Sequence[int], trained: Sequence[bool], done: int) -> list[int]:

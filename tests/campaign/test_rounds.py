@@ -4,8 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from jointnas.campaign.rounds import Rounds, alternating
+from jointnas.campaign.rounds import Rounds, alternating, trained_first
 from jointnas.search.search import Search
+from jointnas.search.winners import Winner
 from tests.search.cube import cube, truth
 
 
@@ -43,3 +44,13 @@ def test_a_trained_candidate_is_among_leaders_and_winners_also_where_the_search_
     winners = rounds.winners()
     assert winners[0].candidate == max(trained, key=truth)  # so that there is a network to keep
     assert [w.accuracy is None for w in winners] == [False] + [True] * 4
+
+
+def test_a_trained_candidate_stands_first_and_a_clearly_worse_one_last() -> None:
+    def winner(mean: float, accuracy: float | None) -> Winner:
+        return Winner({"architecture": {}, "recipe": {}}, mean, 0.01, accuracy, {})
+
+    predicted, poor, close, lucky = winner(0.8, None), winner(0.5, 0.4), winner(0.785, 0.78), winner(0.79, 0.81)
+    assert trained_first([predicted, poor, close, lucky]) == [poor, close, lucky, predicted]
+    assert trained_first([lucky, predicted, poor, close]) == [lucky, close, predicted, poor]
+    assert trained_first([poor, lucky]) == [poor, lucky]
