@@ -179,15 +179,12 @@ class ImageFolder(ImageTree):
     def _names(self) -> list[str]:
         """Return the paths of all files, also behind links to folders. Raises `DataError` for a name that is not UTF-8."""
         names: list[str] = []
-        seen: set[tuple[int, int]] = set()  # folders, so that a link to one above it ends
-        for place, folders, files in os.walk(self.path, followlinks=True):
-            about = os.stat(place)
-            if (about.st_dev, about.st_ino) in seen:
-                folders.clear()
+        for folder, folders, files in os.walk(self.path, followlinks=True):
+            place = Path(folder)
+            if place.is_symlink() and place.resolve() in [above.resolve() for above in place.parents]:
+                folders.clear()  # a link to a folder above itself
                 continue
-            seen.add((about.st_dev, about.st_ino))
-            inside = Path(place).relative_to(self.path)
-            names += [(inside / name).as_posix() for name in files if (Path(place) / name).is_file()]
+            names += [(place / name).relative_to(self.path).as_posix() for name in files if (place / name).is_file()]
         for name in names:
             try:
                 name.encode()

@@ -183,9 +183,7 @@ def dependence(effect: Effect, score: str) -> str:
             axes.plot(effect.values, effect.means, "o-", color=BLUE)
             positive = [value for value in effect.values if value > 0]
             if positive and min(effect.values) >= 0 and max(positive) / min(positive) >= 20:
-                axes.set_xscale(
-                    "symlog", linthresh=min(positive)
-                )  # a knob that may be off has a 0 beside a logarithmic range
+                axes.set_xscale("symlog", linthresh=min(positive))  # where a knob may be off, 0 is one of its values
                 axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
                 axes.xaxis.set_minor_formatter(lambda value, _: "")
         axes.set(xlabel=effect.knob, ylabel=f"predicted {score}")
