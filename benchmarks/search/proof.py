@@ -246,10 +246,8 @@ def main() -> None:
         answer |= {
             name: getattr(options, name) for name in ("hold_out", "image_size", "train_images", "val_images", "bound")
         }
-        answer |= {
-            name: getattr(options, name)
-            for name in ("seconds", "rounds", "batch", "workers", "seeds", "final", "prior")
-        }
+        answer |= {name: getattr(options, name) for name in ("seconds", "rounds", "batch", "workers", "seeds", "final")}
+        answer["prior"] = options.prior and Path(options.prior).name
         members = portfolio(spec, options) if {"recipes", "peers"} & set(options.arms) else {}
         if "recipes" in options.arms:
             answer["recipes"] = found = recipes(spec, options, members)

@@ -238,16 +238,19 @@ class Rounds:
 
 
 def trained_first(winners: Sequence[Winner]) -> list[Winner]:
-    """Return winners with the trained ones first. Of these, all but the first come last where they are clearly worse than a predicted one.
+    """Return the trained winners, then the predicted ones, then trained ones that are clearly worse. The first trained one stays first.
 
-    Clearly worse: its accuracy plus one standard deviation is below that of a predicted candidate minus one.
+    Clearly worse: the expected accuracy plus one standard deviation is below that of a predicted winner minus one.
     """
-    trained = [winner for winner in winners if winner.accuracy is not None]
-    predicted = [winner for winner in winners if winner.accuracy is None]
-    bound = max((winner.mean - winner.std for winner in predicted), default=-np.inf)
-    is_worse = [i > 0 and winner.mean + winner.std < bound for i, winner in enumerate(trained)]
-    kept = [winner for winner, worse in zip(trained, is_worse, strict=True) if not worse]
-    return [*kept, *predicted, *(winner for winner, worse in zip(trained, is_worse, strict=True) if worse)]
+    first = next((winner for winner in winners if winner.accuracy is not None), None)
+    bound = max((winner.mean - winner.std for winner in winners if winner.accuracy is None), default=-np.inf)
+
+    def place(winner: Winner) -> int:
+        if winner.accuracy is None:
+            return 1
+        return 2 if winner is not first and winner.mean + winner.std < bound else 0
+
+    return sorted(winners, key=place)
 
 
 def alternating(order: Sequence[int], trained: Sequence[bool], done: int) -> list[int]:

@@ -93,7 +93,7 @@ def _write(folder: Path, contents: Contents) -> None:
         labels = np.concatenate([contents.labels[s] for s in present])
         shape = (len(labels), *contents.shape)
         images = np.lib.format.open_memmap(partial / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
-        reserve(partial / "images.npy")
+        _reserve(partial / "images.npy")
         contents.write(images)
         images.flush()
         np.save(partial / "labels.npy", labels)
@@ -114,7 +114,7 @@ def _write(folder: Path, contents: Contents) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def reserve(path: Path) -> None:
+def _reserve(path: Path) -> None:
     """Reserve the disk space of a file that is written through memory, where a full disk would end the process.
 
     Raises `OSError` where there is not enough; file systems that cannot reserve space are left as they are.

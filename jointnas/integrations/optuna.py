@@ -84,12 +84,12 @@ def _definition(distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]
     knobs: dict[str, Any] = {}
     for i, (name, own) in enumerate(distributions.items()):
         match own:
-            case FloatDistribution() | IntDistribution() if _is_fine(own):  # as a real number, which is rounded
+            case FloatDistribution() | IntDistribution() if _has_many_steps(own):  # as a real number, which is rounded
                 knobs[f"p{i}"] = {"low": float(own.low), "high": float(own.high), "log": own.log}
                 continue
             case FloatDistribution():
                 knob: dict[str, Any] = {"low": float(own.low), "high": float(own.high)}
-            case IntDistribution() if not _is_fine(own):
+            case IntDistribution() if not _has_many_steps(own):
                 knob = {"low": own.low, "high": own.high}
             case CategoricalDistribution():
                 knobs[f"p{i}"] = {"choices": [str(place) for place in range(len(own.choices))]}
@@ -106,7 +106,7 @@ def _definition(distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]
     return {"format": 1, "recipe": knobs}
 
 
-def _is_fine(own: FloatDistribution | IntDistribution) -> bool:
+def _has_many_steps(own: FloatDistribution | IntDistribution) -> bool:
     """Return whether a parameter has more steps than a knob may have values."""
     return own.step is not None and (own.high - own.low) // own.step >= MOST_VALUES
 
@@ -125,7 +125,7 @@ def _candidate(params: Mapping[str, Any], distributions: Mapping[str, BaseDistri
 
 def _on_grid(value: float, own: FloatDistribution | IntDistribution) -> float | int:
     """Return a number inside its bounds as the space holds it: a step's multiple without rounding errors."""
-    if own.step is None or _is_fine(own):
+    if own.step is None or _has_many_steps(own):
         return value
     if isinstance(own, IntDistribution):
         return round(value)
@@ -143,7 +143,7 @@ def _params(candidate: Mapping[str, Any], distributions: Mapping[str, BaseDistri
             params[name] = own.choices[int(value)]
         elif isinstance(own, IntDistribution):
             params[name] = own.low + round((value - own.low) / own.step) * own.step
-        elif _is_fine(own):
+        elif _has_many_steps(own):
             params[name] = min(own.high, float(f"{own.low + round((value - own.low) / own.step) * own.step:.12g}"))
         else:
             params[name] = value

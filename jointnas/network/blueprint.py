@@ -74,7 +74,7 @@ class Blueprint:
         return cls(parts[0].input_shape, tuple(blocks), tuple(wiring))
 
     def reading(self, height: int, width: int) -> Blueprint:
-        """Return the network for images of this size: its first resize makes them so, or its input is so where it has none."""
+        """Return the same network with another size of its first resize, or of its input where it has no resize."""
         first = self.blocks[0].nodes[0] if self.blocks else None
         if first is None or first.operation != "resize":
             return replace(self, input_shape=(self.input_shape[0], height, width))

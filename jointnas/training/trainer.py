@@ -30,7 +30,7 @@ from jointnas.training.optimizers import make_optimizer, set_learning_rate
 from jointnas.training.precision import trains_in_bfloat16
 from jointnas.training.proxconnect import ProxConnect
 from jointnas.training.recipe import Recipe
-from jointnas.training.schedules import learning_rate_factor, smallest_side, training_side
+from jointnas.training.schedules import SMALLEST_SIDE, learning_rate_factor, smallest_side, training_side
 from jointnas.training.scoring import (
     SCORING_BATCH,
     accuracy,
@@ -142,7 +142,8 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(seed)
         self.normalise = Normalise(data.mean, data.std, device)
         self.network = self._initial_network(network)
-        self.smallest_side = smallest_side(self.network.blueprint, self.network.resize.size)
+        grows = recipe.start_resolution < 1
+        self.smallest_side = smallest_side(self.network.blueprint, self.network.resize.size) if grows else SMALLEST_SIDE
         self.batches = Batches(data.train, len(data.classes), recipe, self.normalise, self.generator, device)
         self.optimizer = make_optimizer(self.network, recipe)
         self.gradient = make_gradient_rule(self.network, recipe)
