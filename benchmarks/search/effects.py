@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from benchmarks.measure import machine, write
 from benchmarks.search.pretrain import TABLES
-from benchmarks.tables.plan import CROSSED, CROSSINGS
+from benchmarks.tables.crossings import CROSSED, CROSSINGS
 from benchmarks.tables.table import Row, Table
 from jointnas.space.knob_space import Candidate
 

@@ -29,10 +29,10 @@ from typing import Any
 import torch
 
 from benchmarks.measure import machine
+from benchmarks.tables.crossings import CROSSINGS
 from benchmarks.tables.plan import (
     BOUNDS,
     BUDGETS,
-    CROSSINGS,
     NEAR,
     PREDICTED,
     RANDOM,

@@ -9,7 +9,8 @@ from scipy.linalg import hadamard
 
 from benchmarks.search.effects import effects
 from benchmarks.search.pretrain import TABLES
-from benchmarks.tables.plan import CROSSED, CROSSINGS, Drawing
+from benchmarks.tables.crossings import CROSSED, CROSSINGS
+from benchmarks.tables.plan import Drawing, changed
 from benchmarks.tables.table import Table
 
 
@@ -36,3 +37,10 @@ def test_effects_of_crossed_factors_are_told_from_noise_and_from_what_differs_be
     assert deviation == pytest.approx(0.01, rel=0.3)
     assert spread == pytest.approx(2 * deviation / 64**0.5)
     assert np.abs((found - true) / spread).max() < 3
+
+
+def test_a_factor_of_a_knob_that_does_not_act_is_refused() -> None:
+    candidate = {"architecture": {"width": 8}, "recipe": {"gradient": "plain"}}
+    assert changed(candidate, {"gradient": "mltp"})["recipe"] == {"gradient": "mltp"}
+    with pytest.raises(SystemExit, match="mltp_rate"):
+        changed(candidate, {"gradient": "mltp", "mltp_rate": 0.5})
